@@ -1,0 +1,103 @@
+"""The whole vocabulary of refusals, in two families.
+
+A `Refusal` is answered and the connection goes on; a `Farewell` is answered (if
+it has a text) and the connection closes. The code is for programs, the message
+for people, and the cause stays in the log (spec section 5). Anything that is
+neither leaves as "Internal error" with a correlation id.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import Final
+
+__all__ = ["CloseCode", "Code", "Farewell", "Refusal"]
+
+
+class Code(StrEnum):
+    """`code` of an `error` message."""
+
+    AUTH_REQUIRED = "AUTH_REQUIRED"
+    RATE_LIMITED = "RATE_LIMITED"
+    MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+    INVALID_MESSAGE = "INVALID_MESSAGE"
+    UNKNOWN_TYPE = "UNKNOWN_TYPE"
+    INVALID_FIELD = "INVALID_FIELD"
+    NOT_FOUND = "NOT_FOUND"
+    ACCESS_DENIED = "ACCESS_DENIED"
+    SIGNATURE_REJECTED = "SIGNATURE_REJECTED"
+    UNAVAILABLE = "UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+class CloseCode(IntEnum):
+    """Close codes we send (RFC 6455 section 7.4, spec section 5).
+
+    The web client treats 1000 as final and anything else as "reconnect", so 1000
+    is not in the list.
+    """
+
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    INVALID_DATA = 1007
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    RESTARTING = 1012
+    TOO_SLOW = 1013
+    UNAUTHENTICATED = 4401
+    AUTH_TIMEOUT = 4408
+    TOO_MANY = 4429
+
+
+class Refusal(Exception):
+    """Answer with an `error` message and go on.
+
+    `message` and `code` go to the client; `note_id`, `folder_id`, `retry_after_ms`
+    and `correlation_id` where they apply.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        note_id: str | None = None,
+        folder_id: str | None = None,
+        retry_after_ms: int | None = None,
+        correlation_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.note_id = note_id
+        self.folder_id = folder_id
+        self.retry_after_ms = retry_after_ms
+        self.correlation_id = correlation_id
+
+
+class Farewell(Exception):
+    """Answer with the refusal, if there is one, then close with `close_code`.
+
+    `reason` is one word for the metrics and the close frame.
+    """
+
+    def __init__(
+        self, close_code: CloseCode, reason: str, refusal: Refusal | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.close_code = close_code
+        self.reason = reason
+        self.refusal = refusal
+
+
+NOTE_NOT_FOUND: Final = "Note not found or access denied"
+FOLDER_NOT_FOUND: Final = "Folder not found or access denied"
+FOREIGN_RESOURCE: Final = (
+    "Access denied: Cannot broadcast resource created by another user"
+)
+SIGNATURE_REJECTED: Final = "Message authentication failed"
+INVALID_MESSAGE: Final = "Invalid message format"
+UNKNOWN_TYPE: Final = "Unknown message type"
+AUTH_REQUIRED: Final = "Authentication required"
+AUTH_TIMEOUT: Final = "Authentication timeout. Connection will be closed."
+RATE_LIMITED: Final = "Rate limit exceeded. Please slow down."
+MESSAGE_TOO_LARGE: Final = "Message too large. Maximum size is 1MB."
+TOO_MANY_DEVICES: Final = "Maximum connections exceeded for this user"

@@ -50,8 +50,8 @@ class CloseCode(IntEnum):
 class Refusal(Exception):
     """Answer with an `error` message and go on.
 
-    `message` and `code` go to the client; `note_id`, `folder_id`, `retry_after_ms`
-    and `correlation_id` where they apply.
+    `message` and `code` go to the client; `request_id`, `note_id`, `folder_id`,
+    `retry_after_ms` and `correlation_id` where they apply.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Refusal(Exception):
         folder_id: str | None = None,
         retry_after_ms: int | None = None,
         correlation_id: str | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -71,21 +72,23 @@ class Refusal(Exception):
         self.folder_id = folder_id
         self.retry_after_ms = retry_after_ms
         self.correlation_id = correlation_id
+        self.request_id = request_id
 
 
 class Farewell(Exception):
-    """Answer with the refusal, if there is one, then close with `close_code`.
+    """Send the answer, if there is one, then close with `close_code`.
 
-    `reason` is one word for the metrics and the close frame.
+    `reason` is one word for the metrics and the close frame; `answer` is a
+    ready message.
     """
 
     def __init__(
-        self, close_code: CloseCode, reason: str, refusal: Refusal | None = None
+        self, close_code: CloseCode, reason: str, answer: bytes | None = None
     ) -> None:
         super().__init__(reason)
         self.close_code = close_code
         self.reason = reason
-        self.refusal = refusal
+        self.answer = answer
 
 
 NOTE_NOT_FOUND: Final = "Note not found or access denied"

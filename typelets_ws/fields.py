@@ -1,0 +1,131 @@
+"""What may stand in a message's fields (spec section 3). Pure.
+
+Every refusal names the field. Fields of `note_update` that are not allowed are
+left out rather than refused, as the web client sends some.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from .errors import FOREIGN_RESOURCE, Code, Refusal
+
+__all__ = ["Changes", "accepted_changes", "json_object", "refuse_foreign", "uuid"]
+
+Value = str | bool | None
+Changes = dict[str, Value]
+
+ENCRYPTED: Final = "[ENCRYPTED]"
+FILTERED_NAMES: Final = frozenset({
+    "hiddenAt", "tags", "id", "userId", "createdAt", "updatedAt", "type", "iv", "salt",
+})  # fmt: skip
+"""Known names that are left out; all others are counted as "other"."""
+
+_UUID: Final = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE
+)
+_text: Final = msgspec.json.Decoder(str)
+_nullable_text: Final = msgspec.json.Decoder(str | None)
+_flag: Final = msgspec.json.Decoder(bool)
+_ALLOWED: Final[Mapping[str, msgspec.json.Decoder[Value]]] = {
+    "title": _text,
+    "content": _nullable_text,
+    "encryptedTitle": _nullable_text,
+    "encryptedContent": _nullable_text,
+    "starred": _flag,
+    "archived": _flag,
+    "deleted": _flag,
+    "hidden": _flag,
+    "folderId": _nullable_text,
+}
+
+
+def uuid(text: str | None, name: str) -> str:
+    """The id in lower case. Raises `Refusal` when it is missing or malformed."""
+    if not text:
+        raise Refusal(Code.INVALID_FIELD, f"Missing {name}")
+    if not _UUID.fullmatch(text):
+        raise Refusal(Code.INVALID_FIELD, f"Invalid {name}")
+    return text.lower()
+
+
+def accepted_changes(
+    changes: Mapping[str, Raw], *, require_encrypted: bool
+) -> tuple[Changes, list[str]]:
+    """The allowed fields with their values, and the names that were left out.
+
+    Raises `Refusal` naming a field of the wrong type, a plain text where only
+    ciphertext may be, or that nothing is left.
+    """
+    accepted: Changes = {}
+    filtered: list[str] = []
+    for name, raw in changes.items():
+        decoder = _ALLOWED.get(name)
+        if decoder is None:
+            filtered.append(name if name in FILTERED_NAMES else "other")
+            continue
+        accepted[name] = _value(name, raw, decoder)
+    if not accepted:
+        raise Refusal(Code.INVALID_FIELD, "No valid fields to update")
+    if require_encrypted:
+        for name in ("title", "content"):
+            if accepted.get(name, ENCRYPTED) != ENCRYPTED:
+                raise Refusal(Code.INVALID_FIELD, f"{name} must be encrypted")
+    return accepted, filtered
+
+
+def _value(name: str, raw: Raw, decoder: msgspec.json.Decoder[Value]) -> Value:
+    try:
+        value = decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        raise Refusal(Code.INVALID_FIELD, f"Invalid {name}") from None
+    if name == "folderId":
+        return uuid(str(value), name) if value else None
+    if isinstance(value, str) and "\0" in value:
+        # Postgres holds no NUL in text: better refused by name than by the database.
+        raise Refusal(Code.INVALID_FIELD, f"Invalid {name}")
+    return value
+
+
+class _Owned(msgspec.Struct):
+    """The parts of announced data that say what and whose it is."""
+
+    id: Raw = Raw(b"")
+    userId: Raw = Raw(b"")
+
+
+_owned: Final = msgspec.json.Decoder(_Owned)
+
+
+def json_object(raw: Raw, name: str) -> Raw | None:
+    """The object, or None when it is absent or null. Raises `Refusal`."""
+    data = bytes(raw)
+    if data in {b"", b"null"}:
+        return None
+    if not data.startswith(b"{"):
+        raise Refusal(Code.INVALID_FIELD, f"Invalid {name}")
+    return raw
+
+
+def refuse_foreign(data: Raw, user_id: str, id_name: str) -> str | None:
+    """Refuse data whose `userId` is not the sender; return its `id`, if any.
+
+    Raises `Refusal`.
+    """
+    owned = _owned.decode(data)
+    if bytes(owned.userId):
+        try:
+            owner = _text.decode(owned.userId)
+        except msgspec.DecodeError:
+            owner = ""
+        if owner != user_id:
+            raise Refusal(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
+    if not bytes(owned.id):
+        return None
+    try:
+        return uuid(_text.decode(owned.id), id_name)
+    except msgspec.DecodeError:
+        raise Refusal(Code.INVALID_FIELD, f"Invalid {id_name}") from None

@@ -1,0 +1,123 @@
+"""How much is too much: pure arithmetic, the caller brings the time.
+
+Everything is bounded: a window keeps at most three times its limit of
+timestamps, the door one counter per address that has a connection.
+"""
+
+from bisect import bisect_right
+from collections import Counter
+from enum import StrEnum
+
+from . import config
+
+__all__ = ["Door", "DoorVerdict", "RateVerdict", "SlidingWindow"]
+
+FLOOD_FACTOR = 3
+"""Spec section 5: three times the limit within one window ends the connection."""
+
+
+class RateVerdict(StrEnum):
+    """What a rate limit says to one more."""
+
+    SERVED = "served"
+    REFUSED = "refused"
+    FLOOD = "flood"
+
+
+class SlidingWindow:
+    """At most `limit` served within any `window` (same unit as `now`).
+
+    What is refused does not extend the window, yet is counted: served and
+    refused together reaching three times the limit within one window is a flood.
+    """
+
+    __slots__ = ("_limit", "_refused", "_served", "_window")
+
+    def __init__(self, limit: int, window: float) -> None:
+        self._limit = limit
+        self._window = window
+        self._served: list[float] = []
+        self._refused: list[float] = []
+
+    def arrive(self, now: float) -> RateVerdict:
+        """Count one arrival at `now` (must not go backwards)."""
+        horizon = now - self._window
+        served = self._served
+        if served and served[0] <= horizon:
+            del served[: bisect_right(served, horizon)]
+        if len(served) < self._limit:
+            served.append(now)
+            return RateVerdict.SERVED
+        refused = self._refused
+        if refused and refused[0] <= horizon:
+            del refused[: bisect_right(refused, horizon)]
+        refused.append(now)
+        if len(served) + len(refused) >= self._limit * FLOOD_FACTOR:
+            return RateVerdict.FLOOD
+        return RateVerdict.REFUSED
+
+    def retry_after(self, now: float) -> float:
+        """How long until one more is served."""
+        if len(self._served) < self._limit:
+            return 0
+        return max(0, self._served[0] + self._window - now)
+
+
+class DoorVerdict(StrEnum):
+    """Why a handshake is refused; also the metric label."""
+
+    OPEN = "open"
+    FULL = "connections"
+    UNAUTHENTICATED = "unauthenticated"
+    ADDRESS = "per_address"
+    RATE = "accept_rate"
+
+
+class Door:
+    """The caps at the door: in all, unauthenticated, per address, per second.
+
+    A connection is counted from the moment its handshake is admitted until
+    `leave`; it is unauthenticated until `authenticated`.
+    """
+
+    def __init__(self, limits: config.Limits) -> None:
+        self._limits = limits
+        self._accepts = SlidingWindow(limits.accepts_per_second, 1.0)
+        self._addresses: Counter[str] = Counter()
+        self.total = 0
+        self.unauthenticated = 0
+
+    def reconfigure(self, limits: config.Limits) -> None:
+        """Take new limits; nobody who is inside is sent away."""
+        self._limits = limits
+        self._accepts = SlidingWindow(limits.accepts_per_second, 1.0)
+
+    def enter(self, address: str, now: float) -> DoorVerdict:
+        """Judge one handshake at `now` (s) and count it when it may come in."""
+        limits = self._limits
+        if self.total >= limits.connections:
+            return DoorVerdict.FULL
+        if self.unauthenticated >= limits.unauthenticated:
+            return DoorVerdict.UNAUTHENTICATED
+        if self._addresses[address] >= limits.per_address:
+            return DoorVerdict.ADDRESS
+        if self._accepts.arrive(now) is not RateVerdict.SERVED:
+            return DoorVerdict.RATE
+        self.total += 1
+        self.unauthenticated += 1
+        self._addresses[address] += 1
+        return DoorVerdict.OPEN
+
+    def authenticated(self) -> None:
+        """One of those inside has authenticated."""
+        self.unauthenticated -= 1
+
+    def leave(self, address: str, *, authenticated: bool) -> None:
+        """One of those inside has gone."""
+        self.total -= 1
+        if not authenticated:
+            self.unauthenticated -= 1
+        if self._addresses[address] > 1:
+            self._addresses[address] -= 1
+        else:
+            del self._addresses[address]

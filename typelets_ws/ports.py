@@ -1,0 +1,155 @@
+"""What the behaviour asks of the outside world, and what it may be answered.
+
+The drivers (`clerk`, `store`, `bus`, `shared_limits`) stand on floor 3 and fulfil
+these; `handlers` and `admission` stand on floor 2 and know only these.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Protocol
+
+__all__ = [
+    "Clerk",
+    "Identity",
+    "Missing",
+    "Place",
+    "RejectReason",
+    "SharedLimits",
+    "Store",
+    "StoreUnavailable",
+    "Subscriptions",
+    "TokenRejected",
+    "Updated",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a token speaks for; times in seconds since the epoch."""
+
+    user_id: str
+    session_id: str | None
+    issued_at: float
+    expires_at: float
+
+
+class RejectReason(StrEnum):
+    """Why a token does not hold: for the log and the metrics, not the client."""
+
+    EXPIRED = "expired"
+    NOT_ACTIVE_YET = "not_active_yet"
+    ISSUED_IN_FUTURE = "issued_in_future"
+    BAD_SIGNATURE = "bad_signature"
+    BAD_ALGORITHM = "bad_algorithm"
+    MALFORMED = "malformed"
+    MISSING_CLAIM = "missing_claim"
+    BAD_CLAIM = "bad_claim"
+    BAD_SUBJECT = "bad_subject"
+    WRONG_ISSUER = "wrong_issuer"
+    WRONG_PARTY = "wrong_party"
+    WRONG_CATEGORY = "wrong_category"
+    UNKNOWN_KEY = "unknown_key"
+    KEYS_UNAVAILABLE = "keys_unavailable"
+    REVOKED = "revoked"
+    OTHER_USER = "other_user"
+
+
+class TokenRejected(Exception):
+    """The token does not hold; nothing of it is in the text."""
+
+    def __init__(self, reason: RejectReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    @property
+    def expired(self) -> bool:
+        """True when a fresh token of the same session would do."""
+        return self.reason is RejectReason.EXPIRED
+
+
+class Clerk(Protocol):
+    """Judges tokens."""
+
+    async def verify(self, token: str) -> Identity:
+        """Return whom the token speaks for. Raises `TokenRejected`."""
+        ...
+
+
+class Missing(Enum):
+    """What an update did not find, or not as the sender's own."""
+
+    NOTE = "note"
+    FOLDER = "folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """A written note: its whole row as JSON text, and the row's updatedAt."""
+
+    row: bytes
+    updated_at: str
+
+
+class StoreUnavailable(Exception):
+    """The database is down, slow or full; `reason` is one word for the metrics."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Store(Protocol):
+    """The REST service's database; every method may raise `StoreUnavailable`."""
+
+    async def update_note(
+        self, user_id: str, note_id: str, changes: Mapping[str, str | bool | None]
+    ) -> Updated | Missing:
+        """Write the fields (wire names) of the user's own note, in one statement."""
+        ...
+
+    async def note_owner(self, note_id: str) -> str | None:
+        """The user the note belongs to; None when there is no such row."""
+        ...
+
+    async def folder_owner(self, folder_id: str) -> str | None:
+        """The user the folder belongs to; None when there is no such row."""
+        ...
+
+
+class Subscriptions(Protocol):
+    """Which users' events this process hears."""
+
+    async def subscribe(self, user_id: str) -> bool:
+        """Hear the user's events; False when Redis is away (a gap report follows)."""
+        ...
+
+    def unsubscribe(self, user_id: str) -> None:
+        """Hear them no more, after a while."""
+        ...
+
+
+class Place(Enum):
+    """The answer to a device that asks for one of its user's places."""
+
+    GRANTED = "granted"
+    FULL = "full"
+    REVOKED = "revoked"
+
+
+class SharedLimits(Protocol):
+    """What is counted over all processes; generous while Redis is away."""
+
+    async def acquire(
+        self, user_id: str, connection_id: str, session_id: str | None
+    ) -> Place:
+        """Take one of the user's places for a device, unless its session is barred."""
+        ...
+
+    def release(self, user_id: str, connection_id: str) -> None:
+        """Give the place back."""
+        ...
+
+    async def claim_nonce(self, user_id: str, nonce: bytes, ttl_ms: int) -> bool:
+        """False when the nonce was used before, on any process."""
+        ...

@@ -1,0 +1,230 @@
+"""One client's state machine: what may be said when, and what it costs.
+
+Theory of operation. A session is `CONNECTED` until its first valid token,
+`AUTHENTICATED` from then on, `CLOSED` once it is sent away. Every message passes
+two gates, in the order it came: `arrive` (its size and the rate; even what is
+refused is counted) and `admit` (envelope, signature, decoding, and whether it
+may be said in this state). The gates return or raise; a `Refusal` is answered
+and the connection goes on, a `Farewell` is answered and it closes. Nothing here
+does I/O or reads a clock: times are arguments, ms since the epoch.
+
+The user never changes during a session: a valid token of somebody else ends it
+before anything of the first user can reach the second (spec section 2).
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+from . import config, messages, signing
+from .errors import (
+    AUTH_REQUIRED,
+    MESSAGE_TOO_LARGE,
+    RATE_LIMITED,
+    SIGNATURE_REJECTED,
+    CloseCode,
+    Code,
+    Farewell,
+    Refusal,
+)
+from .limits import RateVerdict, SlidingWindow
+from .messages import Auth, ClientMessage, Ping
+from .ports import Identity, RejectReason, TokenRejected
+
+__all__ = ["Admitted", "Session", "State"]
+
+JOINED_NOTES: Final = 1_000
+"""More notes than anyone has open; beyond it the longest joined is forgotten."""
+FAILED_TRIES: Final = 3
+
+
+class State(Enum):
+    """Where a session stands."""
+
+    CONNECTED = auto()
+    AUTHENTICATED = auto()
+    CLOSED = auto()
+
+
+class Admitted:
+    """A message that may be handled; `envelope` when it came signed."""
+
+    __slots__ = ("envelope", "message")
+
+    def __init__(
+        self, message: ClientMessage, envelope: signing.Envelope | None = None
+    ) -> None:
+        self.message = message
+        self.envelope = envelope
+
+
+class Session:
+    """The state of one client."""
+
+    __slots__ = (
+        "_failed_tries",
+        "_joined",
+        "_limits",
+        "_nonces",
+        "_require_signed",
+        "_secrets",
+        "_window",
+        "connection_id",
+        "session_id",
+        "state",
+        "user_id",
+    )
+
+    def __init__(
+        self, connection_id: str, limits: config.Limits, rules: config.Messages
+    ) -> None:
+        self.connection_id = connection_id
+        self.state = State.CONNECTED
+        self.user_id = ""
+        self.session_id: str | None = None
+        self._limits = limits
+        self._require_signed = rules.require_signed_messages
+        self._window = SlidingWindow(limits.rate_messages, limits.rate_window_ms)
+        self._failed_tries = 0
+        self._secrets: signing.Secrets | None = None
+        self._nonces: signing.NonceMemory | None = None
+        self._joined: dict[str, None] | None = None
+
+    def reconfigure(self, limits: config.Limits, rules: config.Messages) -> None:
+        """Take new limits; the rate is counted afresh."""
+        self._limits = limits
+        self._require_signed = rules.require_signed_messages
+        self._window = SlidingWindow(limits.rate_messages, limits.rate_window_ms)
+
+    @property
+    def authenticated(self) -> bool:
+        """True from the first valid token to the end."""
+        return self.state is State.AUTHENTICATED
+
+    def arrive(self, size: int, now_ms: int) -> None:
+        """Count one message of `size` bytes. Raises `Refusal` or `Farewell`."""
+        verdict = self._window.arrive(now_ms)
+        if verdict is RateVerdict.FLOOD:
+            raise Farewell(CloseCode.TOO_MANY, "flood")
+        if verdict is RateVerdict.REFUSED:
+            retry = int(self._window.retry_after(now_ms))
+            raise Refusal(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
+        if size > self._limits.message_bytes:
+            raise Refusal(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
+
+    def admit(self, data: bytes, now_ms: int) -> Admitted:
+        """Open, verify and decode one message of valid UTF-8. Raises `Refusal`."""
+        envelope = signing.open_envelope(data)
+        if envelope is None:
+            message = messages.decode(data)
+            self._may_be_said(message, signed=False)
+            return Admitted(message)
+        if not self.authenticated:
+            return Admitted(self._auth_in_envelope(envelope))
+        self._verify(envelope, now_ms)
+        message = messages.decode(bytes(envelope.payload))
+        self._may_be_said(message, signed=True)
+        return Admitted(message, envelope)
+
+    def _may_be_said(self, message: ClientMessage, *, signed: bool) -> None:
+        if not self.authenticated:
+            if not isinstance(message, (Auth, Ping)):
+                raise Refusal(
+                    Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=message.requestId
+                )
+        elif self._require_signed and not signed and not isinstance(message, Ping):
+            raise Refusal(
+                Code.SIGNATURE_REJECTED,
+                SIGNATURE_REJECTED,
+                request_id=message.requestId,
+            )
+
+    def _auth_in_envelope(self, envelope: signing.Envelope) -> Auth:
+        """After a drop the web client signs its `auth` with a secret long gone.
+
+        The token alone decides (field-notes, client trap 4).
+        """
+        try:
+            message = messages.decode(bytes(envelope.payload))
+        except Refusal:
+            message = None
+        if not isinstance(message, Auth):
+            request_id = message.requestId if message else None
+            raise Refusal(Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=request_id)
+        return message
+
+    def _verify(self, envelope: signing.Envelope, now_ms: int) -> None:
+        if self._secrets is None or self._nonces is None:
+            raise AssertionError("authenticated without a secret")
+        verdict = signing.judge(envelope, self._secrets, self._nonces, now_ms)
+        if verdict is not signing.SignatureVerdict.OK:
+            raise SignatureRefusal(verdict)
+
+    def auth_succeeded(
+        self, identity: Identity, token: str, nonces: signing.NonceMemory, now_ms: int
+    ) -> str:
+        """Become, or stay, authenticated. Returns the session secret.
+
+        Raises `Farewell` for a token of another user.
+        """
+        if self.authenticated and identity.user_id != self.user_id:
+            self.state = State.CLOSED
+            raise Farewell(
+                CloseCode.UNAUTHENTICATED, "other_user", auth_failed(expired=False)
+            )
+        if self._secrets is None:
+            self._secrets = signing.Secrets()
+        self.state = State.AUTHENTICATED
+        self.user_id = identity.user_id
+        self.session_id = identity.session_id
+        self._nonces = nonces
+        self._failed_tries = 0
+        return self._secrets.issue(token, identity.user_id, now_ms)
+
+    def auth_failed(self, rejection: TokenRejected) -> bytes:
+        """Return the answer to a failed `auth`. Raises `Farewell` when it is final.
+
+        An expired token may be replaced on the same socket, and a failed re-auth
+        leaves the connection as it was; both at most three times in a row.
+        """
+        self._failed_tries += 1
+        answer = auth_failed(expired=rejection.expired)
+        patient = self.authenticated or rejection.expired
+        revoked = rejection.reason is RejectReason.REVOKED
+        if not patient or revoked or self._failed_tries >= FAILED_TRIES:
+            self.state = State.CLOSED
+            raise Farewell(CloseCode.UNAUTHENTICATED, "auth_failed", answer)
+        return answer
+
+    def join(self, note_id: str) -> None:
+        """Remember a note as open on this device."""
+        if self._joined is None:
+            self._joined = {}
+        self._joined[note_id] = None
+        if len(self._joined) > JOINED_NOTES:
+            del self._joined[next(iter(self._joined))]
+
+    def leave(self, note_id: str) -> None:
+        """Forget it."""
+        if self._joined is not None:
+            self._joined.pop(note_id, None)
+
+    def close(self) -> None:
+        """Nothing may be said from now on."""
+        self.state = State.CLOSED
+
+
+class SignatureRefusal(Refusal):
+    """A signed message that is not accepted; `verdict` is for log and metrics."""
+
+    def __init__(self, verdict: signing.SignatureVerdict) -> None:
+        super().__init__(Code.SIGNATURE_REJECTED, SIGNATURE_REJECTED)
+        self.verdict = verdict
+
+
+def auth_failed(*, expired: bool) -> bytes:
+    """The `auth_failed` message, with the texts of spec section 2."""
+    return messages.encode(
+        messages.AuthFailed(message="Token expired", reason="token-expired")
+        if expired
+        else messages.AuthFailed(message="Authentication failed", reason="auth-failed")
+    )

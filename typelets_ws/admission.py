@@ -1,0 +1,174 @@
+"""How a device gets in, and how it leaves.
+
+Law: a device is attached only with a valid token, one of its user's places and
+the user's subscription; and it is attached in the same turn of the loop in
+which it is told `auth_success`, so whatever is published after that reaches it.
+
+`_holds` counts, per user, the devices that are here or on their way in. The
+subscription lives while the count does, so a device that leaves cannot take
+away what another, half-way in, relies on.
+"""
+
+from collections import Counter
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+
+from . import messages, signing
+from .errors import TOO_MANY_DEVICES, CloseCode, Code, Farewell, Refusal
+from .hub import Device, Hub
+from .metrics import Metrics
+from .ports import (
+    Clerk,
+    Identity,
+    Place,
+    RejectReason,
+    SharedLimits,
+    Subscriptions,
+    TokenRejected,
+)
+from .session import Session
+
+__all__ = ["Admission", "Barred"]
+
+
+class Barred:
+    """Revoked sessions, until their tokens have expired. Times in ms."""
+
+    def __init__(self, keep_ms: int, limit: int) -> None:
+        self._keep_ms = keep_ms
+        self._limit = limit
+        self._until: MutableMapping[str, int] = {}
+
+    def add(self, session_id: str, now_ms: int) -> None:
+        """Bar a session from now on."""
+        for old in [sid for sid, until in self._until.items() if until <= now_ms]:
+            del self._until[old]
+        if len(self._until) >= self._limit:
+            # The oldest are nearest to their end; Redis remembers them as well.
+            del self._until[next(iter(self._until))]
+        self._until[session_id] = now_ms + self._keep_ms
+
+    def holds(self, session_id: str | None, now_ms: int) -> bool:
+        """True while the session may not come in."""
+        return session_id is not None and self._until.get(session_id, 0) > now_ms
+
+
+@dataclass(slots=True)
+class Admission:
+    """The way in and out. Collaborators and settings are given; see `ports`."""
+
+    clerk: Clerk
+    hub: Hub
+    subscriptions: Subscriptions
+    shared: SharedLimits
+    nonces: signing.NonceRegistry
+    barred: Barred
+    metrics: Metrics
+    now_ms: Callable[[], int]
+    devices_per_user: int
+
+    def __post_init__(self) -> None:
+        self._holds: Counter[str] = Counter()
+
+    async def auth(
+        self, device: Device, session: Session, message: messages.Auth
+    ) -> bytes:
+        """Judge an `auth` message and attach the device. Returns the answer.
+
+        Raises `Farewell` when the connection must end.
+        """
+        try:
+            identity = await self.clerk.verify(message.token)
+            self._refuse_barred(identity)
+        except TokenRejected as rejection:
+            return self._rejected(session, rejection)
+        if session.authenticated:
+            return self._welcome(session, identity, message)
+        return await self._let_in(device, session, identity, message)
+
+    def leave(self, device: Device, session: Session) -> None:
+        """The device is gone: give its place back."""
+        self.hub.detach(session.user_id, device)
+        self.metrics.users.set(len(self.hub))
+        self.shared.release(session.user_id, session.connection_id)
+        self._let_go(session.user_id)
+
+    async def _let_in(
+        self,
+        device: Device,
+        session: Session,
+        identity: Identity,
+        message: messages.Auth,
+    ) -> bytes:
+        user_id = identity.user_id
+        attached = False
+        self._holds[user_id] += 1
+        try:
+            await self.subscriptions.subscribe(user_id)
+            place = await self.shared.acquire(
+                user_id, session.connection_id, identity.session_id
+            )
+            # No await from here on: what was true a moment ago still is.
+            try:
+                self._refuse(place, identity)
+                if not device.open:
+                    raise Farewell(CloseCode.GOING_AWAY, "gone")
+                answer = self._welcome(session, identity, message)
+                self.hub.attach(user_id, device)
+                attached = True
+            finally:
+                if not attached and place is Place.GRANTED:
+                    self.shared.release(user_id, session.connection_id)
+            self.metrics.users.set(len(self.hub))
+            return answer
+        except TokenRejected as rejection:
+            return self._rejected(session, rejection)
+        finally:
+            if not attached:
+                self._let_go(user_id)
+
+    def _refuse(self, place: Place, identity: Identity) -> None:
+        if place is Place.REVOKED:
+            raise TokenRejected(RejectReason.REVOKED)
+        # Revoked while it was on its way in, or while Redis was away.
+        self._refuse_barred(identity)
+        here = self.hub.count(identity.user_id)
+        if place is Place.FULL or here >= self.devices_per_user:
+            self.metrics.authentications.labels("too_many_devices").inc()
+            refusal = Refusal(Code.RATE_LIMITED, TOO_MANY_DEVICES)
+            raise Farewell(
+                CloseCode.TOO_MANY,
+                "too_many_devices",
+                messages.encode(messages.error(refusal)),
+            )
+
+    def _refuse_barred(self, identity: Identity) -> None:
+        if self.barred.holds(identity.session_id, self.now_ms()):
+            raise TokenRejected(RejectReason.REVOKED)
+
+    def _welcome(
+        self, session: Session, identity: Identity, message: messages.Auth
+    ) -> bytes:
+        now_ms = self.now_ms()
+        secret = session.auth_succeeded(
+            identity, message.token, self.nonces.of(identity.user_id, now_ms), now_ms
+        )
+        self.metrics.authentications.labels("ok").inc()
+        return messages.encode(
+            messages.AuthSuccess(
+                userId=identity.user_id,
+                sessionSecret=secret,
+                connectionId=session.connection_id,
+                requestId=messages.echo(message),
+            )
+        )
+
+    def _rejected(self, session: Session, rejection: TokenRejected) -> bytes:
+        self.metrics.authentications.labels(rejection.reason).inc()
+        return session.auth_failed(rejection)
+
+    def _let_go(self, user_id: str) -> None:
+        self._holds[user_id] -= 1
+        if not self._holds[user_id]:
+            del self._holds[user_id]
+            self.subscriptions.unsubscribe(user_id)

@@ -1,0 +1,124 @@
+"""What makes a whole configuration sound: rules that no single type can say.
+
+A complaint refuses the start, a caution is one warning at start. Nothing here
+opens a file or a socket, so a configuration can be judged on another machine.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from .config import Admin, Auth, Config, ConfigError, Server
+
+__all__ = ["cautions", "complaints", "require_keys"]
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\-\[\]:]+")
+_USUAL_PORT = {"http": 80, "https": 443}
+
+
+def complaints(config: Config) -> Iterator[tuple[str, str, str]]:
+    """What no single type can say, as (section, key, what was expected)."""
+    yield from _about_server(config.server, config.admin)
+    yield from _about_auth(config.auth)
+    limits, database = config.limits, config.database
+    if limits.unread_bytes < limits.message_bytes:
+        yield "limits", "unread_bytes", f"at least {limits.message_bytes} (message_bytes)"
+    if _scheme(config.redis.url) not in {"redis", "rediss", "unix"}:
+        yield "redis", "url", "an address with redis://, rediss:// or unix://"
+    if _scheme(database.url) not in {"postgresql", "postgres"}:
+        yield "database", "url", "an address with postgresql://"
+    if database.pool_min > database.pool_max:
+        yield "database", "pool_min", f"at most {database.pool_max} (pool_max)"
+
+
+def cautions(config: Config) -> Iterator[str]:
+    """What is allowed but worth one warning at start, as sentences."""
+    if not config.server.allowed_origins:
+        yield "server.allowed_origins is empty: a page of any site may connect"
+    for key in ("jwks_url", "api_url"):
+        parts = urlsplit(getattr(config.auth, key))
+        if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost"}:
+            yield f"auth.{key} is plain http: whoever is on the way can swap the keys"
+
+
+def require_keys(config: Config) -> None:
+    """Raise `ConfigError` unless there is something to check tokens with.
+
+    Apart from `complaints`, as only serving needs it; publishing does not.
+    """
+    auth = config.auth
+    if not (auth.jwt_key or auth.jwks_url or auth.secret_key):
+        raise ConfigError(
+            "[auth]: nothing to check tokens with; expected one of jwt_key "
+            "(CLERK_JWT_KEY), jwks_url or secret_key (CLERK_SECRET_KEY)"
+        )
+
+
+def _about_server(server: Server, admin: Admin) -> Iterator[tuple[str, str, str]]:
+    if not all(map(_is_origin, server.allowed_origins)):
+        yield (
+            "server",
+            "allowed_origins",
+            "scheme://host[:port] as browsers send it: lower case, "
+            "no path, no wildcard, no default port",
+        )
+    if not all(map(_is_network, server.trusted_proxies)):
+        yield "server", "trusted_proxies", "addresses or networks such as 10.0.0.0/8"
+    if server.tls_certificate and not server.tls_key:
+        yield "server", "tls_key", "a file, as tls_certificate is set"
+    if server.tls_key and not server.tls_certificate:
+        yield "server", "tls_certificate", "a file, as tls_key is set"
+    if admin.enabled and admin.port and admin.port == server.port:
+        yield "admin", "port", "another port than server.port"
+
+
+def _about_auth(auth: Auth) -> Iterator[tuple[str, str, str]]:
+    if auth.jwt_key and not _is_rsa_key(auth.jwt_key):
+        yield (
+            "auth",
+            "jwt_key",
+            "an RSA public key in PEM (-----BEGIN PUBLIC KEY----- ...)",
+        )
+    for key in ("jwks_url", "api_url"):
+        url = getattr(auth, key)
+        if (url or key == "api_url") and _scheme(url) not in {"http", "https"}:
+            yield "auth", key, "an address with https:// or http://"
+
+
+def _is_origin(text: str) -> bool:
+    if not _ORIGIN.fullmatch(text):
+        return False
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.port != _USUAL_PORT.get(parts.scheme, 0)
+    except ValueError:
+        return False
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_rsa_key(pem: str) -> bool:
+    try:
+        return isinstance(load_pem_public_key(pem.encode()), RSAPublicKey)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+
+
+def _scheme(url: str) -> str:
+    """The scheme of a whole address; empty for anything that is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return parts.scheme if parts.netloc or parts.path.strip("/") else ""

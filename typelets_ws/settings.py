@@ -1,0 +1,287 @@
+"""Where values come from: defaults < file (TOML) < environment < flags (spec section 8).
+
+An unknown key or a bad value is refused before anything starts, in words that name
+the source, the key, the value and what was expected; all mistakes are told at once.
+The value of a secret is never shown, nor a password inside an address.
+
+Names in the environment are those of the protocol document (`ALIASES`) and
+``TYPELETS_WS_<SECTION>_<KEY>`` for every key. Lists are separated by commas.
+Either name with ``_FILE`` behind it is the path of a file that holds the value, so
+that a secret need not be in the environment. With systemd::
+
+    LoadCredential=clerk-key:/etc/typelets-ws/clerk.pem
+    Environment=CLERK_JWT_KEY_FILE=%d/clerk-key
+
+One key given by two names at once is refused: which of them wins would be a guess.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import msgspec
+from msgspec import inspect, structs
+
+from .config import Config, ConfigError, secret_keys
+from .config_rules import complaints
+from .log import scrub
+
+__all__ = ["ALIASES", "Setting", "describe", "load", "parse"]
+
+Place = tuple[str, str]
+"""(section, key)."""
+
+ALIASES: Mapping[str, Place] = {
+    "WS_RATE_LIMIT_WINDOW_MS": ("limits", "rate_window_ms"),
+    "WS_RATE_LIMIT_MAX_MESSAGES": ("limits", "rate_messages"),
+    "WS_MAX_CONNECTIONS_PER_USER": ("limits", "devices_per_user"),
+    "WS_AUTH_TIMEOUT_MS": ("auth", "auth_timeout_ms"),
+    "CLERK_SECRET_KEY": ("auth", "secret_key"),
+    "CLERK_JWT_KEY": ("auth", "jwt_key"),
+    "CORS_ORIGINS": ("server", "allowed_origins"),
+    "DATABASE_URL": ("database", "url"),
+    "REDIS_URL": ("redis", "url"),
+}
+_PREFIX = "TYPELETS_WS_"
+_FILE = "_FILE"
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True,
+             "false": False, "0": False, "no": False, "off": False}  # fmt: skip
+
+
+class Setting(NamedTuple):
+    """One line of the effective configuration, fit to be shown."""
+
+    name: str
+    shown: str
+    is_default: bool
+
+
+class _Given(NamedTuple):
+    place: Place
+    value: object
+    where: str
+    is_text: bool = False
+    """True for what came as text, whatever its type is to be."""
+
+
+class _Wrong(Exception):
+    """One mistake, in words."""
+
+
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[Place, object] | None = None,
+) -> Config:
+    """Merge defaults, file, environment and flags into one checked `Config`.
+
+    `flags` maps (section, key) to a value; text is read as in the environment, and
+    None means that the flag was not given. Raises `ConfigError`, one mistake a line.
+    """
+    text = ""
+    if path is not None:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{path}: cannot be read: {_why(exc)}") from None
+    return parse(text, str(path), environ, flags or {})
+
+
+def parse(
+    text: str, source: str, environ: Mapping[str, str], flags: Mapping[Place, object]
+) -> Config:
+    """Like `load`, with the file's text given; `source` names it in errors."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{source}: not valid TOML: {exc}") from None
+    wrong: list[str] = []
+    given: dict[Place, _Given] = {}
+    sections: dict[str, dict[str, Any]] = {}
+    for found in (
+        *_from_file(tables, source),
+        *_from_environment(environ),
+        *_from_flags(flags),
+    ):
+        if isinstance(found, _Wrong):
+            wrong.append(str(found))
+        else:
+            given[found.place] = found
+    for each in given.values():
+        section, key = each.place
+        try:
+            sections.setdefault(section, {})[key] = _converted(each)
+        except _Wrong as mistake:
+            wrong.append(str(mistake))
+    if not wrong:
+        config = msgspec.convert(sections, Config)
+        for section, key, expected in complaints(config):
+            place = section, key
+            value = getattr(getattr(config, section), key)
+            unset = _Given(place, value, f"{source}: [{section}] {key}")
+            wrong.append(str(_refusal(given.get(place, unset), expected)))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return config
+
+
+def describe(config: Config) -> list[Setting]:
+    """Every key with its effective value, secrets and passwords masked."""
+    usual = dict(_values(Config()))
+    return [
+        Setting(".".join(place), _shown(place, value), value == usual[place])
+        for place, value in _values(config)
+    ]
+
+
+def _values(config: Config) -> Iterator[tuple[Place, object]]:
+    for section, key in _kinds():
+        yield (section, key), getattr(getattr(config, section), key)
+
+
+def _kinds() -> dict[Place, Any]:
+    """The type of every key, in the order of the file."""
+    return {
+        (section.name, field.name): field.type
+        for section in structs.fields(Config)
+        for field in structs.fields(section.type)
+    }
+
+
+def _from_file(
+    tables: Mapping[str, object], source: str
+) -> Iterator[_Given | _Wrong]:
+    sections = [field.name for field in structs.fields(Config)]
+    for section, keys in tables.items():
+        if section not in sections:
+            hint = _nearest(section, sections)
+            yield _Wrong(f"{source}: [{section}]: unknown section; {hint}")
+        elif not isinstance(keys, dict):
+            yield _Wrong(f"{source}: {section}: expected a section, [{section}]")
+        else:
+            for key, value in keys.items():
+                where = f"{source}: [{section}] {key}"
+                yield _known(_Given((section, key), value, where))
+
+
+def _from_flags(flags: Mapping[Place, object]) -> Iterator[_Given | _Wrong]:
+    for place, value in flags.items():
+        if value is not None:
+            where = f"command line: [{place[0]}] {place[1]}"
+            yield _known(_Given(place, value, where, isinstance(value, str)))
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given | _Wrong]:
+    first: dict[Place, str] = {}
+    for name, value in environ.items():
+        plain = name.removesuffix(_FILE)
+        if plain in ALIASES:
+            place = ALIASES[plain]
+        elif name.startswith(_PREFIX):
+            section, _, key = plain.removeprefix(_PREFIX).lower().partition("_")
+            place = section, key
+        else:
+            continue
+        if place in first:
+            yield _Wrong(f"{first[place]} and {name} are both set; keep one of them")
+            continue
+        first[place] = name
+        try:
+            text = value if name == plain else _content(name, value)
+        except _Wrong as mistake:
+            yield mistake
+        else:
+            yield _known(_Given(place, text, name, is_text=True))
+
+
+def _content(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as exc:
+        raise _Wrong(f"{name} = {path!r}: cannot be read: {_why(exc)}") from None
+
+
+def _known(given: _Given) -> _Given | _Wrong:
+    section, key = given.place
+    kinds = _kinds()
+    if given.place in kinds:
+        return given
+    keys = [known for where, known in kinds if where == section]
+    if not keys:
+        hint = _nearest(section, [field.name for field in structs.fields(Config)])
+        return _Wrong(f"{given.where}: unknown section {section!r}; {hint}")
+    return _Wrong(f"{given.where}: unknown key; {_nearest(key, keys)}")
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}expected one of {', '.join(known)}"
+
+
+def _converted(given: _Given) -> object:
+    kind, value = _kinds()[given.place], given.value
+    if given.is_text:
+        value = _read(kind, str(value))
+    if given.place == ("auth", "jwt_key") and isinstance(value, str):
+        # Files of environment variables hold a PEM on one line, with written-out \n.
+        value = value.replace("\\n", "\n")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        raise _refusal(given, _expected(kind)) from None
+
+
+def _read(kind: Any, text: str) -> object:
+    """`text` as its type says; unchanged where it cannot be, for convert to refuse."""
+    match inspect.type_info(kind):
+        case inspect.VarTupleType():
+            return [part.strip() for part in text.split(",") if part.strip()]
+        case inspect.BoolType():
+            return _BOOLEANS.get(text.lower(), text)
+        case inspect.IntType():
+            # int() would also take 1_000 and other scripts' digits.
+            return int(text) if _WHOLE.fullmatch(text) else text
+        case inspect.FloatType():
+            return float(text) if _DECIMAL.fullmatch(text) else text
+    return text
+
+
+def _expected(kind: Any) -> str:
+    """What a type accepts, in plain words."""
+    match inspect.type_info(kind):
+        case inspect.LiteralType():
+            return f"one of {', '.join(get_args(kind))}"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType(ge=low, le=high):
+            return f"a whole number from {low} to {high}"
+        case inspect.FloatType(gt=None, ge=low, le=high):
+            return f"a number from {low:g} to {high:.0f}"
+        case inspect.FloatType(gt=low, le=high):
+            return f"a number above {low:g}, at most {high:.0f}"
+        case inspect.VarTupleType():
+            return "a list of texts, none of them empty"
+        case inspect.StrType(min_length=1):
+            return "a text that is not empty"
+    return "a text"
+
+
+def _refusal(given: _Given, expected: str) -> _Wrong:
+    shown = _shown(given.place, given.value)
+    return _Wrong(f"{given.where} = {shown}: expected {expected}")
+
+
+def _shown(place: Place, value: object) -> str:
+    if place in secret_keys():
+        return "(secret)" if value else "(empty)"
+    return scrub(repr(value))
+
+
+def _why(exc: Exception) -> str:
+    return (isinstance(exc, OSError) and exc.strerror) or str(exc)

@@ -1,4 +1,4 @@
-"""Configuration: one frozen object; each default is written once, here, with its reason.
+"""Configuration: one frozen object; each default is written once, with its reason.
 
 A field's type says what a right value is, `config_rules` what no single type can
 say, and `settings` where values come from. Durations carry their unit in the name
@@ -132,7 +132,7 @@ class Redis(_Section, frozen=True):
     shared_limits: bool = True
     """Count a user's devices over all processes."""
     shared_nonces: bool = True
-    """A nonce is single-use over all processes: one Redis command per signed message."""
+    """A nonce is single-use over all processes; one command per signed message."""
     probe_interval_s: Seconds = 5.0
     """Loopback probe; readiness needs one back in the last 30 s."""
     probe_timeout_s: Seconds = 5.0

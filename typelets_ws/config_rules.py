@@ -18,6 +18,10 @@ from .config import Admin, Auth, Config, ConfigError, Server
 __all__ = ["cautions", "complaints", "require_keys"]
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\-\[\]:]+")
+_ORIGIN_WORDS = (
+    "scheme://host[:port] as browsers send it: lower case, no path, no wildcard, "
+    "no default port"
+)
 _USUAL_PORT = {"http": 80, "https": 443}
 
 
@@ -27,7 +31,11 @@ def complaints(config: Config) -> Iterator[tuple[str, str, str]]:
     yield from _about_auth(config.auth)
     limits, database = config.limits, config.database
     if limits.unread_bytes < limits.message_bytes:
-        yield "limits", "unread_bytes", f"at least {limits.message_bytes} (message_bytes)"
+        yield (
+            "limits",
+            "unread_bytes",
+            f"at least {limits.message_bytes} (message_bytes)",
+        )
     if _scheme(config.redis.url) not in {"redis", "rediss", "unix"}:
         yield "redis", "url", "an address with redis://, rediss:// or unix://"
     if _scheme(database.url) not in {"postgresql", "postgres"}:
@@ -61,12 +69,7 @@ def require_keys(config: Config) -> None:
 
 def _about_server(server: Server, admin: Admin) -> Iterator[tuple[str, str, str]]:
     if not all(map(_is_origin, server.allowed_origins)):
-        yield (
-            "server",
-            "allowed_origins",
-            "scheme://host[:port] as browsers send it: lower case, "
-            "no path, no wildcard, no default port",
-        )
+        yield "server", "allowed_origins", _ORIGIN_WORDS
     if not all(map(_is_network, server.trusted_proxies)):
         yield "server", "trusted_proxies", "addresses or networks such as 10.0.0.0/8"
     if server.tls_certificate and not server.tls_key:

@@ -21,13 +21,13 @@ security=True)``. Event names are constants: what varies is a field.
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
-from structlog.typing import FilteringBoundLogger, WrappedLogger
+from structlog.typing import FilteringBoundLogger
 
 from .config import Log
 from .log_guard import Burst, guarded, scrub, told
@@ -43,34 +43,144 @@ class Output:
     `stream` is standard error, `now` the wall clock in seconds since 1970.
     """
 
-    def __init__(
-        self, config: Log, stream: TextIO, now: Callable[[], float]
-    ) -> None:
-        console = stream.isatty() if config.format == "auto" else (
-            config.format == "console"
-        )
+    def __init__(self, config: Log, stream: TextIO, now: Callable[[], float]) -> None:
         self.lost = 0
         self._stream = stream
         self._now = now
         self._threshold = _LEVELS[config.level]
         self._burst = Burst(config.burst)
-        self._render = (
-            structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)
-            if console
-            else structlog.processors.JSONRenderer()
-        )
+        self._render = _renderer(config.format, stream.isatty())
         # Keys are fetched in a thread, which may log too.
         self._lock = threading.Lock()
 
     def logger(self, **bound: object) -> FilteringBoundLogger:
         """A logger that ends here, with `bound` in each of its lines."""
-        logger: FilteringBoundLogger = structlog.wrap_logger(
-            None,
-            processors=[self._process],
+        logger = structlog.wrap_logger(
+            _Sink(self.write),
+            processors=[_named],
             wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         )
-        return logger.bind(**bound)
+        return cast("FilteringBoundLogger", logger.bind(**bound))
 
     def set_level(self, level: str) -> None:
-        """Change the level of all loggers at once; as in `Log.level`."""
+        """Change the level of all loggers at once; one of `Log.level`."""
         self._threshold = _LEVELS[level]
+
+    def write(self, level: str, event: str, fields: Mapping[str, object]) -> None:
+        """Write one line, unless its level or its flood says otherwise."""
+        if _LEVELS[level] < self._threshold:
+            return
+        now = self._now()
+        with self._lock:
+            if self._burst.admit(event, now):
+                self._line(level, event, fields, now)
+            self._summarise(now)
+
+    def summarise(self) -> None:
+        """Tell what floods have kept back, if it is time; call it every few seconds."""
+        with self._lock:
+            self._summarise(self._now())
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """While inside, the standard library's warnings and errors end here too."""
+        bridge = _Bridge(self)
+        root = logging.getLogger()
+        root.addHandler(bridge)
+        try:
+            yield
+        finally:
+            root.removeHandler(bridge)
+            with self._lock:
+                self._summarise(self._now(), all_of_it=True)
+
+    def _summarise(self, now: float, *, all_of_it: bool = False) -> None:
+        for name, count in self._burst.due(now, all_of_it=all_of_it):
+            self._line("warning", "suppressed", {"lines_of": name, "count": count}, now)
+
+    def _line(
+        self, level: str, event: str, fields: Mapping[str, object], now: float
+    ) -> None:
+        when = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+        try:
+            line = self._render({
+                "timestamp": when.replace("+00:00", "Z"),
+                "level": level,
+                "event": scrub(event),
+                **guarded(fields),
+            })  # fmt: skip
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except Exception:
+            # Whatever is wrong with a line or its stream, serving goes on.
+            self.lost += 1
+
+
+def make_logger(
+    config: Log, stream: TextIO, now: Callable[[], float]
+) -> FilteringBoundLogger:
+    """A logger to `stream` alone; the standard library's are left as they are."""
+    return Output(config, stream, now).logger()
+
+
+class _Sink:
+    """What a bound logger hands its line to."""
+
+    def __init__(self, write: Callable[[str, str, Mapping[str, object]], None]) -> None:
+        self._write = write
+
+    def msg(self, level: str, fields: dict[str, object]) -> None:
+        exc = _exception(fields.pop("exc_info", None))
+        if exc is not None:
+            fields["raised"] = told(exc)
+        self._write(level, str(fields.pop("event", "")), fields)
+
+    debug = info = warning = error = critical = msg
+
+
+class _Bridge(logging.Handler):
+    """From the standard library's logging to an `Output`."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, object] = {}
+        exc = _exception(record.exc_info)
+        if exc is not None:
+            fields["raised"] = told(exc)
+        try:
+            text = record.getMessage()
+        except Exception:
+            text = str(record.msg)
+        fields["text"] = text.partition("\n")[0]
+        level = record.levelname.lower()
+        known = level if level in _LEVELS else "warning"
+        self._output.write(known, record.name, fields)
+
+
+def _named(
+    _: object, level: str, fields: MutableMapping[str, Any]
+) -> tuple[tuple[str, dict[str, object]], dict[str, object]]:
+    """The last processor of structlog's chain: (args, kwargs) for `_Sink.msg`."""
+    return (level, dict(fields)), {}
+
+
+def _exception(exc_info: object) -> BaseException | None:
+    """From any of the forms in which `exc_info` may be given."""
+    if isinstance(exc_info, tuple):
+        return exc_info[1] if isinstance(exc_info[1], BaseException) else None
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    return sys.exc_info()[1] if exc_info else None
+
+
+def _renderer(form: str, is_terminal: bool) -> Callable[[dict[str, object]], str]:
+    if form == "console" or (form == "auto" and is_terminal):
+        console = structlog.dev.ConsoleRenderer(
+            colors=is_terminal, sort_keys=False, pad_event_to=0
+        )
+        return lambda fields: console(None, "", fields)
+    dump = structlog.processors.JSONRenderer()
+    return lambda fields: str(dump(None, "", fields))

@@ -1,4 +1,4 @@
-"""Where values come from: defaults < file (TOML) < environment < flags (spec section 8).
+"""Where values come from: defaults < file < environment < flags (spec section 8).
 
 An unknown key or a bad value is refused before anything starts, in words that name
 the source, the key, the value and what was expected; all mistakes are told at once.
@@ -16,16 +16,16 @@ One key given by two names at once is refused: which of them wins would be a gue
 """
 
 import difflib
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import inspect, structs
+from msgspec import structs
 
 from .config import Config, ConfigError, secret_keys
+from .config_kinds import expected, kinds, read
 from .config_rules import complaints
 from .log import scrub
 
@@ -47,10 +47,6 @@ ALIASES: Mapping[str, Place] = {
 }
 _PREFIX = "TYPELETS_WS_"
 _FILE = "_FILE"
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
-_DECIMAL = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
-_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True,
-             "false": False, "0": False, "no": False, "off": False}  # fmt: skip
 
 
 class Setting(NamedTuple):
@@ -120,11 +116,11 @@ def parse(
             wrong.append(str(mistake))
     if not wrong:
         config = msgspec.convert(sections, Config)
-        for section, key, expected in complaints(config):
+        for section, key, wanted in complaints(config):
             place = section, key
             value = getattr(getattr(config, section), key)
             unset = _Given(place, value, f"{source}: [{section}] {key}")
-            wrong.append(str(_refusal(given.get(place, unset), expected)))
+            wrong.append(str(_refusal(given.get(place, unset), wanted)))
     if wrong:
         raise ConfigError("\n".join(wrong))
     return config
@@ -140,22 +136,11 @@ def describe(config: Config) -> list[Setting]:
 
 
 def _values(config: Config) -> Iterator[tuple[Place, object]]:
-    for section, key in _kinds():
+    for section, key in kinds():
         yield (section, key), getattr(getattr(config, section), key)
 
 
-def _kinds() -> dict[Place, Any]:
-    """The type of every key, in the order of the file."""
-    return {
-        (section.name, field.name): field.type
-        for section in structs.fields(Config)
-        for field in structs.fields(section.type)
-    }
-
-
-def _from_file(
-    tables: Mapping[str, object], source: str
-) -> Iterator[_Given | _Wrong]:
+def _from_file(tables: Mapping[str, object], source: str) -> Iterator[_Given | _Wrong]:
     sections = [field.name for field in structs.fields(Config)]
     for section, keys in tables.items():
         if section not in sections:
@@ -208,10 +193,10 @@ def _content(name: str, path: str) -> str:
 
 def _known(given: _Given) -> _Given | _Wrong:
     section, key = given.place
-    kinds = _kinds()
-    if given.place in kinds:
+    known = kinds()
+    if given.place in known:
         return given
-    keys = [known for where, known in kinds if where == section]
+    keys = [name for where, name in known if where == section]
     if not keys:
         hint = _nearest(section, [field.name for field in structs.fields(Config)])
         return _Wrong(f"{given.where}: unknown section {section!r}; {hint}")
@@ -225,56 +210,21 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def _converted(given: _Given) -> object:
-    kind, value = _kinds()[given.place], given.value
+    kind, value = kinds()[given.place], given.value
     if given.is_text:
-        value = _read(kind, str(value))
+        value = read(kind, str(value))
     if given.place == ("auth", "jwt_key") and isinstance(value, str):
         # Files of environment variables hold a PEM on one line, with written-out \n.
         value = value.replace("\\n", "\n")
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        raise _refusal(given, _expected(kind)) from None
+        raise _refusal(given, expected(kind)) from None
 
 
-def _read(kind: Any, text: str) -> object:
-    """`text` as its type says; unchanged where it cannot be, for convert to refuse."""
-    match inspect.type_info(kind):
-        case inspect.VarTupleType():
-            return [part.strip() for part in text.split(",") if part.strip()]
-        case inspect.BoolType():
-            return _BOOLEANS.get(text.lower(), text)
-        case inspect.IntType():
-            # int() would also take 1_000 and other scripts' digits.
-            return int(text) if _WHOLE.fullmatch(text) else text
-        case inspect.FloatType():
-            return float(text) if _DECIMAL.fullmatch(text) else text
-    return text
-
-
-def _expected(kind: Any) -> str:
-    """What a type accepts, in plain words."""
-    match inspect.type_info(kind):
-        case inspect.LiteralType():
-            return f"one of {', '.join(get_args(kind))}"
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.IntType(ge=low, le=high):
-            return f"a whole number from {low} to {high}"
-        case inspect.FloatType(gt=None, ge=low, le=high):
-            return f"a number from {low:g} to {high:.0f}"
-        case inspect.FloatType(gt=low, le=high):
-            return f"a number above {low:g}, at most {high:.0f}"
-        case inspect.VarTupleType():
-            return "a list of texts, none of them empty"
-        case inspect.StrType(min_length=1):
-            return "a text that is not empty"
-    return "a text"
-
-
-def _refusal(given: _Given, expected: str) -> _Wrong:
+def _refusal(given: _Given, wanted: str) -> _Wrong:
     shown = _shown(given.place, given.value)
-    return _Wrong(f"{given.where} = {shown}: expected {expected}")
+    return _Wrong(f"{given.where} = {shown}: expected {wanted}")
 
 
 def _shown(place: Place, value: object) -> str:

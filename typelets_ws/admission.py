@@ -11,7 +11,7 @@ away what another, half-way in, relies on.
 
 from collections import Counter
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import messages, signing
 from .errors import TOO_MANY_DEVICES, CloseCode, Code, Farewell, Refusal
@@ -66,9 +66,7 @@ class Admission:
     metrics: Metrics
     now_ms: Callable[[], int]
     devices_per_user: int
-
-    def __post_init__(self) -> None:
-        self._holds: Counter[str] = Counter()
+    _holds: Counter[str] = field(default_factory=Counter, init=False)
 
     async def auth(
         self, device: Device, session: Session, message: messages.Auth

@@ -6,7 +6,7 @@ left out rather than refused, as the web client sends some.
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -30,7 +30,7 @@ _UUID: Final = re.compile(
 _text: Final = msgspec.json.Decoder(str)
 _nullable_text: Final = msgspec.json.Decoder(str | None)
 _flag: Final = msgspec.json.Decoder(bool)
-_ALLOWED: Final[Mapping[str, msgspec.json.Decoder[Value]]] = {
+_ALLOWED: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     "title": _text,
     "content": _nullable_text,
     "encryptedTitle": _nullable_text,
@@ -77,9 +77,9 @@ def accepted_changes(
     return accepted, filtered
 
 
-def _value(name: str, raw: Raw, decoder: msgspec.json.Decoder[Value]) -> Value:
+def _value(name: str, raw: Raw, decoder: msgspec.json.Decoder[Any]) -> Value:
     try:
-        value = decoder.decode(raw)
+        value: Value = decoder.decode(raw)
     except (msgspec.DecodeError, RecursionError):
         raise Refusal(Code.INVALID_FIELD, f"Invalid {name}") from None
     if name == "folderId":

@@ -28,6 +28,11 @@ class Device(Protocol):
         """The Clerk session (`sid`) of its newest token."""
         ...
 
+    @property
+    def open(self) -> bool:
+        """False once it is closing or gone."""
+        ...
+
     def push(self, frame: Frame) -> None:
         """Queue a frame; never blocks, never raises."""
         ...

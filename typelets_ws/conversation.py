@@ -1,0 +1,286 @@
+"""The messages of one client, handled strictly in the order they came.
+
+What can be answered at once is answered at once. While one message waits for
+the outside world (a key, Postgres, Redis) those behind it wait in `_inbox`; when
+that holds enough, the link is asked not to read on. A task lives only that long.
+"""
+
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import structlog
+from msgspec import Raw, structs
+
+from . import events, handlers, messages
+from .admission import Admission
+from .convergence import Forgotten, Newest
+from .errors import INVALID_MESSAGE, SIGNATURE_REJECTED, Code, Farewell, Refusal
+from .handlers import Context, Outcome
+from .hub import Device
+from .metrics import Metrics
+from .session import Admitted, Session, SignatureRefusal, State
+from .signing import nonce_digest, nonce_ttl_ms
+
+__all__ = ["Conversation", "Link", "Services"]
+
+INBOX_BYTES: Final = 1_048_576
+INBOX_MESSAGES: Final = 64
+
+
+@dataclass(slots=True)
+class Services:
+    """What every conversation uses; times: `now_ms` wall, `monotonic` seconds."""
+
+    context: Context
+    admission: Admission
+    newest: Newest
+    publish: Callable[[str, bytes], None]
+    spawn: Callable[[Coroutine[Any, Any, None]], object]
+    metrics: Metrics
+    log: structlog.typing.FilteringBoundLogger
+    monotonic: Callable[[], float]
+    inbox_bytes_before_auth: int
+    message_bytes: int
+
+    @property
+    def now_ms(self) -> Callable[[], int]:
+        """Wall clock, ms since the epoch."""
+        return self.context.now_ms
+
+
+class Link(Device, Protocol):
+    """The connection, as the conversation sees it."""
+
+    def say(self, text: bytes) -> None:
+        """Send one message."""
+        ...
+
+    def farewell(self, farewell: Farewell) -> None:
+        """Send the last message, if there is one, and close."""
+        ...
+
+    def authenticated(self) -> None:
+        """The device is in."""
+        ...
+
+    def hold(self, *, held: bool) -> None:
+        """Do not read on, or do again."""
+        ...
+
+
+class Conversation:
+    """One client's messages and their answers."""
+
+    __slots__ = ("_inbox", "_inbox_bytes", "_link", "_services", "busy", "session")
+
+    def __init__(self, link: Link, session: Session, services: Services) -> None:
+        self._link = link
+        self._services = services
+        self.session = session
+        self.busy = False
+        self._inbox: deque[bytes | Refusal] | None = None
+        self._inbox_bytes = 0
+
+    def message(self, data: bytes, *, text: bool) -> None:
+        """Take one whole message; `text` is valid UTF-8."""
+        services = self._services
+        services.metrics.received_bytes.inc(len(data))
+        item: bytes | Refusal = data
+        try:
+            self.session.arrive(len(data), services.now_ms())
+            if not text or not data:
+                item = Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE)
+        except Refusal as refusal:
+            if len(data) <= services.message_bytes:
+                refusal.request_id = messages.request_id(data)
+            item = refusal
+        except Farewell as farewell:
+            self._link.farewell(farewell)
+            return
+        if self.busy:
+            self._wait(item)
+            return
+        admitted = self._admit(item)
+        if admitted is not None:
+            self.busy = True
+            services.spawn(self._work(admitted))
+
+    def _wait(self, item: bytes | Refusal) -> None:
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(item)
+        self._inbox_bytes += len(item) if isinstance(item, bytes) else 0
+        if self._full:
+            self._link.hold(held=True)
+
+    @property
+    def _full(self) -> bool:
+        room = (
+            INBOX_BYTES
+            if self.session.authenticated
+            else self._services.inbox_bytes_before_auth
+        )
+        return self._inbox_bytes > room or len(self._inbox or ()) > INBOX_MESSAGES
+
+    def _admit(self, item: bytes | Refusal) -> Admitted | None:
+        """Let a message in, or answer it at once and return None."""
+        try:
+            if isinstance(item, Refusal):
+                raise item
+            admitted = self.session.admit(item, self._services.now_ms())
+        except Refusal as refusal:
+            self._refuse(refusal, "unknown")
+            return None
+        message = admitted.message
+        if not isinstance(message, messages.Ping):
+            return admitted
+        # A replayed ping harms nobody: no shared nonce, no task.
+        self._reply(handlers.ping(message, self._services.now_ms()))
+        self._services.metrics.messages.labels("ping", "ok").inc()
+        return None
+
+    async def _work(self, first: Admitted) -> None:
+        """Handle `first`, then what has come in meanwhile."""
+        admitted: Admitted | None = first
+        try:
+            while admitted is not None:
+                await self._handle(admitted)
+                admitted = self._next()
+        finally:
+            self.busy = False
+
+    def _next(self) -> Admitted | None:
+        """The next message that needs the outside world; those before are answered."""
+        inbox = self._inbox
+        if inbox is None:
+            return None
+        while inbox and self.session.state is not State.CLOSED:
+            item = inbox.popleft()
+            self._inbox_bytes -= len(item) if isinstance(item, bytes) else 0
+            admitted = self._admit(item)
+            if admitted is not None:
+                return admitted
+        self._inbox = None
+        self._inbox_bytes = 0
+        self._link.hold(held=False)
+        return None
+
+    async def _handle(self, admitted: Admitted) -> None:
+        services, message = self._services, admitted.message
+        name = str(message.__struct_config__.tag)
+        started = services.monotonic()
+        try:
+            await self._use_up_nonce(admitted)
+            if isinstance(message, messages.Auth):
+                await self._auth(message)
+            else:
+                self._apply(
+                    await handlers.handle(services.context, self.session, message)
+                )
+            services.metrics.messages.labels(name, "ok").inc()
+        except Refusal as refusal:
+            self._refuse(refusal, name)
+        except Farewell as farewell:
+            services.metrics.messages.labels(name, farewell.reason).inc()
+            self._link.farewell(farewell)
+        except Exception as exc:  # noqa: BLE001 - a bug of ours ends one message only
+            self._blame_ourselves(exc, message, name)
+        services.metrics.handling.labels(name).observe(services.monotonic() - started)
+
+    async def _use_up_nonce(self, admitted: Admitted) -> None:
+        envelope = admitted.envelope
+        if envelope is None or not self.session.authenticated:
+            return
+        claimed = await self._services.admission.shared.claim_nonce(
+            self.session.user_id,
+            nonce_digest(envelope.nonce),
+            nonce_ttl_ms(envelope.timestamp, self._services.now_ms()),
+        )
+        if not claimed:
+            raise Refusal(
+                Code.SIGNATURE_REJECTED,
+                SIGNATURE_REJECTED,
+                request_id=admitted.message.requestId,
+            )
+
+    async def _auth(self, message: messages.Auth) -> None:
+        before = self.session.authenticated
+        answer = await self._services.admission.auth(self._link, self.session, message)
+        if self.session.authenticated and not before:
+            self._link.authenticated()
+        self._link.say(answer)
+
+    def _apply(self, outcome: Outcome) -> None:
+        """Answer the sender, and send the others their event. No await in here."""
+        reply = outcome.reply
+        if outcome.row is not None and isinstance(reply, messages.NoteUpdateSuccess):
+            reply = self._newest(reply, outcome)
+        if reply is not None:
+            self._reply(reply)
+        if outcome.event is not None:
+            self._services.publish(self.session.user_id, events.encode(outcome.event))
+
+    def _newest(
+        self, reply: messages.NoteUpdateSuccess, outcome: Outcome
+    ) -> messages.NoteUpdateSuccess:
+        """See `convergence`: the reply shows the newest row shown on this process."""
+        if outcome.row is None:
+            return reply
+        key = (self.session.user_id, reply.noteId)
+        try:
+            row = self._services.newest.show(
+                key, outcome.row, self._services.monotonic()
+            )
+        except Forgotten:
+            self._link.ask_resync("conflict", 0)
+            return reply
+        return structs.replace(reply, updatedNote=Raw(row.text))
+
+    def _reply(self, reply: messages.Reply) -> None:
+        self._link.say(messages.encode(reply))
+
+    def _refuse(self, refusal: Refusal, name: str) -> None:
+        services = self._services
+        services.metrics.messages.labels(name, refusal.code).inc()
+        if isinstance(refusal, SignatureRefusal):
+            services.metrics.security_events.labels(
+                f"signature_{refusal.verdict}"
+            ).inc()
+            services.log.warning(
+                "signature_rejected",
+                security=True,
+                verdict=str(refusal.verdict),
+                connection=self.session.connection_id,
+            )
+        elif refusal.correlation_id is not None:
+            services.log.error(
+                "message_failed",
+                type=name,
+                code=str(refusal.code),
+                correlation_id=refusal.correlation_id,
+                cause=str(refusal.__cause__),
+                connection=self.session.connection_id,
+            )
+        self._reply(messages.error(refusal))
+
+    def _blame_ourselves(
+        self, exc: Exception, message: messages.ClientMessage, name: str
+    ) -> None:
+        correlation_id = self._services.context.new_id()
+        self._services.log.error(
+            "internal_error",
+            type=name,
+            correlation_id=correlation_id,
+            connection=self.session.connection_id,
+            exc_info=exc,
+        )
+        self._services.metrics.messages.labels(name, Code.INTERNAL).inc()
+        refusal = Refusal(
+            Code.INTERNAL,
+            "Internal error",
+            correlation_id=correlation_id,
+            request_id=message.requestId,
+        )
+        self._reply(messages.error(refusal))

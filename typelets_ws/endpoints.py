@@ -1,0 +1,129 @@
+"""The HTTP paths beside the WebSocket (spec section 7). No I/O, no waiting.
+
+`/health` is 200 while this code runs at all; `/ready` repeats what the probes
+found; `/websocket/status` shows user ids only to the status token or the admin
+listener; `/metrics` is the admin listener's alone.
+"""
+
+import hmac
+import http
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+
+import msgspec
+from prometheus_client import exposition
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from .hub import Hub
+from .limits import Door
+from .metrics import Metrics
+
+__all__ = ["Endpoints", "Page"]
+
+Page = tuple[str, bytes]
+"""Content type and body."""
+
+
+class Endpoints:
+    """Answers to plain GET requests."""
+
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        metrics: Metrics,
+        status_token: str,
+        complaints: Callable[[], list[str]],
+        draining: Callable[[], bool],
+        door: Callable[[], Door],
+        uptime: Callable[[], float],
+        pages: Mapping[str, Page],
+    ) -> None:
+        """`complaints`: why the daemon is not ready; `uptime` in seconds.
+
+        `pages` are static files by path; only `dev` has any.
+        """
+        self._hub = hub
+        self._metrics = metrics
+        self.status_token = status_token
+        self._complaints = complaints
+        self._draining = draining
+        self._door = door
+        self._uptime = uptime
+        self._pages = pages
+
+    def answer(self, request: Request, *, admin: bool) -> Response | None:
+        """The answer to a request, or None when it is a handshake's.
+
+        Asks for an upgrade, or for a path that is not ours: the handshake judges.
+        """
+        path = request.path.partition("?")[0]
+        if path == "/health":
+            return _json(200, {"status": "ok"})
+        if path == "/ready":
+            reasons = self._complaints()
+            status = 503 if reasons else 200
+            return _json(status, {"ready": not reasons, "reasons": reasons})
+        if path == "/websocket/status":
+            return _json(200, self.status(full=admin or self._shows_users(request)))
+        if admin:
+            return self._admin_page(path, request)
+        if path in self._pages and "Upgrade" not in request.headers:
+            kind, body = self._pages[path]
+            return _response(200, kind, body)
+        return None
+
+    def status(self, *, full: bool) -> Mapping[str, object]:
+        """The figures of `/websocket/status`; user ids only when `full`."""
+        door = self._door()
+        word = "degraded" if self._complaints() else "healthy"
+        users = self._hub.users() if full else ()
+        return {
+            "status": "draining" if self._draining() else word,
+            "connections": {
+                "total": door.total,
+                "authenticated": self._hub.devices,
+                "perUser": [
+                    {"userId": user, "deviceCount": count} for user, count in users
+                ],
+            },
+            "uptime": _in_words(self._uptime()),
+        }
+
+    def _shows_users(self, request: Request) -> bool:
+        given = request.headers.get_all("Authorization")
+        expected = f"Bearer {self.status_token}".encode()
+        return bool(self.status_token) and any(
+            hmac.compare_digest(value.encode(), expected) for value in given
+        )
+
+    def _admin_page(self, path: str, request: Request) -> Response:
+        if path != "/metrics":
+            return _response(404, "text/plain; charset=utf-8", b"Not found.\n")
+        accept = ",".join(request.headers.get_all("Accept"))
+        encoder, kind = exposition.choose_encoder(accept)
+        return _response(200, kind, encoder(self._metrics.registry))
+
+
+def _json(status: int, value: object) -> Response:
+    return _response(status, "application/json", msgspec.json.encode(value))
+
+
+def _response(status: int, kind: str, body: bytes) -> Response:
+    headers = Headers(
+        [
+            ("Date", formatdate(usegmt=True)),
+            ("Connection", "close"),
+            ("Content-Length", str(len(body))),
+            ("Content-Type", kind),
+            ("Cache-Control", "no-store"),
+        ]
+    )
+    return Response(status, http.HTTPStatus(status).phrase, headers, body)
+
+
+def _in_words(seconds: float) -> str:
+    """Hours and minutes: "2h 30m"."""
+    minutes = int(seconds) // 60
+    return f"{minutes // 60}h {minutes % 60}m"

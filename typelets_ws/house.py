@@ -1,0 +1,180 @@
+"""What all connections share, and the decisions made before one is a device.
+
+One `House` per daemon, built by `app`. It knows who is inside, who may come in
+(the caps at the door, the origins), and whose address a proxy speaks for.
+"""
+
+import ipaddress
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+from websockets.exceptions import InvalidOrigin
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import Origin
+
+from .config import Config
+from .conversation import Services
+from .deadlines import Deadlines
+from .endpoints import Endpoints
+from .errors import CloseCode, Farewell
+from .limits import Door, DoorVerdict
+from .metrics import Metrics
+from .outbox import Turn
+
+__all__ = ["House", "Inhabitant"]
+
+HANDSHAKES: Final = 1_000
+"""Sockets beyond the connection limits that may be busy with HTTP; the rest are
+dropped unanswered."""
+RETRY_AFTER_S: Final = "5"
+SECURITY_CLOSES: Final = frozenset({"flood", "other_user", "too_many_devices"})
+
+
+class Inhabitant(Protocol):
+    """A socket, from accept to loss."""
+
+    slot: int
+
+    @property
+    def open(self) -> bool:
+        """True while it is a WebSocket connection and not closing."""
+        ...
+
+    def due(self, now: float) -> float | None:
+        """See `deadlines.Due`."""
+        ...
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Start closing."""
+        ...
+
+
+class House:
+    """Shared by all connections."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        services: Services,
+        endpoints: Endpoints,
+        deadlines: Deadlines,
+        turn: Turn,
+        metrics: Metrics,
+        log: structlog.typing.FilteringBoundLogger,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.services = services
+        self.endpoints = endpoints
+        self.deadlines = deadlines
+        self.turn = turn
+        self.metrics = metrics
+        self.log = log
+        self.monotonic = monotonic
+        self.now_ms = services.now_ms
+        self.new_id = services.context.new_id
+        self.door = Door(config.limits)
+        self.connections: set[Inhabitant] = set()
+        self.draining = False
+        self.reconfigure(config)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take new settings; they hold for handshakes and messages from now on."""
+        self.config = config
+        self.door.reconfigure(config.limits)
+        self._proxies = [
+            ipaddress.ip_network(network) for network in config.server.trusted_proxies
+        ]
+        allowed = [Origin(origin) for origin in config.server.allowed_origins]
+        self.origins = [*allowed, None] if allowed else None
+
+    def enter(self, inhabitant: Inhabitant) -> bool:
+        """A socket was accepted; False when there is no room even to answer it."""
+        limits = self.config.limits
+        room = limits.connections + limits.unauthenticated + HANDSHAKES
+        self.connections.add(inhabitant)
+        return len(self.connections) <= room
+
+    def leave(self, inhabitant: Inhabitant) -> None:
+        """A socket is gone."""
+        self.connections.discard(inhabitant)
+
+    def client_address(self, peer: str, request: Request) -> str:
+        """Whose request it is: the peer's, or whom a trusted proxy speaks for.
+
+        Of X-Forwarded-For the rightmost address that is no trusted proxy counts:
+        what stands left of it came from outside (spec section 1).
+        """
+        if not self._trusted(peer):
+            return peer
+        forwarded = ",".join(request.headers.get_all("X-Forwarded-For"))
+        hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
+        if not hops:
+            hops = request.headers.get_all("X-Real-IP")[-1:]
+        for hop in reversed(hops):
+            if not _is_address(hop):
+                break
+            peer = hop
+            if not self._trusted(hop):
+                break
+        return peer
+
+    def _trusted(self, address: str) -> bool:
+        if not self._proxies or not _is_address(address):
+            return False
+        parsed = ipaddress.ip_address(address)
+        return any(parsed in network for network in self._proxies)
+
+    def admit(self, ws: ServerProtocol, address: str) -> Response | None:
+        """Count a handshake that is otherwise fine; a 503 when it is one too many."""
+        if self.draining:
+            verdict = "draining"
+        else:
+            verdict = self.door.enter(address, self.monotonic())
+            if verdict is DoorVerdict.OPEN:
+                return None
+        self.metrics.evictions.labels(str(verdict)).inc()
+        self.log.warning("handshake_refused", reason=str(verdict), address=address)
+        response = ws.reject(503, "Too busy, come back later.\n")
+        response.headers["Retry-After"] = RETRY_AFTER_S
+        return response
+
+    def observe_handshake(
+        self, ws: ServerProtocol, request: Request, response: Response, address: str
+    ) -> None:
+        """Count a handshake, and tell of a forbidden origin."""
+        self.metrics.handshakes.labels(str(response.status_code)).inc()
+        if isinstance(ws.handshake_exc, InvalidOrigin):
+            self.metrics.security_events.labels("origin").inc()
+            self.log.warning(
+                "origin_refused",
+                security=True,
+                origin=request.headers.get_all("Origin")[:1],
+                address=address,
+            )
+
+    def observe_farewell(
+        self, farewell: Farewell, connection_id: str, address: str
+    ) -> None:
+        """Count a close of ours, and tell of those that may be an attack."""
+        code = str(int(farewell.close_code))
+        self.metrics.closes.labels(code, farewell.reason).inc()
+        if farewell.reason in SECURITY_CLOSES:
+            self.metrics.security_events.labels(farewell.reason).inc()
+            self.log.warning(
+                "connection_refused",
+                security=True,
+                reason=farewell.reason,
+                connection=connection_id,
+                address=address,
+            )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""From an event to the devices: decode, order, frame once, deliver.
+
+Law: whatever a device learns because of somebody else passes `receive`, be it
+published by the REST service, by another process or by this one, so one process
+or ten behave alike. A malformed event is dropped, counted and logged by one
+word; it harms nothing else.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from msgspec import Raw, structs
+
+from . import events, messages
+from .admission import Barred
+from .convergence import Forgotten, Newest, Row, brought_up_to_date, version_of
+from .errors import CloseCode
+from .events import EventRejected, Reason
+from .frames import Frame
+from .hub import Hub
+from .metrics import Metrics
+
+__all__ = ["Relay"]
+
+RESYNC_GAP_S: Final = 0.005
+"""Devices that must fetch anew are told at least this far apart, up to the spread."""
+
+
+@dataclass(slots=True)
+class Relay:
+    """Where events become messages. Times: `now_ms` wall, `monotonic` seconds."""
+
+    hub: Hub
+    newest: Newest
+    barred: Barred
+    remember_revoked: Callable[[str], None]
+    metrics: Metrics
+    log: structlog.typing.FilteringBoundLogger
+    now_ms: Callable[[], int]
+    monotonic: Callable[[], float]
+    random: Callable[[], float]
+    resync_spread_s: float
+    event_bytes: int
+
+    def receive(self, user_id: str, payload: bytes) -> None:
+        """Handle one event of this user. Never raises for what is in the payload."""
+        try:
+            if len(payload) > self.event_bytes:
+                self.resync([user_id], "event_too_large")
+                raise EventRejected(Reason.TOO_LARGE)
+            event = events.decode(payload)
+        except EventRejected as rejected:
+            self.metrics.events.labels("unknown", rejected.reason).inc()
+            self.log.warning("event_dropped", reason=str(rejected.reason))
+            return
+        self.metrics.events.labels(events.name(event), "ok").inc()
+        if isinstance(event, events.Order):
+            self._obey(user_id, event)
+        elif isinstance(event, events.ResyncRequired):
+            self.resync([user_id], event.reason)
+        else:
+            self._deliver(user_id, event)
+
+    def _deliver(self, user_id: str, event: events.Event) -> None:
+        if isinstance(event, events.NoteUpdated):
+            try:
+                event = self._in_order(user_id, event)
+            except Forgotten:
+                self.resync([user_id], "conflict")
+                return
+        now_ms = self.now_ms()
+        published = event.publishedAt
+        timestamp = now_ms if published is None else int(published)
+        frame = Frame(messages.encode(event.message(timestamp)))
+        count = self.hub.deliver(user_id, frame, event.exceptConnectionId)
+        self.metrics.deliveries.inc(count)
+        if published is not None:
+            self.metrics.lag.observe(max(0.0, now_ms - published) / 1000)
+
+    def _in_order(self, user_id: str, event: events.NoteUpdated) -> events.NoteUpdated:
+        """See `convergence`. Raises `Forgotten`."""
+        text = bytes(event.updatedNote)
+        version = event.version or version_of(text)
+        if version is None:
+            return event
+        key = (user_id, event.noteId)
+        row = self.newest.show(key, Row(version, text), self.monotonic())
+        if event.version is None or row.version == version:
+            return event
+        self.metrics.repairs.inc()
+        return structs.replace(
+            event,
+            changes=Raw(brought_up_to_date(bytes(event.changes), row)),
+            updatedNote=Raw(row.text),
+        )
+
+    def _obey(self, user_id: str, order: events.Event) -> None:
+        if isinstance(order, events.SessionRevoked):
+            self.barred.add(order.sessionId, self.now_ms())
+            self.remember_revoked(order.sessionId)
+            for device in self.hub.of_user(user_id):
+                if device.session_id == order.sessionId:
+                    device.close(CloseCode.UNAUTHENTICATED, "session_revoked")
+        else:
+            for device in self.hub.of_user(user_id):
+                device.close(CloseCode.UNAUTHENTICATED, "user_disconnected")
+
+    def resync(self, user_ids: Collection[str], reason: str) -> None:
+        """Tell the users' devices to fetch anew.
+
+        Spread at random over up to `resync_spread_s` seconds when they are many,
+        so that they do not all run to the REST service in the same instant.
+        """
+        devices = [d for user_id in user_ids for d in self.hub.of_user(user_id)]
+        spread = min(self.resync_spread_s, RESYNC_GAP_S * (len(devices) - 1))
+        for device in devices:
+            device.ask_resync(reason, self.random() * max(0.0, spread))

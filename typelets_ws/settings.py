@@ -85,7 +85,7 @@ def load(
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"{path}: cannot be read: {_why(exc)}") from None
-    return parse(text, str(path), environ, flags or {})
+    return parse(text, str(path or "defaults"), environ, flags or {})
 
 
 def parse(

@@ -1,0 +1,53 @@
+# Sourced by the other scripts: the repository's root, a Python, its environment.
+# PYTHON names an interpreter to use as it is, with nothing installed into it.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+die() { echo "$(basename "$0"): $*" >&2; exit 1; }
+
+# Print the first Python on PATH that is new enough.
+base_python() {
+  local name
+  for name in python3 python3.11 python3.12 python3.13 python3.14; do
+    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
+  die "Python 3.11 or newer is missing: apt-get install python3"
+}
+
+# Install Debian packages as root, else say what to type. Refreshes the lists once.
+apt_install() {
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "$(basename "$0"): missing; install with: sudo apt-get install $*" >&2
+    return 1
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  if [ -z "${apt_updated:-}" ]; then
+    apt-get -q update
+    apt_updated=1
+  fi
+  apt-get -q install -y --no-install-recommends "$@"
+}
+
+# Make .venv with the extras in $1, unless it has them as pyproject.toml is now;
+# sets PYTHON.
+make_venv() {
+  [ -z "${PYTHON:-}" ] || return 0
+  local base stamp
+  stamp=".venv/installed-$1-$(sha256sum <pyproject.toml | cut -c1-16)"
+  if ! { [ -e "$stamp" ] && .venv/bin/python -c ''; } 2>/dev/null; then
+    base=$(base_python)
+    # Debian's python3 comes without the parts that make environments.
+    if ! "$base" -c 'import ensurepip, venv' 2>/dev/null; then
+      apt_install python3-venv || die "then run this again"
+    fi
+    [ -x .venv/bin/pip ] && .venv/bin/pip --version >/dev/null 2>&1 ||
+      "$base" -m venv --clear .venv
+    .venv/bin/pip install -q --disable-pip-version-check -e ".[$1]"
+    rm -f ".venv/installed-$1-"*
+    touch "$stamp"
+  fi
+  PYTHON=$PWD/.venv/bin/python
+}

@@ -1,0 +1,217 @@
+"""The REST service's database: who owns what, and the updates of notes.
+
+One statement per operation, each its own transaction (`store_sql`), on connections
+whose every wait is bounded (`store_pool`). This module adds:
+
+- **One locked row costs its user, not the others.** A user has at most a quarter of
+  the pool for updates; whoever is over that waits in line without a connection.
+- **An update that failed or was cancelled may have been written all the same**: the
+  answer got lost, not the statement. Whoever must tell other devices of an update lets
+  it end, which it does within ``wait_ms`` + ``statement_timeout_ms``.
+
+No text of the database leaves this module: callers get a `Reason`; the log gets the
+statement's name and the SQLSTATE.
+"""
+
+import asyncio
+from asyncio import Future
+from collections import Counter, deque
+from collections.abc import Mapping
+
+from . import config, store_sql
+from .log import FilteringBoundLogger
+from .metrics import Metrics
+from .ports import Missing, StoreUnavailable, Updated
+from .store_pool import Failed, ForeignKeyViolation, Pool, Reason, Row
+
+__all__ = ["Reason", "Store"]
+
+
+class Store:
+    """Ownership and updates of notes; fulfils `ports.Store`.
+
+    Every operation ends within ``wait_ms`` + ``statement_timeout_ms`` and raises
+    `StoreUnavailable` with a `Reason` when it could not be done. Ids are UUIDs in
+    canonical text.
+    """
+
+    def __init__(
+        self,
+        settings: config.Database,
+        *,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._wait_s = settings.wait_ms / 1000
+        self._metrics = metrics
+        self._log = log
+        self._up: bool | None = None
+        self._pool = Pool(settings, on_outage=lambda: self._answers(False))
+        self._turns = _Turns(max(1, settings.pool_max // 4), settings.max_waiting)
+        self._timings = {
+            name: metrics.queries.labels(name)
+            for name in ("update_note", "note_owner", "folder_owner", "ping")
+        }
+
+    async def start(self) -> None:
+        """Begin to connect and return at once, whether Postgres is there or not.
+
+        While it is not, every operation makes the pool try again, `ping` among them.
+        """
+        await self._pool.start()
+
+    async def close(self) -> None:
+        """Refuse what waits and what comes; what runs may end."""
+        await self._pool.close()
+
+    async def update_note(
+        self, user_id: str, note_id: str, changes: Mapping[str, str | bool | None]
+    ) -> Updated | Missing:
+        """Write the fields (wire names, checked values) of the user's own note.
+
+        Another user's note or folder is a missing one; a missing note is told before
+        a missing folder. Raises ValueError for fields clients may not change.
+        """
+        if not changes or not changes.keys() <= store_sql.COLUMNS.keys():
+            raise ValueError("no fields, or fields that may not be changed")
+        into_folder = changes.get("folderId") is not None
+        fields = tuple(name for name in store_sql.COLUMNS if name in changes)
+        query = store_sql.update_note(fields, into_folder=into_folder)
+        params = {**changes, "note": note_id, "user": user_id}
+        try:
+            found = await self._update(user_id, query, params)
+        except ForeignKeyViolation:
+            return Missing.FOLDER
+        if found is None:
+            return Missing.NOTE
+        row, updated_at, note_missing = found
+        if row is None:
+            return Missing.NOTE if note_missing else Missing.FOLDER
+        return Updated(row, updated_at)
+
+    async def note_owner(self, note_id: str) -> str | None:
+        """The user the note belongs to; None when there is no such row."""
+        return await self._owner("note_owner", store_sql.NOTE_OWNER, note_id)
+
+    async def folder_owner(self, folder_id: str) -> str | None:
+        """The user the folder belongs to; None when there is no such row."""
+        return await self._owner("folder_owner", store_sql.FOLDER_OWNER, folder_id)
+
+    async def ping(self) -> bool:
+        """Whether Postgres answers; for readiness, and to end an outage."""
+        try:
+            await self._ask("ping", store_sql.ALIVE, {}, self._give_up())
+        except StoreUnavailable:
+            return False
+        return True
+
+    def observe_pool(self) -> None:
+        """Copy the pool's statistics to the metrics; for the periodic sweep."""
+        for stat, value in self._pool.stats().items():
+            self._metrics.postgres_pool.labels(stat).set(value)
+
+    def _give_up(self) -> float:
+        return asyncio.get_running_loop().time() + self._wait_s
+
+    async def _owner(self, name: str, query: bytes, row_id: str) -> str | None:
+        found = await self._ask(name, query, {"id": row_id}, self._give_up())
+        return found[0] if found else None
+
+    async def _update(
+        self, user_id: str, query: bytes, params: Mapping[str, object]
+    ) -> Row | None:
+        give_up = self._give_up()
+        if not await self._turns.take(user_id, give_up):
+            raise self._unavailable("update_note", Failed(Reason.POOL_FULL))
+        try:
+            return await self._ask("update_note", query, params, give_up)
+        finally:
+            self._turns.give_back(user_id)
+
+    async def _ask(
+        self, name: str, query: bytes, params: Mapping[str, object], give_up: float
+    ) -> Row | None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            found = await self._pool.first_row(query, params, give_up)
+        except Failed as failed:
+            raise self._unavailable(name, failed) from None
+        finally:
+            self._timings[name].observe(loop.time() - began)
+        self._answers(True)
+        return found
+
+    def _unavailable(self, name: str, failed: Failed) -> StoreUnavailable:
+        self._metrics.query_failures.labels(failed.reason).inc()
+        if failed.reason is Reason.DISCONNECTED:
+            self._answers(False)
+        self._log.warning(
+            "statement_failed",
+            statement=name,
+            reason=str(failed.reason),
+            sqlstate=failed.sqlstate,
+        )
+        return StoreUnavailable(failed.reason)
+
+    def _answers(self, up: bool) -> None:
+        if up is not self._up:
+            self._up = up
+            self._metrics.postgres_up.set(up)
+            self._log.info("postgres_answers" if up else "postgres_unreachable")
+
+
+class _Turns:
+    """At most `each` at once for one user; in all, at most `room` wait in line."""
+
+    def __init__(self, each: int, room: int) -> None:
+        self._each = each
+        self._room = room
+        self._busy: Counter[str] = Counter()
+        self._lines: dict[str, deque[Future[None]]] = {}
+        self._waiting = 0
+
+    async def take(self, user_id: str, give_up: float) -> bool:
+        """Wait for a turn until `give_up` (loop time); False when there was none."""
+        if self._busy[user_id] < self._each:
+            self._busy[user_id] += 1
+            return True
+        if self._waiting >= self._room:
+            return False
+        turn: Future[None] = asyncio.get_running_loop().create_future()
+        line = self._lines.setdefault(user_id, deque())
+        line.append(turn)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout_at(give_up):
+                await turn
+        except TimeoutError:
+            return _granted(turn)  # it may have come at the very last moment
+        except asyncio.CancelledError:
+            if _granted(turn):
+                self.give_back(user_id)
+            raise
+        finally:
+            self._waiting -= 1
+            self._leave(user_id, turn)
+        return True
+
+    def give_back(self, user_id: str) -> None:
+        """End a turn; the next in line has it at once."""
+        for turn in self._lines.get(user_id, ()):
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._busy[user_id] -= 1
+        if not self._busy[user_id]:
+            del self._busy[user_id]
+
+    def _leave(self, user_id: str, turn: Future[None]) -> None:
+        line = self._lines[user_id]
+        line.remove(turn)
+        if not line:
+            del self._lines[user_id]
+
+
+def _granted(turn: Future[None]) -> bool:
+    return turn.done() and not turn.cancelled()

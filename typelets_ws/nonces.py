@@ -1,0 +1,133 @@
+"""Each signed message counts once: which nonces of a user were used.
+
+A nonce is remembered until a message with its timestamp is too old to be accepted,
+whatever happens to the connection, and is never pushed out earlier: over the bound new
+ones are refused. The bound is per user, so nobody's nonces push out another's.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from hashlib import blake2b
+from math import ceil
+from typing import Final
+from weakref import WeakValueDictionary
+
+__all__ = [
+    "MAX_AGE_MS",
+    "NonceMemory",
+    "NonceRegistry",
+    "NonceVerdict",
+    "nonce_digest",
+    "nonce_ttl_ms",
+]
+
+MAX_AGE_MS: Final = 300_000
+_BUCKET_MS: Final = 10_000
+
+
+class NonceVerdict(StrEnum):
+    """Whether a nonce may be used."""
+
+    FRESH = "fresh"
+    USED = "used"
+    FULL = "full"
+
+
+def nonce_digest(nonce: str) -> bytes:
+    """The 16 bytes that stand for a nonce, however long a client makes it."""
+    return blake2b(nonce.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def nonce_ttl_ms(timestamp_ms: float, now_ms: int) -> int:
+    """How long a memory shared by several hosts has to keep a nonce.
+
+    Ten seconds longer than our own clock says, for the hosts whose clocks are behind.
+    """
+    return max(1, ceil(timestamp_ms + MAX_AGE_MS + _BUCKET_MS - now_ms))
+
+
+class NonceMemory:
+    """The nonces of one user that can still be replayed; at most `limit`.
+
+    Each is kept in a bucket of ten seconds by the moment from which its message is too
+    old anyway, so that the expired ones go a bucket at a time, up to ten seconds late.
+    `keep` is called before a memory that was empty takes its first nonce.
+    """
+
+    __slots__ = ("__weakref__", "_buckets", "_keep", "_limit", "_size", "_swept")
+
+    def __init__(
+        self, limit: int, keep: "Callable[[NonceMemory], None] | None" = None
+    ) -> None:
+        self._limit = limit
+        self._keep = keep
+        self._buckets: dict[int, set[bytes]] = {}
+        self._size = 0
+        self._swept = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def claim(self, nonce: str, timestamp_ms: float, now_ms: int) -> NonceVerdict:
+        """Use up a nonce. USED whatever its timestamp was; FULL forgets nothing.
+
+        The timestamp must be one that `check_age` accepts.
+        """
+        self.expire(now_ms)
+        key = nonce_digest(nonce)
+        for bucket in self._buckets.values():
+            if key in bucket:
+                return NonceVerdict.USED
+        if self._size >= self._limit:
+            return NonceVerdict.FULL
+        if not self._size and self._keep is not None:
+            self._keep(self)
+        last = int((timestamp_ms + MAX_AGE_MS) // _BUCKET_MS)
+        self._buckets.setdefault(last, set()).add(key)
+        self._size += 1
+        return NonceVerdict.FRESH
+
+    def expire(self, now_ms: int) -> None:
+        """Forget the buckets whose last moment has passed."""
+        current = now_ms // _BUCKET_MS
+        if current == self._swept:
+            return
+        self._swept = current
+        for last in [last for last in self._buckets if last < current]:
+            self._size -= len(self._buckets.pop(last))
+
+
+class NonceRegistry:
+    """The nonce memories of all users, `limit` nonces each.
+
+    A memory is the same one for all connections of a user. It lives while a connection
+    holds it, so a connection may keep what `of` returns, and while it has nonces that
+    count, so a replay after a reconnect is noticed too. Each `of` looks at two of the
+    memories with nonces and lets the expired ones go: there are never many more of
+    them than users that count.
+    """
+
+    __slots__ = ("_known", "_limit", "_live")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: WeakValueDictionary[str, NonceMemory] = WeakValueDictionary()
+        self._live: OrderedDict[str, NonceMemory] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(self, user_id: str, now_ms: int) -> NonceMemory:
+        """The memory of this user."""
+        for _ in range(min(2, len(self._live))):
+            user, memory = self._live.popitem(last=False)
+            memory.expire(now_ms)
+            if len(memory):
+                self._live[user] = memory
+        known = self._known.get(user_id)
+        if known is None:
+            known = NonceMemory(self._limit, partial(self._live.__setitem__, user_id))
+            self._known[user_id] = known
+        return known

@@ -1,0 +1,265 @@
+"""Whether a Clerk session token holds, and for whom it speaks (spec section 2).
+
+Order of judgement: shape, header, signature, then claims; nothing a forger wrote is
+looked at before the signature, so a forged expired token is not told that it is
+expired. Among the claims what no fresh token would cure comes first, time last.
+
+The algorithm is RS256 whatever the header says. PyJWT verifies the signature and
+reads keys. Its `decode` is not used: it takes apart the header a second time and
+looks at each base64 character in Python, which costs more than the RSA arithmetic.
+The tests hold that nothing passes here that PyJWT's own `decode` would refuse.
+
+A token whose key is at hand is judged without giving up the event loop. Which key,
+and when new ones are fetched: `keys`.
+"""
+
+import asyncio
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
+
+import msgspec
+from jwt.algorithms import RSAAlgorithm
+from msgspec import UNSET, UnsetType
+from structlog.typing import FilteringBoundLogger
+
+from .config import Auth
+from .keys import FetchedKeys, FixedKey, Keys, http_fetch
+from .metrics import Metrics
+from .ports import Identity, RejectReason, TokenRejected
+
+__all__ = ["Clerk"]
+
+_LONGEST_TOKEN = 16_384
+_LONGEST_ID = 256
+_MACHINE = "cl_B7d4PD333AAA"
+"""Clerk's mark on machine-to-machine tokens, signed by the same key (its SDK)."""
+_T = TypeVar("_T")
+_RS256 = RSAAlgorithm(RSAAlgorithm.SHA256)
+
+
+class _Header(msgspec.Struct):
+    """What of a JOSE header matters here; Clerk adds others, `oiat` for one."""
+
+    alg: str | UnsetType = UNSET
+    kid: str | UnsetType = UNSET
+    typ: str | UnsetType = UNSET
+    cat: object = UNSET
+    crit: object = UNSET
+    b64: object = UNSET
+
+
+class _Claims(msgspec.Struct):
+    """The claims looked at; as floats msgspec takes finite numbers only, no bool."""
+
+    exp: float | UnsetType = UNSET
+    iat: float | UnsetType = UNSET
+    nbf: float | UnsetType = UNSET
+    sub: object = UNSET
+    iss: object = UNSET
+    azp: object = UNSET
+    sid: object = UNSET
+
+
+class _Parts(NamedTuple):
+    kid: str | None
+    signed: bytes
+    payload: bytes
+    signature: bytes
+
+
+class Clerk:
+    """Judges tokens. Use as an async context manager: it keeps the keys fresh.
+
+    `now` is the wall clock, `monotonic` a clock that is never set back, both in
+    seconds. `fetch` brings a JWK set in place of HTTP. Raises `ValueError` when
+    `config.jwt_key` is set to something that is no RSA public key.
+    """
+
+    def __init__(
+        self,
+        config: Auth,
+        *,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        fetch: Callable[[], Awaitable[bytes]] | None = None,
+    ) -> None:
+        self._config = config
+        self._now = now
+        self._monotonic = monotonic
+        self._metrics = metrics
+        self._log = log
+        self._fetch = fetch
+        self._group: asyncio.TaskGroup | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._keys = self._keys_for(config)
+
+    async def __aenter__(self) -> Self:
+        self._group = await asyncio.TaskGroup().__aenter__()
+        self._refreshing = self._group.create_task(self._keys.run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        group, self._group = self._group, None
+        if group is None or self._refreshing is None:
+            return
+        self._refreshing.cancel()
+        # What the body raised goes on as it is, not wrapped in a group.
+        await group.__aexit__(None, None, None)
+
+    def reconfigure(self, config: Auth) -> None:
+        """Go by other settings from the next token on; no connection is touched.
+
+        Keys are fetched anew only when their source changed. Raises `ValueError` for
+        a bad `jwt_key`; then all stays as it was.
+        """
+        if _source(config) != _source(self._config):
+            self._keys = self._keys_for(config)
+            if self._group is not None and self._refreshing is not None:
+                self._refreshing.cancel()
+                self._refreshing = self._group.create_task(self._keys.run())
+        self._config = config
+
+    async def verify(self, token: str) -> Identity:
+        """Return whom the token speaks for. Raises `TokenRejected`, nothing else."""
+        parts = _parts(token)
+        keys = self._keys
+        try:
+            _check_signature(parts, keys)
+        except TokenRejected:
+            if not await keys.renewed():
+                raise
+            _check_signature(parts, keys)
+        claims = _decode(parts.payload, _Claims, RejectReason.BAD_CLAIM)
+        now = self._now()
+        identity = _identity(claims, self._config, now)
+        self._metrics.token_age.observe(now - identity.issued_at)
+        return identity
+
+    def _keys_for(self, config: Auth) -> Keys:
+        if config.jwt_key:
+            return FixedKey(config.jwt_key)
+        # The secret is for Clerk's Backend API and nobody else.
+        url, secret = config.jwks_url, ""
+        if not url:
+            url, secret = config.api_url.rstrip("/") + "/jwks", config.secret_key
+        return FetchedKeys(
+            self._fetch or http_fetch(url, secret, self._monotonic),
+            cache_s=config.key_cache_s,
+            refetch_s=config.key_refetch_s,
+            monotonic=self._monotonic,
+            metrics=self._metrics,
+            log=self._log,
+        )
+
+
+def _source(config: Auth) -> tuple[object, ...]:
+    return (
+        config.jwt_key,
+        config.jwks_url,
+        config.api_url,
+        config.secret_key,
+        config.key_cache_s,
+        config.key_refetch_s,
+    )
+
+
+def _parts(token: str) -> _Parts:
+    if len(token) > _LONGEST_TOKEN:
+        raise TokenRejected(RejectReason.MALFORMED)
+    segments = token.split(".", 3)
+    if len(segments) != 3:
+        raise TokenRejected(RejectReason.MALFORMED)
+    head, payload, signature = map(_unbase64, segments)
+    kid = _kid(_decode(head, _Header, RejectReason.MALFORMED))
+    signed = token.rpartition(".")[0].encode()
+    return _Parts(kid, signed, payload, signature)
+
+
+def _unbase64(segment: str) -> bytes:
+    try:
+        raw = urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    except ValueError:
+        raise TokenRejected(RejectReason.MALFORMED) from None
+    # The library skips what it does not know; there is one spelling of each token.
+    if urlsafe_b64encode(raw).rstrip(b"=") != segment.encode():
+        raise TokenRejected(RejectReason.MALFORMED)
+    return raw
+
+
+def _decode(raw: bytes, kind: type[_T], otherwise: RejectReason) -> _T:
+    try:
+        # From text, as msgspec takes bytes for UTF-8 without a look.
+        return msgspec.json.decode(raw.decode(), type=kind)
+    except msgspec.ValidationError:
+        raise TokenRejected(otherwise) from None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise TokenRejected(RejectReason.MALFORMED) from None
+
+
+def _kid(header: _Header) -> str | None:
+    if header.alg != "RS256":
+        raise TokenRejected(RejectReason.BAD_ALGORITHM)
+    # Extensions that must be understood, and none is (RFC 7515, RFC 7797).
+    if header.crit is not UNSET or header.b64 is not UNSET:
+        raise TokenRejected(RejectReason.MALFORMED)
+    # at+jwt is an OAuth token that a user gave to somebody else's application.
+    if header.typ is not UNSET and header.typ.upper() != "JWT":
+        raise TokenRejected(RejectReason.WRONG_CATEGORY)
+    if header.cat == _MACHINE:
+        raise TokenRejected(RejectReason.WRONG_CATEGORY)
+    return None if header.kid is UNSET else header.kid
+
+
+def _check_signature(parts: _Parts, keys: Keys) -> None:
+    key = keys.find(parts.kid)
+    if not _RS256.verify(parts.signed, key, parts.signature):
+        raise TokenRejected(RejectReason.BAD_SIGNATURE)
+
+
+def _identity(claims: _Claims, config: Auth, now: float) -> Identity:
+    exp, iat, nbf = claims.exp, claims.iat, claims.nbf
+    if exp is UNSET or iat is UNSET or nbf is UNSET or claims.sub is UNSET:
+        raise TokenRejected(RejectReason.MISSING_CLAIM)
+    user_id = _user_id(claims.sub)
+    session_id = _session_id(claims.sid)
+    _check_origin(claims, config)
+    if exp <= now - config.leeway_s:
+        raise TokenRejected(RejectReason.EXPIRED)
+    if nbf > now + config.leeway_s:
+        raise TokenRejected(RejectReason.NOT_ACTIVE_YET)
+    if iat > now + config.leeway_s:
+        raise TokenRejected(RejectReason.ISSUED_IN_FUTURE)
+    return Identity(user_id, session_id, iat, exp)
+
+
+def _user_id(sub: object) -> str:
+    # It becomes part of channel names, keys and log lines.
+    if not isinstance(sub, str) or not 0 < len(sub) <= _LONGEST_ID:
+        raise TokenRejected(RejectReason.BAD_SUBJECT)
+    if not sub.isprintable() or " " in sub:
+        raise TokenRejected(RejectReason.BAD_SUBJECT)
+    return sub
+
+
+def _session_id(sid: object) -> str | None:
+    if sid is UNSET:
+        return None
+    if not isinstance(sid, str) or not 0 < len(sid) <= _LONGEST_ID:
+        raise TokenRejected(RejectReason.BAD_CLAIM)
+    return sid
+
+
+def _check_origin(claims: _Claims, config: Auth) -> None:
+    if config.issuer and claims.iss != config.issuer:
+        raise TokenRejected(RejectReason.WRONG_ISSUER)
+    if config.authorized_parties and claims.azp not in config.authorized_parties:
+        raise TokenRejected(RejectReason.WRONG_PARTY)

@@ -38,7 +38,8 @@ FLOORS = {
     ),
     "rules": floor(
         1,
-        "session signing nonces javascript limits deadlines convergence fields frames",
+        """session signing nonces javascript limits deadlines liveness convergence
+        fields frames""",
     ),
     "behaviour": floor(2, "hub handlers admission"),
     "sockets": floor(
@@ -46,8 +47,8 @@ FLOORS = {
     ),
     "outside": floor(
         3,
-        """store store_pool store_sql bus shared_limits clerk redis_link subscriber
-        keys""",
+        """store store_pool store_sql bus shared_limits clerk keys subscriber
+        redis_link redis_commands redis_upkeep""",
     ),
     "assembly": floor(4, "app"),
     "doors": floor(5, "cli dev __main__"),

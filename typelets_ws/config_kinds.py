@@ -4,6 +4,8 @@ The words are made from the types, so that a refusal cannot contradict the rule.
 """
 
 import re
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, get_args
 
 from msgspec import inspect, structs
@@ -18,7 +20,8 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True,
              "false": False, "0": False, "no": False, "off": False}  # fmt: skip
 
 
-def kinds() -> dict[tuple[str, str], Any]:
+@cache
+def kinds() -> Mapping[tuple[str, str], Any]:
     """The type of every (section, key), in the order of the file."""
     return {
         (section.name, field.name): field.type

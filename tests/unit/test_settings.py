@@ -291,6 +291,7 @@ def told(text: str, environ: dict[str, str]) -> str:
     return ""
 
 
+@settings(max_examples=50)
 @given(st.text(), st.sampled_from(sorted(kinds())))
 def test_any_text_is_taken_or_refused_in_words(text: str, place: Place) -> None:
     said = told("", {f"TYPELETS_WS_{place[0]}_{place[1]}".upper(): text})

@@ -48,7 +48,7 @@ FLOORS = {
     "outside": floor(
         3,
         """store store_pool store_sql bus shared_limits clerk keys subscriber
-        redis_link redis_commands redis_upkeep""",
+        redis_link redis_commands redis_upkeep publishing probe""",
     ),
     "assembly": floor(4, "app"),
     "doors": floor(5, "cli dev __main__"),

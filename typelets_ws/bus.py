@@ -1,0 +1,144 @@
+"""The one road between processes: users' events out to Redis and in from it.
+
+Law: nothing is lost silently. Each event published either comes back to every
+process that wants its user, or somebody is told: `on_gap` on the receiving side,
+`on_unpublished` and a resynchronisation on the sending side.
+
+`Subscriber` hears, `Publishing` speaks, over two connections; `Probe` speaks on one
+and listens on the other. `run` owns the tasks of all of them. The command link is
+lent to `shared_limits`.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from .config import Redis as Config
+from .log import FilteringBoundLogger
+from .metrics import Metrics
+from .probe import Probe
+from .publishing import EVERYBODY, OnUnpublished, Publishing
+from .redis_commands import CommandLink
+from .redis_link import Redis, RedisUnavailable
+from .redis_upkeep import Outage, Upkeep
+from .subscriber import OnEvent, OnGap, Subscriber
+
+__all__ = ["Bus"]
+
+
+class Bus:
+    """Users' events. Make it in a running loop, then keep `run` running.
+
+    `clock` is the wall clock and `monotonic` the other one, both in seconds.
+    `on_event(user_id, payload)` is called in order and must be quick.
+    `on_gap(user_ids, reason)` names users who may have missed events; reasons:
+    ``lost timeout deaf garbled unexpected readonly`` (how the last connection
+    ended), ``unreachable`` (there was none yet), ``publish_failed`` (another process
+    could not publish). `on_unpublished`: see `Publishing`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        chance: random.Random,
+        on_event: OnEvent,
+        on_gap: OnGap,
+        on_unpublished: OnUnpublished,
+    ) -> None:
+        redis = Redis(config.url, config.connect_timeout_s)
+        outage = Outage(metrics, log, monotonic)
+        self._log = log
+        self._metrics = metrics
+        self._on_gap = on_gap
+        self.commands = CommandLink(
+            config,
+            Upkeep("commands", redis, outage, chance),
+            metrics=metrics,
+            log=log,
+        )
+        channel = f"{config.prefix}probe:{chance.getrandbits(64):016x}".encode()
+        self._probe = Probe(
+            config,
+            channel,
+            monotonic=monotonic,
+            metrics=metrics,
+            every_time=self._often,
+        )
+        self._publishing = Publishing(
+            config,
+            self.commands,
+            clock=clock,
+            metrics=metrics,
+            log=log,
+            on_unpublished=on_unpublished,
+        )
+        self._subscriber = Subscriber(
+            config,
+            Upkeep("events", redis, outage, chance),
+            metrics=metrics,
+            log=log,
+            on_event=on_event,
+            on_gap=on_gap,
+            internal={
+                channel: self._probe.heard,
+                f"{config.prefix}control".encode(): self._told,
+            },
+            on_listening=self._probe.soon,
+        )
+        self.commands.when_up(self._publishing.repair)
+        self.commands.when_up(self._probe.soon)
+        self.commands.when_demoted(lambda: self._subscriber.replace("readonly"))
+
+    @property
+    def listening(self) -> bool:
+        """True while connected with all subscriptions confirmed."""
+        return self._subscriber.listening
+
+    def probe_age(self) -> float | None:
+        """Seconds since a probe last came back through Redis; None: never yet."""
+        return self._probe.age()
+
+    async def subscribe(self, user_id: str) -> bool:
+        """Hear the user's events: see `Subscriber.subscribe`."""
+        return await self._subscriber.subscribe(user_id)
+
+    def unsubscribe(self, user_id: str) -> None:
+        """Stop hearing the user, after a while."""
+        self._subscriber.unsubscribe(user_id)
+
+    def publish(self, user_id: str, event: bytes) -> None:
+        """Send one event to every process: see `Publishing.publish`."""
+        self._publishing.publish(user_id, event)
+
+    async def flush(self) -> bool:
+        """Wait for Redis' answers to all that was published. False: not all came."""
+        try:
+            await self.commands.call(b"PING")
+        except RedisUnavailable:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Keep both links and the probe until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.commands.run())
+            group.create_task(self._subscriber.run())
+            group.create_task(self._probe.run(self.commands, self._subscriber))
+
+    def _often(self) -> None:
+        self.commands.count()
+        self._publishing.repair()
+
+    def _told(self, payload: bytes) -> None:
+        """A message on the control channel."""
+        if payload != EVERYBODY:
+            self._metrics.events.labels(event="unknown", result="refused").inc()
+            self._log.warning("control_message_refused", size=len(payload))
+            return
+        self._metrics.gaps.labels(reason="publish_failed").inc()
+        self._on_gap(list(self._subscriber.users), "publish_failed")

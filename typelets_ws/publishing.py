@@ -1,0 +1,157 @@
+"""Publishing users' events, and making good what could not be published.
+
+Law: events reach Redis in the order of `publish`; every event Redis did not surely
+take is handed to `on_unpublished`, in the same order, and its user is told to
+resynchronise, on every process, once Redis is back. Duplicates are harmless,
+silence is not.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import hiredis
+import msgspec
+
+from .config import Redis as Config
+from .log import FilteringBoundLogger
+from .metrics import Metrics
+from .redis_commands import CommandLink
+from .redis_link import RedisUnavailable, redis_key
+
+__all__ = ["EVERYBODY", "OnUnpublished", "Publishing"]
+
+OnUnpublished = Callable[[str, bytes, str], None]
+
+MOST_BYTES = 64 * 1_048_576
+"""Events are up to 1 MiB: their number alone would not bound the memory."""
+REPAIR_BATCH = 256
+EVERYBODY = b'{"event":"resync_everybody","reason":"publish_failed"}'
+"""On the control channel, when more users are concerned than are remembered."""
+
+
+class Publishing:
+    """The way out. `clock` is the wall clock in seconds.
+
+    `on_unpublished(user_id, event, reason)`, reason as in `RedisUnavailable` or
+    ``refused`` (Redis answered with an error): the event may still be delivered to
+    the devices on this process. With ``full`` earlier events are still on their
+    way, so that what is delivered then overtakes them; the resynchronisation that
+    follows sets it right.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        commands: CommandLink,
+        *,
+        clock: Callable[[], float],
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        on_unpublished: OnUnpublished,
+    ) -> None:
+        self._most = config.publish_queue
+        self._users = f"{config.prefix}user:".encode()
+        self._control = f"{config.prefix}control".encode()
+        self._commands = commands
+        self._clock = clock
+        self._metrics = metrics
+        self._log = log
+        self._on_unpublished = on_unpublished
+        self._waiting = 0
+        self._waiting_bytes = 0
+        # A dict for its order: who was hit first is made good first.
+        self._owed: dict[str, None] = {}
+        self._owed_everybody = False
+        self._repairing = 0
+
+    @property
+    def owed(self) -> int:
+        """Users who have yet to be told to resynchronise."""
+        return len(self._owed)
+
+    def publish(self, user_id: str, event: bytes) -> None:
+        """Send one event to all processes. Never raises, never waits."""
+        if self._waiting >= self._most or self._waiting_bytes + len(event) > MOST_BYTES:
+            self._failed(user_id, event, "full")
+            return
+        self._waiting += 1
+        self._waiting_bytes += len(event)
+        self._commands.send(
+            partial(self._answered, user_id, event),
+            b"PUBLISH",
+            redis_key(self._users, user_id),
+            event,
+        )
+
+    def repair(self) -> None:
+        """Tell those who missed events of ours; called while Redis is up."""
+        if self._repairing or not self._commands.up:
+            return
+        if self._owed_everybody:
+            self._owed_everybody = False
+            self._repairing = 1
+            self._commands.send(
+                self._everybody_told, b"PUBLISH", self._control, EVERYBODY
+            )
+            return
+        some = list(self._owed)[:REPAIR_BATCH]
+        self._repairing = len(some)
+        event = self._resync_required() if some else b""
+        for user_id in some:
+            del self._owed[user_id]
+            channel = redis_key(self._users, user_id)
+            self._commands.send(
+                partial(self._told, user_id), b"PUBLISH", channel, event
+            )
+
+    def _answered(self, user_id: str, event: bytes, reply: Any) -> None:
+        self._waiting -= 1
+        self._waiting_bytes -= len(event)
+        if reply.__class__ is not int:
+            self._failed(user_id, event, _word(reply))
+
+    def _failed(self, user_id: str, event: bytes, reason: str) -> None:
+        self._metrics.publish_failures.labels(reason=reason).inc()
+        self._owe(user_id)
+        try:
+            self._on_unpublished(user_id, event, reason)
+        except Exception:
+            self._log.exception("unpublished_handler_failed")
+
+    def _owe(self, user_id: str) -> None:
+        if self._owed_everybody:
+            return
+        self._owed[user_id] = None
+        if len(self._owed) > self._most:
+            self._owed.clear()
+            self._owed_everybody = True
+
+    def _told(self, user_id: str, reply: Any) -> None:
+        self._repairing -= 1
+        if isinstance(reply, Exception):
+            self._owe(user_id)
+        elif not self._repairing:
+            self.repair()
+
+    def _everybody_told(self, reply: Any) -> None:
+        self._repairing = 0
+        if isinstance(reply, Exception):
+            self._owed.clear()
+            self._owed_everybody = True
+        else:
+            self.repair()
+
+    def _resync_required(self) -> bytes:
+        return msgspec.json.encode({
+            "event": "resync_required",
+            "reason": "publish_failed",
+            "publishedAt": int(self._clock() * 1000),
+        })  # fmt: skip
+
+
+def _word(reply: object) -> str:
+    if isinstance(reply, RedisUnavailable):
+        return reply.reason
+    assert isinstance(reply, hiredis.ReplyError)
+    return "refused"

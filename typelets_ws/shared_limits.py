@@ -1,0 +1,240 @@
+"""What is counted over all processes: a user's devices, nonces, barred sessions.
+
+Theory of operation. A user's devices are a Redis set of ``<era>:<connection>``. An
+era is one stretch of this process with an unbroken link; its key is a lease, renewed
+each third of its time. Members whose era has no key count for nothing and are
+dropped when somebody looks: 10 000 devices cost one renewal, and a killed process'
+places come free by themselves.
+
+Law: whatever happened to the link, the next era tells the truth. It begins by ending
+the last one and registering every device that is here, so a lost release, an
+unanswered acquire and a Redis that has forgotten everything need no thought of their
+own. While Redis is away everything is granted: the process' own limits hold.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from math import ceil
+from typing import Any, Final
+
+import hiredis
+
+from .config import Redis as Config
+from .log import FilteringBoundLogger
+from .metrics import Metrics
+from .ports import Place
+from .redis_commands import CommandLink, Then
+from .redis_link import RedisUnavailable, redis_key
+
+__all__ = ["SharedLimits"]
+
+ACQUIRE: Final = b"""
+if ARGV[4] ~= '' and redis.call('EXISTS', ARGV[4]) == 1 then return -1 end
+local held, eras = 0, {}
+for _, member in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local era = string.sub(member, 1, 16)
+  if eras[era] == nil then eras[era] = redis.call('EXISTS', ARGV[1] .. era) end
+  if member == ARGV[2] then return 1 end
+  if eras[era] == 1 then held = held + 1
+  else redis.call('SREM', KEYS[1], member) end
+end
+if held >= tonumber(ARGV[3]) then return 0 end
+redis.call('SADD', KEYS[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+return 1
+"""
+ACQUIRE_SHA: Final = hashlib.sha1(ACQUIRE, usedforsecurity=False).hexdigest()
+ANSWERS: Final = {1: Place.GRANTED, 0: Place.FULL, -1: Place.REVOKED}
+FORGOTTEN_AFTER_S: Final = 3600
+"""A user's set lives this long unless touched; each is touched three times in it."""
+BATCH: Final = 256
+
+
+class SharedLimits:
+    """Limits over all processes; see `ports.SharedLimits`. `run` renews the lease."""
+
+    def __init__(
+        self,
+        config: Config,
+        devices_per_user: int,
+        commands: CommandLink,
+        *,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        chance: random.Random,
+    ) -> None:
+        self._config = config
+        self._limit = devices_per_user
+        self._commands = commands
+        self._metrics = metrics
+        self._log = log
+        self._chance = chance
+        self._eras = f"{config.prefix}era:".encode()
+        self._devices = f"{config.prefix}devices:".encode()
+        self._nonces = f"{config.prefix}nonce:".encode()
+        self._barred = f"{config.prefix}barred:".encode()
+        self._lease_ms = int(config.lease_s * 1000)
+        self._era = self._new_era()
+        self._here: dict[str, set[str]] = {}
+        self._unregistered: Iterator[str] = iter(())
+        self._round: Iterator[str] = iter(())
+        self._stale = False
+        self._up = True
+        if config.shared_limits:
+            commands.when_up(self._begin)
+
+    async def acquire(
+        self, user_id: str, connection_id: str, session_id: str | None
+    ) -> Place:
+        """Take one of the user's places, unless none is free or the session is barred.
+
+        GRANTED while Redis is away. Asking again for the same device is harmless.
+        """
+        if not self._config.shared_limits:
+            return Place.GRANTED
+        # Held from now on, so that an era that begins meanwhile registers it.
+        self._here.setdefault(user_id, set()).add(connection_id)
+        try:
+            place = await self._ask(user_id, connection_id, session_id)
+        except asyncio.CancelledError:
+            self.release(user_id, connection_id)
+            raise
+        if place is not Place.GRANTED:
+            self.release(user_id, connection_id)
+        return place
+
+    def release(self, user_id: str, connection_id: str) -> None:
+        """Give a place back; harmless when it was never taken."""
+        held = self._here.get(user_id)
+        if held is None or connection_id not in held:
+            return
+        held.discard(connection_id)
+        if not held:
+            del self._here[user_id]
+        self._commands.send(
+            self._judge,
+            b"SREM",
+            redis_key(self._devices, user_id),
+            self._member(connection_id),
+        )
+
+    async def claim_nonce(self, user_id: str, nonce: bytes, ttl_ms: int) -> bool:
+        """False when the nonce was used before, on any process; True without Redis."""
+        if not self._config.shared_nonces:
+            return True
+        key = redis_key(self._nonces, user_id) + b":" + nonce
+        return await self._call(b"SET", key, b"1", b"NX", b"PX", ttl_ms) is not None
+
+    def bar(self, session_id: str, keep_ms: int) -> None:
+        """Let no process admit the session for this long."""
+        key = redis_key(self._barred, session_id)
+        self._commands.send(self._judge, b"SET", key, b"1", b"PX", keep_ms)
+
+    async def run(self) -> None:
+        """Renew the lease until cancelled."""
+        if not self._config.shared_limits:
+            return
+        pause = self._config.lease_s / 3
+        while True:
+            await asyncio.sleep(pause)
+            key = self._eras + self._era
+            renewed = await self._call(b"SET", key, b"1", b"XX", b"PX", self._lease_ms)
+            if renewed is None or (self._stale and self._commands.up):
+                # Redis has forgotten us, or we have something to make good.
+                self._begin()
+            else:
+                users = len(self._here) * pause * 3 / FORGOTTEN_AFTER_S
+                self._register(self._touching(ceil(users)), self._judge)
+
+    def _begin(self) -> None:
+        """Begin an era: the last one's places end, and all who are here get theirs."""
+        old, self._era = self._era, self._new_era()
+        era = self._eras + self._era
+        self._stale = False
+        self._tell_up(up=True)
+        self._commands.send(self._judge, b"SCRIPT", b"LOAD", ACQUIRE)
+        self._commands.send(self._judge, b"SET", era, b"1", b"PX", self._lease_ms)
+        self._commands.send(self._judge, b"DEL", self._eras + old)
+        self._unregistered = iter(list(self._here))
+        self._register_more(None)
+
+    def _register_more(self, reply: Any) -> None:
+        """The next batch, after Redis' answer to the last."""
+        self._judge(reply)
+        some = list(islice(self._unregistered, BATCH))
+        if some and not isinstance(reply, Exception):
+            self._register(some, self._register_more)
+
+    def _register(self, users: Iterable[str], last: Then) -> None:
+        """Put the places of these users' devices down as held; `last` ends it."""
+        here = [user_id for user_id in users if user_id in self._here]
+        for number, user_id in enumerate(here, 1):
+            key = redis_key(self._devices, user_id)
+            members = [self._member(one) for one in self._here[user_id]]
+            then = last if number == len(here) else self._judge
+            self._commands.send(self._judge, b"SADD", key, *members)
+            self._commands.send(then, b"EXPIRE", key, FORGOTTEN_AFTER_S)
+
+    def _touching(self, count: int) -> list[str]:
+        """The next users in a round over all who are here."""
+        some = list(islice(self._round, count))
+        if len(some) < count:
+            self._round = iter(list(self._here))
+        return some
+
+    async def _ask(
+        self, user_id: str, connection_id: str, session_id: str | None
+    ) -> Place:
+        arguments: tuple[bytes | int, ...] = (
+            1,
+            redis_key(self._devices, user_id),
+            self._eras,
+            self._member(connection_id),
+            self._limit,
+            b"" if session_id is None else redis_key(self._barred, session_id),
+            FORGOTTEN_AFTER_S,
+        )
+        try:
+            try:
+                answer = await self._commands.call(b"EVALSHA", ACQUIRE_SHA, *arguments)
+            except hiredis.ReplyError as exc:
+                if not str(exc).startswith("NOSCRIPT"):
+                    raise
+                answer = await self._commands.call(b"EVAL", ACQUIRE, *arguments)
+        except (RedisUnavailable, hiredis.ReplyError) as exc:
+            self._judge(exc)
+            return Place.GRANTED
+        return ANSWERS[answer]
+
+    async def _call(self, *args: bytes | int) -> Any:
+        """Redis' reply; False when there is none to be had."""
+        try:
+            return await self._commands.call(*args)
+        except (RedisUnavailable, hiredis.ReplyError) as exc:
+            self._judge(exc)
+            return False
+
+    def _judge(self, reply: Any) -> None:
+        """After a failure nobody knows what Redis holds: the next era does."""
+        if isinstance(reply, Exception):
+            self._stale = True
+            self._tell_up(up=False, reason=str(reply))
+
+    def _tell_up(self, *, up: bool, reason: str = "") -> None:
+        self._metrics.shared_limits_up.set(up)
+        if up == self._up:
+            return
+        self._up = up
+        if up:
+            self._log.info("shared_limits_back")
+        else:
+            self._log.warning("shared_limits_away", reason=reason)
+
+    def _member(self, connection_id: str) -> bytes:
+        return redis_key(self._era + b":", connection_id)
+
+    def _new_era(self) -> bytes:
+        return b"%016x" % self._chance.getrandbits(64)

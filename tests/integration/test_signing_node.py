@@ -179,7 +179,6 @@ KEYS = (
 SPACE = st.text(" \t\n\r", max_size=2)
 
 
-@settings(deadline=None)
 @given(keys=st.lists(st.sampled_from(KEYS), max_size=40))
 def test_keys_in_any_order_and_repeated(node: Node, keys: list[str]) -> None:
     text = "{" + ",".join(f"{key}:{n}" for n, key in enumerate(keys)) + "}"
@@ -228,9 +227,7 @@ TEXTS = st.recursive(
     arranged,
     max_leaves=25,
 )
-MANY = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+MANY = settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 
 
 @MANY
@@ -328,7 +325,6 @@ def test_a_signed_megabyte(node: Node, payload: str) -> None:
     assert verify(envelope, [SECRET])
 
 
-@settings(deadline=None)
 @given(
     token=st.text(st.characters(exclude_categories=["Cs"])),
     user=st.text(st.characters(exclude_categories=["Cs"])),

@@ -5,7 +5,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from typelets_ws.javascript import MAX_VALUES, NotJson, members, reserialise
@@ -110,7 +110,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(VALUES, st.sampled_from([None, 1]))
 def test_the_value_stays_and_a_second_time_changes_nothing(
     value: object, indent: int | None
@@ -120,13 +119,11 @@ def test_the_value_stays_and_a_second_time_changes_nothing(
     assert reserialise(once) == once
 
 
-@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_keeps_its_value(value: float) -> None:
     assert float(reserialise(repr(value))) == value
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from('{}[]":,\\u0d8-1eE.+ tnf/\x00é'), max_size=40))
 def test_any_text_is_rewritten_or_refused(text: str) -> None:
     try:

@@ -2,7 +2,7 @@ import gc
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from typelets_ws.nonces import (
@@ -49,7 +49,6 @@ def test_over_the_bound_new_ones_are_refused_and_none_is_forgotten() -> None:
     assert len(memory) == 1
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -5,7 +5,7 @@ from hmac import digest
 from math import inf, nan
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from typelets_ws.signing import (
@@ -130,7 +130,6 @@ def test_an_escaped_key_is_not_looked_for() -> None:
     assert open_envelope(data) is None
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_envelope_or_not(junk: bytes) -> None:
     for data in (
@@ -216,7 +215,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(JSON, st.text(), st.booleans())
 def test_what_is_signed_verifies(payload: object, nonce: str, ascii: bool) -> None:
     text = json.dumps(payload, ensure_ascii=ascii)
@@ -227,7 +225,6 @@ def test_what_is_signed_verifies(payload: object, nonce: str, ascii: bool) -> No
     assert not verify(envelope, ["00" * 32])
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_one_changed_byte_is_noticed(data: st.DataObject) -> None:
     message = bytearray(wire(payload='{"type":"ping","x":"' + "y" * 50 + '"}'))

@@ -48,10 +48,11 @@ FLOORS = {
     "outside": floor(
         3,
         """store store_pool store_sql bus shared_limits clerk keys subscriber
-        redis_link redis_commands redis_upkeep publishing probe""",
+        redis_link redis_commands redis_upkeep publishing probe
+        subscriptions""",
     ),
-    "assembly": floor(4, "app"),
-    "doors": floor(5, "cli dev __main__"),
+    "assembly": floor(4, "app service systemd"),
+    "doors": floor(5, "cli status dev __main__"),
 }
 BESIDE = {
     # What a Python REST service imports must not pull the daemon in.

@@ -13,7 +13,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -52,6 +52,7 @@ BARRED_MS: Final = 3_600_000
 BARRED_LIMIT: Final = 100_000
 PROBE_AGE_S: Final = 30.0
 """Spec section 7: ready only while a probe came back in the last 30 s."""
+STUCK_S: Final = 3 * PROBE_AGE_S
 WATCH_S: Final = 2.0
 
 
@@ -72,6 +73,7 @@ class Daemon:
     servers: list[asyncio.Server] = field(default_factory=list)
     admin_servers: list[asyncio.Server] = field(default_factory=list)
     postgres_answers: bool = False
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def port(self) -> int:
@@ -105,10 +107,33 @@ class Daemon:
             self.relay.receive(user_id, event)
         self.bus.publish(user_id, event)
 
-    def unpublished(self, user_id: str, event: bytes) -> None:
+    def unpublished(self, user_id: str, event: bytes, _reason: str) -> None:
         """Redis did not take an event: serve the devices of this process."""
         if self.bus.listening:
             self.relay.receive(user_id, event)
+
+    def alive(self) -> bool:
+        """For the watchdog: the loop runs this, and the subscriber is not stuck.
+
+        A Redis that is away is no reason to be restarted; a subscriber that
+        believes it listens, and has heard no probe for long, is.
+        """
+        age = self.bus.probe_age()
+        return not (self.bus.listening and age is not None and age > STUCK_S)
+
+    def hurry(self) -> None:
+        """End at once: cut whoever is still here."""
+        self.hurried.set()
+
+    def reconfigure(self, config: Config) -> None:
+        """Take new settings without dropping a device (spec section 8, SIGHUP).
+
+        Ports, Redis and Postgres keep theirs until a restart.
+        """
+        self.house.reconfigure(config)
+        self.clerk.reconfigure(config.auth)
+        self.config = config
+        self.log.info("reloaded")
 
     async def watch(self) -> None:
         """Ask Postgres whether it answers, and keep the gauges, for ever."""
@@ -124,6 +149,11 @@ class Daemon:
             gauge.labels("unauthenticated").set(self.house.door.unauthenticated)
             await asyncio.sleep(WATCH_S)
 
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless somebody is in a hurry."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.hurried.wait(), seconds)
+
     async def drain(self) -> None:
         """Let nobody in, and send everybody away with 1012, evenly spread."""
         self.house.draining = True
@@ -132,16 +162,15 @@ class Daemon:
         inside = [c for c in self.house.connections if c.open]
         seconds = self.config.server.drain_seconds
         self.log.info("draining", connections=len(inside), seconds=seconds)
-        loop = asyncio.get_running_loop()
-        start = loop.time()
         for index, connection in enumerate(inside):
-            at = start + seconds * index / len(inside)
-            if at > loop.time():
-                await asyncio.sleep(at - loop.time())
+            await self._pause(0 if index == 0 else seconds / len(inside))
             connection.close(CloseCode.RESTARTING, "restarting")
+        loop = asyncio.get_running_loop()
         end = loop.time() + self.config.limits.abort_s + 2 * SWEEP_S
         while self.house.connections and loop.time() < end:
-            await asyncio.sleep(SWEEP_S / 2)
+            await self._pause(SWEEP_S / 2)
+            if self.hurried.is_set():
+                break
         self.log.info("drained", left=len(self.house.connections))
 
 
@@ -210,12 +239,13 @@ def _build(
     tasks: asyncio.TaskGroup,
 ) -> Daemon:
     """Put the parts together; nothing runs yet."""
+    daemon: Daemon
     loop = asyncio.get_running_loop()
     started = loop.time()
     metrics, hub = Metrics(), Hub()
     newest = Newest(NEWEST_KEEP_S, NEWEST_ROOM_BYTES)
     barred = Barred(BARRED_MS, BARRED_LIMIT)
-    process_id = secrets.token_hex(8)
+    chance = random.Random(secrets.randbits(64))  # noqa: S311 - not for secrets
 
     def now_ms() -> int:
         return int(wall() * 1000)
@@ -224,12 +254,12 @@ def _build(
         hub=hub,
         newest=newest,
         barred=barred,
-        remember_revoked=lambda session: daemon.shared.revoke(session, BARRED_MS),
+        remember_revoked=lambda session: daemon.shared.bar(session, BARRED_MS),
         metrics=metrics,
         log=log,
         now_ms=now_ms,
         monotonic=loop.time,
-        random=random.random,
+        random=chance.random,
         resync_spread_s=config.redis.resync_spread_s,
         event_bytes=config.limits.unsent_bytes,
     )
@@ -237,26 +267,22 @@ def _build(
         config.redis,
         metrics=metrics,
         log=log,
-        wall=wall,
+        clock=wall,
         monotonic=loop.time,
-        random=random.Random(),  # noqa: S311 - jitter, not secrets
-        process_id=process_id,
+        chance=chance,
         on_event=relay.receive,
         on_gap=relay.resync,
-        on_unpublished=lambda user_id, event: daemon.unpublished(user_id, event),
+        on_unpublished=lambda *unpublished: daemon.unpublished(*unpublished),
     )
     shared = SharedLimits(
         config.redis,
-        commands=bus.commands,
-        process_id=process_id,
-        devices_per_user=config.limits.devices_per_user,
+        config.limits.devices_per_user,
+        bus.commands,
         metrics=metrics,
         log=log,
-        monotonic=loop.time,
+        chance=chance,
     )
-    clerk = Clerk(
-        config.auth, now=wall, monotonic=loop.time, metrics=metrics, log=log
-    )
+    clerk = Clerk(config.auth, now=wall, monotonic=loop.time, metrics=metrics, log=log)
     store = Store(config.database, metrics=metrics, log=log)
     admission = Admission(
         clerk=clerk,
@@ -279,7 +305,7 @@ def _build(
         ),
         admission=admission,
         newest=newest,
-        publish=lambda user_id, event: daemon.publish(user_id, event),
+        publish=lambda *event: daemon.publish(*event),
         spawn=tasks.create_task,
         metrics=metrics,
         log=log,
@@ -306,9 +332,7 @@ def _build(
         log=log,
         monotonic=loop.time,
     )
-    daemon = Daemon(
-        config, house, hub, relay, bus, shared, store, clerk, metrics, log
-    )
+    daemon = Daemon(config, house, hub, relay, bus, shared, store, clerk, metrics, log)
     return daemon
 
 

@@ -1,0 +1,118 @@
+"""A Redis for development: `redis-server` when there is one, else fakeredis.
+
+Either listens on loopback only and ends with us; fakeredis keeps everything in
+this process, which is enough for one daemon.
+"""
+
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from types import TracebackType
+from typing import Final, Self
+
+__all__ = ["Redis", "RedisFailed"]
+
+START_TIMEOUT_S: Final = 10.0
+STOP_TIMEOUT_S: Final = 5.0
+
+
+class RedisFailed(Exception):
+    """Neither kind could be started; the text says why."""
+
+
+class Redis:
+    """A Redis on loopback `port` (0: a free one). `kind` names what it is."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port or _free_port()
+        self.kind = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stop = lambda: None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> Self:
+        program = shutil.which("redis-server")
+        if program is not None:
+            self._start_server(program)
+        else:
+            self._start_fake()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def _start_server(self, program: str) -> None:
+        self.kind = "redis-server"
+        setpriv = shutil.which("setpriv")
+        bound = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+        options = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        options += ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        process = subprocess.Popen(  # noqa: S603 - our words
+            [*bound, program, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # Ctrl-C is for us to hear; we end it when the daemon has drained.
+            start_new_session=True,
+        )
+
+        def stop() -> None:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+        self._stop = stop
+        self._await_answer(lambda: process.poll() is None)
+
+    def _start_fake(self) -> None:
+        try:
+            from fakeredis import TcpFakeServer  # noqa: PLC0415 - optional
+        except ImportError:
+            raise RedisFailed(
+                "neither redis-server nor fakeredis is there: install redis-server, "
+                "or typelets-ws[dev]"
+            ) from None
+        self.kind = "fakeredis"
+        server = TcpFakeServer(("127.0.0.1", self.port), server_type="redis")
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+
+        self._stop = stop
+        self._await_answer(lambda: True)
+
+    def _await_answer(self, alive: object) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and callable(alive) and alive():
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), 1) as link:
+                    link.sendall(b"PING\r\n")
+                    if link.recv(64).startswith(b"+PONG"):
+                        return
+            except OSError:
+                time.sleep(0.02)
+        self._stop()
+        raise RedisFailed(f"{self.kind} does not answer on port {self.port}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

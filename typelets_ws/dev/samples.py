@@ -1,0 +1,45 @@
+"""Sample users with folders and notes, the same at every start."""
+
+from importlib.resources import files
+from typing import Final
+
+import psycopg
+
+__all__ = ["USERS", "fill", "note_id"]
+
+USERS: Final = ("user_alice", "user_bob")
+NOTES: Final = ("Shopping list", "Ideas", "Letter to Ada")
+
+
+def note_id(user: int, note: int) -> str:
+    """The id of a sample note: n-th note of the n-th user, from 1."""
+    return f"00000000-0000-4000-8000-{user:04d}{note:08d}"
+
+
+def fill(url: str) -> None:
+    """Make the tables and the sample rows, where they are not there yet."""
+    schema = files(__package__).joinpath("schema.sql").read_text("utf-8")
+    with psycopg.connect(url, autocommit=True) as db:
+        if db.execute("SELECT to_regclass('notes')").fetchone() == (None,):
+            db.execute(schema.encode())
+        for user, user_id in enumerate(USERS, 1):
+            _fill_user(db, user, user_id)
+
+
+def _fill_user(db: psycopg.Connection, user: int, user_id: str) -> None:
+    folder_id = f"00000000-0000-4000-9000-{user:012d}"
+    db.execute(
+        "INSERT INTO users (id, email) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+        (user_id, f"{user_id}@example.org"),
+    )
+    db.execute(
+        "INSERT INTO folders (id, user_id, name) VALUES (%s, %s, 'Home')"
+        " ON CONFLICT DO NOTHING",
+        (folder_id, user_id),
+    )
+    for note, title in enumerate(NOTES, 1):
+        db.execute(
+            "INSERT INTO notes (id, user_id, folder_id, title, content)"
+            " VALUES (%s, %s, %s, %s, 'Write here.') ON CONFLICT DO NOTHING",
+            (note_id(user, note), user_id, folder_id, title),
+        )

@@ -1,0 +1,59 @@
+"""`typelets-ws status`: how the daemon on this host is, from its admin listener."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["StatusUnavailable", "as_table", "fetch"]
+
+TIMEOUT_S: Final = 5
+MOST_USERS: Final = 20
+
+
+class StatusUnavailable(Exception):
+    """The admin listener did not answer; the text says why."""
+
+
+def fetch(host: str, port: int) -> Mapping[str, Any]:
+    """Status and readiness as one object. Raises `StatusUnavailable`."""
+    base = f"http://{host}:{port}"
+    try:
+        status: dict[str, Any] = _get(f"{base}/websocket/status")
+        ready = _get(f"{base}/ready")
+    except (OSError, ValueError) as exc:
+        raise StatusUnavailable(f"no answer from {base}: {exc}") from None
+    return {**status, "ready": ready["ready"], "reasons": ready["reasons"]}
+
+
+def _get(url: str) -> Any:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310
+            return json.load(answer)
+    except urllib.error.HTTPError as answer:
+        # 503 of /ready carries the reasons.
+        return json.load(answer)
+
+
+def as_table(status: Mapping[str, Any]) -> str:
+    """For people: figures first, then the users with the most devices."""
+    connections = status["connections"]
+    users = sorted(
+        connections["perUser"], key=lambda user: (-user["deviceCount"], user["userId"])
+    )
+    rows = [
+        ("status", status["status"]),
+        ("ready", "yes" if status["ready"] else "no: " + ", ".join(status["reasons"])),
+        ("uptime", status["uptime"]),
+        ("connections", connections["total"]),
+        ("authenticated", connections["authenticated"]),
+        ("users", len(users)),
+    ]
+    lines = [f"{name:<15}{value}" for name, value in rows]
+    if users:
+        lines += ["", f"{'devices':>7}  user"]
+        lines += [f"{u['deviceCount']:>7}  {u['userId']}" for u in users[:MOST_USERS]]
+    if len(users) > MOST_USERS:
+        lines.append(f"         and {len(users) - MOST_USERS} more; --json has all")
+    return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""systemd's side of the process: notifications, the watchdog, passed sockets.
+
+sd_notify(3) is a datagram to the socket named by NOTIFY_SOCKET, sd_listen_fds(3)
+passes sockets from descriptor 3 on; both are a few lines each, so no library.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Final
+
+__all__ = ["Systemd"]
+
+FIRST_SOCKET: Final = 3
+"""SD_LISTEN_FDS_START."""
+STATUS_S: Final = 5.0
+
+
+class Systemd:
+    """What systemd asked for, by the environment it started us with.
+
+    Outside systemd every method does nothing.
+    """
+
+    def __init__(
+        self, environ: Mapping[str, str], pid: int, monotonic: Callable[[], float]
+    ) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        self._monotonic = monotonic
+        passed = environ.get("LISTEN_PID") == str(pid)
+        self._sockets = int(environ.get("LISTEN_FDS", "0")) if passed else 0
+        watched = environ.get("WATCHDOG_PID", str(pid)) == str(pid)
+        watchdog_us = int(environ.get("WATCHDOG_USEC", "0")) if watched else 0
+        self.interval_s = min(STATUS_S, watchdog_us / 2e6) if watchdog_us else STATUS_S
+        """How often to notify: at least twice per watchdog period."""
+
+    def notify(self, *lines: str) -> None:
+        """Send assignments such as READY=1; a systemd that is gone is no error."""
+        if not self._address:
+            return
+        # A leading @ names an abstract socket.
+        address = self._address.replace("@", "\0", 1)
+        with socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+        ) as s:
+            try:
+                s.sendto("\n".join(lines).encode(), address)
+            except OSError:
+                return
+
+    def reloading(self) -> None:
+        """Type=notify-reload wants the time of the reload with it."""
+        self.notify(
+            "RELOADING=1", f"MONOTONIC_USEC={int(self._monotonic() * 1_000_000)}"
+        )
+
+    def sockets(self) -> list[socket.socket]:
+        """The listening sockets that were passed; to be called once."""
+        found = []
+        for fd in range(FIRST_SOCKET, FIRST_SOCKET + self._sockets):
+            os.set_inheritable(fd, False)
+            found.append(socket.socket(fileno=fd))
+        self._sockets = 0
+        return found

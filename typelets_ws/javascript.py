@@ -22,11 +22,11 @@ MAX_VALUES: Final = 2_000
 _LAST_INDEX: Final = 2**32 - 2
 
 _WS: Final = r"[ \t\n\r]*+"
-_STRING: Final = (
-    r'"[^"\\\x00-\x1f]*+'
-    r'(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
-)
-_NUMBER: Final = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
+# Python before 3.11.5 does not step back from a possessive group that fails halfway
+# (CPython issue 106052). Hence any escape will do here, `_unquote` reads it exactly,
+# and the groups of a number are not possessive.
+_STRING: Final = r'"[^"\\\x00-\x1f]*+(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*+)*+"'
+_NUMBER: Final = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
 _KEY_PART: Final = rf"{_WS}(?P<key>{_STRING}){_WS}:"
 _VALUE_PART: Final = (
     rf"{_WS}(?:(?P<string>{_STRING})|(?P<number>{_NUMBER})|(?P<word>true|false|null)"
@@ -189,7 +189,10 @@ def _scalar(found: "re.Match[str]") -> str:
 def _unquote(literal: str) -> str:
     if "\\" not in literal:
         return literal[1:-1]
-    text: str = json.loads(literal)
+    try:
+        text: str = json.loads(literal)
+    except ValueError:
+        raise NotJson from None
     return text
 
 

@@ -15,7 +15,7 @@ costs 12-16 µs more per message.
 
 import asyncio
 from collections import deque
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -108,8 +108,8 @@ class Link(asyncio.Protocol, Generic[Waiting]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is ours now."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are not registered as asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Take apart what has arrived."""

@@ -8,6 +8,7 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import (
@@ -106,9 +107,10 @@ def mint(
 class KeyServer:
     """A JWKS endpoint over real HTTP; change the attributes while it runs.
 
-    `body` what is answered (`jwks(...)`), `status` with which code, `location` where
-    to redirect, `delay` seconds before the answer. `hold()` keeps requests waiting
-    until `release()`. `requests` has the headers of all requests so far.
+    `body` what is answered (`jwks(...)`), `status` with which code, `location` to
+    which other path to redirect, `delay` seconds before the answer. `hold()` keeps
+    requests waiting until `release()`. `requests` has the path and headers of each
+    request so far.
     """
 
     def __init__(self, body: bytes | None = None, *, delay: float = 0.0) -> None:
@@ -169,8 +171,9 @@ class KeyServer:
         if self.delay:
             self._stopping.wait(self.delay)
         body = self.body
-        request.send_response(self.status)
-        if self.location:
+        elsewhere = self.location and urlsplit(self.location).path != request.path
+        request.send_response(302 if elsewhere else self.status)
+        if elsewhere:
             request.send_header("Location", self.location)
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()

@@ -1,0 +1,267 @@
+"""Reading JWK sets, and when keys are fetched again: fetches are plain functions."""
+
+import asyncio
+import io
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.tokens import jwk, jwks, key_pair, public_pem
+from typelets_ws.config import Log
+from typelets_ws.keys import (
+    FetchedKeys,
+    FixedKey,
+    KeysUnavailable,
+    parse_keys,
+    retry_delay,
+)
+from typelets_ws.log import make_logger
+from typelets_ws.metrics import Metrics
+from typelets_ws.ports import RejectReason, TokenRejected
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def store(
+    fetch: Callable[[], Awaitable[bytes]], clock: Clock, log: io.StringIO | None = None
+) -> FetchedKeys:
+    return FetchedKeys(
+        fetch,
+        cache_s=300.0,
+        refetch_s=30.0,
+        monotonic=clock,
+        metrics=Metrics(),
+        log=make_logger(Log(format="json"), log or io.StringIO(), lambda: 0.0),
+    )
+
+
+def running(
+    fetch: Callable[[], Awaitable[bytes]],
+    scenario: Callable[[FetchedKeys, Clock], Awaitable[None]],
+    log: io.StringIO | None = None,
+) -> None:
+    async def main() -> None:
+        clock = Clock()
+        keys = store(fetch, clock, log)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(keys.run())
+            try:
+                await scenario(keys, clock)
+            finally:
+                task.cancel()
+
+    asyncio.run(main())
+
+
+def test_set_with_one_key_serves_tokens_without_kid() -> None:
+    keys = parse_keys(jwks(jwk(kid="a")))
+    assert keys.only is keys.by_kid["a"]
+    assert keys.only.public_numbers() == key_pair().public_key().public_numbers()
+
+
+def test_set_with_several_keys_has_no_only_one() -> None:
+    keys = parse_keys(jwks(jwk(kid="a"), jwk(key_pair("b"), kid="b")))
+    assert keys.only is None
+    assert set(keys.by_kid) == {"a", "b"}
+
+
+def test_key_without_kid_counts() -> None:
+    assert parse_keys(jwks(jwk(kid=None))).only is not None
+    keys = parse_keys(jwks(jwk(kid=None), jwk(key_pair("b"), kid="b")))
+    assert keys.only is None
+    assert set(keys.by_kid) == {"b"}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "x"},
+        {"kty": "oct", "k": "AAAA", "kid": "x"},
+        jwk(kid="x", use="enc"),
+        jwk(kid="x", alg="RS512"),
+        jwk(kid="x", n="AQAB"),
+        jwk(kid="x", n="!!"),
+        jwk(kid="x", n=7),
+        jwk(kid="x", n=""),
+        jwk(kid="x", e="AA"),
+        jwk(kid="x", n="_" * 5000),
+        jwk(key_pair("small", 1024), kid="x"),
+        jwk(kid="x") | {"kid": 7},
+        [],
+        None,
+        "text",
+    ],
+)
+def test_odd_entry_is_passed_over(odd: Any) -> None:
+    keys = parse_keys(jwks(odd, jwk(kid="good")))
+    assert set(keys.by_kid) == {"good"}
+    with pytest.raises(KeysUnavailable, match="no_keys"):
+        parse_keys(jwks(odd))
+
+
+def test_private_parts_in_a_set_are_not_used() -> None:
+    assert parse_keys(jwks(jwk(kid="a", d="AQAB"))).only is not None
+
+
+def test_first_of_two_entries_with_one_kid() -> None:
+    keys = parse_keys(jwks(jwk(kid="a"), jwk(key_pair("b"), kid="a")))
+    mine = key_pair().public_key().public_numbers()
+    assert keys.by_kid["a"].public_numbers() == mine
+
+
+def test_at_most_32_entries() -> None:
+    keys = parse_keys(jwks(*(jwk(kid=f"k{n}") for n in range(40))))
+    assert set(keys.by_kid) == {f"k{n}" for n in range(32)}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b"[]", b"{}", b'{"keys":{}}', b"\xff", b'{"keys":[', b"[" * 9000,
+     b'{"keys":[' + b"[" * 9000],
+)  # fmt: skip
+def test_body_that_is_no_set(body: bytes) -> None:
+    with pytest.raises(KeysUnavailable, match="junk"):
+        parse_keys(body)
+
+
+def test_entry_nested_without_end() -> None:
+    deep = b"[" * 500 + b"]" * 500
+    with pytest.raises(KeysUnavailable):
+        parse_keys(b'{"keys":[' + deep + b"]}")
+
+
+def test_retries_come_slower_up_to_half_a_minute() -> None:
+    assert [retry_delay(n) for n in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
+    assert retry_delay(10**9) == 30
+
+
+def test_fixed_key_never_changes() -> None:
+    key = FixedKey(public_pem())
+    assert key.find(None) is key.find("any")
+    assert asyncio.run(key.renewed()) is False
+    asyncio.run(key.run())
+
+
+def test_cold_store_has_no_key_and_waits_for_the_first_fetch() -> None:
+    async def fetch() -> bytes:
+        return jwks(jwk(kid="a"))
+
+    async def scenario(keys: FetchedKeys, _: Clock) -> None:
+        with pytest.raises(TokenRejected, match="keys_unavailable"):
+            keys.find("a")
+        assert await keys.renewed()
+        assert keys.find("a") is keys.find(None)
+        with pytest.raises(TokenRejected, match="unknown_key"):
+            keys.find("b")
+
+    running(fetch, scenario)
+
+
+def test_forced_fetches_are_thirty_seconds_apart() -> None:
+    fetched = 0
+
+    async def fetch() -> bytes:
+        nonlocal fetched
+        fetched += 1
+        return jwks()
+
+    async def scenario(keys: FetchedKeys, clock: Clock) -> None:
+        await keys.renewed()
+        for seconds, forced in [(0, 1), (29.9, 1), (0.2, 2), (29.9, 2), (300, 3)]:
+            clock.now += seconds
+            await asyncio.gather(*(keys.renewed() for _ in range(20)))
+            assert not await keys.renewed()
+            assert fetched == 1 + forced
+
+    running(fetch, scenario)
+
+
+def test_any_error_of_a_fetch_is_survived_and_its_text_kept_out_of_the_log() -> None:
+    log = io.StringIO()
+    answers: list[bytes | Exception] = [RuntimeError("s3cret"), jwks()]
+
+    async def fetch() -> bytes:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def scenario(keys: FetchedKeys, _: Clock) -> None:
+        assert await keys.renewed()
+        with pytest.raises(TokenRejected) as caught:
+            keys.find(None)
+        assert caught.value.reason is RejectReason.KEYS_UNAVAILABLE
+        # The next try comes by itself, a second later.
+        assert await keys.renewed()
+        keys.find(None)
+
+    running(fetch, scenario, log)
+    failed, fetched = map(json.loads, log.getvalue().splitlines())
+    assert (failed["event"], failed["reason"]) == ("key_fetch_failed", "error")
+    assert failed["error"] == "RuntimeError"
+    assert fetched["event"] == "keys_fetched"
+    assert "s3cret" not in log.getvalue()
+
+
+def test_failed_forced_fetch_leaves_fresh_keys_to_their_time() -> None:
+    fetched = 0
+
+    async def fetch() -> bytes:
+        nonlocal fetched
+        fetched += 1
+        if fetched > 1:
+            raise KeysUnavailable("unreachable")
+        return jwks()
+
+    async def scenario(keys: FetchedKeys, _: Clock) -> None:
+        await keys.renewed()
+        assert await keys.renewed()
+        assert fetched == 2
+        keys.find(None)
+        assert keys._due == keys._stale_at
+
+    running(fetch, scenario)
+
+
+def test_waiting_ends_when_the_fetch_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typelets_ws.keys._TIMEOUT_S", 0.05)
+
+    async def fetch() -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    async def scenario(keys: FetchedKeys, _: Clock) -> None:
+        assert not await keys.renewed()
+
+    running(fetch, scenario)
+
+
+def test_closed_store_lets_its_waiters_go() -> None:
+    async def main() -> None:
+        fetching = asyncio.Event()
+
+        async def fetch() -> bytes:
+            fetching.set()
+            await asyncio.Event().wait()
+            return b""
+
+        keys = store(fetch, Clock())
+        async with asyncio.TaskGroup() as group:
+            run = group.create_task(keys.run())
+            waiter = group.create_task(keys.renewed())
+            await fetching.wait()
+            run.cancel()
+            assert await waiter
+        assert not await keys.renewed()
+        with pytest.raises(TokenRejected, match="keys_unavailable"):
+            keys.find(None)
+
+    asyncio.run(main())

@@ -47,8 +47,8 @@ FLOORS = {
     ),
     "outside": floor(
         3,
-        """store store_pool store_sql bus shared_limits clerk keys subscriber
-        redis_link redis_commands redis_upkeep publishing probe
+        """store store_pool store_sql bus shared_limits clerk keys jwks subscriber
+        redis_link redis_commands redis_upkeep publishing probe subscriptions
         subscriptions""",
     ),
     "assembly": floor(4, "app service systemd"),

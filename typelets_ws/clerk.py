@@ -25,7 +25,8 @@ from msgspec import UNSET, UnsetType
 from structlog.typing import FilteringBoundLogger
 
 from .config import Auth
-from .keys import FetchedKeys, FixedKey, Keys, http_fetch
+from .jwks import http_fetch
+from .keys import FetchedKeys, FixedKey, Keys
 from .metrics import Metrics
 from .ports import Identity, RejectReason, TokenRejected
 
@@ -109,8 +110,8 @@ class Clerk:
         traceback: TracebackType | None,
     ) -> None:
         group, self._group = self._group, None
-        if group is None or self._refreshing is None:
-            return
+        assert group is not None
+        assert self._refreshing is not None
         self._refreshing.cancel()
         # What the body raised goes on as it is, not wrapped in a group.
         await group.__aexit__(None, None, None)

@@ -9,44 +9,23 @@ the event loop. (spec section 2)
 """
 
 import asyncio
-import urllib.error
-import urllib.request
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage
-from typing import IO, Protocol
-from urllib.parse import urlsplit
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from jwt.algorithms import RSAAlgorithm
-from jwt.exceptions import InvalidKeyError
 from structlog.typing import FilteringBoundLogger
 
+from .jwks import LEAST_BITS, KeySet, KeysUnavailable, parse_keys
 from .metrics import Metrics
 from .ports import RejectReason, TokenRejected
 
-__all__ = [
-    "FetchedKeys", "FixedKey", "KeySet", "Keys", "KeysUnavailable", "http_fetch",
-    "parse_keys", "retry_delay",
-]  # fmt: skip
+__all__ = ["FetchedKeys", "FixedKey", "Keys", "retry_delay"]
 
-_TIMEOUT_S = 5.0
-_BODY_BYTES = 1_048_576
-_MOST_KEYS = 32
-_LEAST_BITS = 2048
-_LONGEST_NUMBER = 2731  # base64 of 16 384 bits, the most OpenSSL verifies with
+_WAIT_S = 5.0
+"""As long as a fetch may take; a name server may take longer, a device must not."""
 _LONGEST_RETRY_S = 30.0
-
-
-class KeysUnavailable(Exception):
-    """No keys this time; `reason` is one word for log and metrics."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Keys(Protocol):
@@ -77,7 +56,7 @@ class FixedKey:
         except (ValueError, UnsupportedAlgorithm):
             key = None
         # The error that was caught may quote the key; it is not passed on.
-        if not isinstance(key, RSAPublicKey) or key.key_size < _LEAST_BITS:
+        if not isinstance(key, RSAPublicKey) or key.key_size < LEAST_BITS:
             raise ValueError(
                 "auth.jwt_key: expected an RSA public key in PEM of at least 2048 "
                 "bits (-----BEGIN PUBLIC KEY----- ...)"
@@ -94,14 +73,6 @@ class FixedKey:
 
     async def run(self) -> None:
         """Nothing to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeySet:
-    """The usable keys of one JWK set; `only` when there is just one."""
-
-    by_kid: Mapping[str, RSAPublicKey]
-    only: RSAPublicKey | None
 
 
 class FetchedKeys:
@@ -156,7 +127,7 @@ class FetchedKeys:
         if self._closed or not (self._keys is None or self._coming() or self._force()):
             return False
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(_WAIT_S):
                 await self._round.wait()
         except TimeoutError:
             return False
@@ -232,131 +203,3 @@ class FetchedKeys:
 def retry_delay(failures: int) -> float:
     """Seconds until the next try after so many failures in a row: 1, 2, 4 ... 30."""
     return min(_LONGEST_RETRY_S, 2.0 ** min(failures - 1, 10))
-
-
-class _Jwk(msgspec.Struct):
-    kty: str
-    n: str
-    e: str
-    kid: str | None = None
-    use: str | None = None
-    alg: str | None = None
-
-
-class _JwkSet(msgspec.Struct):
-    keys: list[msgspec.Raw]
-
-
-def parse_keys(body: bytes) -> KeySet:
-    """Take the usable RSA keys out of a JWK set's first 32 entries.
-
-    Raises `KeysUnavailable` when there is none.
-    """
-    try:
-        entries = msgspec.json.decode(body.decode(), type=_JwkSet).keys[:_MOST_KEYS]
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        raise KeysUnavailable("junk") from None
-    found = [pair for entry in entries if (pair := _usable(entry)) is not None]
-    if not found:
-        raise KeysUnavailable("no_keys")
-    by_kid: dict[str, RSAPublicKey] = {}
-    for kid, key in found:
-        if kid is not None:
-            by_kid.setdefault(kid, key)
-    return KeySet(by_kid, found[0][1] if len(found) == 1 else None)
-
-
-def _usable(entry: msgspec.Raw) -> tuple[str | None, RSAPublicKey] | None:
-    # One odd entry (another algorithm, a newer format) must not cost the others.
-    try:
-        jwk = msgspec.json.decode(entry, type=_Jwk)
-        if not _for_signatures(jwk):
-            return None
-        key = RSAAlgorithm.from_jwk({"kty": "RSA", "n": jwk.n, "e": jwk.e})
-    except (msgspec.DecodeError, InvalidKeyError, ValueError, RecursionError):
-        return None
-    if not isinstance(key, RSAPublicKey) or key.key_size < _LEAST_BITS:
-        return None
-    return jwk.kid, key
-
-
-def _for_signatures(jwk: _Jwk) -> bool:
-    return (
-        jwk.kty == "RSA"
-        and jwk.use in {None, "sig"}
-        and jwk.alg in {None, "RS256"}
-        and len(jwk.n) <= _LONGEST_NUMBER
-        and len(jwk.e) <= _LONGEST_NUMBER
-    )
-
-
-def http_fetch(
-    url: str, secret: str, monotonic: Callable[[], float]
-) -> Callable[[], Awaitable[bytes]]:
-    """A fetch of `url` in a thread, with `secret` as bearer token unless empty.
-
-    Five seconds and 1 MB at most; raises `KeysUnavailable`. The secret never goes to
-    another host than the one it was meant for.
-    """
-    headers = {"Accept": "application/json", "User-Agent": "typelets-ws"}
-    if secret:
-        headers["Authorization"] = f"Bearer {secret}"
-    opener = urllib.request.build_opener(_Redirects(same_origin=bool(secret)))
-
-    def get() -> bytes:
-        deadline = monotonic() + _TIMEOUT_S
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310 (config)
-        try:
-            with opener.open(request, timeout=_TIMEOUT_S) as response:
-                return _body(response, lambda: monotonic() > deadline)
-        except urllib.error.HTTPError as answer:
-            answer.close()
-            raise KeysUnavailable(f"http_{answer.code // 100}xx") from None
-        except (OSError, HTTPException, ValueError) as exc:
-            raise KeysUnavailable(_word(exc)) from None
-
-    return lambda: asyncio.to_thread(get)
-
-
-def _word(exc: Exception) -> str:
-    cause = exc.reason if isinstance(exc, urllib.error.URLError) else exc
-    return "timeout" if isinstance(cause, TimeoutError) else "unreachable"
-
-
-class _Readable(Protocol):
-    def read1(self, size: int, /) -> bytes: ...
-
-
-def _body(response: _Readable, late: Callable[[], bool]) -> bytes:
-    # The socket's timeout starts anew with every byte; `late` does not.
-    body = bytearray()
-    while chunk := response.read1(65_536):
-        body += chunk
-        if len(body) > _BODY_BYTES:
-            raise KeysUnavailable("too_large")
-        if late():
-            raise KeysUnavailable("timeout")
-    return bytes(body)
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """urllib takes the Authorization header along to wherever it is sent."""
-
-    def __init__(self, *, same_origin: bool) -> None:
-        self._same_origin = same_origin
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        """Follow, but not with the secret to strangers, nor from https to http."""
-        old, new = urlsplit(req.full_url), urlsplit(newurl)
-        moved = (old.scheme, old.netloc) != (new.scheme, new.netloc)
-        if (self._same_origin and moved) or new.scheme not in {"https", old.scheme}:
-            return None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import pytest
 from tests.tokens import AZP, ISSUER, KeyServer, jwk, key_pair, mint, public_pem
 from typelets_ws.clerk import Clerk
 from typelets_ws.config import Auth, Log
+from typelets_ws.jwks import KeysUnavailable, http_fetch
 from typelets_ws.log import make_logger
 from typelets_ws.metrics import Metrics
 from typelets_ws.ports import Identity, RejectReason, TokenRejected
@@ -334,7 +336,7 @@ def test_useless_answer(body: bytes, result: str) -> None:
 
 
 def test_server_that_answers_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("typelets_ws.keys._TIMEOUT_S", 0.2)
+    monkeypatch.setattr("typelets_ws.jwks._TIMEOUT_S", 0.2)
 
     async def main() -> None:
         with KeyServer() as server:
@@ -344,6 +346,17 @@ def test_server_that_answers_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
                 await until(lambda: here.fetches("timeout") >= 1)
 
     asyncio.run(main())
+
+
+def test_answer_that_drips_is_cut_off() -> None:
+    async def main() -> None:
+        # Each look at the clock is ten seconds after the last.
+        fetch = http_fetch(server.url, "", itertools.count(0.0, 10.0).__next__)
+        with pytest.raises(KeysUnavailable, match="timeout"):
+            await fetch()
+
+    with KeyServer() as server:
+        asyncio.run(main())
 
 
 def test_other_key_server_from_a_reload_on() -> None:

@@ -153,6 +153,9 @@ class Connection(asyncio.Protocol):
         if response is None:
             self._address = house.client_address(self._address, request)
             response = ws.accept(request)
+            if response.status_code == 426:
+                response = ws.reject(426, "A WebSocket client is needed here.\n")
+                response.headers["Upgrade"] = "websocket"
             if response.status_code == 101:
                 response = house.admit(ws, self._address) or response
             house.observe_handshake(ws, request, response, self._address)

@@ -198,6 +198,20 @@ def test_new_key_under_a_new_kid_or_the_same_kid() -> None:
     asyncio.run(main())
 
 
+def test_all_who_meet_a_new_key_at_once_wait_for_the_same_fetch() -> None:
+    async def main() -> None:
+        new = key_pair("new")
+        with KeyServer() as server:
+            async with bench(jwks_url=server.url) as here:
+                assert await here.accepts(mint())
+                server.serve_keys(jwk(new))
+                tokens = [mint(f"user_{n}", key=new) for n in range(20)]
+                assert all(await asyncio.gather(*map(here.accepts, tokens)))
+                assert server.count == 2
+
+    asyncio.run(main())
+
+
 def test_token_without_kid_needs_a_set_of_one() -> None:
     async def main() -> None:
         with KeyServer() as server:

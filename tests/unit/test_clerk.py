@@ -291,6 +291,14 @@ def test_signed_payload_that_is_no_object() -> None:
         assert judge(signed) in {RejectReason.MALFORMED, RejectReason.BAD_CLAIM}
 
 
+def test_signed_name_that_is_no_utf8() -> None:
+    payload = base64.urlsafe_b64decode(token("user_~").split(".")[1] + "==")
+    broken = payload.replace(b"~", b"\xff")
+    assert broken != payload
+    signed = jwt.api_jws.encode(broken, key_pair(), "RS256")
+    assert judge(signed) is RejectReason.MALFORMED
+
+
 def test_long_tokens_are_not_even_taken_apart() -> None:
     long = token(claims={"pla": "x" * 11_000})
     assert isinstance(judge(long), Identity)

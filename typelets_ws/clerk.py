@@ -198,7 +198,7 @@ def _unbase64(segment: str) -> bytes:
 
 def _decode(raw: bytes, kind: type[_T], otherwise: RejectReason) -> _T:
     try:
-        # From text, as msgspec takes bytes for UTF-8 without a look.
+        # From text, as msgspec does not check the UTF-8 of what it skips.
         return msgspec.json.decode(raw.decode(), type=kind)
     except msgspec.ValidationError:
         raise TokenRejected(otherwise) from None

@@ -291,8 +291,10 @@ def test_signed_payload_that_is_no_object() -> None:
         assert judge(signed) in {RejectReason.MALFORMED, RejectReason.BAD_CLAIM}
 
 
-def test_signed_name_that_is_no_utf8() -> None:
-    payload = base64.urlsafe_b64decode(token("user_~").split(".")[1] + "==")
+@pytest.mark.parametrize("name", ["sub", "pla"])
+def test_signed_claim_that_is_no_utf8(name: str) -> None:
+    body = token(claims={name: "user_~"}).split(".")[1]
+    payload = base64.urlsafe_b64decode(body + "==")
     broken = payload.replace(b"~", b"\xff")
     assert broken != payload
     signed = jwt.api_jws.encode(broken, key_pair(), "RS256")

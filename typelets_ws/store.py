@@ -97,13 +97,9 @@ class Store:
         """The user the folder belongs to; None when there is no such row."""
         return await self._owner("folder_owner", store_sql.FOLDER_OWNER, folder_id)
 
-    async def ping(self) -> bool:
-        """Whether Postgres answers; for readiness, and to end an outage."""
-        try:
-            await self._ask("ping", store_sql.ALIVE, {}, self._give_up())
-        except StoreUnavailable:
-            return False
-        return True
+    async def ping(self) -> None:
+        """Return when Postgres answers; for readiness, and to end an outage."""
+        await self._ask("ping", store_sql.ALIVE, {}, self._give_up())
 
     def observe_pool(self) -> None:
         """Copy the pool's statistics to the metrics; for the periodic sweep."""

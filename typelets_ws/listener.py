@@ -35,7 +35,9 @@ async def listen(
     loop = asyncio.get_running_loop()
     if inherited:
         return [
-            await loop.create_server(factory, sock=sock, ssl=tls, backlog=server.backlog)
+            await loop.create_server(
+                factory, sock=sock, ssl=tls, backlog=server.backlog
+            )
             for sock in inherited
         ]
     return [

@@ -111,8 +111,11 @@ class Metrics:
         self.key_fetches = self._counter(
             "key_fetches", "Fetches of Clerk's keys by result.", "result"
         )
-        self.token_age = self._histogram(
-            "token_age_seconds", "now - iat of accepted tokens: clock skew shows here."
+        self.token_age = Histogram(
+            "typelets_ws_token_age_seconds",
+            "now - iat of accepted tokens: clock skew shows here.",
+            registry=self.registry,
+            buckets=(-5, -1, 0, 1, 5, 15, 30, 60, 65, 120, 600),
         )
         self.postgres_up = self._gauge("postgres_up", "1 while Postgres answers.")
         self.postgres_pool = self._gauge(

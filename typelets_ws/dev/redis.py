@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -29,7 +30,7 @@ class Redis:
         self.port = port or _free_port()
         self.kind = ""
         self._process: subprocess.Popen[bytes] | None = None
-        self._stop = lambda: None
+        self._stop: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
@@ -98,9 +99,9 @@ class Redis:
         self._stop = stop
         self._await_answer(lambda: True)
 
-    def _await_answer(self, alive: object) -> None:
+    def _await_answer(self, alive: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and callable(alive) and alive():
+        while time.monotonic() < deadline and alive():
             try:
                 with socket.create_connection(("127.0.0.1", self.port), 1) as link:
                     link.sendall(b"PING\r\n")

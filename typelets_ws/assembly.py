@@ -1,0 +1,72 @@
+"""From frames to whole messages: fragments joined, UTF-8 checked, sizes bounded. Pure.
+
+`websockets` checks the order of fragments (RFC 6455 section 5.4) and bounds a
+message's size; this adds what it leaves to us: the joining, the text's UTF-8, the
+tighter bound before authentication, and a bound on the number of fragments.
+"""
+
+from typing import Final
+
+from websockets.frames import Frame as WireFrame
+from websockets.frames import Opcode
+
+from .errors import CloseCode, Farewell
+
+__all__ = ["Assembly"]
+
+FRAGMENTS: Final = 8_192
+"""1 MB in frames of 128 bytes; a message in more pieces is an attack."""
+
+
+class Assembly:
+    """The message that is arriving on one connection."""
+
+    __slots__ = ("_joined", "_pieces", "_text")
+
+    def __init__(self) -> None:
+        self._joined: bytearray | None = None
+        self._pieces = 0
+        self._text = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of an unfinished message."""
+        return len(self._joined or b"")
+
+    def drop(self) -> None:
+        """Forget the unfinished message."""
+        self._joined = None
+
+    def add(self, frame: WireFrame, room: int) -> tuple[bytes, bool] | None:
+        """Take a data frame; return a whole message and whether it is text.
+
+        Raises `Farewell` for one over `room` bytes, in too many pieces, or text
+        that is no UTF-8 (1007).
+        """
+        if frame.opcode is not Opcode.CONT:
+            self._text = frame.opcode is Opcode.TEXT
+            if frame.fin:
+                return self._whole(bytes(frame.data), room)
+            self._joined = bytearray(frame.data)
+            self._pieces = 1
+            return None
+        if self._joined is None:
+            return None
+        self._joined += frame.data
+        self._pieces += 1
+        if frame.fin:
+            data, self._joined = bytes(self._joined), None
+            return self._whole(data, room)
+        if self._pieces > FRAGMENTS:
+            raise Farewell(CloseCode.MESSAGE_TOO_BIG, "too_many_fragments")
+        return None
+
+    def _whole(self, data: bytes, room: int) -> tuple[bytes, bool]:
+        if len(data) > room:
+            raise Farewell(CloseCode.MESSAGE_TOO_BIG, "message_too_big")
+        if self._text and not data.isascii():
+            try:
+                data.decode()
+            except UnicodeDecodeError:
+                raise Farewell(CloseCode.INVALID_DATA, "invalid_utf8") from None
+        return data, self._text

@@ -1,0 +1,166 @@
+"""The wire of one client: a WebSocket over a transport, and its way down.
+
+Below the conversation and above the socket: this writes what was queued, holds
+the reading, says the last word, and makes sure that the end comes: a close frame
+is followed by a half-close, a little patience, and a hard abort.
+"""
+
+import asyncio
+from typing import cast
+
+from websockets.protocol import SEND_EOF
+from websockets.server import ServerProtocol
+
+from .errors import CloseCode, Farewell
+from .frames import DEFLATE
+from .house import House
+from .liveness import Liveness
+from .outbox import Outbox
+
+__all__ = ["Wire"]
+
+
+class Wire(asyncio.Protocol):
+    """One socket from accept to loss; `Connection` gives it a meaning."""
+
+    __slots__ = (
+        "_address",
+        "_house",
+        "_liveness",
+        "_outbox",
+        "_reading",
+        "_transport",
+        "_ws",
+        "open",
+        "slot",
+    )
+
+    def __init__(self, house: House) -> None:
+        config = house.config
+        self._house = house
+        self._ws = ServerProtocol(
+            origins=house.origins,
+            extensions=[DEFLATE] if config.server.permessage_deflate else None,
+            max_size=config.limits.unread_bytes,
+        )
+        self._liveness = Liveness(config.limits, house.monotonic())
+        self._reading = True
+        self.open = False
+        self.slot = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A socket was accepted."""
+        self._transport = cast("asyncio.Transport", transport)
+        plain = transport.get_extra_info("sslcontext") is None
+        sock = transport.get_extra_info("socket")
+        self._outbox = Outbox(self._transport, sock.fileno() if plain else -1)
+        peer = transport.get_extra_info("peername")
+        self._address = peer[0] if isinstance(peer, tuple) else "local"
+        if self._house.enter(self):
+            self._look_again()
+        else:
+            self._transport.abort()
+
+    def eof_received(self) -> None:
+        """The peer will send no more."""
+        self._ws.receive_eof()
+        self._write_protocol()
+
+    def due(self, now: float) -> float | None:
+        """Do what is due; see `deadlines.Due`."""
+        raise NotImplementedError
+
+    def _depart(self) -> None:
+        """Be no device any more."""
+        raise NotImplementedError
+
+    # Out.
+
+    def _push(self, data: bytes) -> None:
+        if self._outbox.push(data):
+            self._house.turn.add(self)
+
+    def _write_protocol(self) -> None:
+        """Send what the protocol itself has to say: handshake, pong, close."""
+        for data in self._ws.data_to_send():
+            if data is SEND_EOF:
+                self._end()
+            else:
+                self._push(data)
+
+    def flush(self) -> None:
+        """The end of the turn: write, and notice a peer that does not take it."""
+        outbox = self._outbox
+        if self.open and outbox.unsent > self._house.config.limits.unsent_bytes:
+            self._evict("unsent_bytes")
+        elif not outbox.flush() and self.open:
+            self._liveness.backlogged(self._house.monotonic(), outbox.drained())
+            self._look_again()
+
+    def hold(self, *, held: bool) -> None:
+        """Do not read on, or do again; see `conversation.Link`."""
+        if held is self._reading and not self._transport.is_closing():
+            self._reading = not held
+            if held:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    # Closing.
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Start closing; see `hub.Device`."""
+        self.farewell(Farewell(code, reason))
+
+    def farewell(self, farewell: Farewell) -> None:
+        """Say the last word and close; see `conversation.Link`."""
+        if not self.open:
+            return
+        if farewell.answer is not None:
+            self.say(farewell.answer)
+        self._house.observe_farewell(farewell, self._address)
+        self._ws.send_close(farewell.close_code, farewell.reason)
+        self._close()
+
+    def say(self, text: bytes) -> None:
+        """Send one message; see `conversation.Link`."""
+        raise NotImplementedError
+
+    def _fail(self, farewell: Farewell) -> None:
+        """Fail the connection (RFC 6455 section 7.1.7): no more is read."""
+        self._house.observe_farewell(farewell, self._address)
+        self._ws.fail(farewell.close_code, farewell.reason)
+        self._close()
+
+    def _evict(self, reason: str) -> None:
+        """Send a peer away that does not take what it is sent."""
+        self._house.metrics.evictions.labels(reason).inc()
+        self._outbox.drop()
+        self.close(CloseCode.TOO_SLOW, reason)
+
+    def _close(self) -> None:
+        self._depart()
+        self._write_protocol()
+        self._outbox.flush()
+        self._linger()
+
+    def _end(self) -> None:
+        """The protocol has said its last: half-close, and wait a little."""
+        self._depart()
+        self._outbox.flush()
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+            self._linger()
+        else:
+            self._transport.close()
+
+    def _linger(self) -> None:
+        """Read what still comes, so that our last word is not reset; then abort."""
+        self.hold(held=False)
+        self._liveness.closing(self._house.monotonic())
+        self._look_again()
+
+    def _look_again(self) -> None:
+        following = self._liveness.next()
+        if following is not None:
+            self._house.deadlines.at(self, following)

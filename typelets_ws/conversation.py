@@ -185,7 +185,7 @@ class Conversation:
         except Farewell as farewell:
             services.metrics.messages.labels(name, farewell.reason).inc()
             self._link.farewell(farewell)
-        except Exception as exc:  # noqa: BLE001 - a bug of ours ends one message only
+        except Exception as exc:
             self._blame_ourselves(exc, message, name)
         services.metrics.handling.labels(name).observe(services.monotonic() - started)
 

@@ -30,7 +30,7 @@ class Transport(Protocol):
 class Flushable(Protocol):
     """Something that writes at the end of the turn."""
 
-    def flush(self) -> None: ...  # noqa: D102
+    def flush(self) -> None: ...
 
 
 class Turn:

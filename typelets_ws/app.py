@@ -63,26 +63,34 @@ async def running(
     is none; Redis and Postgres may be away. On the way out the daemon drains.
     """
     async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
-        daemon = _build(config, log, pages or {}, wall, tasks)
-        await stack.enter_async_context(daemon.clerk)
-        await daemon.store.start()
-        stack.push_async_callback(daemon.store.close)
-        background = [
-            tasks.create_task(work)
-            for work in (
-                daemon.bus.run(),
-                daemon.shared.run(),
-                daemon.watch(),
-                sweep(daemon.house, SWEEP_S),
-            )
-        ]
-        try:
+        # What is being handled is finished, after a drain as after a failure to
+        # start; only then the outside world goes.
+        async with asyncio.TaskGroup() as handling:
+            daemon = _build(config, log, pages or {}, wall, handling)
+            await stack.enter_async_context(daemon.clerk)
+            await daemon.store.start()
+            stack.push_async_callback(daemon.store.close)
+            background = [
+                tasks.create_task(work)
+                for work in (
+                    daemon.bus.run(),
+                    daemon.shared.run(),
+                    daemon.watch(),
+                    sweep(daemon.house, SWEEP_S),
+                )
+            ]
+            stack.callback(_end, daemon, background)
             await _open(daemon, list(sockets))
             yield daemon
             await daemon.drain()
-        finally:
-            for task in background:
-                task.cancel()
+        await daemon.bus.flush()
+
+
+def _end(daemon: Daemon, background: list[asyncio.Task[None]]) -> None:
+    for server in daemon.admin_servers:
+        server.close()
+    for task in background:
+        task.cancel()
 
 
 async def _open(daemon: Daemon, sockets: list[socket.socket]) -> None:
@@ -110,12 +118,14 @@ def _build(
     log: FilteringBoundLogger,
     pages: Mapping[str, Page],
     wall: Callable[[], float],
-    tasks: asyncio.TaskGroup,
+    handling: asyncio.TaskGroup,
 ) -> Daemon:
     """Put the parts together; nothing runs yet."""
     loop = asyncio.get_running_loop()
     chance = random.Random(secrets.randbits(64))  # noqa: S311 - not for secrets
-    return _Builder(config, log, pages, wall, loop, chance, tasks.create_task).build()
+    return _Builder(
+        config, log, pages, wall, loop, chance, handling.create_task
+    ).build()
 
 
 @dataclass

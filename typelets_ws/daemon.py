@@ -133,7 +133,7 @@ class Daemon:
     async def drain(self) -> None:
         """Let nobody in, and send everybody away with 1012, evenly spread."""
         self.house.draining = True
-        for server in (*self.servers, *self.admin_servers):
+        for server in self.servers:
             server.close()
         inside = [c for c in self.house.connections if c.open]
         seconds = self.config.server.drain_seconds

@@ -160,7 +160,12 @@ class Redis:
         self._timeout = connect_timeout
         self._pool = ConnectionPool.from_url(url)
         self._pool.connection_kwargs.update(
-            protocol=2, decode_responses=False, socket_connect_timeout=connect_timeout
+            protocol=2,
+            decode_responses=False,
+            socket_connect_timeout=connect_timeout,
+            # With one, redis-py writes through `asyncio.wait_for`, which loses a
+            # cancellation that comes at the wrong moment (Python 3.11).
+            socket_timeout=None,
         )
         self._pool.connection_kwargs.setdefault("client_name", "typelets-ws")
         self._make()

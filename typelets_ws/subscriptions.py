@@ -87,6 +87,7 @@ class Messages(Link[tuple[bytes, Wish]]):
             self._owner.settled()
 
     def ended(self, waiting: deque[tuple[float, tuple[bytes, Wish]]], why: str) -> None:
+        """Tell the owner that the link is over."""
         self._owner.lost(why)
 
     def _is_next(self, kind: object, channel: object) -> bool:

@@ -1,0 +1,276 @@
+"""A real Redis for tests, and ways to break it and the link to it.
+
+`redis_server` is one private server for the whole run, empty for each test and
+running again whatever the test before did. `LinkProxy` stands between a daemon and
+any TCP server (Redis, Postgres) and cuts, stalls, delays or refuses.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """One redis-server process on one port; `options` as on its command line."""
+
+    def __init__(self, place: Path, *options: str) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._place = place
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """At the same port as before; returns when it answers."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        command = [
+            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
+            "--save", "", "--appendonly", "no", "--dir", str(self._place),
+            *self._options,
+        ]  # fmt: skip
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                self.command("PING")
+            except redis.ConnectionError:
+                assert time.monotonic() < deadline, "redis-server does not answer"
+                time.sleep(0.01)
+            else:
+                return
+
+    def stop(self) -> None:
+        """As `systemctl stop redis`."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As kill -9."""
+        self._end(signal.SIGKILL)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The process stands still; the kernel still takes what is sent to it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def command(self, *args: object) -> Any:
+        """One command over a connection of its own; replies as text."""
+        with redis.Redis(port=self.port, decode_responses=True) as client:
+            return client.execute_command(*args)
+
+    def calls(self, command: str) -> int:
+        """How often Redis has done a command since CONFIG RESETSTAT."""
+        stats = self.command("INFO", "commandstats")
+        return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))
+
+    def subscribers(self, channel: str) -> int:
+        with redis.Redis(port=self.port) as client:
+            return int(client.pubsub_numsub(channel)[0][1])
+
+    def client_ports(self, kind: str) -> set[int]:
+        """The ports of the clients of a kind: normal or pubsub."""
+        with redis.Redis(port=self.port) as client:
+            listed = client.client_list(_type=kind)
+        return {int(one["addr"].rpartition(":")[2]) for one in listed}
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def redis_process() -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        if "CI" in os.environ:
+            pytest.fail("redis-server is not installed")
+        pytest.skip("redis-server is not installed")
+    place = Path(tempfile.mkdtemp(prefix="typelets-test-"))
+    server = RedisServer(place, "--enable-debug-command", "yes")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def redis_server(redis_process: RedisServer) -> RedisServer:
+    redis_process.start()
+    redis_process.command("REPLICAOF", "NO", "ONE")
+    redis_process.command("FLUSHALL")
+    redis_process.command("SCRIPT", "FLUSH")
+    redis_process.command("CONFIG", "RESETSTAT")
+    return redis_process
+
+
+class ProxiedLink:
+    """One connection through the proxy, both halves."""
+
+    def __init__(
+        self, client: asyncio.StreamWriter, server: asyncio.StreamWriter
+    ) -> None:
+        self.client = client
+        self.server = server
+        self.to_server = _gate()
+        self.to_client = _gate()
+
+    @property
+    def port(self) -> int:
+        """Our port as the server sees it (CLIENT LIST, pg_stat_activity)."""
+        return int(self.server.get_extra_info("sockname")[1])
+
+    def cut(self) -> None:
+        self.client.transport.abort()
+        self.server.transport.abort()
+
+    def stall(self, *, to_server: bool = True, to_client: bool = True) -> None:
+        """Let nothing through. What is held is sent on at `heal`, as TCP would."""
+        if to_server:
+            self.to_server.clear()
+        if to_client:
+            self.to_client.clear()
+
+    def heal(self) -> None:
+        self.to_server.set()
+        self.to_client.set()
+
+
+class LinkProxy:
+    """A TCP proxy to `port` that can misbehave; use `link_proxy`."""
+
+    def __init__(self, port: int) -> None:
+        self.port = free_port()
+        self.delay_s = 0.0
+        self.links: set[ProxiedLink] = set()
+        self._target = port
+        self._listener: asyncio.Server | None = None
+        self._stalled: dict[str, bool] | None = None
+        self._serving = 0
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def cut(self) -> None:
+        """Reset all connections; new ones are welcome."""
+        for link in self.links:
+            link.cut()
+
+    def stall(self, *, to_server: bool = True, to_client: bool = True) -> None:
+        """Accept, and forward nothing (or nothing in one direction): a black hole."""
+        self._stalled = {"to_server": to_server, "to_client": to_client}
+        for link in self.links:
+            link.stall(**self._stalled)
+
+    async def refuse(self) -> None:
+        """Reset all connections and let nobody connect."""
+        await self._deaf()
+        self.cut()
+
+    async def heal(self) -> None:
+        """Behave again; what was held goes on its way."""
+        self._stalled = None
+        self.delay_s = 0.0
+        for link in self.links:
+            link.heal()
+        if self._listener is None:
+            self._listener = await asyncio.start_server(
+                self._serve, "127.0.0.1", self.port
+            )
+
+    async def shut(self) -> None:
+        await self._deaf()
+        while self._serving:
+            for link in self.links:
+                link.cut()
+                link.heal()
+            await asyncio.sleep(0.001)
+
+    async def _deaf(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            await self._listener.wait_closed()
+            self._listener = None
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._serving += 1
+        try:
+            from_server, to_server = await asyncio.open_connection(
+                "127.0.0.1", self._target
+            )
+        except OSError:
+            writer.transport.abort()
+            self._serving -= 1
+            return
+        link = ProxiedLink(writer, to_server)
+        if self._stalled is not None:
+            link.stall(**self._stalled)
+        self.links.add(link)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(reader, to_server, link.to_server))
+                group.create_task(self._pump(from_server, writer, link.to_client))
+        finally:
+            self.links.discard(link)
+            self._serving -= 1
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        gate: asyncio.Event,
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                await gate.wait()
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                writer.write(data)
+                await writer.drain()
+        # A black hole swallows the end of a connection, too.
+        await gate.wait()
+        writer.transport.abort()
+
+
+@asynccontextmanager
+async def link_proxy(port: int) -> AsyncIterator[LinkProxy]:
+    """A proxy to a port of this machine, on a port of its own."""
+    proxy = LinkProxy(port)
+    await proxy.heal()
+    try:
+        yield proxy
+    finally:
+        await proxy.shut()
+
+
+def _gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate

@@ -28,10 +28,14 @@ ISSUER = "https://clerk.example.com"
 AZP = "https://app.example.com"
 
 
-@cache
 def key_pair(name: str = "clerk", bits: int = 2048) -> RSAPrivateKey:
     """An RSA key pair; the same name is the same pair for the whole run."""
-    del name
+    return _generated(name, bits)
+
+
+@cache
+def _generated(_name: str, bits: int) -> RSAPrivateKey:
+    # Apart from `key_pair`: the cache would take a default for another call.
     return generate_private_key(public_exponent=65537, key_size=bits)
 
 

@@ -7,7 +7,7 @@ expired. Among the claims what no fresh token would cure comes first, time last.
 The algorithm is RS256 whatever the header says. PyJWT verifies the signature and
 reads keys. Its `decode` is not used: it takes apart the header a second time and
 looks at each base64 character in Python, which costs more than the RSA arithmetic.
-The tests hold that nothing passes here that PyJWT's own `decode` would refuse.
+The tests hold that no signature passes here that PyJWT's own `decode` would refuse.
 
 A token whose key is at hand is judged without giving up the event loop. Which key,
 and when new ones are fetched: `keys`.
@@ -17,11 +17,11 @@ import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import Annotated, NamedTuple, Self, TypeVar
 
 import msgspec
 from jwt.algorithms import RSAAlgorithm
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 from structlog.typing import FilteringBoundLogger
 
 from .config import Auth
@@ -36,6 +36,10 @@ _LONGEST_TOKEN = 16_384
 _LONGEST_ID = 256
 _MACHINE = "cl_B7d4PD333AAA"
 """Clerk's mark on machine-to-machine tokens, signed by the same key (its SDK)."""
+_MACHINE_ID = "mch_"
+"""How a machine's id begins; such a token may bear no category of its own."""
+_Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+"""Since the epoch, up to the year 9999; beyond it a date is no date."""
 _T = TypeVar("_T")
 _RS256 = RSAAlgorithm(RSAAlgorithm.SHA256)
 
@@ -54,9 +58,9 @@ class _Header(msgspec.Struct):
 class _Claims(msgspec.Struct):
     """The claims looked at; as floats msgspec takes finite numbers only, no bool."""
 
-    exp: float | UnsetType = UNSET
-    iat: float | UnsetType = UNSET
-    nbf: float | UnsetType = UNSET
+    exp: _Seconds | UnsetType = UNSET
+    iat: _Seconds | UnsetType = UNSET
+    nbf: _Seconds | UnsetType = UNSET
     sub: object = UNSET
     iss: object = UNSET
     azp: object = UNSET
@@ -243,20 +247,23 @@ def _identity(claims: _Claims, config: Auth, now: float) -> Identity:
 
 
 def _user_id(sub: object) -> str:
-    # It becomes part of channel names, keys and log lines.
-    if not isinstance(sub, str) or not 0 < len(sub) <= _LONGEST_ID:
-        raise TokenRejected(RejectReason.BAD_SUBJECT)
-    if not sub.isprintable() or " " in sub:
-        raise TokenRejected(RejectReason.BAD_SUBJECT)
-    return sub
+    user_id = _plain_name(sub, RejectReason.BAD_SUBJECT)
+    if user_id.startswith(_MACHINE_ID):
+        raise TokenRejected(RejectReason.WRONG_CATEGORY)
+    return user_id
 
 
 def _session_id(sid: object) -> str | None:
-    if sid is UNSET:
-        return None
-    if not isinstance(sid, str) or not 0 < len(sid) <= _LONGEST_ID:
-        raise TokenRejected(RejectReason.BAD_CLAIM)
-    return sid
+    return None if sid is UNSET else _plain_name(sid, RejectReason.BAD_CLAIM)
+
+
+def _plain_name(value: object, otherwise: RejectReason) -> str:
+    # It becomes part of channel names, keys and log lines.
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
+        raise TokenRejected(otherwise)
+    if not value.isprintable() or " " in value:
+        raise TokenRejected(otherwise)
+    return value
 
 
 def _check_origin(claims: _Claims, config: Auth) -> None:

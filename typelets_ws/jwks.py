@@ -31,11 +31,16 @@ _LONGEST_NUMBER = 2731  # base64 of 16 384 bits, the most OpenSSL verifies with
 
 
 class KeysUnavailable(Exception):
-    """No keys this time; `reason` is one word for log and metrics."""
+    """No keys this time; `reason` is one word for log and metrics.
 
-    def __init__(self, reason: str) -> None:
+    `error` says more to the log: a status or the type of an exception, whose text may
+    hold an address with credentials.
+    """
+
+    def __init__(self, reason: str, error: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +128,18 @@ def http_fetch(
                 return _body(response, lambda: monotonic() > deadline)
         except urllib.error.HTTPError as answer:
             answer.close()
-            raise KeysUnavailable(f"http_{answer.code // 100}xx") from None
+            family = f"http_{answer.code // 100}xx"
+            raise KeysUnavailable(family, f"HTTP {answer.code}") from None
         except (OSError, HTTPException, ValueError) as exc:
-            raise KeysUnavailable(_word(exc)) from None
+            raise _unreachable(exc) from None
 
     return lambda: asyncio.to_thread(get)
 
 
-def _word(exc: Exception) -> str:
+def _unreachable(exc: Exception) -> KeysUnavailable:
     cause = exc.reason if isinstance(exc, urllib.error.URLError) else exc
-    return "timeout" if isinstance(cause, TimeoutError) else "unreachable"
+    reason = "timeout" if isinstance(cause, TimeoutError) else "unreachable"
+    return KeysUnavailable(reason, type(cause).__name__)
 
 
 class _Readable(Protocol):

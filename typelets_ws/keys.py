@@ -168,7 +168,7 @@ class FetchedKeys:
             body = await self._fetch()
             self._took(await asyncio.to_thread(parse_keys, body))
         except KeysUnavailable as failure:
-            self._failed(failure.reason)
+            self._failed(failure.reason, failure.error)
         except Exception as exc:
             # Whatever it was, the next try must come. Its text may hold an address
             # with credentials, its type cannot.

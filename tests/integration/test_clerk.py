@@ -265,6 +265,7 @@ def test_nobody_listens() -> None:
         async with bench(jwks_url=url) as here:
             assert await here.judge(mint()) is RejectReason.KEYS_UNAVAILABLE
             assert here.fetches("unreachable") == 1
+            assert "ConnectionRefusedError" in here.lines.getvalue()
 
     asyncio.run(main())
 
@@ -413,6 +414,7 @@ def test_no_secret_and_no_token_in_the_log() -> None:
                 assert await here.judge(token) is RejectReason.KEYS_UNAVAILABLE
                 text = here.lines.getvalue()
                 assert "http_4xx" in text
+                assert "HTTP 401" in text
                 assert SECRET not in text
                 assert token not in text
 

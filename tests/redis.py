@@ -53,7 +53,9 @@ class RedisServer:
             try:
                 self.command("PING")
             except redis.ConnectionError:
-                assert time.monotonic() < deadline, "redis-server does not answer"
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    self.kill()
+                    raise
                 time.sleep(0.01)
             else:
                 return

@@ -1,14 +1,21 @@
 """The bus against a real Redis: whole, cut, stalled, deaf, restarted."""
 
 import asyncio
+import ipaddress
 import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
 from tests.integration.bus_house import House, house, ready, until
@@ -508,6 +515,73 @@ def misbehave(server: RedisServer, proxy: LinkProxy, chance: random.Random) -> N
         server.command("CLIENT", "KILL", "TYPE", "pubsub")
     else:
         proxy.delay_s = 0.01
+
+
+def certificate(place: Path) -> Path:
+    """One file with a key and a certificate for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
+    host = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([host]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = place / "redis.pem"
+    pem = serialization.Encoding.PEM
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    file.write_bytes(key.private_bytes(pem, *plain) + signed.public_bytes(pem))
+    return file
+
+
+@pytest.mark.usefixtures("redis_process")
+def test_every_kind_of_address_works(tmp_path: Path, run: Run) -> None:
+    pem, sock, tls_port = certificate(tmp_path), tmp_path / "redis.sock", free_port()
+    server = RedisServer(
+        tmp_path,
+        *("--tls-port", str(tls_port), "--tls-auth-clients", "no"),
+        *("--tls-cert-file", str(pem), "--tls-key-file", str(pem)),
+        *("--tls-ca-cert-file", str(pem), "--unixsocket", str(sock)),
+        *("--user", "ws", "on", ">pa:ss", "+@all", "~*", "&*"),
+    )
+    server.start()
+    tls = f"rediss://ws:pa%3Ass@127.0.0.1:{tls_port}/3"
+    addresses = [
+        f"{tls}?ssl_ca_certs={pem}",
+        f"unix://ws@{sock}?db=2&password=pa:ss",
+        f"redis://ws:pa%3Ass@127.0.0.1:{server.port}/1?client_name=mine",
+        f"{server.url}?protocol=3&decode_responses=true&socket_timeout=1&max_connections=1",
+    ]
+
+    async def scenario() -> None:
+        for address in addresses:
+            async with ready(address, connect_timeout_s=2.0) as one:
+                assert await one.bus.subscribe("ann")
+                await one.barrier("ann")
+                server.command("CLIENT", "KILL", "TYPE", "pubsub")
+                await until(lambda: one.gaps)
+                await one.barrier("ann")
+        # A certificate nobody vouches for, and a wrong password.
+        for address in (tls, f"redis://ws:wrong@127.0.0.1:{server.port}"):
+            with capture_logs() as logs:
+                async with house(address) as one:
+                    await until(lambda: logs)
+                    assert not await one.bus.subscribe("ann")
+            assert logs[0]["event"] == "redis_down"
+            assert "pa:ss" not in str(logs)
+            assert "wrong" not in str(logs)
+
+    try:
+        run(scenario())
+    finally:
+        server.kill()
 
 
 def test_stopping_is_never_lost(redis_server: RedisServer) -> None:

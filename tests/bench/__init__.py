@@ -1,0 +1,13 @@
+"""The benchmark: each target's work beside its baseline, in one run.
+
+One server process on one core, everything else (the load, Redis, Postgres) on the
+others. The figure that counts is the CPU time of the server process per unit of
+work, taken by turns for the daemon and its baseline: the machine drifts, and only
+what ran side by side compares. `scripts/bench --help` says how to use it.
+
+    machine    cores, child processes and what they have used
+    servers    what runs in the children: the daemon, and what it is compared with
+    load       many sockets in one epoll, and ready-made frames
+    rows       the rows of the table, by name: rows_delivery, rows_clients, rows_scale
+    report     the table for people, the JSON for programs
+"""

@@ -1,0 +1,125 @@
+"""Cores and processes: where what runs, and what it has used.
+
+CPU time is read from the kernel's clock of the other process, to the nanosecond,
+so nothing runs inside a server that measures it.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+__all__ = ["Child", "Meter", "load_cores", "server_core"]
+
+QUIET_S = 0.03
+PATIENCE_S = 60.0
+_numbers = itertools.count(1)
+
+
+def server_core() -> int:
+    """The core that the server has for itself."""
+    return min(os.sched_getaffinity(0))
+
+
+def load_cores() -> set[int]:
+    """The other cores; the same one where there is only one."""
+    cores = os.sched_getaffinity(0)
+    return cores - {min(cores)} or cores
+
+
+class Child:
+    """A server in a process of its own on `core`; ready when entered.
+
+    `settings` go to `servers.main`; it answers with one line of JSON. Each has its own
+    `prefix` on Redis, so that none hears what is published for another.
+    """
+
+    def __init__(self, kind: str, core: int, **settings: Any) -> None:
+        setpriv = shutil.which("setpriv")
+        bound = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+        self.prefix = f"bench-{next(_numbers)}:"
+        order = {"kind": kind, "core": core, "prefix": self.prefix, **settings}
+        self._process = subprocess.Popen(
+            [*bound, sys.executable, "-m", "tests.bench.servers", json.dumps(order)],
+            stdout=subprocess.PIPE,
+        )
+        self.pid = self._process.pid
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            raise RuntimeError("a server did not start; its last words are above")
+        self.port = json.loads(line)["port"]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # The daemon would say goodbye to ten thousand devices; nobody waits for it.
+        self._process.kill()
+        self._process.communicate()
+
+    def cpu(self) -> float:
+        """Seconds of CPU time used so far, all threads."""
+        # clock_getcpuclockid(3): the pid's complement, and CPUCLOCK_SCHED.
+        return time.clock_gettime((~self.pid << 3) | 2)
+
+    def rss(self) -> int:
+        """Resident bytes."""
+        return self._status("VmRSS")
+
+    def peak(self) -> int:
+        """The most resident bytes since `forget_peak`."""
+        return self._status("VmHWM")
+
+    def forget_peak(self) -> None:
+        """Measure the peak from now on."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def quiesce(self) -> None:
+        """Return when the process has nothing to do any more."""
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            before = self.cpu()
+            time.sleep(QUIET_S)
+            # The daemon's own sweep takes a little all the time.
+            if self.cpu() - before < 0.1 * QUIET_S:
+                return
+
+    def _status(self, name: str) -> int:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError(f"no {name} of process {self.pid}")
+
+
+class Meter:
+    """CPU of servers, and how busy the load generator was meanwhile."""
+
+    def __init__(self) -> None:
+        self.busiest = 0.0
+
+    @contextmanager
+    def watch(self, child: Child, cost: list[float], units: int) -> Iterator[None]:
+        """Add the child's CPU time per unit of what happens inside, in seconds."""
+        child.quiesce()
+        before, busy, began = child.cpu(), time.process_time(), time.monotonic()
+        yield
+        took = time.monotonic() - began
+        self.busiest = max(self.busiest, (time.process_time() - busy) / took)
+        child.quiesce()
+        cost.append((child.cpu() - before) / units)

@@ -1,0 +1,201 @@
+"""Rows about what clients ask for: pings, handshakes, signed messages, updates."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import repeat
+
+import psycopg
+
+from .bench import Bench, Figure
+from .load import Crowd, Script, frame, upgrade
+
+__all__ = ["handshake", "ping", "signed", "updates"]
+
+CLIENTS = 50
+PINGS = 10_000
+HANDSHAKES = 500
+SIGNED = 4_000
+UPDATES = 4_000
+WRITERS = 64
+US = 1e6
+
+
+def ping(bench: Bench) -> Iterator[Figure]:
+    """JSON ping and pong, one at a time on each of 50 connections."""
+    users = [f"user_{n}" for n in range(CLIENTS)]
+    text = frame(b'{"type":"ping"}')
+    with ExitStack() as stack:
+        costs: list[list[float]] = [[], []]
+        children = [
+            stack.enter_context(bench.daemon()), stack.enter_context(bench.relay())
+        ]  # fmt: skip
+        crowds = [Crowd(), Crowd()]
+        crowds[0].open(children[0].port, [bench.device(user) for user in users])
+        crowds[1].open(children[1].port, [bench.listener(user) for user in users])
+        for crowd in crowds:
+            stack.callback(crowd.close)
+        for _ in bench.rounds("ping"):
+            for child, crowd, cost in zip(children, crowds, costs, strict=True):
+                with bench.meter.watch(child, cost, PINGS):
+                    crowd.ask(dict.fromkeys(crowd.socks, repeat(text)), PINGS)
+        yield Figure(
+            "ping",
+            "ping to pong, CPU per round trip",
+            "µs",
+            [US * c for c in costs[0]],
+            "websockets.serve",
+            [US * c for c in costs[1]],
+            0.6,
+            busy=bench.meter.busiest,
+        )
+
+
+def handshake(bench: Bench) -> Iterator[Figure]:
+    """Accept, upgrade, JWT, auth_success, beside a bare upgrade."""
+    users = [f"user_{n}" for n in range(HANDSHAKES)]
+    devices = [bench.device(user) for user in users]
+    strangers: list[Script] = [[(upgrade(), b"\r\n\r\n")]] * HANDSHAKES
+    with ExitStack() as stack:
+        costs: list[list[float]] = [[], []]
+        # asyncio's own loop is the faster one for this baseline.
+        children = [
+            stack.enter_context(bench.daemon()),
+            stack.enter_context(bench.relay(uvloop=False, ping_interval=20)),
+        ]
+        for _ in bench.rounds("handshake"):
+            for child, scripts, cost in zip(
+                children, (devices, strangers), costs, strict=True
+            ):
+                crowd = Crowd()
+                with bench.meter.watch(child, cost, HANDSHAKES):
+                    crowd.open(child.port, scripts, window=16)
+                crowd.close()
+                child.quiesce()
+        yield Figure(
+            "handshake",
+            "handshake + JWT + auth_success, CPU",
+            "µs",
+            [US * c for c in costs[0]],
+            "websockets.serve, no auth",
+            [US * c for c in costs[1]],
+            0.8,
+            busy=bench.meter.busiest,
+        )
+
+
+def signed(bench: Bench) -> Iterator[Figure]:
+    """leave_note with a payload of 2 KB, signed and not."""
+    plain_text = json.dumps(
+        {"type": "leave_note", "noteId": _note(1), "padding": "x" * 1_940}
+    )
+    plain = frame(plain_text.encode())
+    users = [f"user_{n}" for n in range(CLIENTS)]
+    for shared in (False, True):
+        with ExitStack() as stack:
+            child = stack.enter_context(bench.daemon(redis={"shared_nonces": shared}))
+            crowd = Crowd()
+            stack.callback(crowd.close)
+            crowd.open(child.port, [bench.device(user) for user in users])
+            with_: list[float] = []
+            without: list[float] = []
+            count = SIGNED // CLIENTS
+            where = "with nonces in Redis" if shared else "nonces on this process"
+            for number in bench.rounds(f"signed, {where}"):
+                messages = {
+                    fd: iter([
+                        _envelope(plain_text, _secret(heard), f"{number}-{fd}-{n}")
+                        for n in range(count)
+                    ])
+                    for fd, heard in crowd.heard.items()
+                }  # fmt: skip
+                with bench.meter.watch(child, with_, SIGNED):
+                    crowd.ask(messages, SIGNED)
+                with bench.meter.watch(child, without, SIGNED):
+                    crowd.ask(dict.fromkeys(crowd.socks, repeat(plain)), SIGNED)
+            more = [US * (a - b) for a, b in zip(with_, without, strict=True)]
+            yield Figure(
+                "signed",
+                f"signature of 2 KB, {where}, CPU on top",
+                "µs",
+                more,
+                "25 µs",
+                [25.0] * len(more),
+                None if shared else 1.0,
+                busy=bench.meter.busiest,
+            )
+
+
+def _secret(heard: bytes) -> str:
+    message = json.loads(heard[heard.index(b"{") :])
+    return str(message["sessionSecret"])
+
+
+def _envelope(payload: str, secret: str, nonce: str) -> bytes:
+    now = int(time.time() * 1000)
+    text = f'{{"payload":{payload},"timestamp":{now},"nonce":"{nonce}"}}'
+    mac = hmac.digest(secret.encode(), text.encode(), hashlib.sha256)
+    signature = base64.b64encode(mac).decode()
+    return frame(f'{text[:-1]},"signature":"{signature}"}}'.encode())
+
+
+def _note(number: int) -> str:
+    return f"00000000-0000-4000-a000-{number:012d}"
+
+
+def updates(bench: Bench) -> Iterator[Figure]:
+    """note_update, Postgres included, beside the bare UPDATE over as many links."""
+    notes = [(f"writer_{n}", _note(n)) for n in range(WRITERS)]
+    with psycopg.connect(bench.database_url, autocommit=True) as db:
+        for user, note in notes:
+            db.execute("INSERT INTO users (id, email) VALUES (%s, %s)", (user, user))
+            db.execute(
+                "INSERT INTO notes (id, user_id, title) VALUES (%s, %s, 't')",
+                (note, user),
+            )
+    with ExitStack() as stack:
+        child = stack.enter_context(bench.daemon())
+        crowd = Crowd()
+        stack.callback(crowd.close)
+        crowd.open(child.port, [bench.device(user) for user, _ in notes])
+        messages = {
+            fd: repeat(frame(
+                b'{"type":"note_update","noteId":"%s","changes":{"content":"c"}}'
+                % note.encode()
+            ))
+            for fd, (_, note) in zip(crowd.socks, notes, strict=True)
+        }  # fmt: skip
+        bare = stack.enter_context(bench.bare_updates(notes))
+        loop = Crowd()
+        stack.callback(loop.close)
+        loop.open(bare.port, [[(b"64\n", b"done")]])
+        (control,) = loop.socks.values()
+
+        def update(count: int) -> None:
+            control.send(b"%d\n" % count)
+            loop.drain(len(b"done\n"))
+
+        costs: list[list[float]] = [[], []]
+        rates: list[list[float]] = [[], []]
+        for _ in bench.rounds("updates"):
+            for server, number in ((child, 0), (bare, 1)):
+                with bench.meter.watch(server, costs[number], UPDATES):
+                    began = time.monotonic()
+                    if server is child:
+                        crowd.ask(messages, UPDATES)
+                    else:
+                        update(UPDATES)
+                    rates[number].append(UPDATES / (time.monotonic() - began))
+    busy = bench.meter.busiest
+    yield Figure(
+        "updates", "note_update through Postgres, 8 links", "/s", rates[0],
+        "bare UPDATE loop", rates[1], 0.8, at_least=True, busy=busy,
+    )  # fmt: skip
+    yield Figure(
+        "updates", "the same, CPU per update", "µs", [US * c for c in costs[0]],
+        "bare UPDATE loop", [US * c for c in costs[1]], busy=busy,
+    )  # fmt: skip

@@ -1,0 +1,82 @@
+"""Rows about ten thousand devices: what they weigh, and all of them coming at once."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from .bench import Bench, Figure
+from .load import Crowd, upgrade
+from .machine import Child
+
+__all__ = ["idle", "storm"]
+
+DEVICES = 10_000
+USERS = 2_000
+MB = 1_048_576
+
+
+def idle(bench: Bench) -> Iterator[Figure]:
+    """Resident bytes of a connection that says nothing, at 10 000 connections."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in bench.rounds("idle", full=2, quick=1):
+        with ExitStack() as stack:
+            child = stack.enter_context(bench.daemon())
+            ours.append(_weight(stack, child, _devices(bench)))
+            child = stack.enter_context(bench.relay(ping_interval=20))
+            strangers = [[(upgrade(), b"\r\n\r\n")]] * DEVICES
+            theirs.append(_weight(stack, child, strangers))
+    yield Figure(
+        "idle",
+        f"idle authenticated connection, RSS at {DEVICES}",
+        "B",
+        ours,
+        "websockets.serve",
+        theirs,
+        0.5,
+    )
+
+
+def _devices(bench: Bench) -> list[list[tuple[bytes, bytes]]]:
+    return [list(bench.device(f"user_{n % USERS}")) for n in range(DEVICES)]
+
+
+def _weight(
+    stack: ExitStack, child: Child, scripts: list[list[tuple[bytes, bytes]]]
+) -> float:
+    with ExitStack() as warm_up:
+        crowd = Crowd()
+        warm_up.callback(crowd.close)
+        crowd.open(child.port, scripts[:200])
+    child.quiesce()
+    before = child.rss()
+    crowd = Crowd()
+    stack.callback(crowd.close)
+    crowd.open(child.port, scripts)
+    child.quiesce()
+    return (child.rss() - before) / DEVICES
+
+
+def storm(bench: Bench) -> Iterator[Figure]:
+    """10 000 devices lose their connections and come back in the same instant."""
+    took: list[float] = []
+    peak: list[float] = []
+    devices = _devices(bench)
+    with ExitStack() as stack:
+        child = stack.enter_context(bench.daemon())
+        crowd = Crowd()
+        stack.callback(lambda: crowd.close())
+        crowd.open(child.port, devices)
+        for _ in bench.rounds("storm", full=3, quick=1):
+            child.quiesce()
+            child.forget_peak()
+            began = time.monotonic()
+            crowd.close()
+            crowd = Crowd()
+            # Raises when a single one is refused.
+            crowd.open(child.port, devices, window=DEVICES)
+            took.append(time.monotonic() - began)
+            peak.append(child.peak() / MB)
+    work = f"{DEVICES} devices reconnect at once"
+    yield Figure("storm", f"{work}, none refused", "s", took)
+    yield Figure("storm", f"{work}, the server's peak RSS", "MB", peak)

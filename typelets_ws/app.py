@@ -87,8 +87,11 @@ async def running(
 
 
 def _end(daemon: Daemon, background: list[asyncio.Task[None]]) -> None:
-    for server in daemon.admin_servers:
+    """Whatever is still open goes now; after a drain that is the admin port."""
+    for server in (*daemon.servers, *daemon.admin_servers):
         server.close()
+    for connection in tuple(daemon.house.connections):
+        connection.abort()
     for task in background:
         task.cancel()
 

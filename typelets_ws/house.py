@@ -50,6 +50,10 @@ class Inhabitant(Protocol):
         """Start closing."""
         ...
 
+    def abort(self) -> None:
+        """Cut the socket."""
+        ...
+
 
 class House:
     """Shared by all connections."""

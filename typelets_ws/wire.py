@@ -108,6 +108,10 @@ class Wire(asyncio.Protocol):
 
     # Closing.
 
+    def abort(self) -> None:
+        """Cut the socket."""
+        self._transport.abort()
+
     def close(self, code: CloseCode, reason: str) -> None:
         """Start closing; see `hub.Device`."""
         self.farewell(Farewell(code, reason))

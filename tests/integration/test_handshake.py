@@ -1,0 +1,198 @@
+"""Spec section 1: who may open a WebSocket, and what a plain request is told."""
+
+import socket
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from tests.daemon import House, daemon, raw_http, run
+from tests.postgres import Database
+from tests.redis import RedisServer
+
+ORIGIN = "https://app.example.org"
+
+
+async def status_for(house: House, origin: str | None) -> int:
+    headers = {} if origin is None else {"Origin": origin}
+    try:
+        async with connect(house.url, additional_headers=headers):
+            return 101
+    except InvalidStatus as exc:
+        return exc.response.status_code
+
+
+def test_origins_are_matched_exactly(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        server = {"allowed_origins": [ORIGIN, "http://localhost:3000"]}
+        async with daemon(redis_server.url, database.url, server=server) as house:
+            for origin in (None, ORIGIN, "http://localhost:3000"):
+                assert await status_for(house, origin) == 101
+            refused = [
+                "null",
+                "http://app.example.org",
+                "https://app.example.org:444",
+                "https://app.example.org/",
+                "https://app.example.org.evil.example",
+                "https://sub.app.example.org",
+                "http://localhost:3001",
+                "https://APP.example.org",
+            ]
+            for origin in refused:
+                assert await status_for(house, origin) == 403, origin
+            assert house.figure("security_events_total", kind="origin") == len(refused)
+            lines = house.logged("origin_refused")
+            assert lines[0]["security"] is True
+            assert lines[0]["origin"] == ["null"]
+
+    run(scenario())
+
+
+def test_no_list_of_origins_allows_all(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with daemon(redis_server.url, database.url) as house:
+            assert await status_for(house, "https://anything.example") == 101
+
+    run(scenario())
+
+
+def test_any_path_and_query_upgrades(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with daemon(redis_server.url, database.url) as house:
+            for path in ("", "ws", "a/b?token=x", "health/x"):
+                async with connect(house.url + path) as socket_:
+                    assert "connection_established" in str(await socket_.recv())
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        ("GET /nothing HTTP/1.1", b"426"),
+        ("POST /nothing HTTP/1.1\r\nContent-Length: 5", b"405"),
+        ("PUT /health HTTP/1.1", b"405"),
+        ("HEAD / HTTP/1.1", b"405"),
+        ("GET /health HTTP/1.1", b"200"),
+        ("GET /health HTTP/1.0", b"200"),
+        ("GET / HTTP/2.0", b""),
+        ("nonsense", b""),
+    ],
+)
+def test_plain_requests_get_a_plain_answer(
+    redis_server: RedisServer, database: Database, request_line: str, status: bytes
+) -> None:
+    async def scenario() -> None:
+        async with daemon(redis_server.url, database.url) as house:
+            request = f"{request_line}\r\nHost: x\r\n\r\n"
+            answer = await raw_http(house.daemon.port, request.encode())
+            assert answer[9:12] == status
+            if status in {b"426", b"405"}:
+                body = answer.partition(b"\r\n\r\n")[2]
+                assert body.count(b"\n") == 1
+
+    run(scenario())
+
+
+def test_compression_is_not_offered_unless_wished(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with daemon(redis_server.url, database.url) as house:
+            async with connect(house.url, compression="deflate") as socket_:
+                assert socket_.protocol.extensions == []
+
+    run(scenario())
+
+
+def test_with_compression_messages_arrive_whole(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        server = {"permessage_deflate": True}
+        async with daemon(redis_server.url, database.url, server=server) as house:
+            async with connect(house.url, compression="deflate") as socket_:
+                assert [e.name for e in socket_.protocol.extensions] == [
+                    "permessage-deflate"
+                ]
+                assert "connection_established" in str(await socket_.recv())
+                for _ in range(3):
+                    await socket_.send('{"type":"ping","requestId":"' + "a" * 60 + '"}')
+                    assert '"pong"' in str(await socket_.recv())
+
+    run(scenario())
+
+
+def test_the_address_is_the_proxys_word_only_for_trusted_proxies(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def tell_address(house: House, headers: dict[str, str]) -> str:
+        before = len(house.logged("origin_refused"))
+        with pytest.raises(InvalidStatus):
+            await connect(
+                house.url, additional_headers={"Origin": "https://x.example", **headers}
+            )
+        return str(house.logged("origin_refused")[before]["address"])
+
+    async def scenario() -> None:
+        origins = {"allowed_origins": [ORIGIN]}
+        forwarded = {"X-Forwarded-For": "6.6.6.6, 192.0.2.7, 10.0.0.9"}
+        async with daemon(redis_server.url, database.url, server=origins) as house:
+            assert await tell_address(house, forwarded) == "127.0.0.1"
+        trusting = {**origins, "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}
+        async with daemon(redis_server.url, database.url, server=trusting) as house:
+            assert await tell_address(house, forwarded) == "192.0.2.7"
+            assert await tell_address(house, {"X-Real-IP": "192.0.2.8"}) == "192.0.2.8"
+            junk = {"X-Forwarded-For": "192.0.2.7, junk"}
+            assert await tell_address(house, junk) == "127.0.0.1"
+            assert await tell_address(house, {}) == "127.0.0.1"
+
+    run(scenario())
+
+
+def test_a_request_that_never_ends_is_cut(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        limits = {"handshake_s": 0.3}
+        async with daemon(redis_server.url, database.url, limits=limits) as house:
+            assert await raw_http(house.daemon.port, b"GET / HT") == b""
+
+    run(scenario())
+
+
+def test_a_request_head_is_bounded(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with daemon(redis_server.url, database.url) as house:
+            long_line = b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"
+            assert (await raw_http(house.daemon.port, long_line))[9:12] == b"414"
+            many = b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 300 + b"\r\n"
+            assert (await raw_http(house.daemon.port, many))[9:12] == b"431"
+
+    run(scenario())
+
+
+def test_a_port_in_use_is_an_error(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            with pytest.raises(ExceptionGroup) as caught:
+                async with daemon(
+                    redis_server.url, database.url, server={"port": port}
+                ):
+                    raise AssertionError("it listens on a port that is in use")
+            assert caught.group_contains(OSError, match="in use")
+
+    run(scenario())

@@ -104,9 +104,11 @@ def test_compression_is_not_offered_unless_wished(
     redis_server: RedisServer, database: Database
 ) -> None:
     async def scenario() -> None:
-        async with daemon(redis_server.url, database.url) as house:
-            async with connect(house.url, compression="deflate") as socket_:
-                assert socket_.protocol.extensions == []
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            connect(house.url, compression="deflate") as socket_,
+        ):
+            assert socket_.protocol.extensions == []
 
     run(scenario())
 
@@ -116,15 +118,16 @@ def test_with_compression_messages_arrive_whole(
 ) -> None:
     async def scenario() -> None:
         server = {"permessage_deflate": True}
-        async with daemon(redis_server.url, database.url, server=server) as house:
-            async with connect(house.url, compression="deflate") as socket_:
-                assert [e.name for e in socket_.protocol.extensions] == [
-                    "permessage-deflate"
-                ]
-                assert "connection_established" in str(await socket_.recv())
-                for _ in range(3):
-                    await socket_.send('{"type":"ping","requestId":"' + "a" * 60 + '"}')
-                    assert '"pong"' in str(await socket_.recv())
+        async with (
+            daemon(redis_server.url, database.url, server=server) as house,
+            connect(house.url, compression="deflate") as socket_,
+        ):
+            names = [extension.name for extension in socket_.protocol.extensions]
+            assert names == ["permessage-deflate"]
+            assert "connection_established" in str(await socket_.recv())
+            for _ in range(3):
+                await socket_.send('{"type":"ping","requestId":"' + "a" * 60 + '"}')
+                assert '"pong"' in str(await socket_.recv())
 
     run(scenario())
 

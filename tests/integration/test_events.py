@@ -1,0 +1,267 @@
+"""Spec section 6: events from the REST service, and what the devices get."""
+
+import asyncio
+import random
+from collections import defaultdict
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import redis.asyncio as redis_client
+
+from tests.daemon import Device, daemon, eventually, publish, run
+from tests.postgres import Database
+from tests.redis import RedisServer
+
+NOTE = "00000000-0000-4000-8000-000000000001"
+ROW = {"id": NOTE, "title": "é\u2028", "tags": ["a"]}
+
+KINDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (
+        {
+            "event": "note_updated",
+            "noteId": NOTE,
+            "changes": {"title": "x"},
+            "updatedNote": ROW,
+        },
+        {
+            "type": "note_sync",
+            "noteId": NOTE,
+            "changes": {"title": "x"},
+            "updatedNote": ROW,
+        },
+    ),
+    (
+        {"event": "note_created", "noteData": ROW},
+        {"type": "note_created_sync", "noteData": ROW},
+    ),
+    (
+        {"event": "note_deleted", "noteId": NOTE},
+        {"type": "note_deleted_sync", "noteId": NOTE},
+    ),
+    (
+        {"event": "folder_created", "folderData": {"id": NOTE}},
+        {"type": "folder_created_sync", "folderData": {"id": NOTE}},
+    ),
+    (
+        {
+            "event": "folder_updated",
+            "folderId": NOTE,
+            "changes": {"name": "x"},
+            "updatedFolder": {"id": NOTE},
+        },
+        {
+            "type": "folder_updated_sync",
+            "folderId": NOTE,
+            "changes": {"name": "x"},
+            "updatedFolder": {"id": NOTE},
+        },
+    ),
+    (
+        {"event": "folder_deleted", "folderId": NOTE},
+        {"type": "folder_deleted_sync", "folderId": NOTE},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("event", "message"), KINDS, ids=[event["event"] for event, _ in KINDS]
+)
+def test_each_kind_becomes_its_message(
+    redis_server: RedisServer,
+    database: Database,
+    event: dict[str, Any],
+    message: dict[str, Any],
+) -> None:
+    async def scenario() -> None:
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            house.device("alice") as device,
+            house.device("bob") as other,
+        ):
+            await publish(redis_server.url, "alice", {**event, "publishedAt": 5})
+            assert await device.receive() == {
+                **message,
+                "timestamp": 5,
+                "fromUserId": "server",
+            }
+            await publish(redis_server.url, "alice", {**event, "fromUserId": "carol"})
+            received = await device.receive()
+            assert received["fromUserId"] == "carol"
+            assert await other.barrier() == []
+
+    run(scenario())
+
+
+def test_the_device_that_caused_it_is_left_out(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            house.device("alice") as origin,
+            house.device("alice") as other,
+        ):
+            event = {
+                "event": "note_deleted",
+                "noteId": NOTE,
+                "exceptConnectionId": origin.connection_id,
+            }
+            await publish(redis_server.url, "alice", event)
+            assert (await other.receive())["type"] == "note_deleted_sync"
+            assert await origin.barrier() == []
+            # An id that is not here leaves nobody out.
+            event["exceptConnectionId"] = "elsewhere"
+            await publish(redis_server.url, "alice", event)
+            assert (await other.receive())["type"] == "note_deleted_sync"
+            assert (await origin.receive())["type"] == "note_deleted_sync"
+
+    run(scenario())
+
+
+MALFORMED: list[tuple[bytes, str]] = [
+    (b"", "not_json"),
+    (b"junk", "not_json"),
+    (b"[]", "unknown_event"),
+    (b"null", "unknown_event"),
+    (b'{"event":"nothing"}', "unknown_event"),
+    (b'{"event":5}', "unknown_event"),
+    (b'{"noteId":"x"}', "unknown_event"),
+    (b'{"event":"note_deleted"}', "invalid_field"),
+    (b'{"event":"note_deleted","noteId":5}', "invalid_field"),
+    (b'{"event":"note_created","noteData":[]}', "invalid_field"),
+    (b'{"event":"note_created","noteData":null}', "invalid_field"),
+    (b'{"event":"note_created","noteData":{"a":"\xff"}}', "not_utf8"),
+    (b'{"event":"note_created","noteData":{"a":1,}}', "not_json"),
+    (b'{"event":"note_created","noteData":' + b"[" * 100_000, "not_json"),
+    (b'{"event":"note_updated","noteId":"x","changes":{}}', "invalid_field"),
+    (b'{"event":"session_revoked"}', "invalid_field"),
+]
+
+
+def test_malformed_events_are_counted_and_harm_nothing(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            house.device("alice") as device,
+        ):
+            expected: dict[str, int] = defaultdict(int)
+            for payload, reason in MALFORMED:
+                expected[reason] += 1
+                await publish(redis_server.url, "alice", payload)
+            await publish(
+                redis_server.url, "alice", {"event": "note_deleted", "noteId": "end"}
+            )
+            assert (await device.receive())["noteId"] == "end"
+            assert await device.barrier() == []
+            counted = {
+                reason: house.figure("events_total", event="unknown", result=reason)
+                for reason in expected
+            }
+            assert counted == expected
+            assert house.logged("internal_error") == []
+
+    run(scenario())
+
+
+def test_data_is_relayed_byte_for_byte(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            house.device("alice") as device,
+        ):
+            data = (
+                '{ "n" : 1.0e+2, "big":123456789012345678901234567890, "s":"\\/\\u00e9",'
+                ' "é\u2028" : [ ] , "id":"x","id":"y" }'
+            )
+            event = f'{{"noteData":{data}, "event" :"note_created"}}'.encode()
+            await publish(redis_server.url, "alice", event)
+            assert f'"noteData":{data}' in await device.receive_raw()
+
+    run(scenario())
+
+
+def test_a_process_hears_only_users_who_have_a_device_on_it(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with daemon(redis_server.url, database.url) as house:
+            event = KINDS[2][0]
+            assert await publish(redis_server.url, "alice", event) == 0
+            async with house.device("alice") as device:
+                assert await publish(redis_server.url, "alice", event) == 1
+                assert (await device.receive())["type"] == "note_deleted_sync"
+            await eventually(
+                lambda: redis_server.subscribers("typelets:user:alice") == 0
+            )
+
+    run(scenario())
+
+
+def test_a_reload_does_not_flap_the_subscription(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with daemon(
+            redis_server.url, database.url, redis={"unsubscribe_delay_s": 30.0}
+        ) as house:
+            for _ in range(5):
+                async with house.device("alice"):
+                    pass
+            await eventually(lambda: len(house.daemon.hub) == 0)
+            assert redis_server.subscribers("typelets:user:alice") == 1
+            # The probe and control channels are the only other subscriptions.
+            assert redis_server.calls("unsubscribe") == 0
+
+    run(scenario())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_order(
+    redis_server: RedisServer, database: Database
+) -> None:
+    """1,000 devices of 200 users, 10,000 events; spec section 6 at its main job."""
+
+    async def collect(device: Device, count: int) -> list[int]:
+        found = [int((await device.receive())["noteId"]) for _ in range(count)]
+        assert await device.barrier() == []
+        return found
+
+    async def scenario() -> None:
+        users = [f"user_{number}" for number in range(200)]
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            AsyncExitStack() as stack,
+        ):
+            devices = [
+                (user, await stack.enter_async_context(house.device(user)))
+                for user in users
+                for _ in range(5)
+            ]
+            chance = random.Random(1)
+            events: dict[str, list[int]] = defaultdict(list)
+            async with redis_client.Redis.from_url(redis_server.url) as link:
+                for start in range(0, 10_000, 500):
+                    pipeline = link.pipeline(transaction=False)
+                    for number in range(start, start + 500):
+                        user = chance.choice(users)
+                        events[user].append(number)
+                        pipeline.publish(
+                            f"typelets:user:{user}",
+                            json.dumps(
+                                {"event": "note_deleted", "noteId": str(number)}
+                            ),
+                        )
+                    await pipeline.execute()
+            received = await asyncio.gather(
+                *(collect(device, len(events[user])) for user, device in devices)
+            )
+            for (user, _), found in zip(devices, received, strict=True):
+                assert found == events[user]
+
+    run(scenario())

@@ -175,8 +175,8 @@ def test_data_is_relayed_byte_for_byte(
             house.device("alice") as device,
         ):
             data = (
-                '{ "n" : 1.0e+2, "big":123456789012345678901234567890, "s":"\\/\\u00e9",'
-                ' "é\u2028" : [ ] , "id":"x","id":"y" }'
+                '{ "n" : 1.0e+2, "big":123456789012345678901234567890,'
+                ' "s":"\\/\\u00e9", "é\u2028" : [ ] , "id":"x","id":"y" }'
             )
             event = f'{{"noteData":{data}, "event" :"note_created"}}'.encode()
             await publish(redis_server.url, "alice", event)
@@ -253,9 +253,7 @@ def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_order(
                         events[user].append(number)
                         pipeline.publish(
                             f"typelets:user:{user}",
-                            json.dumps(
-                                {"event": "note_deleted", "noteId": str(number)}
-                            ),
+                            f'{{"event":"note_deleted","noteId":"{number}"}}',
                         )
                     await pipeline.execute()
             received = await asyncio.gather(

@@ -20,9 +20,11 @@ from .config import Config, ConfigError
 from .config_rules import require_keys
 from .dev.command import DEFAULT_DATA, dev_command, token_command
 from .log import Output
+from .schema_command import schema_command
 from .service import run, serve
 from .status import StatusUnavailable, as_table, fetch
 from .systemd import Systemd
+from .tls import certificate
 
 __all__ = ["main"]
 
@@ -98,21 +100,22 @@ def serve_command(path: Path | None, host: str | None, port: int | None) -> None
         except ConfigError as exc:
             log.error("reload_refused", text=str(exc))
             return None
-        output.set_level(config.log.level)
         return config
 
     systemd = Systemd(os.environ, os.getpid(), time.monotonic)
     with output.attached():
         try:
-            run(serve(config, log=log, systemd=systemd, reload=reload))
-        except* ValueError as group:
-            refuse(str(group.exceptions[0]), EX_CONFIG)
-        except* OSError as group:
-            refuse(_cannot_listen(config, group.exceptions[0]))
-
-
-def _cannot_listen(config: Config, exc: BaseException) -> str:
-    return f"cannot listen on {config.server.host}:{config.server.port}: {exc}"
+            run(
+                serve(config, log=log, systemd=systemd, reload=reload, output=output)
+            )
+        except ConfigError as exc:
+            refuse(str(exc), EX_CONFIG)
+        except OSError as exc:
+            refuse(str(exc))
+        except Exception as exc:
+            # Not left to Python, whose traceback may quote anything.
+            log.critical("crashed", exc_info=exc)
+            raise SystemExit(1) from None
 
 
 @main.command("check-config")
@@ -129,6 +132,7 @@ def check_config_command(path: Path | None) -> None:
         click.echo(f"{mark} {setting.name} = {setting.shown}")
     try:
         require_keys(config)
+        certificate(config.server)
     except ConfigError as exc:
         refuse(str(exc), EX_CONFIG)
     click.echo("ok: (* differs from the default)")
@@ -217,3 +221,4 @@ def _dev_config() -> Path | None:
 
 main.add_command(dev_command)
 main.add_command(token_command)
+main.add_command(schema_command)

@@ -13,7 +13,9 @@ from msgspec import Raw
 
 from .errors import FOREIGN_RESOURCE, Code, Refusal
 
-__all__ = ["Changes", "accepted_changes", "json_object", "refuse_foreign", "uuid"]
+__all__ = [
+    "ALLOWED", "Changes", "accepted_changes", "json_object", "refuse_foreign", "uuid",
+]  # fmt: skip
 
 Value = str | bool | None
 Changes = dict[str, Value]
@@ -30,7 +32,7 @@ _UUID: Final = re.compile(
 _text: Final = msgspec.json.Decoder(str)
 _nullable_text: Final = msgspec.json.Decoder(str | None)
 _flag: Final = msgspec.json.Decoder(bool)
-_ALLOWED: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
+ALLOWED: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     "title": _text,
     "content": _nullable_text,
     "encryptedTitle": _nullable_text,
@@ -41,6 +43,7 @@ _ALLOWED: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     "hidden": _flag,
     "folderId": _nullable_text,
 }
+"""What `note_update` may change; a decoder's `type` is the type of the value."""
 
 
 def uuid(text: str | None, name: str) -> str:
@@ -63,7 +66,7 @@ def accepted_changes(
     accepted: Changes = {}
     filtered: list[str] = []
     for name, raw in changes.items():
-        decoder = _ALLOWED.get(name)
+        decoder = ALLOWED.get(name)
         if decoder is None:
             filtered.append(name if name in FILTERED_NAMES else "other")
             continue

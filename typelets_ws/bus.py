@@ -13,6 +13,8 @@ import asyncio
 import random
 from collections.abc import Callable
 
+import hiredis
+
 from .config import Redis as Config
 from .log import FilteringBoundLogger
 from .metrics import Metrics
@@ -32,7 +34,7 @@ class Bus:
     `clock` is the wall clock and `monotonic` the other one, both in seconds.
     `on_event(user_id, payload)` is called in order and must be quick.
     `on_gap(user_ids, reason)` names users who may have missed events; reasons:
-    ``lost timeout deaf garbled unexpected readonly`` (how the last connection
+    ``lost timeout deaf garbled refused unexpected readonly`` (how the last connection
     ended), ``unreachable`` (there was none yet), ``publish_failed`` (another process
     could not publish). `on_unpublished`: see `Publishing`.
     """
@@ -121,6 +123,9 @@ class Bus:
             await self.commands.call(b"PING")
         except RedisUnavailable:
             return False
+        except hiredis.ReplyError:
+            # Refused, but in its turn: all that was before it has been answered.
+            return True
         return True
 
     async def run(self) -> None:

@@ -37,6 +37,7 @@ class Probe:
         self._metrics = metrics
         self._every_time = every_time
         self._number = 0
+        self._came = 0
         self._back = asyncio.Event()
         self._soon = asyncio.Event()
         self._last: float | None = None
@@ -46,13 +47,15 @@ class Probe:
         return None if self._last is None else self._monotonic() - self._last
 
     def soon(self) -> None:
-        """Probe now instead of at the next interval."""
+        """Probe now: not at the next interval, nor after the probe under way."""
         self._soon.set()
+        self._back.set()
 
     def heard(self, payload: bytes) -> None:
         """A message on the probe channel."""
         if payload == b"%d" % self._number:
             self._last = self._monotonic()
+            self._came = self._number
             self._back.set()
 
     async def run(self, commands: CommandLink, subscriber: Subscriber) -> None:
@@ -84,6 +87,7 @@ class Probe:
             if subscriber.era is era:
                 subscriber.replace("deaf")
             return
-        self._metrics.redis_probe.observe(self._monotonic() - sent)
-        commands.proven()
-        subscriber.proven()
+        if self._came == self._number:
+            self._metrics.redis_probe.observe(self._monotonic() - sent)
+            commands.proven()
+            subscriber.proven()

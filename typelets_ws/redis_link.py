@@ -44,7 +44,8 @@ class RedisUnavailable(Exception):
 
     `reason`: ``down`` (no link), ``lost`` (the link broke before the reply),
     ``timeout``, ``full`` (too much is waiting), ``readonly`` (a demoted master),
-    ``closed`` (we are stopping), ``deaf``, ``garbled``, ``unexpected``.
+    ``garbled``, ``unexpected`` (what Redis said makes no sense), ``closed`` (we are
+    stopping).
     """
 
     def __init__(self, reason: str) -> None:

@@ -86,6 +86,10 @@ class SharedLimits:
         if config.shared_limits:
             commands.when_up(self._begin)
 
+    def reconfigure(self, devices_per_user: int) -> None:
+        """Take another limit, for who comes from now on."""
+        self._limit = devices_per_user
+
     async def acquire(
         self, user_id: str, connection_id: str, session_id: str | None
     ) -> Place:

@@ -200,6 +200,10 @@ class Subscriber:
             self._metrics.gaps.labels(reason=self._reason).inc()
         self._ask(wishes)
 
+    def refused(self, error: Exception) -> None:
+        """Redis will not let us listen."""
+        self._log.error("redis_subscribe_refused", reason=str(error))
+
     def lost(self, reason: str) -> None:
         """The link is over: from now on everybody wanted misses events."""
         if self._link is None:

@@ -9,6 +9,8 @@ import asyncio
 from collections import deque
 from typing import Any, Protocol
 
+import hiredis
+
 from .redis_link import Link
 
 __all__ = ["Messages", "Owner", "Wish"]
@@ -51,6 +53,10 @@ class Owner(Protocol):
         """All that has arrived was taken."""
         ...
 
+    def refused(self, error: Exception) -> None:
+        """Redis will not let us listen: rights, most likely."""
+        ...
+
     def lost(self, reason: str) -> None:
         """The link is over."""
         ...
@@ -77,8 +83,12 @@ class Messages(Link[tuple[bytes, Wish]]):
                 self._changed = True
                 self._owner.confirmed(kind, wish, content)
                 return
-        # What we hear is no longer what we think we hear.
-        self.drop("unexpected")
+        if isinstance(reply, hiredis.ReplyError):
+            self._owner.refused(reply)
+            self.drop("refused")
+        else:
+            # What we hear is no longer what we think we hear.
+            self.drop("unexpected")
 
     def read(self) -> None:
         """Tell the owner that the confirmations are through for now."""

@@ -584,6 +584,46 @@ def test_every_kind_of_address_works(tmp_path: Path, run: Run) -> None:
         server.kill()
 
 
+def test_missing_rights_are_named_and_granting_them_is_enough(
+    redis_server: RedisServer,
+) -> None:
+    """The rights that the daemon needs, and what shows when they are missing."""
+    commands = (
+        "+subscribe +unsubscribe +publish +ping +client|setname"
+        " +set +del +sadd +srem +smembers +expire +exists +evalsha +eval +script|load"
+    )
+
+    async def scenario() -> None:
+        url = f"redis://ws:pw@127.0.0.1:{redis_server.port}/0"
+        with capture_logs() as logs:
+            async with house(url) as one:
+                await until(lambda: one.bus.commands.up and logs)
+                one.bus.publish("ann", b"event")
+                await until(lambda: one.unpublished == [("ann", b"event", "refused")])
+                assert await one.bus.flush()
+                assert not one.bus.listening
+                rights = "~typelets:*", "&typelets:*", *commands.split()
+                redis_server.command("ACL", "SETUSER", "ws", *rights)
+                await one.ready(10)
+                assert await one.bus.subscribe("ann")
+                await one.barrier("ann")
+                assert await one.limits.claim_nonce("ann", b"n", 1000)
+                assert not await one.limits.claim_nonce("ann", b"n", 1000)
+                assert (await one.limits.acquire("ann", "c", "s")).value == "granted"
+                one.limits.release("ann", "c")
+                assert await one.bus.flush()
+                await until(lambda: one.sample("shared_limits_up") == 1)
+        named = [line for line in logs if line["event"] == "redis_subscribe_refused"]
+        assert "NOPERM" in named[0]["reason"]
+
+    rights = "reset", "on", ">pw", "+client|setname"
+    redis_server.command("ACL", "SETUSER", "ws", *rights)
+    try:
+        asyncio.run(scenario())
+    finally:
+        redis_server.command("ACL", "DELUSER", "ws")
+
+
 def test_stopping_is_never_lost(redis_server: RedisServer) -> None:
     """Whatever a link is just doing when it is told to stop, it stops."""
 

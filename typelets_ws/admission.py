@@ -81,7 +81,7 @@ class Admission:
             identity = await self.clerk.verify(message.token)
             self._refuse_barred(identity)
         except TokenRejected as rejection:
-            return self._rejected(session, rejection)
+            return self._rejected(session, rejection, message)
         if session.authenticated:
             return self._welcome(session, identity, message)
         return await self._let_in(device, session, identity, message)
@@ -110,7 +110,7 @@ class Admission:
             )
             # No await from here on: what was true a moment ago still is.
             try:
-                self._refuse(place, identity)
+                self._refuse(place, identity, message)
                 if not device.open:
                     raise Farewell(CloseCode.GOING_AWAY, "gone")
                 answer = self._welcome(session, identity, message)
@@ -122,12 +122,12 @@ class Admission:
             self.metrics.users.set(len(self.hub))
             return answer
         except TokenRejected as rejection:
-            return self._rejected(session, rejection)
+            return self._rejected(session, rejection, message)
         finally:
             if not attached:
                 self._let_go(user_id)
 
-    def _refuse(self, place: Place, identity: Identity) -> None:
+    def _refuse(self, place: Place, identity: Identity, message: messages.Auth) -> None:
         if place is Place.REVOKED:
             raise TokenRejected(RejectReason.REVOKED)
         # Revoked while it was on its way in, or while Redis was away.
@@ -135,7 +135,9 @@ class Admission:
         here = self.hub.count(identity.user_id)
         if place is Place.FULL or here >= self.devices_per_user:
             self.metrics.authentications.labels("too_many_devices").inc()
-            refusal = Refusal(Code.RATE_LIMITED, TOO_MANY_DEVICES)
+            refusal = Refusal(
+                Code.RATE_LIMITED, TOO_MANY_DEVICES, request_id=message.requestId
+            )
             raise Farewell(
                 CloseCode.TOO_MANY,
                 "too_many_devices",
@@ -151,7 +153,7 @@ class Admission:
     ) -> bytes:
         now_ms = self.now_ms()
         secret = session.auth_succeeded(
-            identity, message.token, self.nonces.of(identity.user_id, now_ms), now_ms
+            identity, message, self.nonces.of(identity.user_id, now_ms), now_ms
         )
         self.metrics.authentications.labels("ok").inc()
         return messages.encode(
@@ -163,7 +165,9 @@ class Admission:
             )
         )
 
-    def _rejected(self, session: Session, rejection: TokenRejected) -> bytes:
+    def _rejected(
+        self, session: Session, rejection: TokenRejected, message: messages.Auth
+    ) -> bytes:
         """The precise reason is for the log; the client is told one of two words."""
         self.metrics.authentications.labels(rejection.reason).inc()
         self.log.warning(
@@ -172,7 +176,7 @@ class Admission:
             reason=str(rejection.reason),
             connection=session.connection_id,
         )
-        return session.auth_failed(rejection)
+        return session.auth_failed(rejection, message)
 
     def _let_go(self, user_id: str) -> None:
         self._holds[user_id] -= 1

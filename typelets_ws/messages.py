@@ -249,6 +249,7 @@ class _Head(Struct):
 
     type: Raw = _NOTHING
     requestId: Raw = _NOTHING
+    payload: Raw = _NOTHING
 
 
 _decoder: Final = msgspec.json.Decoder(AnyClientMessage)
@@ -274,12 +275,16 @@ def decode(data: bytes) -> ClientMessage:
 
 
 def request_id(data: bytes) -> str | None:
-    """Return the `requestId` of a message that is not decoded, if it has one."""
+    """Return the `requestId` of a message that is not decoded, if it has one.
+
+    That of a signed message is in its payload. `data` may be anything.
+    """
     if b'"requestId"' not in data:
         return None
     try:
-        found = _text.decode(_head.decode(data).requestId)
-    except (msgspec.DecodeError, RecursionError):
+        head = _head.decode(data)
+        found = _text.decode(head.requestId or _head.decode(head.payload).requestId)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return found if len(found) <= REQUEST_ID_LENGTH else None
 

@@ -145,22 +145,28 @@ class Session:
         """
         try:
             message = messages.decode(bytes(envelope.payload))
-        except Refusal:
-            message = None
-        if not isinstance(message, Auth):
-            request_id = message.requestId if message else None
-            raise Refusal(Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=request_id)
-        return message
+        except Refusal as refusal:
+            request_id = refusal.request_id
+        else:
+            if isinstance(message, Auth):
+                return message
+            request_id = message.requestId
+        raise Refusal(Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=request_id)
 
     def _verify(self, envelope: signing.Envelope, now_ms: int) -> None:
         if self._secrets is None or self._nonces is None:
             raise AssertionError("authenticated without a secret")
         verdict = signing.judge(envelope, self._secrets, self._nonces, now_ms)
         if verdict is not signing.SignatureVerdict.OK:
-            raise SignatureRefusal(verdict)
+            request_id = messages.request_id(bytes(envelope.payload))
+            raise SignatureRefusal(verdict, request_id)
 
     def auth_succeeded(
-        self, identity: Identity, token: str, nonces: signing.NonceMemory, now_ms: int
+        self,
+        identity: Identity,
+        message: Auth,
+        nonces: signing.NonceMemory,
+        now_ms: int,
     ) -> str:
         """Become, or stay, authenticated. Returns the session secret.
 
@@ -169,7 +175,9 @@ class Session:
         if self.authenticated and identity.user_id != self.user_id:
             self.state = State.CLOSED
             raise Farewell(
-                CloseCode.UNAUTHENTICATED, "other_user", auth_failed(expired=False)
+                CloseCode.UNAUTHENTICATED,
+                "other_user",
+                auth_failed(message, expired=False),
             )
         if self._secrets is None:
             self._secrets = signing.Secrets()
@@ -178,16 +186,16 @@ class Session:
         self.session_id = identity.session_id
         self._nonces = nonces
         self._failed_tries = 0
-        return self._secrets.issue(token, identity.user_id, now_ms)
+        return self._secrets.issue(message.token, identity.user_id, now_ms)
 
-    def auth_failed(self, rejection: TokenRejected) -> bytes:
+    def auth_failed(self, rejection: TokenRejected, message: Auth) -> bytes:
         """Return the answer to a failed `auth`. Raises `Farewell` when it is final.
 
         An expired token may be replaced on the same socket, and a failed re-auth
         leaves the connection as it was; both at most three times in a row.
         """
         self._failed_tries += 1
-        answer = auth_failed(expired=rejection.expired)
+        answer = auth_failed(message, expired=rejection.expired)
         patient = self.authenticated or rejection.expired
         revoked = rejection.reason is RejectReason.REVOKED
         if not patient or revoked or self._failed_tries >= FAILED_TRIES:
@@ -216,15 +224,24 @@ class Session:
 class SignatureRefusal(Refusal):
     """A signed message that is not accepted; `verdict` is for log and metrics."""
 
-    def __init__(self, verdict: signing.SignatureVerdict) -> None:
-        super().__init__(Code.SIGNATURE_REJECTED, SIGNATURE_REJECTED)
+    def __init__(
+        self, verdict: signing.SignatureVerdict, request_id: str | None
+    ) -> None:
+        super().__init__(
+            Code.SIGNATURE_REJECTED, SIGNATURE_REJECTED, request_id=request_id
+        )
         self.verdict = verdict
 
 
-def auth_failed(*, expired: bool) -> bytes:
-    """The `auth_failed` message, with the texts of spec section 2."""
-    return messages.encode(
-        messages.AuthFailed(message="Token expired", reason="token-expired")
+def auth_failed(message: Auth, *, expired: bool) -> bytes:
+    """The answer to `message` that failed, with the texts of spec section 2."""
+    text, reason = (
+        ("Token expired", "token-expired")
         if expired
-        else messages.AuthFailed(message="Authentication failed", reason="auth-failed")
+        else ("Authentication failed", "auth-failed")
+    )
+    return messages.encode(
+        messages.AuthFailed(
+            message=text, reason=reason, requestId=messages.echo(message)
+        )
     )

@@ -1,0 +1,93 @@
+"""Who sees what: a sender, the same user's other device, and another user.
+
+`Scene.say` sends one message and returns what each of them was told because of it.
+Nothing is waited for by the clock: a fourth device announces a deletion behind the
+message, and all that comes before it belongs to the message.
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.daemon import Device, House, Message
+
+Boot = Callable[..., AbstractAsyncContextManager[House]]
+ALICE, BOB = "user_alice", "user_bob"
+
+
+@dataclass
+class Seen:
+    """The messages each of them got."""
+
+    sender: list[Message]
+    other: list[Message]
+    bob: list[Message]
+
+    @property
+    def reply(self) -> Message:
+        """The only message the sender got, which nobody else knows of."""
+        (reply,) = self.sender
+        assert self.other == self.bob == []
+        return reply
+
+    @property
+    def sync(self) -> Message:
+        """The only message the other device got; the sender and others got none."""
+        (sync,) = self.other
+        assert self.sender == self.bob == []
+        return sync
+
+    @property
+    def refusal(self) -> tuple[str, str]:
+        """Text and code of the error that only the sender got."""
+        assert self.reply["type"] == "error"
+        return self.reply["message"], self.reply["code"]
+
+
+@dataclass
+class Scene:
+    """Three devices of alice (two that are watched) and one of bob's."""
+
+    house: House
+    sender: Device
+    other: Device
+    fence: Device
+    bob: Device
+
+    async def say(self, message: Mapping[str, Any] | str | bytes) -> Seen:
+        await self.sender.send(message)
+        replies = await self.sender.barrier()
+        mark = await self.raise_fence()
+        replies += await until(self.sender, mark)
+        return Seen(replies, await until(self.other, mark), await self.bob.barrier())
+
+    async def raise_fence(self) -> str:
+        """Announce the deletion of a note that never was; returns its id."""
+        mark = str(uuid.uuid4())
+        await self.fence.barrier()
+        await self.fence.send({"type": "note_deleted", "noteId": mark})
+        return mark
+
+
+async def until(device: Device, mark: str) -> list[Message]:
+    """All messages before the deletion of note `mark`."""
+    found: list[Message] = []
+    while True:
+        message = await device.receive()
+        if message["type"] == "note_deleted_sync" and message["noteId"] == mark:
+            return found
+        found.append(message)
+
+
+@asynccontextmanager
+async def staged(house: House) -> AsyncIterator[Scene]:
+    """A scene on a running daemon."""
+    async with (
+        house.device(ALICE) as sender,
+        house.device(ALICE) as other,
+        house.device(ALICE) as fence,
+        house.device(BOB) as bob,
+    ):
+        yield Scene(house, sender, other, fence, bob)

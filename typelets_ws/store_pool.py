@@ -203,8 +203,9 @@ class Pool:
             raise Failed(Reason.CLOSED) from None
 
     async def _give_back(self, connection: Connection) -> None:
+        """Give back, even when cancelled: putconn may have to wait its turn."""
         self._lent -= 1
-        await self._pool.putconn(connection)
+        await asyncio.shield(self._pool.putconn(connection))
 
     async def _configure(self, connection: Connection) -> None:
         """Make a new connection ours.

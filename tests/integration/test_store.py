@@ -778,6 +778,41 @@ def test_cancelled_at_any_moment_the_pool_stays_whole(
     assert database.note(note)["title"] == "last"
 
 
+@pytest.mark.parametrize("uv", [False, True])
+def test_cancelled_while_giving_back_no_connection_is_lost(
+    database: Database, uv: bool
+) -> None:
+    """Giving back waits for a moment when somebody has just begun to wait."""
+    metrics = Metrics()
+
+    def stat(name: str) -> float | None:
+        return metrics.registry.get_sample_value(
+            "typelets_ws_postgres_pool", {"stat": name}
+        )
+
+    async def work() -> None:
+        async with opened(database.url, metrics, pool_min=2, pool_max=2) as store:
+            await asyncio.gather(*(store.ping() for _ in range(8)))
+            for age in range(1, 30):
+                async with asyncio.TaskGroup() as tasks:
+                    some: list[asyncio.Task[None]] = []
+                    for _ in range(80):  # one more begins at each turn of the loop
+                        some.append(tasks.create_task(store.ping()))
+                        await asyncio.sleep(0)
+                        if len(some) > age:
+                            some[-age].cancel()
+                    for task in some[-age:]:
+                        task.cancel()
+
+            def whole() -> bool:
+                store.observe_pool()
+                return stat("pool_available") == stat("pool_size") == 2
+
+            await until(whole, 2.0)
+
+    run(work(), uv=uv)
+
+
 # What is told.
 
 

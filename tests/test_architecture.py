@@ -43,7 +43,7 @@ FLOORS = {
     ),
     "behaviour": floor(2, "hub handlers admission"),
     "sockets": floor(
-        3, "connection wire conversation outbox house listener endpoints relay"
+        3, "connection wire conversation outbox house listener tls endpoints relay"
     ),
     "outside": floor(
         3,

@@ -2,9 +2,10 @@
 
 The command line, `dev` and the tests all enter `running`; there is no other way
 to get a daemon, and no state outside of it. Start: rules and words, the outside
-world (which may be away: it is retried for ever), the port last. Stop: the port
-first, then the devices, spread over `drain_seconds` (the web client reconnects
-without jitter, so the spread must come from us), the outside world last.
+world (which may be away: it is retried for ever), the port last, though it is taken
+first. Stop: the port first, then the devices, spread over `drain_seconds` (the web
+client reconnects without jitter, so the spread must come from us), then what is
+being handled, the outside world last.
 """
 
 import asyncio
@@ -23,13 +24,20 @@ from .clerk import Clerk
 from .config import Config
 from .convergence import Newest
 from .conversation import Services
-from .daemon import SWEEP_S, Daemon
+from .daemon import HANDLING_S, SWEEP_S, Daemon
 from .deadlines import Deadlines
 from .endpoints import Endpoints, Page
 from .handlers import Context
 from .house import House
 from .hub import Hub
-from .listener import AdminConnection, listen, public, sweep, tls_context
+from .listener import (
+    AdminConnection,
+    bind_admin,
+    bind_public,
+    listen,
+    public,
+    sweep,
+)
 from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .outbox import Turn
@@ -37,6 +45,7 @@ from .relay import Relay
 from .shared_limits import SharedLimits
 from .signing import NonceRegistry
 from .store import Store
+from .tls import Tls, certificate
 
 __all__ = ["Daemon", "running"]
 
@@ -59,14 +68,21 @@ async def running(
 ) -> AsyncIterator[Daemon]:
     """A daemon that serves for as long as the context is entered.
 
-    Raises `OSError` when a port cannot be opened and `ValueError` for a key that
-    is none; Redis and Postgres may be away. On the way out the daemon drains.
+    `sockets` are listening ones, in place of the public port. Raises `OSError` when
+    a port is not to be had, `ConfigError` for a certificate that cannot be used and
+    a group of `ValueError` for a key that is none; Redis and Postgres may be away.
+    On the way out the daemon drains.
     """
+    shown = certificate(config.server)
+    public_sockets = list(sockets) or bind_public(config)
+    admin_sockets = bind_admin(config)
     async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
         # What is being handled is finished, after a drain as after a failure to
         # start; only then the outside world goes.
-        async with asyncio.TaskGroup() as handling:
+        async with _patience(log) as patience, asyncio.TaskGroup() as handling:
             daemon = _build(config, log, pages or {}, wall, handling)
+            daemon.patience = patience
+            daemon.tls = Tls(shown) if shown else None
             await stack.enter_async_context(daemon.clerk)
             await daemon.store.start()
             stack.push_async_callback(daemon.store.close)
@@ -80,10 +96,24 @@ async def running(
                 )
             ]
             stack.callback(_end, daemon, background)
-            await _open(daemon, list(sockets))
+            await _open(daemon, public_sockets, admin_sockets)
             yield daemon
             await daemon.drain()
-        await daemon.bus.flush()
+            daemon.expect_handled(HANDLING_S)
+        if not daemon.hurried.is_set():
+            await daemon.bus.flush()
+
+
+@asynccontextmanager
+async def _patience(log: FilteringBoundLogger) -> AsyncIterator[asyncio.Timeout]:
+    """Ends what is being handled when it takes longer than anybody can wait."""
+    try:
+        async with asyncio.timeout(None) as patience:
+            yield patience
+    except TimeoutError:
+        if not patience.expired():
+            raise
+        log.warning("handling_cut")
 
 
 def _end(daemon: Daemon, background: list[asyncio.Task[None]]) -> None:
@@ -96,24 +126,20 @@ def _end(daemon: Daemon, background: list[asyncio.Task[None]]) -> None:
         task.cancel()
 
 
-async def _open(daemon: Daemon, sockets: list[socket.socket]) -> None:
-    config, house = daemon.config, daemon.house
+async def _open(
+    daemon: Daemon, sockets: list[socket.socket], admin: list[socket.socket]
+) -> None:
+    backlog = daemon.config.server.backlog
+    endpoints = daemon.house.endpoints
     daemon.servers = await listen(
-        public(house),
-        config.server,
-        host=config.server.host,
-        port=config.server.port,
-        inherited=sockets,
-        tls=tls_context(config.server),
+        public(daemon.house),
+        sockets,
+        backlog=backlog,
+        tls=daemon.tls.context if daemon.tls else None,
     )
-    if config.admin.enabled:
-        daemon.admin_servers = await listen(
-            lambda: AdminConnection(house.endpoints),
-            config.server,
-            host=config.admin.host,
-            port=config.admin.port,
-            inherited=[],
-        )
+    daemon.admin_servers = await listen(
+        lambda: AdminConnection(endpoints), admin, backlog=backlog
+    )
 
 
 def _build(

@@ -105,9 +105,7 @@ def serve_command(path: Path | None, host: str | None, port: int | None) -> None
     systemd = Systemd(os.environ, os.getpid(), time.monotonic)
     with output.attached():
         try:
-            run(
-                serve(config, log=log, systemd=systemd, reload=reload, output=output)
-            )
+            run(serve(config, log=log, systemd=systemd, reload=reload, output=output))
         except ConfigError as exc:
             refuse(str(exc), EX_CONFIG)
         except OSError as exc:

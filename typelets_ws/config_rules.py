@@ -9,20 +9,31 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from .config import Admin, Auth, Config, ConfigError, Server
+from .config import Admin, Auth, Config, ConfigError, Database, Redis, Server
 
-__all__ = ["cautions", "complaints", "require_keys"]
+__all__ = ["adopted", "cautions", "complaints", "require_keys"]
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\-\[\]:]+")
 _ORIGIN_WORDS = (
     "scheme://host[:port] as browsers send it: lower case, no path, no wildcard, "
     "no default port"
 )
+_LEAST_BITS = 2048
+"""As RFC 7518 demands for RS256."""
 _USUAL_PORT = {"http": 80, "https": 443}
+_LASTING = {
+    "server": ("host", "port", "reuse_port", "backlog"),
+    "admin": Admin.__struct_fields__,
+    "redis": Redis.__struct_fields__,
+    "database": Database.__struct_fields__,
+    "log": ("format", "burst"),
+}
+"""What holds from the start to the end of a process: ports, and links to others."""
 
 
 def complaints(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -52,6 +63,32 @@ def cautions(config: Config) -> Iterator[str]:
         parts = urlsplit(getattr(config.auth, key))
         if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost"}:
             yield f"auth.{key} is plain http: whoever is on the way can swap the keys"
+
+
+def adopted(old: Config, new: Config) -> tuple[Config, list[str]]:
+    """What a reload makes of `old`: `new` with what cannot change as it was.
+
+    Also returns the keys that differ all the same: they need a restart.
+    """
+    sections, kept = {}, []
+    for section, keys in _lasting(old, new).items():
+        before, after = getattr(old, section), getattr(new, section)
+        lasting = {key: getattr(before, key) for key in keys}
+        kept += [
+            f"{section}.{key}" for key in keys if getattr(after, key) != lasting[key]
+        ]
+        sections[section] = msgspec.structs.replace(after, **lasting)
+    return msgspec.structs.replace(new, **sections), kept
+
+
+def _lasting(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
+    """The keys by section; a port with TLS does not become one without, or back."""
+    if bool(old.server.tls_certificate) == bool(new.server.tls_certificate):
+        return _LASTING
+    return {
+        **_LASTING,
+        "server": (*_LASTING["server"], "tls_certificate", "tls_key"),
+    }
 
 
 def require_keys(config: Config) -> None:
@@ -85,7 +122,8 @@ def _about_auth(auth: Auth) -> Iterator[tuple[str, str, str]]:
         yield (
             "auth",
             "jwt_key",
-            "an RSA public key in PEM (-----BEGIN PUBLIC KEY----- ...)",
+            "an RSA public key in PEM of at least 2048 bits "
+            "(-----BEGIN PUBLIC KEY----- ...)",
         )
     for key in ("jwks_url", "api_url"):
         url = getattr(auth, key)
@@ -113,7 +151,8 @@ def _is_network(text: str) -> bool:
 
 def _is_rsa_key(pem: str) -> bool:
     try:
-        return isinstance(load_pem_public_key(pem.encode()), RSAPublicKey)
+        key = load_pem_public_key(pem.encode())
+        return isinstance(key, RSAPublicKey) and key.key_size >= _LEAST_BITS
     except (ValueError, UnsupportedAlgorithm):
         return False
 

@@ -22,6 +22,7 @@ from websockets.protocol import OPEN
 
 from . import messages
 from .assembly import Assembly
+from .config import Config
 from .conversation import Conversation
 from .errors import AUTH_TIMEOUT, CloseCode, Code, Farewell, Refusal
 from .frames import PING, Frame
@@ -193,6 +194,18 @@ class Connection(Wire):
         self._attached = self._authenticated = True
         self._house.door.authenticated()
         self._liveness.authenticated()
+
+    @property
+    def busy(self) -> bool:
+        """See `house.Inhabitant`."""
+        return self._conversation is not None and self._conversation.busy
+
+    def reconfigure(self, config: Config) -> None:
+        """See `house.Inhabitant`."""
+        self._ws.max_message_size = config.limits.unread_bytes
+        self._liveness.reconfigure(config.limits)
+        if self._conversation is not None:
+            self._session.reconfigure(config.limits, config.messages)
 
     def ask_resync(self, reason: str, delay: float) -> None:
         """Tell the device within `delay` seconds; see `hub.Device`."""

@@ -7,7 +7,7 @@ that holds enough, the link is asked not to read on. A task lives only that long
 
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import structlog
@@ -15,6 +15,7 @@ from msgspec import Raw, structs
 
 from . import events, handlers, messages
 from .admission import Admission
+from .config import Config
 from .convergence import Forgotten, Newest
 from .errors import INVALID_MESSAGE, SIGNATURE_REJECTED, Code, Farewell, Refusal
 from .handlers import Context, Outcome
@@ -43,6 +44,15 @@ class Services:
     monotonic: Callable[[], float]
     inbox_bytes_before_auth: int
     message_bytes: int
+
+    def reconfigure(self, config: Config) -> None:
+        """Go by other settings from the next message on."""
+        limits, admission = config.limits, self.admission
+        self.context = replace(self.context, rules=config.messages)
+        self.inbox_bytes_before_auth = limits.unread_bytes_before_auth
+        self.message_bytes = limits.message_bytes
+        admission.devices_per_user = limits.devices_per_user
+        admission.nonces.reconfigure(limits.nonces_per_user)
 
     @property
     def now_ms(self) -> Callable[[], int]:

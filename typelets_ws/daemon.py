@@ -1,7 +1,8 @@
-"""A running daemon, as its owner sees it: how it is, and how it goes down.
+"""A running daemon, as its owner sees it: how it is, how it changes, how it ends.
 
-Going down: the port first, then the devices, evenly spread over `drain_seconds`
-(the web client reconnects without jitter, so the spread must come from us).
+Ending: the port first, then the devices, evenly spread over `drain_seconds` (the
+web client reconnects without jitter, so the spread must come from us). Who is in the
+middle of something is sent away when it is done. Every wait has an end.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import Final
 from .bus import Bus
 from .clerk import Clerk
 from .config import Config
+from .config_rules import adopted
 from .errors import CloseCode
 from .house import House
 from .hub import Hub
@@ -21,15 +23,22 @@ from .ports import StoreUnavailable
 from .relay import Relay
 from .shared_limits import SharedLimits
 from .store import Store
+from .tls import Tls, certificate
 
-__all__ = ["SWEEP_S", "Daemon"]
+__all__ = ["HANDLING_S", "SWEEP_S", "Daemon"]
 
 SWEEP_S: Final = 0.1
 """How exact deadlines are; the shortest by default is 2 s."""
 PROBE_AGE_S: Final = 30.0
 """Spec section 7: ready only while a probe came back in the last 30 s."""
-STUCK_S: Final = 3 * PROBE_AGE_S
+STUCK_PROBES: Final = 18
+"""Probes in a row that may be missed before the subscriber is stuck: 90 s."""
 WATCH_S: Final = 2.0
+HANDLING_S: Final = 5.0
+"""For what is being handled at the end: a wait for Postgres and a statement, by
+default 2 s each."""
+BATCH_S: Final = 0.01
+"""Closes that fall due within this long go out together."""
 
 
 @dataclass(slots=True)
@@ -50,6 +59,8 @@ class Daemon:
     admin_servers: list[asyncio.Server] = field(default_factory=list)
     postgres_answers: bool = False
     hurried: asyncio.Event = field(default_factory=asyncio.Event)
+    patience: asyncio.Timeout | None = None
+    tls: Tls | None = None
 
     @property
     def port(self) -> int:
@@ -95,20 +106,41 @@ class Daemon:
         believes it listens, and has heard no probe for long, is.
         """
         age = self.bus.probe_age()
-        return not (self.bus.listening and age is not None and age > STUCK_S)
+        stuck = STUCK_PROBES * self.config.redis.probe_interval_s
+        return not (self.bus.listening and age is not None and age > stuck)
 
     def hurry(self) -> None:
         """End at once: cut whoever is still here."""
         self.hurried.set()
+        if self.patience is not None and self.patience.when() is not None:
+            self.expect_handled(0)
+
+    def expect_handled(self, seconds: float) -> None:
+        """Cut off in so many seconds what is still being handled then."""
+        if self.patience is not None and not self.patience.expired():
+            seconds = 0 if self.hurried.is_set() else seconds
+            self.patience.reschedule(asyncio.get_running_loop().time() + seconds)
 
     def reconfigure(self, config: Config) -> None:
         """Take new settings without dropping a device (spec section 8, SIGHUP).
 
-        Ports, Redis and Postgres keep theirs until a restart.
+        All or nothing: raises `ConfigError` or `ValueError` for a certificate or a
+        key that cannot be used, and then everything stays as it was. What needs a
+        restart is kept, and named in the log.
         """
-        self.house.reconfigure(config)
+        config, kept = adopted(self.config, config)
+        shown = certificate(config.server)
         self.clerk.reconfigure(config.auth)
+        # From here on nothing can fail.
+        if self.tls is not None and shown is not None:
+            self.tls.replace(shown)
+        limits = config.limits
+        self.shared.reconfigure(limits.devices_per_user)
+        self.relay.event_bytes = limits.unsent_bytes
+        self.house.reconfigure(config)
         self.config = config
+        if kept:
+            self.log.warning("needs_restart", keys=kept)
         self.log.info("reloaded")
 
     async def watch(self) -> None:
@@ -131,23 +163,45 @@ class Daemon:
             await asyncio.wait_for(self.hurried.wait(), seconds)
 
     async def drain(self) -> None:
-        """Let nobody in, and send everybody away with 1012, evenly spread."""
-        self.house.draining = True
+        """Let nobody in, and send everybody away with 1012, evenly spread.
+
+        Doing it again does nothing.
+        """
+        house, loop = self.house, asyncio.get_running_loop()
+        if house.draining:
+            return
+        house.draining = True
         for server in self.servers:
             server.close()
-        inside = [c for c in self.house.connections if c.open]
+        inside = [c for c in house.connections if c.open]
         seconds = self.config.server.drain_seconds
         self.log.info("draining", connections=len(inside), seconds=seconds)
+        began = loop.time()
         for index, connection in enumerate(inside):
-            await self._pause(0 if index == 0 else seconds / len(inside))
-            connection.close(CloseCode.RESTARTING, "restarting")
+            wait = began + seconds * index / len(inside) - loop.time()
+            if wait > BATCH_S:
+                await self._pause(wait)
+            if not connection.busy or self.hurried.is_set():
+                connection.close(CloseCode.RESTARTING, "restarting")
+        await self._see_off()
+        self.log.info("drained", left=len(house.connections))
+
+    async def _see_off(self) -> None:
+        """Close who was busy or still at the door, and wait for the sockets' end."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + self.config.limits.abort_s + 2 * SWEEP_S
-        while self.house.connections and loop.time() < end:
+        house, began = self.house, loop.time()
+        patient = began + HANDLING_S
+        end = began + self.config.limits.abort_s + 2 * SWEEP_S
+        while house.connections and loop.time() < end:
+            hurried = self.hurried.is_set()
+            for connection in [c for c in house.connections if c.open]:
+                if connection.busy and loop.time() < patient and not hurried:
+                    end = loop.time() + self.config.limits.abort_s + 2 * SWEEP_S
+                else:
+                    connection.close(CloseCode.RESTARTING, "restarting")
+            if hurried:
+                return
             await self._pause(SWEEP_S / 2)
-            if self.hurried.is_set():
-                break
-        self.log.info("drained", left=len(self.house.connections))
 
 
 def _port(servers: list[asyncio.Server]) -> int:

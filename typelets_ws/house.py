@@ -42,6 +42,15 @@ class Inhabitant(Protocol):
         """True while it is a WebSocket connection and not closing."""
         ...
 
+    @property
+    def busy(self) -> bool:
+        """True while a message of its is being handled."""
+        ...
+
+    def reconfigure(self, config: Config) -> None:
+        """Go by other settings from the next message on."""
+        ...
+
     def due(self, now: float) -> float | None:
         """See `deadlines.Due`."""
         ...
@@ -93,6 +102,10 @@ class House:
         ]
         allowed = [Origin(origin) for origin in config.server.allowed_origins]
         self.origins = [*allowed, None] if allowed else None
+        self.services.reconfigure(config)
+        self.endpoints.status_token = config.server.status_token
+        for inhabitant in self.connections:
+            inhabitant.reconfigure(config)
 
     def enter(self, inhabitant: Inhabitant) -> bool:
         """A socket was accepted; False when there is no room even to answer it."""
@@ -133,12 +146,11 @@ class House:
 
     def admit(self, ws: ServerProtocol, address: str) -> Response | None:
         """Count a handshake that is otherwise fine; a 503 when it is one too many."""
-        if self.draining:
-            verdict = "draining"
-        else:
-            verdict = self.door.enter(address, self.monotonic())
-            if verdict is DoorVerdict.OPEN:
-                return None
+        # Also while draining: who had reached the port in time counts a refusal as a
+        # failure, and a 1012 right after the handshake as a restart.
+        verdict = self.door.enter(address, self.monotonic())
+        if verdict is DoorVerdict.OPEN:
+            return None
         self.metrics.evictions.labels(str(verdict)).inc()
         self.log.warning("handshake_refused", reason=str(verdict), address=address)
         response = ws.reject(503, "Too busy, come back later.\n")

@@ -1,7 +1,9 @@
 """The doors to the network: the public port, the admin port, and the sweep.
 
 Sockets may come from systemd (socket activation): then a restart refuses
-nobody, as the kernel goes on queueing connections in the meantime.
+nobody, as the kernel goes on queueing connections in the meantime. A port is
+taken before anything else is started, so that a second daemon by mistake ends
+with one line instead of half a start.
 """
 
 import asyncio
@@ -14,56 +16,68 @@ from websockets.http11 import Request
 from websockets.protocol import SEND_EOF
 from websockets.server import ServerProtocol
 
-from .config import Server
+from .config import Config
 from .connection import Connection
 from .endpoints import Endpoints
 from .house import House
 
-__all__ = ["AdminConnection", "listen", "sweep", "tls_context"]
+__all__ = ["AdminConnection", "bind_admin", "bind_public", "listen", "sweep"]
+
+
+def bind_public(config: Config) -> list[socket.socket]:
+    """Take the public port. Raises `OSError`, saying which and why."""
+    server = config.server
+    return _bind("server", server.host, server.port, reuse_port=server.reuse_port)
+
+
+def bind_admin(config: Config) -> list[socket.socket]:
+    """Take the admin port, if there is to be one. Raises `OSError` likewise."""
+    admin = config.admin
+    return _bind("admin", admin.host, admin.port) if admin.enabled else []
+
+
+def _bind(
+    section: str, host: str, port: int, *, reuse_port: bool = False
+) -> list[socket.socket]:
+    """One socket for each address that `host` stands for."""
+    found: list[socket.socket] = []
+    try:
+        for family, kind, proto, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            found.append(socket.socket(family, kind, proto))
+            found[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                found[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family is socket.AF_INET6:
+                found[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            found[-1].bind(address)
+    except OSError as exc:
+        for sock in found:
+            sock.close()
+        where = f"[{section}] host = {host!r}, port = {port}"
+        raise OSError(f"{where}: cannot listen: {exc.strerror or exc}") from None
+    return found
 
 
 async def listen(
     factory: Callable[[], asyncio.Protocol],
-    server: Server,
+    sockets: list[socket.socket],
     *,
-    host: str,
-    port: int,
-    inherited: list[socket.socket],
+    backlog: int,
     tls: ssl.SSLContext | None = None,
 ) -> list[asyncio.Server]:
-    """Open a port, or take over the `inherited` sockets. Raises `OSError`."""
+    """Accept on these sockets, which are the servers' from now on."""
     loop = asyncio.get_running_loop()
-    if inherited:
-        return [
-            await loop.create_server(
-                factory, sock=sock, ssl=tls, backlog=server.backlog
-            )
-            for sock in inherited
-        ]
     return [
-        await loop.create_server(
-            factory,
-            host,
-            port,
-            ssl=tls,
-            backlog=server.backlog,
-            reuse_port=server.reuse_port or None,
-        )
+        await loop.create_server(factory, sock=sock, ssl=tls, backlog=backlog)
+        for sock in sockets
     ]
 
 
 def public(house: House) -> Callable[[], asyncio.Protocol]:
     """The factory of the public port's connections."""
     return lambda: Connection(house)
-
-
-def tls_context(server: Server) -> ssl.SSLContext | None:
-    """The TLS settings, or None behind a proxy. Raises `OSError`, `ssl.SSLError`."""
-    if not server.tls_certificate:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(server.tls_certificate, server.tls_key)
-    return context
 
 
 async def sweep(house: House, grain: float) -> None:

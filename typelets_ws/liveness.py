@@ -50,6 +50,10 @@ class Liveness:
         self._drained = 0
         self.resync_reason = ""
 
+    def reconfigure(self, limits: Limits) -> None:
+        """Go by other limits from the next deadline on."""
+        self._limits = limits
+
     def opened(self, now: float, auth_timeout: float) -> None:
         """The handshake is done: `auth` must come within `auth_timeout` seconds."""
         self._abort_at = NEVER

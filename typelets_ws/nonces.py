@@ -56,12 +56,12 @@ class NonceMemory:
     `keep` is called before a memory that was empty takes its first nonce.
     """
 
-    __slots__ = ("__weakref__", "_buckets", "_keep", "_limit", "_size", "_swept")
+    __slots__ = ("__weakref__", "_buckets", "_keep", "_size", "_swept", "limit")
 
     def __init__(
         self, limit: int, keep: "Callable[[NonceMemory], None] | None" = None
     ) -> None:
-        self._limit = limit
+        self.limit = limit
         self._keep = keep
         self._buckets: dict[int, set[bytes]] = {}
         self._size = 0
@@ -80,7 +80,7 @@ class NonceMemory:
         for bucket in self._buckets.values():
             if key in bucket:
                 return NonceVerdict.USED
-        if self._size >= self._limit:
+        if self._size >= self.limit:
             return NonceVerdict.FULL
         if not self._size and self._keep is not None:
             self._keep(self)
@@ -118,6 +118,12 @@ class NonceRegistry:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def reconfigure(self, limit: int) -> None:
+        """Take another limit; what is remembered stays remembered."""
+        self._limit = limit
+        for memory in list(self._known.values()):
+            memory.limit = limit
 
     def of(self, user_id: str, now_ms: int) -> NonceMemory:
         """The memory of this user."""

@@ -8,18 +8,22 @@ import asyncio
 import gc
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, cast
 
 from .app import Daemon, running
-from .config import Config
+from .config import Config, ConfigError
 from .config_rules import cautions
 from .endpoints import Page
-from .log import FilteringBoundLogger
+from .log import FilteringBoundLogger, Output
 from .systemd import Systemd
 
 __all__ = ["run", "serve"]
+
+START_S: Final = 30
+"""How long a start may still take, told to systemd again and again."""
+UNREADY_S: Final = 0.2
+"""Between looks while not ready yet."""
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -44,73 +48,100 @@ async def serve(
     reload: Callable[[], Config | None],
     pages: Mapping[str, Page] | None = None,
     announce: Callable[[Daemon], None] = lambda _: None,
+    output: Output | None = None,
 ) -> None:
     """Serve until told to stop.
 
     `reload` reads the configuration anew, or says what is wrong and returns None.
-    `announce` is called once the port is open. Raises `OSError` and `ValueError`
-    like `app.running`.
+    `announce` is called once the port is open. `output` is what the log ends in: it
+    is told its level, and asked to sum up floods. Raises like `app.running`.
     """
     for caution in cautions(config):
         log.warning("caution", text=caution)
     _raise_file_limit(config, log)
-    async with running(
-        config, log=log, pages=pages, sockets=systemd.sockets()
-    ) as daemon:
-        log.info("listening", host=config.server.host, port=daemon.port)
+    sockets = systemd.sockets()
+    async with running(config, log=log, pages=pages, sockets=sockets) as daemon:
+        stop = _on_signals(daemon, reload, systemd, output)
+        passed = bool(sockets)
+        log.info("listening", host=config.server.host, port=daemon.port, passed=passed)
         announce(daemon)
         _settle_memory()
-        async with _signals(daemon, reload, systemd) as stop:
-            await _supervise(daemon, systemd, stop)
-        systemd.notify("STOPPING=1", "STATUS=draining")
+        async with asyncio.TaskGroup() as group:
+            heart = group.create_task(_beat(daemon, systemd, output))
+            await stop.wait()
+            systemd.notify("STOPPING=1")
+            await daemon.drain()
+            heart.cancel()
     log.info("stopped")
 
 
-async def _supervise(daemon: Daemon, systemd: Systemd, stop: asyncio.Event) -> None:
-    """Tell systemd how things stand until the end comes."""
+async def _beat(daemon: Daemon, systemd: Systemd, output: Output | None) -> None:
+    """Tell systemd how things stand, until cancelled.
+
+    READY once, after the first probes came back; until then we ask for more time to
+    start, so that a database that is away is no reason to be started again.
+    """
     ready = False
-    while not stop.is_set():
+    while True:
         complaints = daemon.complaints()
         if not complaints and not ready:
             ready = True
-            systemd.notify("READY=1")
+            systemd.ready()
             daemon.log.info("ready")
+        alive = daemon.alive()
         systemd.notify(
-            f"STATUS={daemon.hub.devices} devices of {len(daemon.hub)} users"
-            + (f"; not ready: {', '.join(complaints)}" if complaints else "")
+            _status(daemon, complaints),
+            *(["WATCHDOG=1"] if alive else []),
+            *([] if ready else [f"EXTEND_TIMEOUT_USEC={START_S * 1_000_000}"]),
         )
-        if daemon.alive():
-            systemd.notify("WATCHDOG=1")
-        try:
-            await asyncio.wait_for(stop.wait(), systemd.interval_s if ready else 0.2)
-        except TimeoutError:
-            continue
+        if not alive:
+            daemon.log.error("subscriber_stuck")
+        if output is not None:
+            output.summarise()
+        await asyncio.sleep(systemd.interval_s if ready else UNREADY_S)
 
 
-@asynccontextmanager
-async def _signals(
-    daemon: Daemon, reload: Callable[[], Config | None], systemd: Systemd
-) -> AsyncIterator[asyncio.Event]:
+def _status(daemon: Daemon, complaints: list[str]) -> str:
+    """The one line of `systemctl status`."""
+    told = f"STATUS={daemon.hub.devices} devices of {len(daemon.hub)} users"
+    return f"{told}; not ready: {', '.join(complaints)}" if complaints else told
+
+
+def _on_signals(
+    daemon: Daemon,
+    reload: Callable[[], Config | None],
+    systemd: Systemd,
+    output: Output | None,
+) -> asyncio.Event:
+    """Obey SIGTERM, SIGINT and SIGHUP; returns what is set when we are to stop."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
     def end() -> None:
         if stop.is_set():
-            daemon.log.warning("second signal: ending at once")
+            daemon.log.warning("ending_at_once")
             daemon.hurry()
         stop.set()
 
     def read_again() -> None:
+        if stop.is_set():
+            return
         systemd.reloading()
         config = reload()
         if config is not None:
-            daemon.reconfigure(config)
-        systemd.notify("READY=1")
+            try:
+                daemon.reconfigure(config)
+            except (ConfigError, ValueError) as exc:
+                daemon.log.error("reload_refused", text=str(exc))
+            else:
+                if output is not None:
+                    output.set_level(config.log.level)
+        systemd.reloaded()
 
     loop.add_signal_handler(signal.SIGTERM, end)
     loop.add_signal_handler(signal.SIGINT, end)
     loop.add_signal_handler(signal.SIGHUP, read_again)
-    yield stop
+    return stop
 
 
 def _settle_memory() -> None:

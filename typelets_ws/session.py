@@ -90,10 +90,17 @@ class Session:
         self._joined: dict[str, None] | None = None
 
     def reconfigure(self, limits: config.Limits, rules: config.Messages) -> None:
-        """Take new limits; the rate is counted afresh."""
-        self._limits = limits
+        """Take new limits. Another rate is counted afresh.
+
+        By the old count a client that kept to the old rate could be a flood.
+        """
+        old, self._limits = self._limits, limits
         self._require_signed = rules.require_signed_messages
-        self._window = SlidingWindow(limits.rate_messages, limits.rate_window_ms)
+        if (old.rate_messages, old.rate_window_ms) != (
+            limits.rate_messages,
+            limits.rate_window_ms,
+        ):
+            self._window = SlidingWindow(limits.rate_messages, limits.rate_window_ms)
 
     @property
     def authenticated(self) -> bool:

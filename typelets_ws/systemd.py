@@ -34,6 +34,24 @@ class Systemd:
         self.interval_s = min(STATUS_S, watchdog_us / 2e6) if watchdog_us else STATUS_S
         """How often to notify: at least twice per watchdog period."""
 
+        self._ready = False
+
+    def ready(self) -> None:
+        """The start is over."""
+        self._ready = True
+        self.notify("READY=1")
+
+    def reloading(self) -> None:
+        """A reload begins. Type=notify-reload wants its time with it."""
+        if self._ready:
+            moment = int(self._monotonic() * 1_000_000)
+            self.notify("RELOADING=1", f"MONOTONIC_USEC={moment}")
+
+    def reloaded(self) -> None:
+        """The reload is over; a start that is not over yet is no readier for it."""
+        if self._ready:
+            self.notify("READY=1")
+
     def notify(self, *lines: str) -> None:
         """Send assignments such as READY=1; a systemd that is gone is no error."""
         if not self._address:
@@ -47,12 +65,6 @@ class Systemd:
                 s.sendto("\n".join(lines).encode(), address)
             except OSError:
                 return
-
-    def reloading(self) -> None:
-        """Type=notify-reload wants the time of the reload with it."""
-        self.notify(
-            "RELOADING=1", f"MONOTONIC_USEC={int(self._monotonic() * 1_000_000)}"
-        )
 
     def sockets(self) -> list[socket.socket]:
         """The listening sockets that were passed; to be called once."""

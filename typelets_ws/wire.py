@@ -11,6 +11,7 @@ from typing import cast
 from websockets.protocol import SEND_EOF
 from websockets.server import ServerProtocol
 
+from .config import Config
 from .errors import CloseCode, Farewell
 from .frames import DEFLATE
 from .house import House
@@ -68,6 +69,15 @@ class Wire(asyncio.Protocol):
 
     def due(self, now: float) -> float | None:
         """Do what is due; see `deadlines.Due`."""
+        raise NotImplementedError
+
+    @property
+    def busy(self) -> bool:
+        """See `house.Inhabitant`."""
+        raise NotImplementedError
+
+    def reconfigure(self, config: Config) -> None:
+        """See `house.Inhabitant`."""
         raise NotImplementedError
 
     def _depart(self) -> None:

@@ -460,7 +460,8 @@ def test_note_created_needs_data_of_the_senders_own(
         assert (await create({"id": his})).refusal == FOREIGN
         assert (await create({}, noteId=his)).refusal == FOREIGN
         assert (await create({"id": mine}, noteId=his)).refusal == FOREIGN
-        for wrong in (5, [], "x", True, 0, ""):
+        junk: list[Any] = [5, [], "x", True, 0, ""]
+        for wrong in junk:
             assert (await create(wrong)).refusal[0] == "Invalid noteData"
         assert (await create(None)).refusal[0] == "Missing noteData"
         absent = await scene.say({"type": "note_created"})

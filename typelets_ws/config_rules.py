@@ -25,6 +25,13 @@ _ORIGIN_WORDS = (
 )
 _LEAST_BITS = 2048
 """As RFC 7518 demands for RS256."""
+_HOST = r"(?:\[[0-9a-fA-F:.]+\]|[^:@/?,\[\]\s]*)(?::\d*)?"
+_POSTGRES = re.compile(
+    rf"(?!.*%(?![0-9a-fA-F]{{2}}))postgres(?:ql)?://(?:[^@/\s]*@)?"
+    rf"{_HOST}(?:,{_HOST})*(?:[/?]\S*)?"
+)
+"""What libpq takes apart as it was meant; of others it quotes parts in its errors,
+and a password with bare special characters with them."""
 _USUAL_PORT = {"http": 80, "https": 443}
 _LASTING = {
     "server": ("host", "port", "reuse_port", "backlog"),
@@ -49,8 +56,12 @@ def complaints(config: Config) -> Iterator[tuple[str, str, str]]:
         )
     if _scheme(config.redis.url) not in {"redis", "rediss", "unix"}:
         yield "redis", "url", "an address with redis://, rediss:// or unix://"
-    if _scheme(database.url) not in {"postgresql", "postgres"}:
-        yield "database", "url", "an address with postgresql://"
+    if not _POSTGRES.fullmatch(database.url):
+        yield (
+            "database",
+            "url",
+            "an address with postgresql://, special characters in it written %XX",
+        )
     if database.pool_min > database.pool_max:
         yield "database", "pool_min", f"at most {database.pool_max} (pool_max)"
 

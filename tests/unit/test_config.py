@@ -105,6 +105,11 @@ def test_origin_that_could_never_match_is_refused(origin: str) -> None:
         ("[redis]\nurl = ''", "[redis] url"),
         ("[redis]\nurl = 'redis://'", "[redis] url"),
         ("[database]\nurl = 'host=x dbname=y'", "[database] url"),
+        ("[database]\nurl = 'postgres:/u:p@h/d'", "[database] url"),
+        ("[database]\nurl = 'postgresql://u:p%zz@h/d'", "[database] url"),
+        ("[database]\nurl = 'postgresql://u:p@p@h/d'", "[database] url"),
+        ("[database]\nurl = 'postgresql://u:p/p@h/d'", "[database] url"),
+        ("[database]\nurl = 'postgresql://u:p p@h/d'", "[database] url"),
         ("[database]\npool_max = 1", "[database] pool_min"),
     ],
 )
@@ -124,6 +129,9 @@ def test_what_does_not_go_together_is_refused(text: str, place: str) -> None:
         "[redis]\nurl = 'rediss://u:p@h:6380/1'",
         "[database]\nurl = 'postgresql:///typelets?host=/run/postgresql'",
         "[database]\nurl = 'postgresql://a:1,b:2/typelets'",
+        "[database]\nurl = 'postgres://u:p%40:#!~@[::1]:5432/d?sslmode=require'",
+        "[database]\nurl = 'postgresql://%2Frun%2Fpg?user=u'",
+        "[database]\nurl = 'postgresql://'",
     ],
 )
 def test_what_goes_together_is_accepted(text: str) -> None:

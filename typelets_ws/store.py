@@ -99,7 +99,12 @@ class Store:
 
     async def ping(self) -> None:
         """Return when Postgres answers; for readiness, and to end an outage."""
-        await self._ask("ping", store_sql.ALIVE, {}, self._give_up())
+        try:
+            await self._ask("ping", store_sql.ALIVE, {}, self._give_up())
+        except StoreUnavailable as unavailable:
+            if unavailable.reason == Reason.TIMEOUT:  # it waits for no row's lock
+                self._answers(False)
+            raise
 
     def observe_pool(self) -> None:
         """Copy the pool's statistics to the metrics; for the periodic sweep."""

@@ -379,7 +379,7 @@ def test_concurrent_updates_are_told_in_the_order_of_their_commits(
 ) -> None:
     """Three pools, one row: each commit is seen by a trigger, in its order."""
     database.add_user("u")
-    note = database.add_note("u")
+    folder, note = database.add_folder("u"), database.add_note("u")
     database.execute(
         "CREATE TABLE history (at serial, title text, updated_at timestamp);"
         "CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -395,7 +395,10 @@ def test_concurrent_updates_are_told_in_the_order_of_their_commits(
         async def device(store: Store, name: int) -> None:
             for number in range(25):
                 title = f"{name}-{number}"
-                written = await store.update_note("u", note, {"title": title})
+                changes: dict[str, str | bool | None] = {"title": title}
+                if number % 2:
+                    changes["folderId"] = folder
+                written = await store.update_note("u", note, changes)
                 assert isinstance(written, Updated)
                 row = json.loads(written.row)
                 assert (row["title"], row["updatedAt"]) == (title, written.updated_at)
@@ -703,21 +706,28 @@ class Road:
 def test_silent_server_is_cut_off(database: Database, uv: bool) -> None:
     database.add_user("u")
     note = database.add_note("u")
+    metrics = Metrics()
+
+    def up() -> float | None:
+        return metrics.registry.get_sample_value("typelets_ws_postgres_up")
 
     async def work() -> None:
         road = Road(database.url)
-        async with road.built() as url, opened(url, pool_min=1) as store:
+        async with road.built() as url, opened(url, metrics, pool_min=2) as store:
             assert await store.note_owner(note) == "u"
             road.open.clear()
+            assert await failure(store.ping()) == Reason.TIMEOUT
+            assert up() == 0
             with quick(1.2):  # 400 ms for the statement, 250 ms of grace
                 reason = await failure(store.update_note("u", note, {"title": "x"}))
             assert reason == Reason.TIMEOUT
             road.open.set()
             await answering(store)
+            assert up() == 1
             assert isinstance(
                 await store.update_note("u", note, {"title": "y"}), Updated
             )
-            assert road.links > 1
+            assert road.links > 2
 
     run(work(), uv=uv)
 

@@ -93,7 +93,9 @@ class House:
         self, user: str | None = None, **claims: Any
     ) -> AsyncIterator["Device"]:
         """A connected device, authenticated when `user` is given."""
-        async with connect(self.url, compression=None, max_size=None) as socket:
+        async with connect(
+            self.url, compression=None, max_size=None, max_queue=None
+        ) as socket:
             device = Device(socket)
             assert (await device.receive())["type"] == "connection_established"
             if user is not None:

@@ -1,0 +1,265 @@
+"""Redis away, deaf, killed: nobody is dropped, and nothing is lost silently."""
+
+import asyncio
+import json
+import random
+from collections import defaultdict
+from contextlib import AsyncExitStack
+
+import pytest
+import redis.asyncio as redis_client
+
+from tests.daemon import Device, House, daemon, eventually, publish, run
+from tests.postgres import Database
+from tests.redis import LinkProxy, RedisServer, link_proxy
+
+DELETED = {"event": "note_deleted", "noteId": "x"}
+
+
+async def resynced(device: Device) -> str:
+    """Wait for resync_required; returns its reason."""
+    while (message := await device.receive())["type"] != "resync_required":
+        pass
+    assert set(message) == {"type", "reason", "timestamp"}
+    return str(message["reason"])
+
+
+def test_killed_and_restarted_under_connected_clients(
+    redis_server: RedisServer, database: Database
+) -> None:
+    user = database.add_user("alice")
+    note = database.add_note(user)
+
+    async def scenario() -> None:
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            house.device("alice") as phone,
+            house.device("alice") as laptop,
+        ):
+            redis_server.kill()
+            await eventually(lambda: bool(house.daemon.complaints()))
+            code, _, body = await house.get("/ready")
+            assert code == 503
+            assert "redis" in json.loads(body)["reasons"][0]
+            # A device's own update is written, confirmed, and delivered here.
+            update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
+            assert (await phone.ask(update))["type"] == "note_update_success"
+            assert (await laptop.receive())["type"] == "note_sync"
+            assert database.note(note)["title"] == "x"
+            # Somebody new gets in, with this process' own limits.
+            async with house.device("bob") as newcomer:
+                assert newcomer.user_id == "bob"
+                redis_server.start()
+                await eventually(lambda: not house.daemon.complaints())
+                assert (await house.get("/ready"))[0] == 200
+                assert await resynced(phone)
+                assert await resynced(laptop)
+                assert await resynced(newcomer)
+            await publish(redis_server.url, "alice", DELETED)
+            for device in (phone, laptop):
+                assert (await device.receive())["type"] == "note_deleted_sync"
+                assert await device.barrier() == []
+            assert len(house.logged("redis_down")) <= 2
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("way", ["cut", "stall", "to_client", "to_server", "refuse"])
+def test_a_bad_link_is_noticed_and_nothing_is_lost_silently(
+    redis_server: RedisServer, database: Database, way: str
+) -> None:
+    async def spoil(proxy: LinkProxy) -> None:
+        if way == "cut":
+            proxy.cut()
+        elif way == "stall":
+            proxy.stall()
+        elif way == "refuse":
+            await proxy.refuse()
+        else:
+            proxy.stall(**{"to_client": False, "to_server": False, way: True})
+
+    async def scenario() -> None:
+        async with (
+            link_proxy(redis_server.port) as proxy,
+            daemon(proxy.url, database.url) as house,
+            house.device("alice") as device,
+        ):
+            await spoil(proxy)
+            if way != "cut":
+                await eventually(lambda: bool(house.daemon.complaints()))
+            await publish(redis_server.url, "alice", DELETED)
+            await proxy.heal()
+            # What was held back may yet arrive; if it did not, there is a word.
+            first = await device.receive()
+            assert first["type"] in {"note_deleted_sync", "resync_required"}
+            await eventually(lambda: not house.daemon.complaints())
+            await device.barrier()
+            await publish(redis_server.url, "alice", {**DELETED, "noteId": "y"})
+            while (message := await device.receive()).get("noteId") != "y":
+                assert message["type"] == "resync_required"
+
+    run(scenario())
+
+
+def test_a_subscriber_killed_in_redis_is_replaced_and_told(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            house.device("alice") as device,
+        ):
+            redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
+            assert await resynced(device) == "lost"
+            await publish(redis_server.url, "alice", DELETED)
+            assert (await device.receive())["type"] == "note_deleted_sync"
+
+    run(scenario())
+
+
+def test_others_are_told_of_what_one_process_could_not_publish(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with (
+            link_proxy(redis_server.port) as proxy,
+            daemon(proxy.url, database.url) as cut_off,
+            daemon(redis_server.url, database.url) as well,
+            cut_off.device("alice") as phone,
+            well.device("alice") as laptop,
+        ):
+            await proxy.refuse()
+            await eventually(lambda: not cut_off.daemon.bus.listening)
+            await phone.send({"type": "folder_created", "folderData": {"n": 1}})
+            assert await phone.barrier() == []
+            assert await laptop.barrier() == []
+            await proxy.heal()
+            assert await resynced(laptop) == "publish_failed"
+
+    run(scenario())
+
+
+def test_many_devices_are_told_over_a_while(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with (
+            daemon(
+                redis_server.url, database.url, redis={"resync_spread_s": 1.0}
+            ) as house,
+            AsyncExitStack() as stack,
+        ):
+            devices = [
+                await stack.enter_async_context(house.device(f"user_{number}"))
+                for number in range(100)
+            ]
+            loop = asyncio.get_running_loop()
+
+            async def told_at(device: Device) -> float:
+                await resynced(device)
+                return loop.time()
+
+            redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
+            times = await asyncio.gather(*(told_at(device) for device in devices))
+            # 100 devices at 5 ms each: spread over half a second, in 0.1 s steps.
+            assert max(times) - min(times) > 0.2
+            for device in devices:
+                assert await device.barrier() == []
+            assert house.figure("resyncs_total") == 100
+
+    run(scenario())
+
+
+USERS = [f"user_{number}" for number in range(20)]
+
+
+async def misbehave(proxy: LinkProxy, chance: random.Random) -> None:
+    for _ in range(6):
+        await asyncio.sleep(chance.uniform(0.1, 0.5))
+        way = chance.choice(["cut", "stall", "refuse", "delay", "half"])
+        if way == "cut":
+            proxy.cut()
+        elif way == "stall":
+            proxy.stall()
+        elif way == "half":
+            proxy.stall(to_server=False)
+        elif way == "delay":
+            proxy.delay_s = 0.05
+        else:
+            await proxy.refuse()
+        await asyncio.sleep(chance.uniform(0.05, 1.2))
+        await proxy.heal()
+
+
+async def send_numbers(url: str, chance: random.Random) -> dict[str, list[int]]:
+    sent: dict[str, list[int]] = defaultdict(list)
+    async with redis_client.Redis.from_url(url) as link:
+        for number in range(5_000):
+            user = chance.choice(USERS)
+            event = f'{{"event":"note_deleted","noteId":"{number}"}}'
+            await link.publish(f"typelets:user:{user}", event)
+            sent[user].append(number)
+            await asyncio.sleep(0.0008)
+    return sent
+
+
+async def listen(device: Device, log: list[int | None]) -> None:
+    """None stands for resync_required; -1 is the last event."""
+    while not log or log[-1] != -1:
+        message = await device.receive()
+        resync = message["type"] == "resync_required"
+        log.append(None if resync else int(message["noteId"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_event_is_lost_without_a_word(
+    redis_server: RedisServer, database: Database, seed: int
+) -> None:
+    """5,000 numbered events while the link misbehaves: each device has event n, or
+    was told to resync after it."""
+
+    async def scenario() -> None:
+        chance = random.Random(seed)
+        async with (
+            link_proxy(redis_server.port) as proxy,
+            daemon(proxy.url, database.url) as house,
+            AsyncExitStack() as stack,
+            asyncio.TaskGroup() as tasks,
+        ):
+            logs: dict[str, list[int | None]] = {user: [] for user in USERS}
+            for user in USERS:
+                device = await stack.enter_async_context(house.device(user))
+                tasks.create_task(listen(device, logs[user]))
+            trouble = tasks.create_task(misbehave(proxy, chance))
+            sent = await send_numbers(redis_server.url, random.Random(seed + 100))
+            await trouble
+            await settled(house)
+            for user in USERS:
+                await publish(
+                    redis_server.url, user, {"event": "note_deleted", "noteId": "-1"}
+                )
+        for user in USERS:
+            check(sent[user], logs[user])
+
+    run(scenario())
+
+
+async def settled(house: House) -> None:
+    """Ready, with no resync outstanding: those are told within 0.1 s here."""
+    await eventually(lambda: not house.daemon.complaints())
+    await asyncio.sleep(0.5)
+
+
+def check(sent: list[int], log: list[int | None]) -> None:
+    last_resync = max((i for i, entry in enumerate(log) if entry is None), default=-1)
+    received = [entry for entry in log if entry is not None and entry >= 0]
+    assert received == sorted(received), "out of order"
+    assert len(set(received)) == len(received), "twice"
+    missing = set(sent) - set(received)
+    after = [entry for entry in log[last_resync + 1 :] if entry is not None]
+    if missing:
+        assert last_resync >= 0, "events are missing, and nobody was told"
+        # What came after the last word is later than everything that is missing.
+        first_after = min((entry for entry in after if entry >= 0), default=10**9)
+        assert max(missing) < first_after

@@ -51,9 +51,9 @@ class SlidingWindow:
         refused = self._refused
         if refused and refused[0] <= horizon:
             del refused[: bisect_right(refused, horizon)]
-        refused.append(now)
-        if len(served) + len(refused) >= self._limit * FLOOD_FACTOR:
+        if len(served) + len(refused) + 1 >= self._limit * FLOOD_FACTOR:
             return RateVerdict.FLOOD
+        refused.append(now)
         return RateVerdict.REFUSED
 
     def retry_after(self, now: float) -> float:

@@ -86,7 +86,12 @@ class Relay:
         if version is None:
             return event
         key = (user_id, event.noteId)
-        row = self.newest.show(key, Row(version, text), self.monotonic())
+        try:
+            row = self.newest.show(key, Row(version, text), self.monotonic())
+        except Forgotten:
+            if event.version is None:
+                return event
+            raise
         if event.version is None or row.version == version:
             return event
         self.metrics.repairs.inc()

@@ -101,11 +101,19 @@ class Wire(asyncio.Protocol):
     def flush(self) -> None:
         """The end of the turn: write, and notice a peer that does not take it."""
         outbox = self._outbox
-        if self.open and outbox.unsent > self._house.config.limits.unsent_bytes:
+        if self.open and self._overflows(outbox):
             self._evict("unsent_bytes")
         elif not outbox.flush() and self.open:
             self._liveness.backlogged(self._house.monotonic(), outbox.drained())
             self._look_again()
+
+    def _overflows(self, outbox: Outbox) -> bool:
+        limit = self._house.config.limits.unsent_bytes
+        if outbox.unsent <= limit:
+            return False
+        # What was left at the last flush may have gone since.
+        outbox.drained()
+        return outbox.unsent > limit
 
     def hold(self, *, held: bool) -> None:
         """Do not read on, or do again; see `conversation.Link`."""

@@ -19,10 +19,10 @@ from .hub import Hub
 from .limits import Door
 from .metrics import Metrics
 
-__all__ = ["Endpoints", "Page"]
+__all__ = ["Endpoints", "Page", "respond"]
 
-Page = tuple[str, bytes]
-"""Content type and body."""
+Page = Callable[[Request], Response]
+"""Answers a GET at once: it runs on the loop."""
 
 
 class Endpoints:
@@ -42,7 +42,7 @@ class Endpoints:
     ) -> None:
         """`complaints`: why the daemon is not ready; `uptime` in seconds.
 
-        `pages` are static files by path; only `dev` has any.
+        `pages` are further paths; only `dev` has any.
         """
         self._hub = hub
         self._metrics = metrics
@@ -70,8 +70,7 @@ class Endpoints:
         if admin:
             return self._admin_page(path, request)
         if path in self._pages and "Upgrade" not in request.headers:
-            kind, body = self._pages[path]
-            return _response(200, kind, body)
+            return self._pages[path](request)
         return None
 
     def status(self, *, full: bool) -> Mapping[str, object]:
@@ -100,17 +99,18 @@ class Endpoints:
 
     def _admin_page(self, path: str, request: Request) -> Response:
         if path != "/metrics":
-            return _response(404, "text/plain; charset=utf-8", b"Not found.\n")
+            return respond(404, "text/plain; charset=utf-8", b"Not found.\n")
         accept = ",".join(request.headers.get_all("Accept"))
         encoder, kind = exposition.choose_encoder(accept)
-        return _response(200, kind, encoder(self._metrics.registry))
+        return respond(200, kind, encoder(self._metrics.registry))
 
 
 def _json(status: int, value: object) -> Response:
-    return _response(status, "application/json", msgspec.json.encode(value))
+    return respond(status, "application/json", msgspec.json.encode(value))
 
 
-def _response(status: int, kind: str, body: bytes) -> Response:
+def respond(status: int, kind: str, body: bytes) -> Response:
+    """An answer of content type `kind` that ends the connection and is kept nowhere."""
     headers = Headers(
         [
             ("Date", formatdate(usegmt=True)),

@@ -14,7 +14,9 @@ moves forward, in the order of the commits, even when the clock steps back.
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["ALIVE", "COLUMNS", "FOLDER_OWNER", "NOTE_OWNER", "update_note"]
+__all__ = [
+    "ALIVE", "COLUMNS", "FOLDER_OWNER", "NOTE_OWNER", "NOTE_ROW", "update_note",
+]  # fmt: skip
 
 COLUMNS: Final = {
     "title": "title",
@@ -40,13 +42,14 @@ def _iso(column: str) -> str:
 
 
 # row_to_json writes without spaces, json_build_object would not.
-_ROW: Final = f"""(SELECT row_to_json(r) FROM (SELECT
+NOTE_ROW: Final = f"""(SELECT row_to_json(r) FROM (SELECT
     n.id, n.user_id AS "userId", n.folder_id AS "folderId", n.title, n.content, n.type,
     n.encrypted_title AS "encryptedTitle", n.encrypted_content AS "encryptedContent",
     n.iv, n.salt, n.starred, n.archived, n.deleted, n.hidden,
     {_iso("n.hidden_at")} AS "hiddenAt", n.tags,
     {_iso("n.created_at")} AS "createdAt", {_iso("n.updated_at")} AS "updatedAt"
 ) AS r)"""  # noqa: S608
+"""A row of `notes` under the alias n, as the clients know it."""
 
 # clock_timestamp and not now(): the time of writing, not of having begun to wait.
 _FORWARD: Final = """updated_at = greatest(
@@ -68,7 +71,7 @@ def update_note(fields: tuple[str, ...], *, into_folder: bool) -> bytes:
     """
     changes = ", ".join(f"{COLUMNS[name]} = %({name})s" for name in fields)
     update = f"UPDATE notes AS n SET {changes}, {_FORWARD} WHERE {_MINE}"  # noqa: S608
-    returning = f"""RETURNING {_ROW} AS "row", {_iso("n.updated_at")} AS at"""
+    returning = f"""RETURNING {NOTE_ROW} AS "row", {_iso("n.updated_at")} AS at"""
     if not into_folder:
         return f"{update} {returning}, false".encode()
     return f"""

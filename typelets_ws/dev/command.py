@@ -5,26 +5,32 @@ in one directory, survives restarts, and ends with Ctrl-C. Never for production:
 whoever can read that directory can sign in as anybody.
 """
 
+import fcntl
 import os
+import shlex
+import socket
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from ..app import Daemon
-from ..config import Admin, Auth, Config, Database, Log, Server
+from ..config import Admin, Auth, Config, Database, Limits, Log, Server
 from ..config import Redis as RedisConfig
 from ..log import Output
 from ..service import run, serve
 from ..systemd import Systemd
-from .keys import SigningKey
-from .pages import pages
+from .greeting import greeting, warning
+from .keys import KeyUnusable, SigningKey
+from .pages import Site
 from .postgres import Postgres, PostgresFailed
 from .redis import Redis, RedisFailed
-from .samples import USERS, fill, note_id
+from .rest import Rest
+from .samples import USERS, fill
 
 __all__ = ["DEFAULT_DATA", "dev_command", "token_command"]
 
@@ -33,8 +39,8 @@ DEFAULT_DATA: Final = (
     / "typelets-ws"
     / "dev"
 )
-SAMPLE_TOKEN_S: Final = 86_400
-"""A pasted token shall work all day; Clerk's own live a minute."""
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 data_option = click.option(
     "--data",
@@ -45,68 +51,102 @@ data_option = click.option(
 )
 
 
+def _port_option(flag: str, default: int, text: str) -> Decorator:
+    kind = click.IntRange(0, 65_535)
+    return click.option(flag, default=default, show_default=True, type=kind, help=text)
+
+
 @click.command("dev")
 @data_option
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8765, show_default=True, type=int)
-@click.option("--admin-port", default=9464, show_default=True, type=int)
-@click.option("--log-level", default="info", show_default=True)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
+@_port_option("--port", 8765, "The page and the WebSocket; 0: any free one.")
+@_port_option("--admin-port", 9464, "Metrics and status; 0: any free one.")
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+)
 def dev_command(
     data: Path, host: str, port: int, admin_port: int, log_level: str
 ) -> None:
-    """Run everything on this machine, with sample users and notes.
+    """Run everything on this machine, with sample users, notes and a page.
 
     \b
-    Example:    typelets-ws dev --port 8765
+    Example:    typelets-ws dev
+    A second:   typelets-ws dev --data /tmp/other --port 8766 --admin-port 9465
     """
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = SigningKey(data / "signing-key.pem")
     with ExitStack() as stack:
-        click.echo("Starting PostgreSQL ...", err=True)
         try:
+            stack.enter_context(_alone(data))
+            _require_free(host, port, "--port")
+            _require_free("127.0.0.1", admin_port, "--admin-port")
+            key = SigningKey(data / "signing-key.pem")
+            click.echo("Starting PostgreSQL ...", err=True)
             postgres = stack.enter_context(Postgres(data / "postgres"))
             fill(postgres.url())
             click.echo("Starting Redis ...", err=True)
             redis = stack.enter_context(Redis())
-        except (PostgresFailed, RedisFailed) as exc:
+        except (KeyUnusable, PostgresFailed, RedisFailed) as exc:
             raise click.ClickException(str(exc)) from None
         config = Config(
             server=Server(host=host, port=port, drain_seconds=1.0),
             admin=Admin(port=admin_port),
             auth=Auth(jwt_key=key.public_pem),
-            redis=RedisConfig(url=redis.url),
+            # What a laptop lets one process open, without a complaint.
+            limits=Limits(connections=500, unauthenticated=100),
+            redis=RedisConfig(url=redis.url, shared_limits=redis.runs_scripts),
             database=Database(url=postgres.url()),
-            log=Log(level=log_level),  # type: ignore[arg-type]
+            log=Log(level=log_level),  # type: ignore[arg-type]  # one of the choices
         )
-        companion = data / "config.toml"
-        _leave_config(companion, config)
-        stack.callback(companion.unlink, missing_ok=True)
-        click.echo(f"{redis.kind} on port {redis.port}", err=True)
-        output = Output(config.log, sys.stderr, time.time)
-        stack.enter_context(output.attached())
-        try:
-            run(
-                serve(
-                    config,
-                    log=output.logger(),
-                    systemd=Systemd({}, os.getpid(), time.monotonic),
-                    reload=lambda: None,
-                    pages=pages(key, USERS),
-                    announce=lambda daemon: _greet(daemon, key),
-                )
+        _serve(stack, data, config, key, redis.kind)
+
+
+def _serve(
+    stack: ExitStack, data: Path, config: Config, key: SigningKey, redis_kind: str
+) -> None:
+    """Run the daemon with its page until Ctrl-C."""
+    rest = Rest(config.database.url, config.redis.url, config.redis.prefix)
+    stack.enter_context(closing(rest))
+    site = Site(key, rest, USERS, config.server.host)
+    companion = data / "config.toml"
+    stack.callback(companion.unlink, missing_ok=True)
+
+    def announce(daemon: Daemon) -> None:
+        site.show(daemon)
+        _leave_config(companion, daemon)
+        click.echo(greeting(daemon, key, data, redis_kind, default=DEFAULT_DATA))
+
+    click.echo(warning(config.server.host), err=True, nl=False)
+    output = Output(config.log, sys.stderr, time.time)
+    stack.enter_context(output.attached())
+    try:
+        run(
+            serve(
+                config,
+                log=output.logger(),
+                systemd=Systemd({}, os.getpid(), time.monotonic),
+                reload=lambda: None,
+                pages=site.pages(),
+                announce=announce,
             )
-        except* OSError as group:
-            raise click.ClickException(
-                f"cannot listen on {host}:{port} or 127.0.0.1:{admin_port}: "
-                f"{group.exceptions[0]}"
-            ) from None
+        )
+    except* OSError as group:
+        raise click.ClickException(str(group.exceptions[0])) from None
 
 
 @click.command("token")
 @data_option
 @click.option("--user", "user_id", required=True, help="The user it speaks for.")
 @click.option("--session", "session_id", help="Its `sid`; one per user by default.")
-@click.option("--expires-in", default=3600, show_default=True, help="Seconds.")
+@click.option(
+    "--expires-in",
+    default=3600,
+    show_default=True,
+    help="Seconds; below 0 it has expired already.",
+)
 def token_command(
     data: Path, user_id: str, session_id: str | None, expires_in: int
 ) -> None:
@@ -117,32 +157,62 @@ def token_command(
     """
     path = data / "signing-key.pem"
     if not path.exists():
-        raise click.ClickException(f"{path} is not there: run typelets-ws dev first")
-    click.echo(SigningKey(path).token(user_id, expires_in, session_id))
+        elsewhere = "" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}"
+        raise click.ClickException(
+            f"no key in {data} yet: run `typelets-ws dev{elsewhere}` first"
+        )
+    try:
+        click.echo(SigningKey(path).token(user_id, expires_in, session_id))
+    except KeyUnusable as exc:
+        raise click.ClickException(str(exc)) from None
 
 
-def _leave_config(path: Path, config: Config) -> None:
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """Hold the data directory, made when it is not there; nobody else may."""
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (data / "lock").open("a+")
+    except OSError as exc:
+        raise click.ClickException(
+            f"cannot use --data {data}: {exc.strerror}"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise click.ClickException(
+                f"{data} is in use by another typelets-ws dev (process "
+                f"{lock.read().strip()}): end it, or choose another --data"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _require_free(host: str, port: int, flag: str) -> None:
+    """Find out before anything is started whether the port can be had."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, proto) as probe:
+            # As the daemon will: what lingers from a past connection is no hindrance.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as exc:
+        raise click.ClickException(
+            f"cannot listen on {host} port {port} ({exc.strerror}): "
+            f"choose another {flag}"
+        ) from None
+
+
+def _leave_config(path: Path, daemon: Daemon) -> None:
     """Leave a file from which `publish` and `status` find this daemon."""
     path.touch(mode=0o600)
     path.write_text(
-        f'[redis]\nurl = "{config.redis.url}"\n'
-        f'[admin]\nhost = "{config.admin.host}"\nport = {config.admin.port}\n'
+        f'[redis]\nurl = "{daemon.config.redis.url}"\n'
+        f'[admin]\nhost = "{daemon.config.admin.host}"\nport = {daemon.admin_port}\n'
     )
-
-
-def _greet(daemon: Daemon, key: SigningKey) -> None:
-    """What a newcomer can paste."""
-    server = daemon.config.server
-    where = f"{server.host}:{daemon.port}"
-    click.echo(f"\nTypelets WS is running.   Page:       http://{where}/")
-    click.echo(f"                          WebSocket:  ws://{where}/\n")
-    for user in USERS:
-        click.echo(f"A token for {user}:\n{key.token(user, SAMPLE_TOKEN_S)}\n")
-    click.echo("To authenticate, send as the first message:")
-    click.echo('  {"type": "auth", "token": "..."}\n')
-    click.echo("To publish an event, as the REST service does:")
-    click.echo(
-        f"  typelets-ws publish --user {USERS[0]} note_deleted "
-        f'\'{{"noteId": "{note_id(1, 1)}"}}\'\n'
-    )
-    click.echo("Ctrl-C ends it all; the data stays.")

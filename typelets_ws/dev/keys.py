@@ -8,33 +8,39 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-__all__ = ["SigningKey"]
+__all__ = ["KeyUnusable", "SigningKey"]
 
 KEY_BITS: Final = 2048
 
 
+class KeyUnusable(Exception):
+    """The file holds no key that can be used; the text says what to do."""
+
+
 class SigningKey:
-    """An RSA key in a file, made when there is none; only its owner may read it."""
+    """An RSA key in a file, made when there is none; only its owner may read it.
+
+    Raises `KeyUnusable`.
+    """
 
     def __init__(self, path: Path) -> None:
-        if not path.exists():
-            key = rsa.generate_private_key(public_exponent=65_537, key_size=KEY_BITS)
-            path.touch(mode=0o600)
-            path.write_bytes(
-                key.private_bytes(
-                    serialization.Encoding.PEM,
-                    serialization.PrivateFormat.PKCS8,
-                    serialization.NoEncryption(),
-                )
-            )
-        self._pem = path.read_bytes()
+        try:
+            if not path.exists():
+                _make(path)
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except OSError as exc:
+            raise KeyUnusable(f"{path}: {exc.strerror}") from None
+        except ValueError:
+            key = None
+        if not isinstance(key, rsa.RSAPrivateKey):
+            raise KeyUnusable(f"{path} is no signing key: delete it to get a new one")
+        self._key = key
 
     @property
     def public_pem(self) -> str:
         """What goes into `jwt_key`."""
-        key = serialization.load_pem_private_key(self._pem, password=None)
         return (
-            key.public_key()
+            self._key.public_key()
             .public_bytes(
                 serialization.Encoding.PEM,
                 serialization.PublicFormat.SubjectPublicKeyInfo,
@@ -52,4 +58,19 @@ class SigningKey:
             "nbf": now - 5,
             "exp": now + lives_s,
         }
-        return jwt.encode(claims, self._pem, algorithm="RS256")
+        return jwt.encode(claims, self._key, algorithm="RS256")
+
+
+def _make(path: Path) -> None:
+    key = rsa.generate_private_key(public_exponent=65_537, key_size=KEY_BITS)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    # Whole or not at all, and never readable by others, not even for a moment.
+    unfinished = path.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    unfinished.touch(mode=0o600)
+    unfinished.write_bytes(pem)
+    unfinished.rename(path)

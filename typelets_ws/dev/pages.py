@@ -1,13 +1,185 @@
-"""The files that only `dev` serves."""
+"""What only `dev` serves: the page at `/`, and the paths it is made of.
 
-from collections.abc import Mapping, Sequence
+These paths hand out tokens, so they are for this machine's own browser alone:
 
-from ..endpoints import Page
+- the Host must be an IP address, `localhost`, or the name `dev` was started with: a
+  foreign name that was bent to this address (DNS rebinding) is refused;
+- `/dev/...` wants a header that a foreign page cannot send without asking first,
+  and nobody here answers such a question.
+"""
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+from websockets.http11 import Request, Response
+
+from ..daemon import Daemon
+from ..endpoints import Page, respond
 from .keys import SigningKey
+from .rest import Refused, Rest
 
-__all__ = ["pages"]
+__all__ = ["Site", "is_at_home"]
+
+OWN_HEADER: Final = "X-Typelets-Dev"
+TOKEN_S: Final = 60
+"""As long as Clerk's live."""
+
+FILES: Final = files(__package__) / "page"
+KINDS: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+Query = Mapping[str, str]
 
 
-def pages(key: SigningKey, users: Sequence[str]) -> Mapping[str, Page]:
-    """By path."""
-    return {}
+class Site:
+    """The page and its paths for `users`; `host` is the name `dev` listens on."""
+
+    def __init__(
+        self, key: SigningKey, rest: Rest, users: Sequence[str], host: str
+    ) -> None:
+        self._key = key
+        self._rest = rest
+        self._users = users
+        self._host = host
+        self._daemon: Daemon | None = None
+
+    def show(self, daemon: Daemon) -> None:
+        """Show this daemon's figures from now on."""
+        self._daemon = daemon
+
+    def pages(self) -> Mapping[str, Page]:
+        """By path."""
+        paths: dict[str, Callable[[Query], object]] = {
+            "/dev/users": lambda _: self._users,
+            "/dev/token": self._token,
+            "/dev/notes": lambda query: self._rest.listing(_one(query, "user")),
+            "/dev/publish": self._publish,
+            "/dev/figures": lambda _: self._figures(),
+        }
+        return {
+            **{f"/{file.name}": self._file(file) for file in FILES.iterdir()},
+            "/": self._file(FILES / "index.html"),
+            **{path: self._dynamic(answer) for path, answer in paths.items()},
+        }
+
+    # Each of these answers one path under /dev/.
+
+    def _token(self, query: Query) -> object:
+        session_id = query.get("session") or None
+        if session_id is not None and self._rest.is_revoked(session_id):
+            raise Refused(401, "this session was revoked")
+        try:
+            lives_s = int(query.get("expires", TOKEN_S))
+        except ValueError:
+            raise Refused(400, "expires must be a number of seconds") from None
+        return {"token": self._key.token(_one(query, "user"), lives_s, session_id)}
+
+    def _publish(self, query: Query) -> object:
+        return self._rest.publish(
+            _one(query, "user"),
+            _one(query, "event"),
+            query.get("subject", ""),
+            query.get("name", ""),
+        )
+
+    def _figures(self) -> object:
+        """What `/websocket/status`, `/ready` and `/metrics` say, in one answer."""
+        daemon = self._daemon
+        if daemon is None:
+            raise Refused(503, "still starting")
+        totals: dict[str, float] = {}
+        for family in daemon.metrics.registry.collect():
+            name = family.name.removeprefix("typelets_ws_")
+            for sample in family.samples:
+                if family.type == "counter" and sample.name.endswith("_total"):
+                    totals[name] = totals.get(name, 0) + sample.value
+        return {
+            **daemon.house.endpoints.status(full=True),
+            "reasons": daemon.complaints(),
+            "totals": totals,
+        }
+
+    # How they are served.
+
+    def _file(self, file: Traversable) -> Page:
+        kind = KINDS[file.name[file.name.rindex(".") :]]
+
+        def page(request: Request) -> Response:
+            if not is_at_home(request.headers.get_all("Host"), self._host):
+                return _guarded(403, "text/plain", b"Not under this name.\n")
+            # Read anew each time: whoever changes the page reloads it.
+            return _guarded(200, kind, file.read_bytes())
+
+        return page
+
+    def _dynamic(self, answer: Callable[[Query], object]) -> Page:
+        def page(request: Request) -> Response:
+            if not is_at_home(request.headers.get_all("Host"), self._host):
+                return _json(403, {"error": "not under this name"})
+            if OWN_HEADER not in request.headers:
+                return _json(403, {"error": f"the header {OWN_HEADER} is missing"})
+            query = dict(parse_qsl(request.path.partition("?")[2]))
+            try:
+                return _json(200, answer(query))
+            except Refused as refused:
+                return _json(refused.status, {"error": str(refused)})
+
+        return page
+
+
+def is_at_home(hosts: Sequence[str], own: str) -> bool:
+    """Whether a request's Host headers name this machine and nothing else.
+
+    An address cannot be rebound, and `localhost` is never asked of a name server.
+    """
+    if len(hosts) != 1:
+        return False
+    name = hosts[0].lower()
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
+    else:
+        name = name.partition(":")[0]
+    if name in {"localhost", own.lower()} or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _one(query: Query, name: str) -> str:
+    if not query.get(name):
+        raise Refused(400, f"{name} is missing")
+    return query[name]
+
+
+def _json(status: int, value: Any) -> Response:
+    return _guarded(status, "application/json", msgspec.json.encode(value))
+
+
+def _guarded(status: int, kind: str, body: bytes) -> Response:
+    response = respond(status, kind, body)
+    for name, value in HEADERS.items():
+        response.headers[name] = value
+    return response

@@ -33,6 +33,14 @@ class Redis:
         self._stop: Callable[[], None] = lambda: None
 
     @property
+    def runs_scripts(self) -> bool:
+        """Whether it knows Lua, which the limits over all processes need.
+
+        fakeredis knows it only with `lupa`, and hangs up on a command it has not.
+        """
+        return self.kind == "redis-server"
+
+    @property
     def url(self) -> str:
         """Its address."""
         return f"redis://127.0.0.1:{self.port}/0"
@@ -104,7 +112,8 @@ class Redis:
         while time.monotonic() < deadline and alive():
             try:
                 with socket.create_connection(("127.0.0.1", self.port), 1) as link:
-                    link.sendall(b"PING\r\n")
+                    # As an array: fakeredis does not know the short form.
+                    link.sendall(b"*1\r\n$4\r\nPING\r\n")
                     if link.recv(64).startswith(b"+PONG"):
                         return
             except OSError:

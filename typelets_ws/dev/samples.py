@@ -19,7 +19,8 @@ def note_id(user: int, note: int) -> str:
 def fill(url: str) -> None:
     """Make the tables and the sample rows, where they are not there yet."""
     schema = files(__package__).joinpath("schema.sql").read_text("utf-8")
-    with psycopg.connect(url, autocommit=True) as db:
+    # The columns have no zone and mean UTC, wherever this machine is.
+    with psycopg.connect(url, autocommit=True, options="-c timezone=UTC") as db:
         if db.execute("SELECT to_regclass('notes')").fetchone() == (None,):
             db.execute(schema.encode())
         for user, user_id in enumerate(USERS, 1):

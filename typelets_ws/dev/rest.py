@@ -1,0 +1,153 @@
+"""A small REST service in the real one's place: it writes, then publishes.
+
+That order is the law a real one keeps too: a device that is told of a change and
+fetches anew must find it. Each event is one statement, so nothing is published of
+what was not written. It runs on the daemon's loop, on a database of one's own, which
+is why nothing here may take longer than `PATIENCE_S`.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import psycopg
+import redis
+
+from ..events import decode
+from ..store_sql import NOTE_ROW
+
+__all__ = ["Refused", "Rest"]
+
+PATIENCE_S: Final = 1
+
+_FOLDER_ROW: Final = """(SELECT row_to_json(r) FROM (SELECT
+    f.id, f.user_id AS "userId", f.name, f.color, f.parent_id AS "parentId",
+    f.sort_order AS "sortOrder", f.is_default AS "isDefault",
+    to_char(f.created_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS "createdAt",
+    to_char(f.updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS "updatedAt"
+) AS r)"""
+_WRITES: Final = {
+    "note_created": """
+        INSERT INTO notes AS n (user_id, title) VALUES (%(user)s, %(name)s)""",
+    "note_updated": """
+        UPDATE notes AS n SET title = %(name)s,
+            updated_at = greatest(now(), n.updated_at + interval '1 millisecond')
+        WHERE n.id = %(id)s::uuid AND n.user_id = %(user)s""",
+    "note_deleted": """
+        DELETE FROM notes AS n WHERE n.id = %(id)s::uuid AND n.user_id = %(user)s""",
+    "folder_created": """
+        INSERT INTO folders AS f (user_id, name) VALUES (%(user)s, %(name)s)""",
+    "folder_updated": """
+        UPDATE folders AS f SET name = %(name)s, updated_at = now()
+        WHERE f.id = %(id)s::uuid AND f.user_id = %(user)s""",
+    "folder_deleted": """
+        DELETE FROM folders AS f WHERE f.id = %(id)s::uuid AND f.user_id = %(user)s""",
+}
+_ORDERS: Final = {"session_revoked", "user_disconnected", "resync_required"}
+
+_LISTING: Final = f"""SELECT
+    (SELECT coalesce(json_agg({NOTE_ROW} ORDER BY n.created_at, n.id), '[]')
+     FROM notes AS n WHERE n.user_id = %(user)s AND NOT coalesce(n.deleted, false)),
+    (SELECT coalesce(json_agg({_FOLDER_ROW} ORDER BY f.created_at, f.id), '[]')
+     FROM folders AS f WHERE f.user_id = %(user)s)"""  # noqa: S608
+
+
+class Refused(Exception):
+    """A request that cannot be done; `status` as in HTTP, the text says why."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Rest:
+    """Notes and folders in `database_url`, events out over `redis_url`."""
+
+    def __init__(self, database_url: str, redis_url: str, prefix: str) -> None:
+        self._database_url = database_url
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=PATIENCE_S)
+        self._prefix = prefix
+
+    def close(self) -> None:
+        """Give the connection to Redis up."""
+        self._redis.close()
+
+    def listing(self, user_id: str) -> Mapping[str, Any]:
+        """What a device fetches when it may have missed something.
+
+        Raises `Refused`, as all of these.
+        """
+        row = self._ask(_LISTING, {"user": user_id})
+        assert row is not None
+        return {"notes": row[0], "folders": row[1]}
+
+    def is_revoked(self, session_id: str) -> bool:
+        """Whether the daemon bars the session; Clerk would give it no token."""
+        try:
+            return bool(self._redis.exists(f"{self._prefix}barred:{session_id}"))
+        except redis.RedisError as exc:
+            raise Refused(503, f"redis: {exc}") from exc
+
+    def publish(
+        self, user_id: str, event: str, subject: str, name: str
+    ) -> Mapping[str, Any]:
+        """Do what the event says, and publish it.
+
+        `subject` is the id it is about, `name` the new title or name, both empty
+        where they mean nothing. Returns the event and how many processes heard it.
+        """
+        if event in _WRITES:
+            row = self._write(event, {"user": user_id, "id": subject, "name": name})
+            fields = _fields(event, row)
+        elif event in _ORDERS:
+            fields = {"sessionId": subject} if event == "session_revoked" else {}
+        else:
+            raise Refused(400, f"unknown event {event!r}")
+        whole = {"event": event, "publishedAt": time.time_ns() // 1_000_000, **fields}
+        payload = msgspec.json.encode(whole)
+        decode(payload)
+        try:
+            heard = self._redis.publish(f"{self._prefix}user:{user_id}", payload)
+        except redis.RedisError as exc:
+            raise Refused(503, f"redis: {exc}") from exc
+        return {"published": whole, "heard": heard}
+
+    def _write(self, event: str, values: Mapping[str, str]) -> Mapping[str, Any]:
+        kind = event.partition("_")[0]
+        returned = NOTE_ROW if kind == "note" else _FOLDER_ROW
+        row = self._ask(f"{_WRITES[event]} RETURNING {returned}", values)
+        if row is None:
+            raise Refused(404, f"{kind} not found")
+        written: Mapping[str, Any] = row[0]
+        return written
+
+    def _ask(self, query: str, values: Mapping[str, str]) -> tuple[Any, ...] | None:
+        options = f"-c statement_timeout={PATIENCE_S * 1000} -c timezone=UTC"
+        try:
+            with psycopg.connect(
+                self._database_url,
+                autocommit=True,
+                connect_timeout=PATIENCE_S,
+                options=options,
+            ) as db:
+                return db.execute(query.encode(), values).fetchone()
+        except (psycopg.DataError, psycopg.IntegrityError) as exc:
+            raise Refused(400, str(exc)) from exc
+        except psycopg.Error as exc:
+            raise Refused(503, f"postgres: {exc}") from exc
+
+
+def _fields(event: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of the event about a row that was written."""
+    kind, _, what = event.partition("_")
+    if what == "created":
+        return {f"{kind}Data": row}
+    if what == "deleted":
+        return {f"{kind}Id": row["id"]}
+    changed = ("title" if kind == "note" else "name", "updatedAt")
+    return {
+        f"{kind}Id": row["id"],
+        "changes": {key: row[key] for key in changed},
+        f"updated{kind.capitalize()}": row,
+    }

@@ -19,7 +19,8 @@ this process holds the newest row shown here, whichever of `changes` and
 update is judged the same way, in the turn of the loop in which it is sent.
 
 Only the daemon's own writes are versioned and repaired. The REST service's
-events pass byte for byte, and count as the newest row when they are newer.
+events pass byte for byte, and count as the newest row when they are newer; an
+older one is followed by a resync, as its clock proves nothing about the order.
 
 A row is remembered for `keep` seconds, longer than a publish can be late, and
 the texts of at most `room` bytes are; over that the oldest texts are forgotten,

@@ -69,7 +69,8 @@ class Relay:
                 event = self._in_order(user_id, event)
             except Forgotten:
                 self.resync([user_id], "conflict")
-                return
+                if event.version is not None:
+                    return
         now_ms = self.now_ms()
         published = event.publishedAt
         timestamp = now_ms if published is None else int(published)
@@ -92,7 +93,11 @@ class Relay:
             if event.version is None:
                 return event
             raise
-        if event.version is None or row.version == version:
+        if row.version == version:
+            return event
+        if event.version is None:
+            # Published late, or by a clock that is behind: the database knows.
+            self.resync([user_id], "conflict")
             return event
         self.metrics.repairs.inc()
         return structs.replace(

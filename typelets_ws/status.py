@@ -1,5 +1,6 @@
 """`typelets-ws status`: how the daemon on this host is, from its admin listener."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -22,9 +23,11 @@ def fetch(host: str, port: int) -> Mapping[str, Any]:
     try:
         status: dict[str, Any] = _get(f"{base}/websocket/status")
         ready = _get(f"{base}/ready")
-    except (OSError, ValueError) as exc:
+        return {**status, "ready": ready["ready"], "reasons": ready["reasons"]}
+    except (TypeError, KeyError):
+        raise StatusUnavailable(f"{base} is another program's") from None
+    except (OSError, ValueError, http.client.HTTPException) as exc:
         raise StatusUnavailable(f"no answer from {base}: {exc}") from None
-    return {**status, "ready": ready["ready"], "reasons": ready["reasons"]}
 
 
 def _get(url: str) -> Any:

@@ -53,7 +53,7 @@ class Systemd:
             self.notify("READY=1")
 
     def notify(self, *lines: str) -> None:
-        """Send assignments such as READY=1; a systemd that is gone is no error."""
+        """Send assignments such as READY=1; one that is gone or busy is no error."""
         if not self._address:
             return
         # A leading @ names an abstract socket.
@@ -61,6 +61,8 @@ class Systemd:
         with socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
         ) as s:
+            # A supervisor that does not listen must not stop the event loop.
+            s.setblocking(False)
             try:
                 s.sendto("\n".join(lines).encode(), address)
             except OSError:

@@ -1,0 +1,141 @@
+"""The units: what systemd's own tools say of them, and that they fit the daemon."""
+
+import configparser
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.supervisor import COMMAND
+from typelets_ws.config import Config
+from typelets_ws.daemon import HANDLING_S
+
+UNITS = Path(__file__).parents[2] / "systemd"
+SERVICES = ["typelets-ws.service", "typelets-ws@.service"]
+MOST_EXPOSURE = 1.5
+PROGRAM = "/opt/typelets-ws/bin/typelets-ws"
+
+
+@pytest.fixture(autouse=True)
+def _analyze() -> None:
+    if shutil.which("systemd-analyze") is None:
+        if "CI" in os.environ:
+            pytest.fail("systemd-analyze is not installed")
+        pytest.skip("systemd-analyze is not installed")
+
+
+def unit(name: str) -> configparser.ConfigParser:
+    """A unit's sections; of a key that is there twice the last value."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(UNITS / name)
+    return parser
+
+
+def analyze(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", *args],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        # What is installed on this machine has no say.
+        env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
+    )
+
+
+def installed(place: Path) -> None:
+    """The units where systemd would find them, with a program that exists."""
+    program = place / "typelets-ws"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    for each in UNITS.iterdir():
+        text = each.read_text()
+        (place / each.name).write_text(text.replace(PROGRAM, str(program)))
+
+
+@pytest.mark.parametrize(
+    ("name", "instance"),
+    [
+        ("typelets-ws.service", "typelets-ws.service"),
+        ("typelets-ws.socket", "typelets-ws.socket"),
+        ("typelets-ws@.service", "typelets-ws@8771.service"),
+        ("typelets-ws@.socket", "typelets-ws@8771.socket"),
+    ],
+)
+def test_systemd_has_nothing_to_say_about_a_unit(
+    tmp_path: Path, name: str, instance: str
+) -> None:
+    assert (UNITS / name).exists()
+    installed(tmp_path)
+    found = analyze("verify", "--man=no", tmp_path / instance)
+    told = [line for line in found.stderr.splitlines() if "typelets" in line]
+    assert not told
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_little_exposed(name: str) -> None:
+    limit = int(MOST_EXPOSURE * 10)
+    found = analyze("security", "--offline=true", f"--threshold={limit}", UNITS / name)
+    assert found.returncode == 0, found.stdout + found.stderr
+    level = re.search(r"Overall exposure level.*: ([0-9.]+)", found.stdout)
+    assert level
+    assert float(level[1]) <= MOST_EXPOSURE
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_times_and_limits_fit_the_daemon_s_defaults(name: str) -> None:
+    service, config = unit(name)["Service"], Config()
+    longest = (
+        config.server.drain_seconds
+        + 2 * HANDLING_S
+        + config.limits.abort_s
+        + config.redis.command_timeout_s
+        + 5  # the pool's own patience
+    )
+    assert float(service["TimeoutStopSec"]) > longest
+    descriptors = config.limits.connections + config.limits.unauthenticated + 1_100
+    assert int(service["LimitNOFILE"]) >= descriptors
+    assert service["Type"] == "notify"
+    assert service["KillMode"] == "mixed"
+    assert service["RestartPreventExitStatus"] == "78"
+
+
+def test_the_sockets_hold_the_ports_that_the_services_would_open() -> None:
+    server = Config().server
+    single = unit("typelets-ws.socket")["Socket"]
+    assert single["ListenStream"] == f"{server.host}:{server.port}"
+    many = unit("typelets-ws@.socket")["Socket"]
+    assert many["ListenStream"] == f"{server.host}:%i"
+    for each in (single, many):
+        assert each["Accept"] == "no"
+        assert each["Backlog"] == str(server.backlog)
+    for name in SERVICES:
+        socket = name.replace("@.service", "@%i.socket").replace(".service", ".socket")
+        assert unit(name)["Unit"]["Requires"] == socket
+
+
+def test_many_processes_differ_from_one_in_names_and_ports_only() -> None:
+    one, many = (unit(name)["Service"] for name in SERVICES)
+    assert many.pop("Environment") == "TYPELETS_WS_ADMIN_PORT=1%i"
+    assert many["ExecStart"] == f"{one['ExecStart']} --port %i"
+    del one["ExecStart"], many["ExecStart"]
+    assert dict(one) == dict(many)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_command_of_a_service_is_one_that_the_program_understands(
+    name: str,
+) -> None:
+    program, *args = unit(name)["Service"]["ExecStart"].split()
+    assert program == PROGRAM
+    args = [arg.replace("%i", "8771") for arg in args]
+    found = subprocess.run(
+        [COMMAND, *args, "--help"], capture_output=True, timeout=30, check=False
+    )
+    assert found.returncode == 0

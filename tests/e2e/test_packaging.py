@@ -1,0 +1,120 @@
+"""What is released: it builds, holds what it needs, and runs where nothing else is."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.readme import ROOT
+from typelets_ws import __version__
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+DATA = {
+    "py.typed", "dev/schema.sql", "dev/grants.sql", "dev/page/index.html",
+}  # fmt: skip
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """The output; a failure says what the command said."""
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "COVERAGE"))
+    }
+    done = subprocess.run(
+        command, cwd=cwd, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def pip(*arguments: str | Path, python: Path | None = None) -> str:
+    return run(python or Path(sys.executable), "-m", "pip", "-q", *arguments)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the build backend, away from the project's own."""
+    place = tmp_path_factory.mktemp("workshop")
+    venv.create(place, with_pip=True)
+    pip("install", "hatchling>=1.25", python=place / "bin" / "python")
+    return place
+
+
+@pytest.fixture(scope="module")
+def built(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel and the sdist of the project as it is."""
+    place = tmp_path_factory.mktemp("dist")
+    hatchling = workshop / "bin" / "hatchling"
+    run(hatchling, "build", "-d", place, cwd=ROOT)
+    return place
+
+
+def only(place: Path, pattern: str) -> Path:
+    (found,) = place.glob(pattern)
+    return found
+
+
+def inside(names: Sequence[str]) -> set[str]:
+    return {name.partition("typelets_ws/")[2] for name in names if "/" in name}
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
+    wheel = only(built, "*.whl")
+    assert wheel.name == f"typelets_ws-{__version__}-py3-none-any.whl"
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names} == {
+        "typelets_ws",
+        f"typelets_ws-{__version__}.dist-info",
+    }
+    sources = {
+        str(path.relative_to(ROOT / "typelets_ws"))
+        for path in (ROOT / "typelets_ws").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert sources >= DATA
+    assert inside(names) - {""} == sources
+
+
+def test_the_sdist_builds_the_same_wheel(
+    built: Path, workshop: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(only(built, "*.tar.gz")) as sdist:
+        names = sdist.getnames()
+        sdist.extractall(tmp_path, filter="data")
+    root = only(tmp_path, "*")
+    for name in ("README.md", "LICENSE", "config.example.toml", "scripts/test"):
+        assert f"{root.name}/{name}" in names
+    assert not [name for name in names if "node_modules" in name or ".venv" in name]
+    run(
+        workshop / "bin" / "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=root
+    )
+    again = zipfile.ZipFile(only(tmp_path, "*.whl")).namelist()
+    assert again == zipfile.ZipFile(only(built, "*.whl")).namelist()
+
+
+def test_an_empty_environment_is_enough(built: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip("install", only(built, "*.whl"), python=python)
+    command = python.with_name("typelets-ws")
+    assert run(command, "--version") == f"typelets-ws, version {__version__}\n"
+    assert "ok:" in run("env", "CLERK_SECRET_KEY=sk_test_x", command, "check-config")
+    assert '"asyncapi": "3.0.0"' in run(command, "schema")
+    # The REST service's part stands alone: no server, no database, no keys.
+    loaded = run(
+        python, "-c",
+        "import sys, typelets_ws.publisher;"
+        "print(*sorted(n for n in sys.modules if n.startswith('typelets_ws')))",
+    )  # fmt: skip
+    assert set(loaded.split()) <= {
+        "typelets_ws", "typelets_ws.errors", "typelets_ws.events",
+        "typelets_ws.messages", "typelets_ws.publisher", "typelets_ws.publisher_data",
+    }  # fmt: skip

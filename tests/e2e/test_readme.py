@@ -1,0 +1,388 @@
+"""The README keeps its word: tables match the code, commands exist, examples run."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+import click
+import pytest
+import redis
+
+from tests.daemon import House, Message, daemon, eventually, publish, run
+from tests.node import node_package
+from tests.postgres import Database
+from tests.readme import ROOT, TEXT, commands, table, unpack
+from tests.redis import RedisServer
+from tests.tokens import mint
+from typelets_ws import events, messages
+from typelets_ws.cli import main
+from typelets_ws.config import Config
+from typelets_ws.config_kinds import kinds
+from typelets_ws.errors import CloseCode, Code
+from typelets_ws.fields import ALLOWED
+from typelets_ws.metrics import Metrics
+from typelets_ws.publisher import AsyncPublisher, Publisher
+from typelets_ws.schema import Note
+from typelets_ws.settings import ALIASES
+
+NODE_PACKAGES = ("ioredis", "redis", "pg", "ws")
+SHELL = {"python3", "cp", "psql", "redis-cli", "systemctl", "/opt/typelets-ws/bin/pip"}
+
+
+# What it says.
+
+
+def test_the_configuration_reference_is_the_configuration() -> None:
+    aliases = {place: name for name, place in ALIASES.items()}
+    expected = []
+    for section, key in kinds():
+        default = getattr(getattr(Config(), section), key)
+        shown = "[]" if default == () else json.dumps(default)
+        name = aliases.get((section, key), f"TYPELETS_WS_{section}_{key}".upper())
+        expected.append([f"`{section}.{key}`", f"`{shown}`", f"`{name}`"])
+    rows = table("## Configuration reference")
+    assert [row[:3] for row in rows] == expected
+    assert all(row[3] for row in rows)
+
+
+def test_every_key_it_speaks_of_exists() -> None:
+    known = {f"{section}.{key}" for section, key in kinds()}
+    sections = "|".join({section for section, _ in kinds()})
+    spoken = set(re.findall(rf"`((?:{sections})\.[a-z_]+)", TEXT))
+    modules = {path.name for path in (ROOT / "typelets_ws").glob("*.py")}
+    assert spoken - modules <= known
+
+
+def test_every_metric_it_speaks_of_exists() -> None:
+    known = {
+        sample.name
+        for family in Metrics().registry.collect()
+        for sample in family.samples
+    } | {
+        name
+        for family in Metrics().registry.collect()
+        for name in (family.name, f"{family.name}_total")
+    }
+    spoken = set(re.findall(r"`(typelets_ws_[a-z_]+)", TEXT)) - {"typelets_ws"}
+    assert spoken
+    assert spoken <= known
+
+
+def test_every_environment_name_it_speaks_of_exists() -> None:
+    known = set(ALIASES) | {f"TYPELETS_WS_{s}_{k}".upper() for s, k in kinds()}
+    spoken = set(re.findall(r"`((?:TYPELETS_WS|WS|CLERK)_[A-Z_]+)", TEXT))
+    assert spoken <= known
+
+
+def test_every_code_is_told() -> None:
+    codes = " ".join(row[0] for row in table("### Errors"))
+    assert re.findall(r"[A-Z_]{5,}", codes) == [code.value for code in Code]
+    closes = " ".join(row[0] for row in table("### Close codes"))
+    assert [int(code) for code in re.findall(r"\d+", closes)] == list(CloseCode)
+
+
+def test_every_message_and_event_is_told() -> None:
+    told = {row[0].split()[0].strip("`") for row in table("### The conversation")}
+    wire = {str(kind.__struct_config__.tag) for kind in messages.CLIENT_MESSAGES}
+    assert told == wire
+    rows = table("## Publish from your REST service")
+    assert [row[0].strip("`") for row in rows] == [
+        str(kind.__struct_config__.tag) for kind in events.EVENTS
+    ]
+    for row, kind in zip(rows, events.EVENTS, strict=True):
+        fields = re.findall(r"`(\w+)`", row[1].partition("(")[0])
+        assert set(fields) <= set(kind.__struct_fields__)
+
+
+def test_the_lists_of_fields_and_methods_are_whole() -> None:
+    assert f"`{' '.join(ALLOWED)}`" in TEXT.replace("`folderId`", "folderId")
+    assert f"`{' '.join(Note.__struct_fields__)}`" in TEXT
+    methods = {
+        name
+        for name in dir(Publisher)
+        if not name.startswith("_") and callable(getattr(AsyncPublisher, name, None))
+    }
+    for name in methods:
+        assert f"`{name}`" in TEXT
+
+
+def test_links_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.*)$", TEXT, re.M)
+    anchors = {
+        re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-")
+        for heading in headings
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif not target.startswith("https://"):
+            assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_exists(words: list[str]) -> None:
+    name, *arguments = words
+    if name == "typelets-ws":
+        command = main.commands[arguments[0]]
+        with click.Context(command) as context:
+            command.make_parser(context).parse_args(arguments[1:])
+    elif name.startswith("scripts/"):
+        assert os.access(ROOT / name, os.X_OK)
+    else:
+        assert name in SHELL
+    for word in arguments:
+        if re.match(r"(tests|systemd|typelets_ws)/", word):
+            assert (ROOT / word).exists(), word
+        if re.search(r"\.(service|socket)$", word) and "/" not in word:
+            template = re.sub(r"@\d+", "@", word)
+            assert (ROOT / "systemd" / template).exists(), word
+
+
+def test_commands_in_the_text_exist() -> None:
+    for name in re.findall(r"`typelets-ws ([a-z-]+)", TEXT):
+        assert name in main.commands
+
+
+# What it does.
+
+
+class World:
+    """The examples' world, with the rights that the README grants and no more."""
+
+    def __init__(self, redis_server: RedisServer, database: Database) -> None:
+        self.redis = redis_server
+        self.database = database
+
+    def redis_url(self, user: str) -> str:
+        return f"redis://{user}:CHANGE-ME@127.0.0.1:{self.redis.port}/1"
+
+
+@pytest.fixture
+def world(redis_server: RedisServer, database: Database) -> Iterator[World]:
+    users = []
+    version = redis_server.command("INFO", "server")["redis_version"]
+    recent = tuple(map(int, version.split("."))) >= (7, 2)
+    for words in commands():
+        if words[:3] == ["redis-cli", "ACL", "SETUSER"]:
+            redis_server.command(*words[1:], *(["+client|setinfo"] if recent else []))
+            users.append(words[3])
+    redis_server.command("ACL", "LOG", "RESET")
+    database.add_user("alice")
+    yield World(redis_server, database)
+    redis_server.command("ACL", "DELUSER", *users)
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Path:
+    """The named blocks as files, with the npm packages they import beside them."""
+    unpack(tmp_path)
+    place = tmp_path / "node_modules"
+    place.mkdir()
+    for name in NODE_PACKAGES:
+        package = node_package(name)
+        for each in package.parent.iterdir():  # and what they need themselves
+            if not (place / each.name).exists():
+                (place / each.name).symlink_to(each)
+    return tmp_path
+
+
+@asynccontextmanager
+async def rooms(world: World, **rules: bool) -> AsyncIterator[House]:
+    async with daemon(
+        world.redis_url("typelets-ws"),
+        world.database.url_as("typelets_ws"),
+        redis={"lease_s": 0.3, "unsubscribe_delay_s": 0.05},
+        messages=rules,
+    ) as running:
+        yield running
+
+
+async def output_of(world: World, place: Path, *command: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=place,
+        env={
+            **os.environ,
+            "REDIS_URL": world.redis_url("typelets-rest"),
+            "DATABASE_URL": world.database.url,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 0, told.decode()
+    return told.decode()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("node", "publish-ioredis.mjs"),
+        ("node", "publish-node-redis.mjs"),
+        (sys.executable, "publish.py"),
+    ],
+    ids=lambda command: command[1],
+)
+def test_a_publisher(world: World, examples: Path, command: tuple[str, str]) -> None:
+    note = world.database.add_note("alice", starred=False)
+
+    async def scenario() -> None:
+        async with (
+            rooms(world) as room,
+            room.device("alice") as phone,
+            room.device("alice") as laptop,
+        ):
+            told = await output_of(
+                world, examples, *command, "alice", note, phone.connection_id
+            )
+            assert told == "1 process(es) heard it\n"
+            message = await laptop.receive()
+            assert message["type"] == "note_sync"
+            row = message["updatedNote"]
+            assert list(row) == list(Note.__struct_fields__)
+            assert message["changes"] == {
+                "starred": True,
+                "updatedAt": row["updatedAt"],
+            }
+            assert abs(message["timestamp"] - moment(row["updatedAt"])) < 10_000
+            assert await phone.barrier() == []
+        assert world.redis.command("ACL", "LOG") == []
+
+    run(scenario())
+    assert world.database.note(note)["starred"] is True
+
+
+def moment(text: str) -> float:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", text)
+    return datetime.fromisoformat(text).timestamp() * 1000
+
+
+def test_revoking_a_session(world: World, examples: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            rooms(world) as room,
+            room.device("alice", sid="sess_bad") as phone,
+            room.device() as back,
+        ):
+            await output_of(world, examples, "node", "revoke.mjs", "alice", "sess_bad")
+            assert await phone.closed() == 4401
+            answer = await back.auth(mint("alice", sid="sess_bad"))
+            assert answer["type"] == "auth_failed"
+        assert world.redis.command("ACL", "LOG") == []
+
+    run(scenario())
+
+
+def test_the_daemon_needs_the_rights_the_readme_grants_and_no_more(
+    world: World,
+) -> None:
+    note = world.database.add_note("alice")
+    world.redis.command("CONFIG", "RESETSTAT")
+
+    async def scenario() -> None:
+        async with rooms(world) as room:
+            async with room.device("alice") as phone, room.device("alice") as laptop:
+                update = {
+                    "type": "note_update",
+                    "noteId": note,
+                    "changes": {"starred": True},
+                }
+                answer = await phone.ask(phone.signed(update))
+                assert answer["type"] == "note_update_success"
+                assert (await laptop.receive())["type"] == "note_sync"
+                renewed = world.redis.calls("set")
+                # The lease is renewed, and the script may be gone.
+                await eventually(lambda: world.redis.calls("set") > renewed + 2)
+                world.redis.command("SCRIPT", "FLUSH")
+                async with room.device("alice"):
+                    pass
+            await eventually(
+                lambda: world.redis.subscribers("typelets:user:alice") == 0
+            )
+        assert world.redis.command("ACL", "LOG") == []
+        (granted,) = (words for words in commands() if "typelets-ws" in words[3:4])
+        for word in granted:
+            if word.startswith("+"):
+                assert world.redis.calls(word[1:]) > 0, f"{word} is not needed"
+
+    run(scenario())
+
+
+def test_a_publisher_may_neither_listen_nor_read(world: World) -> None:
+    with redis.Redis.from_url(world.redis_url("typelets-rest")) as link:
+        for forbidden in (
+            ["SUBSCRIBE", "typelets:user:alice"],
+            ["GET", "typelets:barred:sess_1"],
+            ["PUBLISH", "typelets:control", "x"],
+            ["SET", "typelets:devices:alice", "x"],
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                link.execute_command(*forbidden)
+
+
+DRIVER = """
+// Node 20 has no WebSocket of its own: ws speaks the same words.
+import WebSocket from "ws";
+import { createInterface } from "readline";
+globalThis.WebSocket ??= WebSocket;
+const { connect } = await import("./client.mjs");
+const tell = (what) => console.log(JSON.stringify(what));
+const [url, ...tokens] = process.argv.slice(2);
+const client = connect(url, {
+  getToken: async () => tokens.length > 1 ? tokens.shift() : tokens[0],
+  onMessage: tell,
+  fetchAll: () => tell({ type: "fetched" }),
+});
+for await (const line of createInterface({ input: process.stdin }))
+  client.send(JSON.parse(line));
+client.close();
+"""
+
+
+def test_the_client(world: World, examples: Path) -> None:
+    """It signs, fetches when told to, and comes back by itself."""
+    note = world.database.add_note("alice")
+    (examples / "driver.mjs").write_text(DRIVER)
+
+    async def scenario() -> None:
+        async with rooms(world, require_signed_messages=True) as room:
+            process = await asyncio.create_subprocess_exec(
+                "node", "driver.mjs", room.url, mint("alice", expires_in=-600),
+                mint("alice"), cwd=examples,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert process.stdin
+            assert process.stdout
+            lines = process.stdout
+
+            async def hear() -> Message:
+                async with asyncio.timeout(10):
+                    message = json.loads(await lines.readline())
+                assert isinstance(message, dict)
+                return message
+
+            assert (await hear())["type"] == "auth_success"
+            assert await hear() == {"type": "fetched"}
+            for number in range(20):
+                changes = {"title": f"é {number}"}
+                update = {"type": "note_update", "noteId": note, "changes": changes}
+                process.stdin.write(json.dumps(update).encode() + b"\n")
+            for number in range(20):
+                message = await hear()
+                assert message["updatedNote"]["title"] == f"é {number}", message
+            redis_url = world.redis.url
+            await publish(redis_url, "alice", {"event": "resync_required"})
+            assert await hear() == {"type": "fetched"}
+            await publish(redis_url, "alice", {"event": "user_disconnected"})
+            assert (await hear())["type"] == "auth_success"
+            assert await hear() == {"type": "fetched"}
+            process.stdin.close()
+            assert await process.wait() == 0
+
+    run(scenario())

@@ -105,6 +105,8 @@ class Connection(Wire):
                 response = house.admit(ws, self._address) or response
             house.observe_handshake(ws, request, response, self._address)
         ws.send_response(response)
+        # The protocol's parser holds on to the request for ever: 2 KB of headers.
+        request.headers.clear()
         if ws.state is OPEN:
             self._begin()
 
@@ -135,6 +137,8 @@ class Connection(Wire):
                 self._house.metrics.closes.labels("client", "client").inc()
             else:
                 whole = self._assembly.add(frame, self._room(conversation))
+                # The protocol's parser holds on to the frame until the next one.
+                frame.data = b""
                 if whole is not None:
                     conversation.message(whole[0], text=whole[1])
         except Farewell as farewell:

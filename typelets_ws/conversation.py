@@ -246,6 +246,8 @@ class Conversation:
         except Forgotten:
             self._link.ask_resync("conflict", 0)
             return reply
+        if row is outcome.row:
+            return reply
         return structs.replace(reply, updatedNote=Raw(row.text))
 
     def _reply(self, reply: messages.Reply) -> None:

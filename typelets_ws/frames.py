@@ -1,5 +1,6 @@
 """Frames are made once: the same bytes go to every device (RFC 6455 section 5.2)."""
 
+import struct
 from typing import Final
 
 from websockets.extensions.permessage_deflate import (
@@ -12,6 +13,11 @@ from websockets.frames import Opcode
 __all__ = ["DEFLATE", "PING", "Frame"]
 
 PING: Final = WireFrame(Opcode.PING, b"").serialize(mask=False)
+
+_TEXT: Final = 0x80 | Opcode.TEXT
+_HEAD: Final = struct.Struct("!BB")
+_HEAD_16: Final = struct.Struct("!BBH")
+_HEAD_64: Final = struct.Struct("!BBQ")
 
 WINDOW_BITS: Final = 12
 """A 4 KB window: what `websockets` chooses, as a compromise with memory."""
@@ -26,6 +32,15 @@ DEFLATE: Final = ServerPerMessageDeflateFactory(
 )
 
 
+def _head(size: int) -> bytes:
+    """The head of an unmasked, unfragmented text frame (RFC 6455 section 5.2)."""
+    if size < 126:
+        return _HEAD.pack(_TEXT, size)
+    if size < 65_536:
+        return _HEAD_16.pack(_TEXT, 126, size)
+    return _HEAD_64.pack(_TEXT, 127, size)
+
+
 class Frame:
     """One text message, ready to be written to any number of sockets."""
 
@@ -34,7 +49,7 @@ class Frame:
     def __init__(self, text: bytes) -> None:
         self._text = text
         self._deflated: bytes | None = None
-        self.plain: bytes = WireFrame(Opcode.TEXT, text).serialize(mask=False)
+        self.plain = _head(len(text)) + text
 
     @property
     def deflated(self) -> bytes:

@@ -85,6 +85,11 @@ class Hub:
                 device.push(frame)
         return len(devices) - 1
 
+    def has_other(self, user_id: str, but: str | None) -> bool:
+        """Whether the user has a device here, apart from the one with id `but`."""
+        devices = self._users.get(user_id)
+        return devices is not None and len(devices) > (but in devices)
+
     def of_user(self, user_id: str) -> Collection[Device]:
         """The user's devices here, as of now."""
         return tuple(self._users.get(user_id, {}).values())

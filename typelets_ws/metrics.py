@@ -5,7 +5,9 @@ list), never text from outside: 10 000 users make no new series. One `Metrics`
 per daemon with its own registry, so that tests run several side by side.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
+
+from .tally import Histogram, Tally
 
 __all__ = ["Metrics"]
 
@@ -22,20 +24,14 @@ class Metrics:
         self._events()
         self._outside()
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"typelets_ws_{name}", text, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Tally:
+        return Tally(f"typelets_ws_{name}", text, labels, self.registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"typelets_ws_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(
-            f"typelets_ws_{name}",
-            text,
-            labels,
-            registry=self.registry,
-            buckets=_FAST,
-        )
+        return Histogram(f"typelets_ws_{name}", text, labels, self.registry, _FAST)
 
     def _connections(self) -> None:
         self.connections = self._gauge(
@@ -114,8 +110,9 @@ class Metrics:
         self.token_age = Histogram(
             "typelets_ws_token_age_seconds",
             "now - iat of accepted tokens: clock skew shows here.",
-            registry=self.registry,
-            buckets=(-5, -1, 0, 1, 5, 15, 30, 60, 65, 120, 600),
+            (),
+            self.registry,
+            (-5, -1, 0, 1, 5, 15, 30, 60, 65, 120, 600),
         )
         self.postgres_up = self._gauge("postgres_up", "1 while Postgres answers.")
         self.postgres_pool = self._gauge(

@@ -71,6 +71,8 @@ class Relay:
                 self.resync([user_id], "conflict")
                 if event.version is not None:
                     return
+        if not self.hub.has_other(user_id, event.exceptConnectionId):
+            return
         now_ms = self.now_ms()
         published = event.publishedAt
         timestamp = now_ms if published is None else int(published)

@@ -17,6 +17,7 @@ import asyncio
 from asyncio import Future
 from collections import Counter, deque
 from collections.abc import Mapping
+from typing import Final
 
 from . import config, store_sql
 from .log import FilteringBoundLogger
@@ -25,6 +26,9 @@ from .ports import Missing, StoreUnavailable, Updated
 from .store_pool import Failed, ForeignKeyViolation, Pool, Reason, Row
 
 __all__ = ["Reason", "Store"]
+
+
+EVERYBODY: Final = ""
 
 
 class Store:
@@ -48,6 +52,8 @@ class Store:
         self._up: bool | None = None
         self._pool = Pool(settings, on_outage=lambda: self._answers(False))
         self._turns = _Turns(max(1, settings.pool_max // 4), settings.max_waiting)
+        # The pool's own line costs a task for each who waits: as much as an UPDATE.
+        self._line = _Turns(settings.pool_max, settings.max_waiting)
         self._timings = {
             name: metrics.queries.labels(name)
             for name in ("update_note", "note_owner", "folder_owner", "ping")
@@ -135,13 +141,23 @@ class Store:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            found = await self._pool.first_row(query, params, give_up)
+            found = await self._in_line(query, params, give_up)
         except Failed as failed:
             raise self._unavailable(name, failed) from None
         finally:
             self._timings[name].observe(loop.time() - began)
         self._answers(True)
         return found
+
+    async def _in_line(
+        self, query: bytes, params: Mapping[str, object], give_up: float
+    ) -> Row | None:
+        if not await self._line.take(EVERYBODY, give_up):
+            raise Failed(Reason.POOL_FULL)
+        try:
+            return await self._pool.first_row(query, params, give_up)
+        finally:
+            self._line.give_back(EVERYBODY)
 
     def _unavailable(self, name: str, failed: Failed) -> StoreUnavailable:
         self._metrics.query_failures.labels(failed.reason).inc()

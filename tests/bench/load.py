@@ -115,14 +115,13 @@ class Crowd:
 
     def drain(self, total: int) -> None:
         """Read until this many bytes have come, over all clients."""
-        receive = {fd: sock.recv_into for fd, sock in self.socks.items()}
-        poll, room = self._epoll.poll, self._room
+        poll, room, socks = self._epoll.poll, self._room, self.socks
         while total > 0:
             ready = poll(PATIENCE_S, 4096)
             if not ready:
                 raise Refused(f"{total} bytes never came")
             for fd, _ in ready:
-                size = receive[fd](room)
+                size = socks[fd].recv_into(room)
                 if not size:
                     raise Refused("closed under load")
                 total -= size

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from .bench import Bench, Figure
-from .load import Crowd, upgrade
+from .load import Crowd, Script, upgrade
 from .machine import Child
 
 __all__ = ["idle", "storm"]
@@ -20,12 +20,10 @@ def idle(bench: Bench) -> Iterator[Figure]:
     ours: list[float] = []
     theirs: list[float] = []
     for _ in bench.rounds("idle", full=2, quick=1):
-        with ExitStack() as stack:
-            child = stack.enter_context(bench.daemon())
-            ours.append(_weight(stack, child, _devices(bench)))
-            child = stack.enter_context(bench.relay(ping_interval=20))
-            strangers = [[(upgrade(), b"\r\n\r\n")]] * DEVICES
-            theirs.append(_weight(stack, child, strangers))
+        with bench.daemon() as child:
+            ours.append(_weight(child, _devices(bench)))
+        with bench.relay(ping_interval=20) as child:
+            theirs.append(_weight(child, [[(upgrade(), b"\r\n\r\n")]] * DEVICES))
     yield Figure(
         "idle",
         f"idle authenticated connection, RSS at {DEVICES}",
@@ -37,24 +35,27 @@ def idle(bench: Bench) -> Iterator[Figure]:
     )
 
 
-def _devices(bench: Bench) -> list[list[tuple[bytes, bytes]]]:
-    return [list(bench.device(f"user_{n % USERS}")) for n in range(DEVICES)]
+def _devices(bench: Bench) -> list[Script]:
+    return [bench.device(f"user_{n % USERS}") for n in range(DEVICES)]
 
 
-def _weight(
-    stack: ExitStack, child: Child, scripts: list[list[tuple[bytes, bytes]]]
-) -> float:
-    with ExitStack() as warm_up:
-        crowd = Crowd()
-        warm_up.callback(crowd.close)
-        crowd.open(child.port, scripts[:200])
+def _weight(child: Child, scripts: list[Script]) -> float:
+    # The first few hundred make the server fetch what every connection shares.
+    _visit(child, scripts[:200])
+    return _visit(child, scripts) / len(scripts)
+
+
+def _visit(child: Child, scripts: list[Script]) -> int:
+    """Bytes that the server grows by while all of these are connected."""
     child.quiesce()
     before = child.rss()
     crowd = Crowd()
-    stack.callback(crowd.close)
-    crowd.open(child.port, scripts)
-    child.quiesce()
-    return (child.rss() - before) / DEVICES
+    try:
+        crowd.open(child.port, scripts)
+        child.quiesce()
+        return child.rss() - before
+    finally:
+        crowd.close()
 
 
 def storm(bench: Bench) -> Iterator[Figure]:

@@ -164,8 +164,6 @@ class Conversation:
     def _next(self) -> Admitted | None:
         """The next message that needs the outside world; those before are answered."""
         inbox = self._inbox
-        if inbox is None:
-            return None
         while inbox and self.session.state is not State.CLOSED:
             item = inbox.popleft()
             self._inbox_bytes -= len(item) if isinstance(item, bytes) else 0

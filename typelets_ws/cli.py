@@ -29,6 +29,8 @@ from .tls import certificate
 __all__ = ["main"]
 
 EX_CONFIG: Final = 78
+BARRED_S: Final = 3600
+"""Longer than the tokens of a session live."""
 
 
 def refuse(text: str, code: int = 1) -> NoReturn:
@@ -181,7 +183,7 @@ def disconnect_command(path: Path | None, user_id: str, session_id: str | None) 
     event: events.Event = events.UserDisconnected(reason="operator")
     if session_id is not None:
         event = events.SessionRevoked(sessionId=session_id)
-    _send(load(path or _dev_config()), user_id, events.encode(event))
+    _send(load(path or _dev_config()), user_id, events.encode(event), session_id)
 
 
 @main.command("status")
@@ -201,10 +203,15 @@ def status_command(path: Path | None, as_json: bool) -> None:
     click.echo(json.dumps(found, indent=2) if as_json else as_table(found))
 
 
-def _send(config: Config, user_id: str, payload: bytes) -> None:
+def _send(
+    config: Config, user_id: str, payload: bytes, barred: str | None = None
+) -> None:
     channel = f"{config.redis.prefix}user:{user_id}"
     try:
         with redis_client.Redis.from_url(config.redis.url) as link:
+            if barred is not None:
+                # It stays out even if no process has the user just now.
+                link.set(f"{config.redis.prefix}barred:{barred}", b"1", ex=BARRED_S)
             heard = link.publish(channel, payload)
     except redis_client.RedisError as exc:
         refuse(f"redis: {exc}")

@@ -12,7 +12,7 @@ here, a handler in `handlers`.
 """
 
 import re
-from typing import Final, NoReturn
+from typing import Final, Literal, NoReturn
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -139,7 +139,7 @@ class AuthFailed(Reply, tag="auth_failed", frozen=True, kw_only=True):
     """The token does not hold; `reason` is token-expired or auth-failed."""
 
     message: str
-    reason: str
+    reason: Literal["token-expired", "auth-failed"]
 
 
 class Pong(Reply, tag="pong", frozen=True, kw_only=True):

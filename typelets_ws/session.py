@@ -242,13 +242,13 @@ class SignatureRefusal(Refusal):
 
 def auth_failed(message: Auth, *, expired: bool) -> bytes:
     """The answer to `message` that failed, with the texts of spec section 2."""
-    text, reason = (
-        ("Token expired", "token-expired")
-        if expired
-        else ("Authentication failed", "auth-failed")
-    )
+    echo = messages.echo(message)
     return messages.encode(
         messages.AuthFailed(
-            message=text, reason=reason, requestId=messages.echo(message)
+            message="Token expired", reason="token-expired", requestId=echo
+        )
+        if expired
+        else messages.AuthFailed(
+            message="Authentication failed", reason="auth-failed", requestId=echo
         )
     )

@@ -3,11 +3,13 @@
 import pytest
 import redis
 import redis.asyncio
+from click.testing import CliRunner
 
 from tests.daemon import daemon, run
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint
+from typelets_ws.cli import main
 from typelets_ws.publisher import AsyncPublisher, Publisher
 
 ID = "00000000-0000-4000-8000-000000000001"
@@ -78,6 +80,18 @@ def test_a_session_revoked_while_nobody_listens_stays_out(
             assert answer["type"] == "auth_success"
 
     run(scenario())
+
+
+def test_the_operator_too_bars_a_session_when_nobody_listens(
+    redis_server: RedisServer,
+) -> None:
+    result = CliRunner().invoke(
+        main,
+        ["disconnect", "--user", "alice", "--session", "sess_bad"],
+        env={"REDIS_URL": redis_server.url},
+    )
+    assert result.exit_code == 0, result.output
+    assert 3500 < redis_server.command("TTL", "typelets:barred:sess_bad") <= 3600
 
 
 def test_a_given_client_stays_open(redis_server: RedisServer) -> None:

@@ -12,6 +12,8 @@ place. A line is JSON for machines or plain text for a terminal.
   hidden, tokens inside texts too, texts are cut and control characters escaped, so
   that nobody can forge a line. Of an exception only type, first line and places are
   written: a database's DETAIL quotes the row.
+- A library's line is written once a minute: while a database is away, its pool says
+  so twice a second.
 - Writing never raises into the caller; `Output.lost` counts what could not be written.
 
 Events of security carry ``security=True``: ``log.warning("origin_refused",
@@ -34,6 +36,8 @@ from .log_guard import Burst, guarded, scrub, told
 
 __all__ = ["FilteringBoundLogger", "Output", "make_logger", "scrub"]
 
+_REPEAT_S = 60.0
+_MOST_TEXTS = 256
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 
@@ -144,6 +148,17 @@ class _Bridge(logging.Handler):
     def __init__(self, output: Output) -> None:
         super().__init__(logging.WARNING)
         self._output = output
+        self._told: dict[tuple[str, str], float] = {}
+
+    def _repeats(self, record: logging.LogRecord, text: str) -> bool:
+        """Whether the logger has said this within the last minute."""
+        told, key = self._told, (record.name, text)
+        if 0 <= record.created - told.get(key, -_REPEAT_S) < _REPEAT_S:
+            return True
+        if len(told) >= _MOST_TEXTS:
+            told.clear()
+        told[key] = record.created
+        return False
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, object] = {}
@@ -154,7 +169,9 @@ class _Bridge(logging.Handler):
             text = record.getMessage()
         except Exception:
             text = str(record.msg)
-        fields["text"] = text.partition("\n")[0]
+        fields["text"] = text = text.partition("\n")[0]
+        if self._repeats(record, text):
+            return
         level = record.levelname.lower()
         known = level if level in _LEVELS else "warning"
         self._output.write(known, record.name, fields)

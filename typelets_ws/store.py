@@ -163,7 +163,9 @@ class Store:
         self._metrics.query_failures.labels(failed.reason).inc()
         if failed.reason is Reason.DISCONNECTED:
             self._answers(False)
-        self._log.warning(
+        # The readiness probe fails every two seconds; an outage is told once.
+        tell = self._log.debug if name == "ping" else self._log.warning
+        tell(
             "statement_failed",
             statement=name,
             reason=str(failed.reason),
@@ -175,7 +177,10 @@ class Store:
         if up is not self._up:
             self._up = up
             self._metrics.postgres_up.set(up)
-            self._log.info("postgres_answers" if up else "postgres_unreachable")
+            if up:
+                self._log.info("postgres_answers")
+            else:
+                self._log.warning("postgres_unreachable")
 
 
 class _Turns:

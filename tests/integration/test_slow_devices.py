@@ -1,0 +1,172 @@
+"""200 devices that stop reading: cut in time, memory bounded, others undisturbed.
+
+The daemon runs as a process of its own, so that its memory is its own. What the
+honest devices felt is printed, with and without the stalled ones (`-s`).
+"""
+
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from statistics import quantiles
+from types import SimpleNamespace
+from typing import Any, cast
+
+from websockets.asyncio.client import connect
+
+from tests.daemon import Device, House, eventually, publish, raw_http, run
+from tests.integration.scene import ALICE
+from tests.postgres import Database
+from tests.raw import Raw, raw
+from tests.redis import RedisServer, free_port
+from tests.tokens import mint, public_pem
+
+STALLED = 200
+HONEST = 3
+EVENTS = 30
+MEGABYTE = 1_000_000
+MOST_GROWTH = 150 * 1_048_576
+"""Events are shared by all devices; 200 times 4 MiB would be 800 MiB."""
+MOST_LEFT = 64 * 1_048_576
+
+
+def settings(redis_url: str, database_url: str, port: int, admin: int) -> str:
+    return f"""
+[server]
+port = {port}
+drain_seconds = 0.0
+[admin]
+port = {admin}
+[auth]
+jwt_key = '''{public_pem()}'''
+[limits]
+devices_per_user = 300
+per_address = 1000
+stalled_s = 1.5
+abort_s = 0.5
+[redis]
+url = "{redis_url}"
+[database]
+url = "{database_url}"
+"""
+
+
+@asynccontextmanager
+async def process(path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "typelets_ws", "serve", "-c", str(path),
+        stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.terminate()
+        async with asyncio.timeout(15):
+            await child.wait()
+
+
+def resident(pid: int | None) -> int:
+    """Bytes of memory a process has."""
+    text = Path(f"/proc/{pid}/statm").read_text("ascii")
+    return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def figures(admin: int) -> dict[str, float]:
+    answer = await raw_http(
+        admin, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    found = re.findall(r"^(typelets_ws_\S+) (\S+)$", answer.decode(), re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+async def stall(stack: AsyncExitStack, house: House) -> Raw:
+    """A device that is in, and reads no more."""
+    client = await stack.enter_async_context(raw(house, receive_buffer=2_048))
+    client.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
+    assert b"auth_success" in await client.text()
+    client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    return client
+
+
+async def stream(redis_url: str, devices: list[Device], pid: int | None) -> list[Any]:
+    """Publish events of 1 MB; returns each honest device's delays (s), and the peak."""
+    event: dict[str, Any] = {"event": "note_created", "noteData": {}}
+    delays, peak = [], 0
+    for number in range(EVENTS):
+        event["noteData"] = {"n": number, "x": "a" * MEGABYTE}
+        before = time.monotonic()
+        await publish(redis_url, ALICE, event)
+        for device in devices:
+            message = await device.receive()
+            assert message["noteData"]["n"] == number
+            delays.append(time.monotonic() - before)
+        peak = max(peak, resident(pid))
+    return [delays, peak]
+
+
+def p99(delays: list[float]) -> str:
+    return f"{quantiles(delays, n=100)[98] * 1000:.0f} ms"
+
+
+def test_200_devices_that_stop_reading_harm_nobody(
+    redis_server: RedisServer, database: Database, tmp_path: Path
+) -> None:
+    port, admin = free_port(), free_port()
+    path = tmp_path / "config.toml"
+    path.write_text(settings(redis_server.url, database.url, port, admin), "utf-8")
+
+    async def ready() -> bool:
+        try:
+            answer = await raw_http(port, b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        except OSError:
+            return False
+        return b" 200 " in answer[:15]
+
+    async def all_cut() -> bool:
+        state = 'typelets_ws_connections{state="authenticated"}'
+        return (await figures(admin)).get(state) == HONEST
+
+    async def scenario() -> None:
+        house = cast(House, SimpleNamespace(daemon=SimpleNamespace(port=port)))
+        async with process(path) as child, AsyncExitStack() as stack:
+            await eventually(ready)
+            honest = []
+            for _ in range(HONEST):
+                socket = connect(
+                    f"ws://127.0.0.1:{port}/", compression=None, max_size=None
+                )
+                honest.append(Device(await stack.enter_async_context(socket)))
+                await honest[-1].receive()
+                await honest[-1].auth(mint(ALICE))
+            alone, _ = await stream(redis_server.url, honest, child.pid)
+            base = resident(child.pid)
+            stalled = [await stall(stack, house) for _ in range(STALLED)]
+            beside, peak = await stream(redis_server.url, honest, child.pid)
+            await eventually(all_cut, patience=20)
+            for device in honest:
+                assert await device.barrier() == []
+            left = resident(child.pid)
+            print(
+                f"honest p99: {p99(alone)} alone, {p99(beside)} beside the stalled;"
+                f" memory: +{(peak - base) >> 20} MiB, +{(left - base) >> 20} left"
+            )
+            assert peak - base < MOST_GROWTH
+            assert left - base < MOST_LEFT
+            said = await figures(admin)
+            evicted = sum(
+                value
+                for name, value in said.items()
+                if name.startswith('typelets_ws_closes_total{code="1013"')
+            )
+            assert evicted == STALLED
+            for client in stalled[:5]:
+                client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+                await client.ended()
+
+    run(scenario())

@@ -39,6 +39,7 @@ class Crowd:
         self.backoff = backoff
         self.chance = random.Random(7)
         self.open = 0
+        self.empty = asyncio.Event()
         self.authenticated = 0
         self.closes: Counter[int | None] = Counter()
         self.closed_at: list[float] = []
@@ -89,6 +90,7 @@ class Member(asyncio.Protocol):
         # uvloop's transports are not registered as asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._crowd.open += 1
+        self._crowd.empty.clear()
         key = base64.b64encode(os.urandom(16))
         self._transport.write(HANDSHAKE + key + b"\r\n\r\n")
 
@@ -146,6 +148,8 @@ class Member(asyncio.Protocol):
             self._gone_at = self._loop.time()
             crowd.authenticated -= 1
         crowd.open -= 1
+        if not crowd.open:
+            crowd.empty.set()
         crowd.closes[self._code] += 1
         if self._code == CloseCode.RESTARTING:
             crowd.closed_at.append(self._loop.time())
@@ -193,5 +197,4 @@ async def crowd(
         yield made
     finally:
         made.leave()
-        while made.open:
-            await asyncio.sleep(0)
+        await made.empty.wait()

@@ -1,0 +1,281 @@
+"""TLS by the daemon itself, and by a real nginx in front of it."""
+
+import asyncio
+import datetime
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.daemon import Device, eventually, publish, run
+from tests.e2e.supervisor import quiet_port, supervised
+from tests.postgres import Database
+from tests.redis import RedisServer
+from tests.tokens import mint
+
+NOTE = "5f0c4d1a-0000-4000-8000-000000000001"
+DELETED = {"event": "note_deleted", "noteId": NOTE}
+CLIENT = ("127.0.0.2", 0)
+"""A client's address that is not the proxy's."""
+
+NGINX = """
+daemon off;
+pid {place}/nginx.pid;
+error_log {place}/error.log;
+worker_processes 1;
+events {{ worker_connections 256; }}
+http {{
+  access_log off;
+  client_body_temp_path {place}/body;
+  proxy_temp_path {place}/proxy;
+  fastcgi_temp_path {place}/fastcgi;
+  uwsgi_temp_path {place}/uwsgi;
+  scgi_temp_path {place}/scgi;
+  upstream typelets_ws {{
+    least_conn;
+    server 127.0.0.1:{upstream};
+  }}
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate {place}/one.pem;
+    ssl_certificate_key {place}/one.key;
+    location / {{
+      proxy_pass http://typelets_ws;
+      proxy_http_version 1.1;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection "upgrade";
+      proxy_set_header Host $host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_read_timeout {timeout};
+      proxy_send_timeout {timeout};
+    }}
+  }}
+}}
+"""
+
+
+def issue(
+    place: Path, name: str, encryption: KeySerializationEncryption | None = None
+) -> None:
+    """A self-signed certificate for localhost, NAME.pem and NAME.key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    (place / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (place / f"{name}.key").write_bytes(
+        key.private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()
+        )
+    )
+
+
+def trusting(place: Path, *names: str) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    for name in names:
+        context.load_verify_locations(place / f"{name}.pem")
+    return context
+
+
+def shown(socket: ClientConnection) -> str:
+    """The name on the certificate that the server has shown."""
+    certificate = socket.transport.get_extra_info("peercert")
+    return str(dict(pair[0] for pair in certificate["subject"])["commonName"])
+
+
+def test_a_replaced_certificate_is_shown_to_who_comes_and_a_bad_one_to_nobody(
+    redis_server: RedisServer, database: Database, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        issue(tmp_path, name)
+    issue(tmp_path, "locked", BestAvailableEncryption(b"a password"))
+    live, key = tmp_path / "live.pem", tmp_path / "live.key"
+
+    def install(name: str, key_of: str | None = None) -> None:
+        shutil.copy(tmp_path / f"{name}.pem", live)
+        shutil.copy(tmp_path / f"{key_of or name}.key", key)
+
+    install("one")
+    context = trusting(tmp_path, "one", "two", "locked")
+
+    async def scenario() -> None:
+        process = supervisor.start()
+        await process.heard("READY=1")
+        url = f"wss://localhost:{supervisor.port}/"
+
+        async def reload() -> None:
+            told = process.said("READY=1")
+            process.send(signal.SIGHUP)
+            await process.heard("READY=1", told + 1)
+
+        async with connect(url, ssl=context) as old:
+            device = Device(old)
+            await device.receive()
+            assert (await device.auth(mint("alice")))["type"] == "auth_success"
+            assert shown(old) == "one"
+
+            install("two")
+            await reload()
+            async with connect(url, ssl=context) as fresh:
+                assert shown(fresh) == "two"
+            # Without a server name, too.
+            bare = ssl.create_default_context()
+            bare.check_hostname = False
+            bare.load_verify_locations(tmp_path / "two.pem")
+            numeric = f"wss://127.0.0.1:{supervisor.port}/"
+            async with connect(numeric, ssl=bare) as fresh:
+                assert shown(fresh) == "two"
+
+            def not_pem() -> None:
+                live.write_text("MARKER, no certificate")
+
+            for spoil in (
+                lambda: install("one", key_of="two"),
+                lambda: install("locked"),
+                not_pem,
+                live.unlink,
+            ):
+                spoil()
+                # The whole reload is refused, not the certificate alone.
+                supervisor.write(limits={"message_bytes": 100})
+                refused = len(process.logged("reload_refused"))
+                await reload()
+                lines = process.logged("reload_refused")
+                assert len(lines) == refused + 1
+                assert "[server] tls_certificate" in lines[-1]["text"]
+                async with connect(url, ssl=context) as fresh:
+                    assert shown(fresh) == "two"
+            big = {"type": "ping", "requestId": "x", "padding": "p" * 200}
+            assert (await device.ask(big))["type"] == "pong"
+            assert await publish(
+                redis_server.url,
+                "alice",
+                DELETED,
+            )
+            assert (await device.receive())["type"] == "note_deleted_sync"
+        assert "MARKER" not in process.text
+        process.send(signal.SIGTERM)
+        assert await process.ended() == 0
+
+    with supervised(
+        redis_server.url,
+        database.url,
+        server={"tls_certificate": str(live), "tls_key": str(key)},
+    ) as supervisor:
+        run(scenario())
+
+
+@contextmanager
+def nginx(place: Path, upstream: int, timeout: str) -> Iterator[int]:
+    """A real nginx with TLS in front of a port; gives its own port."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        if "CI" in os.environ:
+            pytest.fail("nginx is not installed")
+        pytest.skip("nginx is not installed")
+    port = quiet_port()
+    issue(place, "one")
+    config = place / "nginx.conf"
+    config.write_text(
+        NGINX.format(place=place, upstream=upstream, port=port, timeout=timeout)
+    )
+    process = subprocess.Popen(
+        [program, "-p", str(place), "-e", str(place / "error.log"), "-c", str(config)]
+    )
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_behind_nginx_addresses_are_the_clients_and_idle_devices_stay(
+    redis_server: RedisServer, database: Database, tmp_path: Path
+) -> None:
+    async def scenario(port: int) -> None:
+        process = supervisor.start()
+        await process.heard("READY=1")
+        url, context = f"wss://localhost:{port}/", trusting(tmp_path, "one")
+
+        async def served() -> bool:
+            try:
+                async with connect(url, ssl=context, open_timeout=2):
+                    return True
+            except (TimeoutError, OSError):
+                return False
+
+        await eventually(served)
+        async with connect(url, ssl=context) as socket:
+            device = Device(socket)
+            await device.receive()
+            await device.auth(mint("alice"))
+            # Longer than the proxy's patience; our pings keep it up.
+            await asyncio.sleep(2.5)
+            assert await device.barrier() == []
+            await publish(
+                redis_server.url,
+                "alice",
+                DELETED,
+            )
+            assert (await device.receive())["type"] == "note_deleted_sync"
+
+            # Limits count the client's address, not the proxy's: a forged one to the
+            # left of what nginx adds counts for nothing.
+            with pytest.raises(Exception, match="403"):
+                await connect(
+                    url,
+                    ssl=context,
+                    local_addr=CLIENT,
+                    origin="https://evil.example",  # type: ignore[arg-type]
+                    additional_headers={"X-Forwarded-For": "198.51.100.7"},
+                )
+            (refused,) = process.logged("origin_refused")
+            assert refused["address"] == CLIENT[0]
+
+            process.send(signal.SIGTERM)
+            assert await device.closed() == 1012
+        assert await process.ended() == 0
+
+    with (
+        supervised(
+            redis_server.url,
+            database.url,
+            server={
+                "trusted_proxies": ["127.0.0.1"],
+                "allowed_origins": ["https://app.example.com"],
+            },
+            limits={"ping_interval_s": 0.5},
+        ) as supervisor,
+        nginx(tmp_path, supervisor.port, "1s") as port,
+    ):
+        run(scenario(port))

@@ -101,8 +101,12 @@ async def handshake(
     )
     reader, writer = await asyncio.open_connection(sock=sock, limit=1024)
     writer.write(f"{HANDSHAKE}{headers}\r\n".encode())
-    async with asyncio.timeout(PATIENCE_S):
-        return reader, writer, await reader.readuntil(b"\r\n\r\n")
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return reader, writer, await reader.readuntil(b"\r\n\r\n")
+    except BaseException:
+        writer.transport.abort()
+        raise
 
 
 @asynccontextmanager

@@ -1,0 +1,288 @@
+"""Junk into a live daemon: answered as documented, or closed with a code of ours.
+
+Never an internal error, never a stuck or leaked connection, never a word to others.
+The seed is printed; each test is bounded by its number of rounds.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.daemon import House, eventually, run
+from tests.integration.scene import ALICE, BOB, Boot
+from tests.postgres import Database
+from tests.raw import CLOSE, PONG, TEXT, Raw, frame, handshake, raw
+from tests.redis import RedisServer
+from tests.tokens import mint
+from typelets_ws.errors import CloseCode, Code
+
+WORDS = [
+    "auth", "ping", "join_note", "leave_note", "note_update", "note_created",
+    "note_deleted", "folder_created", "folder_updated", "folder_deleted", "nonsense",
+    "note_sync",
+]  # fmt: skip
+SERVER_WORDS = {
+    "auth_success", "auth_failed", "pong", "note_joined", "note_left",
+    "note_update_success", "error", "note_sync", "note_created_sync",
+    "note_deleted_sync", "folder_created_sync", "folder_updated_sync",
+    "folder_deleted_sync",
+}  # fmt: skip
+LIMITS = {
+    "rate_messages": 1_000_000, "devices_per_user": 100, "abort_s": 0.2,
+    "connections": 20_000,
+}  # fmt: skip
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+def junk_value(chance: random.Random, depth: int = 0) -> object:
+    plain: list[object] = [
+        None, True, False, 0, -1, 1.5, 10**30, "", "x", "[ENCRYPTED]", "\0", "é\u2028",
+        "a" * 70, "00000000-0000-4000-8000-000000000001", [], {}, ALICE, BOB,
+    ]  # fmt: skip
+    if depth < 3 and chance.random() < 0.3:
+        return [junk_value(chance, depth + 1) for _ in range(chance.randrange(3))]
+    if depth < 3 and chance.random() < 0.3:
+        names = ["title", "starred", "folderId", "id", "userId", "tags", "updatedAt"]
+        return {name: junk_value(chance, depth + 1) for name in chance.sample(names, 3)}
+    return chance.choice(plain)
+
+
+def junk_message(chance: random.Random, note: str) -> bytes:
+    message: dict[str, object] = {"type": chance.choice(WORDS)}
+    for name in ("noteId", "folderId", "changes", "noteData", "folderData",
+                 "updatedFolder", "requestId", "token"):  # fmt: skip
+        if chance.random() < 0.4:
+            message[name] = junk_value(chance)
+    if chance.random() < 0.3:
+        message["noteId"] = note
+    if chance.random() < 0.2:
+        parts = {"signature": "A" * 44, "timestamp": 1, "nonce": "n"}
+        message = {"payload": message, **parts}
+    data = json.dumps(message, ensure_ascii=chance.random() < 0.5).encode()
+    if chance.random() < 0.3:
+        mangled = bytearray(data)
+        for _ in range(chance.randint(1, 4)):
+            mangled[chance.randrange(len(mangled))] = chance.randrange(256)
+        data = bytes(mangled)
+    return data
+
+
+def junk_frames(chance: random.Random, note: str) -> bytes:
+    data = b""
+    for _ in range(chance.randint(1, 5)):
+        kind = chance.random()
+        if kind < 0.2:
+            data += chance.randbytes(chance.randint(1, 40))
+        elif kind < 0.5:
+            opcode = chance.choice([0, 1, 1, 2, 3, 7, 8, 9, 10, 11, 15])
+            payload = chance.randbytes(chance.choice([0, 1, 2, 60, 125, 126, 300]))
+            fin = chance.random() < 0.7
+            data += frame(opcode, payload, fin=fin, masked=chance.random() < 0.95)
+        else:
+            data += frame(TEXT, junk_message(chance, note))
+    if chance.random() < 0.2:
+        data = data[: chance.randint(1, len(data))]
+    return data
+
+
+async def listen(client: Raw) -> int | None:
+    """Check all that comes, to the close frame or the end; returns the code."""
+    try:
+        while True:
+            opcode, data = await client.frame()
+            if opcode == CLOSE:
+                return int.from_bytes(data[:2], "big") if data else None
+            assert opcode in {TEXT, PONG}
+            if opcode == TEXT:
+                message = json.loads(data)
+                assert message["type"] in SERVER_WORDS
+                if message["type"] == "error":
+                    assert message["code"] in set(Code) - {"INTERNAL"}
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+async def attack(house: House, user: str | None, data: bytes) -> None:
+    async with raw(house) as client:
+        if user is not None:
+            client.send(json.dumps({"type": "auth", "token": mint(user)}))
+            assert b"auth_success" in await client.text()
+        client.write(data)
+        client.write(frame(CLOSE, (1000).to_bytes(2, "big")))
+        client.writer.write_eof()
+        code = await listen(client)
+        # A client that closes has its own code sent back to it; 1000 is its own.
+        assert code is None or code in {*CloseCode, 1000} or 3000 <= code < 5000, code
+
+
+async def rounds(
+    house: House, count: int, user: str | None, make: Callable[[], bytes]
+) -> None:
+    """Many attacks, some at once; then nothing of them is left."""
+    for _ in range(count // 10):
+        async with asyncio.TaskGroup() as group:
+            for _ in range(10):
+                group.create_task(attack(house, user, make()))
+    await eventually(lambda: len(house.daemon.house.connections) <= 1)
+    assert not house.logged("internal_error")
+    assert not [line for line in house.log if line["level"] == "critical"]
+    assert "Traceback" not in json.dumps(house.log)
+
+
+def test_junk_frames_before_authentication(boot: Boot, chance: random.Random) -> None:
+    async def scenario() -> None:
+        async with boot(limits=LIMITS) as house:
+            await rounds(house, 300, None, lambda: junk_frames(chance, "x"))
+            assert house.daemon.hub.devices == 0
+            door = house.daemon.house.door
+            assert (door.total, door.unauthenticated) == (0, 0)
+
+    run(scenario())
+
+
+def test_junk_frames_and_messages_after_authentication(
+    boot: Boot, database: Database, chance: random.Random
+) -> None:
+    database.add_user(ALICE)
+    database.add_user(BOB)
+    note, his = database.add_note(ALICE), database.add_note(BOB)
+    before = database.note(his)
+
+    async def scenario() -> None:
+        async with boot(limits=LIMITS) as house, house.device(BOB) as bob:
+            await rounds(house, 300, ALICE, lambda: junk_frames(chance, note))
+            assert await bob.barrier() == []
+            assert house.daemon.hub.devices == 1
+            assert database.note(his) == before
+
+    run(scenario())
+
+
+def test_junk_messages_on_one_connection_are_all_answered_or_served(
+    boot: Boot, database: Database, chance: random.Random
+) -> None:
+    database.add_user(ALICE)
+    note = database.add_note(ALICE)
+
+    async def scenario() -> None:
+        limits = LIMITS
+        async with boot(limits=limits) as house, house.device(ALICE) as device:
+            for number in range(600):
+                data = junk_message(chance, note)
+                if b'"auth"' in data:
+                    continue
+                try:
+                    await device.send(data.decode())
+                except UnicodeDecodeError:
+                    await device.send(data)
+                if number % 50 == 0:
+                    for message in await device.barrier():
+                        assert message["type"] in SERVER_WORDS
+                        assert message.get("code") != "INTERNAL", message
+            await device.barrier()
+            assert not house.logged("internal_error")
+
+    run(scenario())
+
+
+def test_nesting_near_the_interpreters_limit_is_served_or_refused(
+    boot: Boot, database: Database
+) -> None:
+    """What one decoder just takes, the next one down the road may not."""
+    database.add_user(ALICE)
+
+    async def scenario() -> None:
+        async with (
+            boot(limits=LIMITS) as house,
+            house.device(ALICE) as device,
+            house.device(ALICE) as other,
+        ):
+            for depth in range(600, 1010):
+                deep = "[" * depth + "]" * depth
+                text = f'{{"type":"note_created","noteData":{{"x":{deep}}}}}'
+                await device.send(text)
+                answers = await device.barrier()
+                assert answers == [] or answers[0]["code"] == "INVALID_MESSAGE", depth
+                if answers == []:
+                    assert deep in await other.receive_raw(), depth
+            assert await other.barrier() == []
+            assert not house.logged("internal_error")
+            assert not house.logged("event_dropped")
+
+    run(scenario())
+
+
+def test_junk_on_redis_is_dropped_and_the_rest_goes_on(
+    boot: Boot, redis_server: RedisServer, chance: random.Random
+) -> None:
+    kinds = [
+        "note_updated", "note_created", "note_deleted", "folder_created",
+        "folder_updated", "folder_deleted", "resync_required", "nonsense",
+    ]  # fmt: skip
+
+    def junk_event() -> bytes:
+        event: dict[str, object] = {"event": chance.choice(kinds)}
+        for name in ("noteId", "folderId", "changes", "updatedNote", "noteData",
+                     "folderData", "updatedFolder", "publishedAt", "version",
+                     "fromUserId", "exceptConnectionId", "reason"):  # fmt: skip
+            if chance.random() < 0.5:
+                event[name] = junk_value(chance)
+        data = bytearray(json.dumps(event).encode())
+        if chance.random() < 0.3:
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        return bytes(data)
+
+    async def scenario() -> None:
+        async with boot() as house, house.device(ALICE) as device:
+            for number in range(20):
+                for _ in range(40):
+                    redis_server_publish(junk_event())
+                mark = f"mark-{number}"
+                redis_server_publish(
+                    json.dumps({"event": "note_deleted", "noteId": mark}).encode()
+                )
+                while (message := await device.receive()).get("noteId") != mark:
+                    assert message["type"] in SERVER_WORDS | {"resync_required"}
+            assert house.daemon.complaints() == []
+            levels = {line["level"] for line in house.log}
+            assert not levels & {"error", "critical"}
+
+    def redis_server_publish(data: bytes) -> None:
+        redis_server.command("PUBLISH", f"typelets:user:{ALICE}", data)
+
+    run(scenario())
+
+
+def test_junk_requests_get_an_http_answer_or_none(
+    boot: Boot, chance: random.Random
+) -> None:
+    async def knock(house: House, junk: str) -> None:
+        try:
+            _reader, writer, answer = await handshake(house, junk)
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+            return
+        assert answer.startswith(b"HTTP/1.1 ")
+        writer.transport.abort()
+
+    async def scenario() -> None:
+        async with boot(limits=LIMITS | {"handshake_s": 1.0}) as house:
+            for _ in range(150):
+                junk = chance.randbytes(chance.randint(0, 60)).decode("latin-1")
+                end = chance.choice(["", "\r\n", "\n", "\r\n\r\n"])
+                await knock(house, junk + end)
+            await eventually(lambda: not house.daemon.house.connections)
+            assert house.daemon.house.door.total == 0
+            assert "Traceback" not in json.dumps(house.log)
+            async with house.device(ALICE) as device:
+                assert await device.barrier() == []
+
+    run(scenario())

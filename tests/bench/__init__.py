@@ -8,6 +8,7 @@ what ran side by side compares. `scripts/bench --help` says how to use it.
     machine    cores, child processes and what they have used
     servers    what runs in the children: the daemon, and what it is compared with
     load       many sockets in one epoll, and ready-made frames
-    rows       the rows of the table, by name: rows_delivery, rows_clients, rows_scale
+    subjects   the devices of a server, and bare sockets
+    rows_*     the rows of the table: delivery, clients, scale
     report     the table for people, the JSON for programs
 """

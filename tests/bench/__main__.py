@@ -17,8 +17,8 @@ from .bench import Bench, Figure
 from .machine import load_cores, server_core
 from .report import as_json, table
 from .rows_clients import handshake, ping, signed, updates
-from .rows_delivery import burst, fanout, groups, grow
-from .rows_scale import idle, storm
+from .rows_delivery import burst, fanout, groups
+from .rows_scale import growth, idle, storm
 
 ROWS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "fanout": fanout,
@@ -30,7 +30,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "updates": updates,
     "idle": idle,
     "storm": storm,
-    "growth": grow,
+    "growth": growth,
 }
 FILES = 12_000
 

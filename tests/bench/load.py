@@ -85,6 +85,8 @@ class Crowd:
             if not connecting:
                 return
             for fd, _ in self._epoll.poll(1, 1024):
+                if fd not in connecting:
+                    raise Refused(f"unasked: {self.socks[fd].recv(ROOM)!r}")
                 client = connecting[fd]
                 if self._advance(client):
                     self.heard[fd] = client.heard

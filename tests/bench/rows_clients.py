@@ -17,7 +17,7 @@ from .load import Crowd, Script, frame, upgrade
 __all__ = ["handshake", "ping", "signed", "updates"]
 
 CLIENTS = 50
-PINGS = 10_000
+PINGS = 5_000
 HANDSHAKES = 500
 SIGNED = 4_000
 UPDATES = 4_000
@@ -39,7 +39,7 @@ def ping(bench: Bench) -> Iterator[Figure]:
         crowds[1].open(children[1].port, [bench.listener(user) for user in users])
         for crowd in crowds:
             stack.callback(crowd.close)
-        for _ in bench.rounds("ping"):
+        for _ in bench.rounds("ping", full=15):
             for child, crowd, cost in zip(children, crowds, costs, strict=True):
                 with bench.meter.watch(child, cost, PINGS):
                     crowd.ask(dict.fromkeys(crowd.socks, repeat(text)), PINGS)
@@ -59,33 +59,31 @@ def handshake(bench: Bench) -> Iterator[Figure]:
     """Accept, upgrade, JWT, auth_success, beside a bare upgrade."""
     users = [f"user_{n}" for n in range(HANDSHAKES)]
     devices = [bench.device(user) for user in users]
+    visitors = [device[:1] for device in devices]
     strangers: list[Script] = [[(upgrade(), b"\r\n\r\n")]] * HANDSHAKES
     with ExitStack() as stack:
-        costs: list[list[float]] = [[], []]
+        daemon = stack.enter_context(bench.daemon())
         # asyncio's own loop is the faster one for this baseline.
-        children = [
-            stack.enter_context(bench.daemon()),
-            stack.enter_context(bench.relay(uvloop=False, ping_interval=20)),
-        ]
-        for _ in bench.rounds("handshake"):
-            for child, scripts, cost in zip(
-                children, (devices, strangers), costs, strict=True
-            ):
+        serve = stack.enter_context(bench.relay(uvloop=False, ping_interval=20))
+        costs: list[list[float]] = [[], [], []]
+        subjects = [(daemon, devices), (daemon, visitors), (serve, strangers)]
+        for _ in bench.rounds("handshake", full=9):
+            for (child, scripts), cost in zip(subjects, costs, strict=True):
                 crowd = Crowd()
                 with bench.meter.watch(child, cost, HANDSHAKES):
                     crowd.open(child.port, scripts, window=16)
                 crowd.close()
                 child.quiesce()
+        busy = bench.meter.busiest
+        whole, alone, bare = ([US * c for c in cost] for cost in costs)
         yield Figure(
-            "handshake",
-            "handshake + JWT + auth_success, CPU",
-            "µs",
-            [US * c for c in costs[0]],
-            "websockets.serve, no auth",
-            [US * c for c in costs[1]],
-            0.8,
-            busy=bench.meter.busiest,
-        )
+            "handshake", "handshake + JWT + auth_success, CPU", "µs", whole,
+            "websockets.serve, no auth", bare, 0.8, busy=busy,
+        )  # fmt: skip
+        yield Figure(
+            "handshake", "the handshake alone", "µs", alone,
+            "websockets.serve, no auth", bare, busy=busy,
+        )  # fmt: skip
 
 
 def signed(bench: Bench) -> Iterator[Figure]:

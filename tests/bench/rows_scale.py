@@ -1,5 +1,6 @@
 """Rows about ten thousand devices: what they weigh, and all of them coming at once."""
 
+import random
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -7,12 +8,16 @@ from contextlib import ExitStack
 from .bench import Bench, Figure
 from .load import Crowd, Script, upgrade
 from .machine import Child
+from .subjects import Audience, Floor, throughput
 
-__all__ = ["idle", "storm"]
+__all__ = ["growth", "idle", "storm"]
 
 DEVICES = 10_000
 USERS = 2_000
+FEW = 100
+EVENTS = 4_000
 MB = 1_048_576
+US = 1e6
 
 
 def idle(bench: Bench) -> Iterator[Figure]:
@@ -81,3 +86,37 @@ def storm(bench: Bench) -> Iterator[Figure]:
     work = f"{DEVICES} devices reconnect at once"
     yield Figure("storm", f"{work}, none refused", "s", took)
     yield Figure("storm", f"{work}, the server's peak RSS", "MB", peak)
+
+
+def growth(bench: Bench) -> Iterator[Figure]:
+    """What an event costs when 10 000 users are connected, and when 100 are."""
+    ours: dict[int, list[float]] = {FEW: [], DEVICES: []}
+    with ExitStack() as stack:
+        audiences = {}
+        for count in ours:
+            bench.tell(f"growth: {count} users connect")
+            users = [f"user_{n}" for n in range(count)]
+            child = stack.enter_context(bench.daemon())
+            audiences[count] = Audience(bench, stack, child, users, 1)
+        size = audiences[FEW].size
+        chance = random.Random(1)
+        for _ in bench.rounds("growth"):
+            for count, audience in audiences.items():
+                order = chance.choices(range(count), k=EVENTS)
+                throughput(bench, audience, ours[count], EVENTS, order)
+    bare: dict[int, list[float]] = {FEW: [], DEVICES: []}
+    with ExitStack() as stack:
+        floors = {count: Floor(bench, stack, count, size) for count in bare}
+        for _ in bench.rounds("growth, bare os.write"):
+            for count, floor in floors.items():
+                with bench.meter.watch(floor.child, bare[count], EVENTS):
+                    floor.some(EVENTS)
+    for work, costs, target in (
+        (f"event to one of {DEVICES} users, CPU", ours, 1.2),
+        (f"bare os.write to one of {DEVICES} sockets", bare, None),
+    ):
+        many, few = ([US * c for c in costs[count]] for count in (DEVICES, FEW))
+        yield Figure(
+            "growth", work, "µs", many, f"one of {FEW}", few, target,
+            busy=bench.meter.busiest,
+        )  # fmt: skip

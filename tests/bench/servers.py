@@ -12,10 +12,12 @@ Each says on which port it listens, in one line of JSON on standard output.
 import asyncio
 import json
 import os
+import random
 import resource
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -129,8 +131,14 @@ async def relay(prefix: str, redis_url: str, ping_interval: float | None) -> Non
 
 
 def floor() -> None:
-    """Write a frame to every socket for each line on the first; count in the line."""
-    with socket.create_server(("127.0.0.1", 0), backlog=4096) as door:
+    """Write a frame of the size in each line on the first socket to all the others.
+
+    With a count in the line as well: to that many of them, chosen at random.
+    """
+    with (
+        suppress(OSError),
+        socket.create_server(("127.0.0.1", 0), backlog=4096) as door,
+    ):
         announce(door.getsockname()[1])
         control, _ = door.accept()
         with control, control.makefile("r") as lines:
@@ -142,8 +150,9 @@ def floor() -> None:
             fds = [sock.fileno() for sock in socks]
             control.send(b"ready\n")
             for line in lines:
-                message = MESSAGE[: int(line)]
-                for fd in fds:
+                size, *some = map(int, line.split())
+                message = MESSAGE[:size]
+                for fd in random.choices(fds, k=some[0]) if some else fds:
                     os.write(fd, message)
 
 

@@ -170,9 +170,13 @@ class Admission:
     ) -> bytes:
         """The precise reason is for the log; the client is told one of two words."""
         self.metrics.authentications.labels(rejection.reason).inc()
+        # An expired token is what an honest client has after a nap.
+        suspicious = not rejection.expired
+        if suspicious:
+            self.metrics.security_events.labels("auth_rejected").inc()
         self.log.warning(
             "auth_rejected",
-            security=True,
+            security=suspicious,
             reason=str(rejection.reason),
             connection=session.connection_id,
         )

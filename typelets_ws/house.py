@@ -91,6 +91,8 @@ class House:
         self.door = Door(config.limits)
         self.connections: set[Inhabitant] = set()
         self.draining = False
+        self.sent_bytes = 0
+        """Not in the metrics yet: a counter is too dear for every write."""
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:

@@ -101,6 +101,7 @@ class Wire(asyncio.Protocol):
     def flush(self) -> None:
         """The end of the turn: write, and notice a peer that does not take it."""
         outbox = self._outbox
+        self._house.sent_bytes += outbox.queued
         if self.open and self._overflows(outbox):
             self._evict("unsent_bytes")
         elif not outbox.flush() and self.open:

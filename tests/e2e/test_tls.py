@@ -7,7 +7,7 @@ import shutil
 import signal
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -159,12 +159,13 @@ def test_a_replaced_certificate_is_shown_to_who_comes_and_a_bad_one_to_nobody(
             def not_pem() -> None:
                 live.write_text("MARKER, no certificate")
 
-            for spoil in (
+            spoils: list[Callable[[], None]] = [
                 lambda: install("one", key_of="two"),
                 lambda: install("locked"),
                 not_pem,
                 live.unlink,
-            ):
+            ]
+            for spoil in spoils:
                 spoil()
                 # The whole reload is refused, not the certificate alone.
                 supervisor.write(limits={"message_bytes": 100})

@@ -1,0 +1,186 @@
+"""The metrics: promtool's rules, figures that are really fed, and bounded series."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+import typelets_ws
+from tests.daemon import Device, House, daemon, eventually, publish, run
+from tests.postgres import Database
+from tests.redis import RedisServer
+from tests.tokens import key_pair, mint
+from typelets_ws.errors import CloseCode
+from typelets_ws.frames import Frame
+from typelets_ws.metrics import Metrics
+
+SOURCES = Path(typelets_ws.__file__).parent
+STRANGER = key_pair("stranger")
+NOTE = "5f0c4d1a-0000-4000-8000-000000000001"
+USERS = 10_000
+MOST_SERIES = 1_500
+"""All labels' values together, histograms' buckets included."""
+NOT_BASE_UNITS = re.compile(
+    r"_(ms|millis\w*|micro\w*|minutes|hours|kb|mb|kilobytes|megabytes|percent)(_|$)"
+)
+
+
+def families(registry: CollectorRegistry) -> Iterator[Metric]:
+    return iter(registry.collect())
+
+
+def test_names_and_help_follow_promtool_s_rules() -> None:
+    for metric in families(Metrics().registry):
+        # prometheus_client adds _total itself; with it twice promtool complains.
+        assert re.fullmatch(r"typelets_ws_[a-z][a-z0-9_]*", metric.name)
+        assert not metric.name.endswith(("_total", "_count", "_sum", "_bucket"))
+        assert not NOT_BASE_UNITS.search(metric.name), metric.name
+        assert metric.type in {"counter", "gauge", "histogram"}
+        if metric.type == "histogram":
+            assert metric.name.endswith(("_seconds", "_bytes")), metric.name
+        assert metric.name.count("_gauge") == metric.name.count("_counter") == 0
+        assert metric.documentation.endswith("."), metric.name
+        for sample in metric.samples:
+            assert not {"le", "quantile"} & sample.labels.keys() or (
+                metric.type == "histogram"
+            )
+
+
+def test_every_figure_is_fed_somewhere() -> None:
+    text = "\n".join(
+        path.read_text() for path in SOURCES.rglob("*.py") if path.name != "metrics.py"
+    )
+    figures = [
+        name
+        for name, value in vars(Metrics()).items()
+        if not isinstance(value, CollectorRegistry)
+    ]
+    assert len(figures) > 20
+    unfed = [name for name in figures if not re.search(rf"\.{name}\b", text)]
+    assert not unfed
+
+
+def series(house: House) -> int:
+    return sum(len(m.samples) for m in families(house.daemon.metrics.registry))
+
+
+class Silent:
+    """A device that takes everything."""
+
+    open = True
+    session_id = None
+
+    def __init__(self, number: int) -> None:
+        self.connection_id = f"connection-{number}"
+
+    def push(self, frame: Frame) -> None: ...
+    def close(self, code: CloseCode, reason: str) -> None: ...
+    def ask_resync(self, reason: str, delay: float) -> None: ...
+
+
+async def misbehave(house: House, device: Device, mark: str) -> None:
+    """Everything a stranger chooses the words of."""
+    await device.ask({"type": f"no_such_type_{mark}"})
+    await device.ask(f"not JSON {mark}")
+    await device.ask({"type": "join_note", "noteId": mark})
+    changes = {f"field_{mark}": 1, "title": "t"}
+    await device.ask({"type": "note_update", "noteId": NOTE, "changes": changes})
+    await device.ask({"type": "note_update", "noteId": NOTE, "changes": {mark: 1}})
+    await device.ask(device.signed({"type": "ping"}, signature=mark))
+    await device.auth(mint("alice", kid=mark, claims={"azp": mark}) + mark)
+    await house.get(f"/{mark}")
+    await house.get("/", headers={"Origin": f"https://{mark}.example"})
+    house.daemon.relay.receive("alice", b'{"event":"%s"}' % mark.encode())
+
+
+def test_strangers_words_and_ten_thousand_users_make_no_new_series(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with daemon(redis_server.url, database.url) as house:
+            for mark in ("first", "second", "third"):
+                async with house.device("alice") as device:
+                    await misbehave(house, device, mark)
+                    await device.socket.close(4000 + len(mark), mark)
+                if mark == "first":
+                    await eventually(lambda: house.daemon.hub.devices == 0)
+                    before = series(house)
+            hub, relay = house.daemon.hub, house.daemon.relay
+            event = msgspec.json.encode({"event": "note_deleted", "noteId": NOTE})
+            relay.receive("user", event)
+            await eventually(lambda: house.daemon.hub.devices == 0)
+            before = max(before, series(house))
+            for number in range(USERS):
+                hub.attach(f"user_{number}", Silent(number))
+                relay.receive(f"user_{number}", event)
+            assert series(house) == before <= MOST_SERIES
+            assert house.figure("deliveries_total") == USERS
+
+    run(scenario())
+
+
+def test_the_figures_of_a_busy_minute(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        user = database.add_user("alice")
+        note = database.add_note(user)
+        update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
+        async with daemon(
+            redis_server.url, database.url, limits={"devices_per_user": 2}
+        ) as house:
+            async with house.device(user) as one, house.device(user) as two:
+                await one.ask(update)
+                assert (await two.receive())["type"] == "note_sync"
+                event = {"event": "note_deleted", "noteId": note, "publishedAt": 1}
+                await publish(redis_server.url, user, event)
+                await two.receive()
+                async with house.device() as third:
+                    await third.send({"type": "auth", "token": mint(user)})
+                    assert await third.closed() == 4429
+                async with house.device() as forger:
+                    await forger.send(
+                        {"type": "auth", "token": mint(user, key=STRANGER)}
+                    )
+                    assert await forger.closed() == 4401
+                await eventually(
+                    lambda: house.figure("connections", state="authenticated") == 2
+                )
+            await eventually(lambda: house.daemon.hub.devices == 0)
+            await eventually(lambda: house.figure("sent_bytes_total") > 500)
+            status, _, body = await house.get("/metrics", admin=True)
+            assert status == 200
+            found = {
+                (sample.name[len("typelets_ws_") :], *sorted(sample.labels.values())):
+                    sample.value
+                for family in text_string_to_metric_families(body.decode())
+                for sample in family.samples
+            }  # fmt: skip
+            expected = {
+                ("handshakes_total", "101"): 4,
+                ("authentications_total", "ok"): 2,
+                ("authentications_total", "too_many_devices"): 1,
+                ("authentications_total", "bad_signature"): 1,
+                ("messages_total", "note_update", "ok"): 1,
+                ("handling_seconds_count", "note_update"): 1,
+                ("events_total", "note_updated", "ok"): 1,
+                ("events_total", "note_deleted", "ok"): 1,
+                ("deliveries_total",): 3,
+                ("closes_total", "4429", "too_many_devices"): 1,
+                ("closes_total", "4401", "auth_failed"): 1,
+                ("security_events_total", "too_many_devices"): 1,
+                ("security_events_total", "auth_rejected"): 1,
+                ("query_seconds_count", "update_note"): 1,
+                ("redis_up", "events"): 1,
+                ("redis_up", "commands"): 1,
+                ("postgres_up",): 1,
+                ("shared_limits_up",): 1,
+            }
+            assert {key: found.get(key) for key in expected} == expected
+            assert found["received_bytes_total",] > 500
+            assert found["token_age_seconds_bucket", "+Inf"] >= 2
+
+    run(scenario())

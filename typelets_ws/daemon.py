@@ -152,6 +152,8 @@ class Daemon:
             except StoreUnavailable:
                 self.postgres_answers = False
             self.store.observe_pool()
+            self.metrics.sent_bytes.inc(self.house.sent_bytes)
+            self.house.sent_bytes = 0
             gauge = self.metrics.connections
             gauge.labels("authenticated").set(self.hub.devices)
             gauge.labels("unauthenticated").set(self.house.door.unauthenticated)

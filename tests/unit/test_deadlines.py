@@ -74,6 +74,23 @@ def test_a_thing_that_asks_again_while_it_is_looked_at_stands_once() -> None:
     assert thing.looked_at == [1.2, 1.9]
 
 
+def test_whom_another_sends_away_in_the_same_sweep_is_not_looked_at() -> None:
+    wheel, victim = Deadlines(0.1), Thing()
+
+    class Bouncer(Thing):
+        def due(self, now: float) -> float | None:
+            wheel.forget(victim)
+            return super().due(now)
+
+    bouncer = Bouncer()
+    wheel.at(bouncer, 1.0)
+    wheel.at(victim, 1.0)
+    wheel.sweep(2.0)
+    wheel.at(victim, 2.5)
+    wheel.sweep(3.0)
+    assert (len(bouncer.looked_at), victim.looked_at) == (1, [])
+
+
 @given(st.lists(st.floats(0, 20), max_size=20), st.floats(0.05, 2))
 def test_nobody_is_early_by_a_grain_or_ever_missed(
     deadlines: list[float], grain: float

@@ -1,0 +1,113 @@
+"""The newest row wins, late ones are brought up to date, and memory is bounded."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from typelets_ws.convergence import (
+    Forgotten,
+    Newest,
+    Row,
+    brought_up_to_date,
+    version_of,
+)
+
+KEY, OTHER = ("alice", "note"), ("bob", "note")
+
+
+def row(number: int, size: int = 0) -> Row:
+    return Row(f"2026-01-01T00:00:00.{number:03d}Z", b"%d" % number + b"x" * size)
+
+
+def test_the_newest_row_is_shown_from_then_on() -> None:
+    newest = Newest(10, 1000)
+    assert newest.show(KEY, row(2), 0) == row(2)
+    assert newest.show(KEY, row(1), 1) == row(2)
+    assert newest.show(KEY, row(2), 1) == row(2)
+    assert newest.show(KEY, row(3), 1) == row(3)
+    assert newest.show(KEY, row(2), 1) == row(3)
+
+
+def test_one_user_is_never_shown_anothers_row() -> None:
+    newest = Newest(10, 1000)
+    newest.show(KEY, row(2), 0)
+    assert newest.show(OTHER, row(1), 0) == row(1)
+
+
+def test_a_row_is_remembered_for_a_while_from_when_it_was_shown() -> None:
+    newest = Newest(10, 1000)
+    newest.show(KEY, row(2), 0)
+    newest.show(OTHER, row(5), 5)
+    assert newest.show(KEY, row(1), 9.9) == row(2)
+    assert newest.show(KEY, row(1), 10) == row(1)
+    assert newest.show(OTHER, row(1), 14) == row(5)
+    assert len(newest) == 2
+
+
+def test_over_the_room_the_oldest_texts_are_forgotten_but_not_their_versions() -> None:
+    newest = Newest(10, 200)
+    newest.show(KEY, row(2, 100), 0)
+    newest.show(OTHER, row(2, 150), 1)
+    with pytest.raises(Forgotten):
+        newest.show(KEY, row(1), 2)
+    assert newest.show(OTHER, row(1), 2) == row(2, 150)
+    assert newest.show(KEY, row(3), 2) == row(3)
+    assert newest.show(KEY, row(2), 2) == row(3)
+
+
+def test_a_text_larger_than_the_room_is_shown_and_forgotten() -> None:
+    newest = Newest(10, 50)
+    assert newest.show(KEY, row(2, 100), 0) == row(2, 100)
+    with pytest.raises(Forgotten):
+        newest.show(KEY, row(1), 0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 120)),
+        max_size=50,
+    )
+)
+def test_what_is_shown_never_goes_back_and_the_room_is_kept(
+    steps: list[tuple[int, int, int]],
+) -> None:
+    newest = Newest(1e9, 200)
+    shown: dict[tuple[str, str], str] = {}
+    for note, number, size in steps:
+        key = ("alice", f"{note}")
+        try:
+            version = newest.show(key, row(number, size), 0).version
+        except Forgotten:
+            assert shown[key] > row(number).version
+            continue
+        assert version >= shown.get(key, "")
+        assert version >= row(number).version
+        shown[key] = version
+        assert sum(map(len, newest._texts.values())) == newest._used <= 200
+
+
+def test_late_changes_get_the_newest_rows_values() -> None:
+    new = Row("v", b'{"title":"new","starred": true,"updatedAt":"now","x":1.0}')
+    late = b'{"starred":false,"gone":1,"updatedAt":"then"}'
+    text = brought_up_to_date(late, new)
+    assert json.loads(text) == {"starred": True, "updatedAt": "now"}
+    assert brought_up_to_date(b'{"x":0}', new) == b'{"x":1.0}'
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (b'{"updatedAt":"2026-01-01T00:00:00.000Z"}', "2026-01-01T00:00:00.000Z"),
+        (b'{"updatedAt":"2026-01-01T00:00:00.000+"}', None),
+        (b'{"updatedAt":"2026-01-01T00:00:00Z"}', None),
+        (b'{"updatedAt":null}', None),
+        (b'{"updatedAt":5}', None),
+        (b"{}", None),
+        (b"[]", None),
+        (b"[" * 100_000, None),
+    ],
+)
+def test_a_version_is_a_time_in_canonical_form(text: bytes, version: str) -> None:
+    assert version_of(text) == version

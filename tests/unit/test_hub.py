@@ -1,0 +1,79 @@
+"""Who is here: delivered to all of a user's devices but one, and to nobody else."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from typelets_ws.errors import CloseCode
+from typelets_ws.frames import Frame
+from typelets_ws.hub import Hub
+
+
+class Fake:
+    session_id: str | None = None
+    open = True
+
+    def __init__(self, connection_id: str) -> None:
+        self.connection_id = connection_id
+        self.frames: list[Frame] = []
+
+    def push(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        raise AssertionError
+
+    def ask_resync(self, reason: str, delay: float) -> None:
+        raise AssertionError
+
+
+def test_a_frame_reaches_all_of_a_users_devices_but_one() -> None:
+    hub, frame = Hub(), Frame(b"x")
+    phone, laptop, other = Fake("1"), Fake("2"), Fake("3")
+    hub.attach("alice", phone)
+    hub.attach("alice", laptop)
+    hub.attach("bob", other)
+    assert hub.deliver("alice", frame) == 2
+    assert hub.deliver("alice", frame, "1") == 1
+    assert hub.deliver("alice", frame, "3") == 2
+    assert hub.deliver("nobody", frame) == 0
+    assert (len(phone.frames), len(laptop.frames), len(other.frames)) == (2, 3, 0)
+
+
+def test_who_is_detached_gets_nothing_and_leaves_nothing() -> None:
+    hub, device = Hub(), Fake("1")
+    hub.attach("alice", device)
+    assert (len(hub), hub.devices, hub.count("alice")) == (1, 1, 1)
+    assert list(hub.users()) == [("alice", 1)]
+    assert hub.of_user("alice") == (device,)
+    hub.detach("alice", device)
+    assert hub.deliver("alice", Frame(b"x")) == 0
+    assert (len(hub), hub.devices, hub.count("alice")) == (0, 0, 0)
+    assert hub.of_user("alice") == ()
+    assert list(hub.users()) == []
+
+
+def test_it_is_known_whether_somebody_else_is_there_to_be_told() -> None:
+    hub = Hub()
+    assert not hub.has_other("alice", None)
+    hub.attach("alice", Fake("1"))
+    assert not hub.has_other("alice", "1")
+    assert hub.has_other("alice", "2")
+    assert hub.has_other("alice", None)
+    hub.attach("alice", Fake("2"))
+    assert hub.has_other("alice", "1")
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5)), max_size=40))
+def test_the_index_is_who_came_and_has_not_gone(steps: list[tuple[str, int]]) -> None:
+    hub = Hub()
+    here: dict[tuple[str, int], Fake] = {}
+    for user, number in steps:
+        if (user, number) in here:
+            hub.detach(user, here.pop((user, number)))
+        else:
+            here[user, number] = device = Fake(f"{number}")
+            hub.attach(user, device)
+        assert hub.devices == len(here)
+        for who in "ab":
+            assert hub.count(who) == sum(one == who for one, _ in here)
+        assert len(hub) == len({one for one, _ in here})

@@ -89,12 +89,7 @@ class Relay:
         if version is None:
             return event
         key = (user_id, event.noteId)
-        try:
-            row = self.newest.show(key, Row(version, text), self.monotonic())
-        except Forgotten:
-            if event.version is None:
-                return event
-            raise
+        row = self.newest.show(key, Row(version, text), self.monotonic())
         if row.version == version:
             return event
         if event.version is None:

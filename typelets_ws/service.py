@@ -18,7 +18,7 @@ from .endpoints import Page
 from .log import FilteringBoundLogger, Output
 from .systemd import Systemd
 
-__all__ = ["run", "serve"]
+__all__ = ["beat", "run", "serve"]
 
 START_S: Final = 30
 """How long a start may still take, told to systemd again and again."""
@@ -67,7 +67,7 @@ async def serve(
         announce(daemon)
         _settle_memory()
         async with asyncio.TaskGroup() as group:
-            heart = group.create_task(_beat(daemon, systemd, output))
+            heart = group.create_task(beat(daemon, systemd, output))
             await stop.wait()
             systemd.notify("STOPPING=1")
             await daemon.drain()
@@ -75,7 +75,7 @@ async def serve(
     log.info("stopped")
 
 
-async def _beat(daemon: Daemon, systemd: Systemd, output: Output | None) -> None:
+async def beat(daemon: Daemon, systemd: Systemd, output: Output | None) -> None:
     """Tell systemd how things stand, until cancelled.
 
     READY once, after the first probes came back; until then we ask for more time to

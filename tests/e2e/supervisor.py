@@ -45,7 +45,11 @@ def settings(
         "server": {"port": quiet_port(), "drain_seconds": 0.0},
         "admin": {"port": quiet_port()},
         "auth": {"jwt_key": public_pem()},
-        "limits": {"accepts_per_second": 100_000, "per_address": 20_000},
+        "limits": {
+            "accepts_per_second": 100_000,
+            "per_address": 20_000,
+            "abort_s": 0.5,
+        },
         "redis": {
             "url": redis_url,
             "probe_interval_s": 0.3,

@@ -11,7 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from tests.redis import RedisServer
 from tests.tokens import mint
 from typelets_ws.cli import main
 
+Result = subprocess.CompletedProcess[str]
 NODE_PATH = os.environ.get("NODE_PATH", "/usr/share/nodejs")
 NODE_CLIENT = """
 const WebSocket = require('ws')
@@ -48,6 +50,7 @@ socket.on('message', data => {
 socket.on('close', code => console.log(JSON.stringify({type: 'closed', code})))
 """
 NOTE = "5f0c4d1a-0000-4000-8000-000000000001"
+DELETED = f'{{"noteId": "{NOTE}"}}'
 COMMANDS = ["serve", "dev", "check-config", "publish", "disconnect", "status", "token"]
 
 
@@ -151,7 +154,7 @@ def service(redis_server: RedisServer, database: Database) -> Iterator[Superviso
         yield supervisor
 
 
-def command(*args: str | Path, **environ: str) -> "subprocess.CompletedProcess[str]":
+def command(*args: str | Path, **environ: str) -> Result:
     return subprocess.run(
         [COMMAND, *map(str, args)],
         capture_output=True,
@@ -162,7 +165,13 @@ def command(*args: str | Path, **environ: str) -> "subprocess.CompletedProcess[s
     )
 
 
-def told(result: "subprocess.CompletedProcess[str]") -> str:
+def commands(*lines: Sequence[str], **environ: str) -> list[Result]:
+    """Several at once: most of each is Python's own start."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda line: command(*line, **environ), lines))
+
+
+def told(result: Result) -> str:
     """The one line a refusal is."""
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr
@@ -193,8 +202,7 @@ def test_publish_disconnect_and_status_find_a_running_daemon(
             {"userId": "alice", "deviceCount": 2}
         ]
 
-        fields = json.dumps({"noteId": NOTE})
-        sent = command("publish", *config, "--user", "alice", "note_deleted", fields)
+        sent = command("publish", *config, "--user", "alice", "note_deleted", DELETED)
         assert sent.returncode == 0
         assert "1 process(es) heard it" in sent.stdout
         for socket_ in (one, two):
@@ -229,7 +237,7 @@ def test_a_port_that_is_taken_is_one_line_that_says_which(service: Supervisor) -
     )
 
 
-def told_last(result: "subprocess.CompletedProcess[str]") -> str:
+def told_last(result: Result) -> str:
     """The refusal; nothing but cautions in the log before it."""
     *cautions, last = result.stderr.splitlines()
     assert {json.loads(line)["event"] for line in cautions} <= {"caution", "file_limit"}
@@ -288,14 +296,14 @@ def test_a_bad_configuration_is_78_and_says_where_what_and_why(tmp_path: Path) -
 
 def test_a_key_that_is_none_is_78_and_is_not_shown(tmp_path: Path) -> None:
     secret = "MARKER-of-a-key-pasted-wrongly"
-    for name in ("serve", "check-config"):
-        result = command(name, CLERK_JWT_KEY=secret)
+    names = [["serve"], ["check-config"]]
+    for result in commands(*names, CLERK_JWT_KEY=secret):
         assert result.returncode == 78
         assert "CLERK_JWT_KEY = (secret): expected an RSA public key in PEM" in told(
             result
         )
         assert "MARKER" not in result.stderr + result.stdout
-        assert command(name).returncode == 78  # none at all
+    assert [result.returncode for result in commands(*names)] == [78, 78]  # none
 
 
 def test_a_certificate_that_cannot_be_used_is_78(tmp_path: Path) -> None:
@@ -319,12 +327,11 @@ def test_companions_without_a_daemon_say_so_in_one_line(tmp_path: Path) -> None:
         f'[redis]\nurl = "redis://:hunter2@127.0.0.1:{quiet_port()}/0"\n'
         f"[admin]\nport = {quiet_port()}\n"
     )
-    for args in (
-        ["status"],
-        ["disconnect", "--user", "alice"],
-        ["publish", "--user", "alice", "note_deleted", f'{{"noteId":"{NOTE}"}}'],
+    for result in commands(
+        ["status", "-c", str(config)],
+        ["disconnect", "-c", str(config), "--user", "alice"],
+        ["publish", "-c", str(config), "--user", "alice", "note_deleted", DELETED],
     ):
-        result = command(*args, "-c", str(config))
         assert result.returncode == 1
         assert "refused" in told(result)
         assert "hunter2" not in result.stderr

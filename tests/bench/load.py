@@ -140,14 +140,12 @@ class Crowd:
             raise Refused(f"not everybody got the same: {sorted(sizes)[:5]}")
         return sizes.pop()
 
-    def ask(self, messages: Mapping[int, Iterator[bytes]], total: int) -> None:
+    def ask(self, messages: Mapping[int, Iterator[bytes]]) -> None:
         """Send each client's messages, each after the answer to the last."""
-        left = total
-        for fd, sock in self.socks.items():
-            sock.send(next(messages[fd]))
-            left -= 1
-        outstanding = len(self.socks)
         poll, room, socks = self._epoll.poll, self._room, self.socks
+        for fd, sock in socks.items():
+            sock.send(next(messages[fd]))
+        outstanding = len(socks)
         while outstanding:
             ready = poll(PATIENCE_S, 4096)
             if not ready:
@@ -156,11 +154,11 @@ class Crowd:
                 sock = socks[fd]
                 if not sock.recv_into(room):
                     raise Refused("closed under load")
-                if left > 0:
-                    left -= 1
-                    sock.send(next(messages[fd]))
-                else:
+                message = next(messages[fd], None)
+                if message is None:
                     outstanding -= 1
+                else:
+                    sock.send(message)
 
     def ready(self, timeout: float) -> list[tuple[int, int]]:
         """Wait for clients with something to read; (descriptor, bytes) of each."""

@@ -20,8 +20,8 @@ CLIENTS = 50
 PINGS = 5_000
 HANDSHAKES = 500
 SIGNED = 4_000
-UPDATES = 4_000
 WRITERS = 64
+UPDATES = 60 * WRITERS
 US = 1e6
 
 
@@ -29,6 +29,7 @@ def ping(bench: Bench) -> Iterator[Figure]:
     """JSON ping and pong, one at a time on each of 50 connections."""
     users = [f"user_{n}" for n in range(CLIENTS)]
     text = frame(b'{"type":"ping"}')
+    each = PINGS // CLIENTS
     with ExitStack() as stack:
         costs: list[list[float]] = [[], []]
         children = [
@@ -42,7 +43,7 @@ def ping(bench: Bench) -> Iterator[Figure]:
         for _ in bench.rounds("ping", full=15):
             for child, crowd, cost in zip(children, crowds, costs, strict=True):
                 with bench.meter.watch(child, cost, PINGS):
-                    crowd.ask(dict.fromkeys(crowd.socks, repeat(text)), PINGS)
+                    crowd.ask({fd: repeat(text, each) for fd in crowd.socks})
         yield Figure(
             "ping",
             "ping to pong, CPU per round trip",
@@ -112,9 +113,9 @@ def signed(bench: Bench) -> Iterator[Figure]:
                     for fd, heard in crowd.heard.items()
                 }  # fmt: skip
                 with bench.meter.watch(child, with_, SIGNED):
-                    crowd.ask(messages, SIGNED)
+                    crowd.ask(messages)
                 with bench.meter.watch(child, without, SIGNED):
-                    crowd.ask(dict.fromkeys(crowd.socks, repeat(plain)), SIGNED)
+                    crowd.ask({fd: repeat(plain, count) for fd in crowd.socks})
             more = [US * (a - b) for a, b in zip(with_, without, strict=True)]
             yield Figure(
                 "signed",
@@ -160,13 +161,11 @@ def updates(bench: Bench) -> Iterator[Figure]:
         crowd = Crowd()
         stack.callback(crowd.close)
         crowd.open(child.port, [bench.device(user) for user, _ in notes])
-        messages = {
-            fd: repeat(frame(
-                b'{"type":"note_update","noteId":"%s","changes":{"content":"c"}}'
-                % note.encode()
-            ))
+        text = '{"type":"note_update","noteId":"%s","changes":{"content":"c"}}'
+        wanted = {
+            fd: frame((text % note).encode())
             for fd, (_, note) in zip(crowd.socks, notes, strict=True)
-        }  # fmt: skip
+        }
         bare = stack.enter_context(bench.bare_updates(notes))
         loop = Crowd()
         stack.callback(loop.close)
@@ -177,6 +176,7 @@ def updates(bench: Bench) -> Iterator[Figure]:
             control.send(b"%d\n" % count)
             loop.drain(len(b"done\n"))
 
+        each = UPDATES // WRITERS
         costs: list[list[float]] = [[], []]
         rates: list[list[float]] = [[], []]
         for _ in bench.rounds("updates"):
@@ -184,7 +184,7 @@ def updates(bench: Bench) -> Iterator[Figure]:
                 with bench.meter.watch(server, costs[number], UPDATES):
                     began = time.monotonic()
                     if server is child:
-                        crowd.ask(messages, UPDATES)
+                        crowd.ask({fd: repeat(m, each) for fd, m in wanted.items()})
                     else:
                         update(UPDATES)
                     rates[number].append(UPDATES / (time.monotonic() - began))

@@ -28,6 +28,7 @@ from psycopg_pool import AsyncConnectionPool
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 from typelets_ws import service, store_sql
+from typelets_ws.app import Daemon
 from typelets_ws.config import Config
 from typelets_ws.log import Output
 from typelets_ws.systemd import Systemd
@@ -72,9 +73,17 @@ def daemon(prefix: str, config: dict[str, dict[str, Any]]) -> None:
             log=log,
             systemd=Systemd({}, os.getpid(), time.monotonic),
             reload=lambda: None,
-            announce=lambda daemon: announce(daemon.port),
+            announce=announce_ready,
         )
     )
+
+
+def announce_ready(daemon: Daemon) -> None:
+    """Tell the parent once Redis and Postgres are there."""
+    if daemon.complaints():
+        asyncio.get_running_loop().call_later(0.02, announce_ready, daemon)
+    else:
+        announce(daemon.port)
 
 
 async def relay(prefix: str, redis_url: str, ping_interval: float | None) -> None:

@@ -188,7 +188,7 @@ class Pool:
             give_up = min(give_up, loop.time() + OUTAGE_WAIT_S)
         try:
             while True:
-                connection = await self._pool.getconn(give_up - loop.time())
+                connection = await self._getconn(give_up - loop.time())
                 self._lent += 1
                 if not _broken(connection):
                     return connection
@@ -201,6 +201,19 @@ class Pool:
             raise Failed(reason) from None
         except PoolClosed:
             raise Failed(Reason.CLOSED) from None
+
+    async def _getconn(self, wait_s: float) -> Connection:
+        """As the pool's own, which swallows a cancellation that comes with the answer.
+
+        So does `asyncio.wait_for` before Python 3.12, on which it waits.
+        """
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        connection = await self._pool.getconn(wait_s)
+        if task and task.cancelling() > before:
+            await asyncio.shield(self._pool.putconn(connection))
+            raise asyncio.CancelledError
+        return connection
 
     async def _give_back(self, connection: Connection) -> None:
         """Give back, even when cancelled: putconn may have to wait its turn."""

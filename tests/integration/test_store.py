@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import structlog
 import uvloop
+from psycopg_pool.pool_async import WaitingClient
 from structlog.testing import capture_logs
 
 from tests.postgres import Database
@@ -786,6 +787,32 @@ def test_cancelled_at_any_moment_the_pool_stays_whole(
 
     run(work(), uv=uv)
     assert database.note(note)["title"] == "last"
+
+
+@pytest.mark.parametrize("uv", [False, True])
+def test_cancelled_in_the_moment_a_connection_is_given_it_is_cancelled(
+    database: Database, monkeypatch: pytest.MonkeyPatch, uv: bool
+) -> None:
+    """The pool's wait may swallow it (wait_for before Python 3.12)."""
+    given = WaitingClient.set
+    asking: list[asyncio.Task[None]] = []
+
+    async def set_and_cancel(self: Any, connection: Any) -> bool:
+        taken = await given(self, connection)
+        if asking:
+            asking.pop().cancel()
+        return taken
+
+    async def work() -> None:
+        async with opened(database.url, pool_min=1, pool_max=1) as store:
+            monkeypatch.setattr(WaitingClient, "set", set_and_cancel)
+            async with asyncio.TaskGroup() as tasks:
+                task = tasks.create_task(store.ping())
+                asking.append(task)
+            assert task.cancelled()
+            await store.ping()
+
+    run(work(), uv=uv)
 
 
 @pytest.mark.parametrize("uv", [False, True])

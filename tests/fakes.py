@@ -1,0 +1,211 @@
+"""The outside world for unit tests: answers at once, or when it is told to."""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Mapping
+
+import structlog
+
+from typelets_ws.admission import Admission, Barred
+from typelets_ws.config import Limits, Messages
+from typelets_ws.errors import CloseCode, Farewell
+from typelets_ws.frames import Frame
+from typelets_ws.handlers import Context
+from typelets_ws.hub import Hub
+from typelets_ws.metrics import Metrics
+from typelets_ws.ports import (
+    Identity,
+    Missing,
+    Place,
+    RejectReason,
+    StoreUnavailable,
+    TokenRejected,
+    Updated,
+)
+from typelets_ws.session import Session
+from typelets_ws.signing import NonceRegistry
+
+NOW_MS = 1_700_000_000_000
+NOTE = "00000000-0000-4000-8000-000000000001"
+FOLDER = "00000000-0000-4000-9000-000000000001"
+NOBODYS = "00000000-0000-4000-8000-0000000000ff"
+
+
+class FakeClerk:
+    """A token is "user" or "user/session"; the name of a `RejectReason` is refused."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def verify(self, token: str) -> Identity:
+        await self.gate.wait()
+        if token in set(RejectReason):
+            raise TokenRejected(RejectReason(token))
+        user, _, session = token.partition("/")
+        return Identity(user, session or None, 0.0, 60.0)
+
+
+class FakeSubscriptions:
+    def __init__(self) -> None:
+        self.held: set[str] = set()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def subscribe(self, user_id: str) -> bool:
+        await self.gate.wait()
+        self.held.add(user_id)
+        return True
+
+    def unsubscribe(self, user_id: str) -> None:
+        self.held.discard(user_id)
+
+
+class FakeShared:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.places: dict[str, set[str]] = {}
+        self.revoked: set[str] = set()
+        self.used: Counter[bytes] = Counter()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def acquire(
+        self, user_id: str, connection_id: str, session_id: str | None
+    ) -> Place:
+        await self.gate.wait()
+        if session_id in self.revoked:
+            return Place.REVOKED
+        places = self.places.setdefault(user_id, set())
+        if len(places) >= self.limit:
+            return Place.FULL
+        places.add(connection_id)
+        return Place.GRANTED
+
+    def release(self, user_id: str, connection_id: str) -> None:
+        places = self.places.get(user_id, set())
+        places.discard(connection_id)
+        if not places:
+            self.places.pop(user_id, None)
+
+    async def claim_nonce(self, user_id: str, nonce: bytes, ttl_ms: int) -> bool:
+        assert ttl_ms > 0
+        self.used[nonce] += 1
+        return self.used[nonce] == 1
+
+
+class FakeStore:
+    """`NOTE` and `FOLDER` belong to alice; `answer` is what an update comes to."""
+
+    def __init__(self) -> None:
+        self.owners = {NOTE: "alice", FOLDER: "alice"}
+        self.answer: Updated | Missing | Exception | None = None
+        self.written: list[Mapping[str, str | bool | None]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.down = False
+        self._versions = itertools.count(1)
+
+    async def update_note(
+        self, user_id: str, note_id: str, changes: Mapping[str, str | bool | None]
+    ) -> Updated | Missing:
+        await self.gate.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if self.answer is not None:
+            return self.answer
+        if await self._owner(note_id) != user_id:
+            return Missing.NOTE
+        self.written.append(changes)
+        at = f"2026-01-01T00:00:00.{next(self._versions):03d}Z"
+        return Updated(f'{{"id":"{note_id}","updatedAt":"{at}"}}'.encode(), at)
+
+    async def note_owner(self, note_id: str) -> str | None:
+        await self.gate.wait()
+        return await self._owner(note_id)
+
+    async def folder_owner(self, folder_id: str) -> str | None:
+        return await self._owner(folder_id)
+
+    async def _owner(self, row_id: str) -> str | None:
+        if self.down:
+            raise StoreUnavailable("down")
+        return self.owners.get(row_id)
+
+
+class FakeLink:
+    """A connection: what it was sent, how it was closed."""
+
+    def __init__(self, connection_id: str) -> None:
+        self.connection_id = connection_id
+        self.session_id: str | None = None
+        self.open = True
+        self.said: list[bytes] = []
+        self.goodbye: Farewell | None = None
+        self.inside = self.held = False
+        self.resyncs: list[str] = []
+
+    def push(self, frame: Frame) -> None:
+        self.said.append(frame.plain)
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self.farewell(Farewell(code, reason))
+
+    def ask_resync(self, reason: str, delay: float) -> None:
+        self.resyncs.append(reason)
+
+    def say(self, text: bytes) -> None:
+        self.said.append(text)
+
+    def farewell(self, farewell: Farewell) -> None:
+        if farewell.answer is not None:
+            self.said.append(farewell.answer)
+        self.goodbye, self.open = farewell, False
+
+    def authenticated(self) -> None:
+        self.inside = True
+
+    def hold(self, *, held: bool) -> None:
+        self.held = held
+
+
+class World:
+    """All the collaborators, wired; `now_ms` moves by hand."""
+
+    def __init__(self, **limits: int) -> None:
+        self.limits = Limits(**limits)
+        self.now_ms = NOW_MS
+        self.clerk, self.subscriptions = FakeClerk(), FakeSubscriptions()
+        self.shared = FakeShared(self.limits.devices_per_user)
+        self.store, self.hub, self.metrics = FakeStore(), Hub(), Metrics()
+        self.barred = Barred(60_000, 3)
+        self.rules = Messages()
+        self.admission = Admission(
+            clerk=self.clerk,
+            hub=self.hub,
+            subscriptions=self.subscriptions,
+            shared=self.shared,
+            nonces=NonceRegistry(self.limits.nonces_per_user),
+            barred=self.barred,
+            metrics=self.metrics,
+            log=structlog.wrap_logger(
+                structlog.testing.CapturingLogger(),
+                wrapper_class=structlog.make_filtering_bound_logger(0),
+            ),
+            now_ms=lambda: self.now_ms,
+            devices_per_user=self.limits.devices_per_user,
+        )
+
+    def session(self, connection_id: str = "c1") -> Session:
+        return Session(connection_id, self.limits, self.rules)
+
+    def context(self) -> Context:
+        ids = itertools.count(1)
+        return Context(
+            store=self.store,
+            rules=self.rules,
+            metrics=self.metrics,
+            now_ms=lambda: self.now_ms,
+            new_id=lambda: f"id{next(ids)}",
+        )

@@ -201,15 +201,15 @@ class Supervisor:
         """Hold the port, as a .socket unit does."""
         self.socket = socket.create_server(("127.0.0.1", self.port), backlog=4096)
 
-    def start(self, **environ: str) -> Process:
-        """Start the service; returns at once."""
+    def start(self, *program: str, **environ: str) -> Process:
+        """Start the service; returns at once. `program`: in place of the command."""
         number = len(self._processes)
         address = self.place / f"notify-{number}"
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.bind(str(address))
         notify.setblocking(False)
         self._notifies.append(notify)
-        command = [COMMAND, "serve", "-c", str(self.config)]
+        command = [*(program or [COMMAND]), "serve", "-c", str(self.config)]
         fd = None
         if self.socket is not None:
             fd = self.socket.fileno()

@@ -32,7 +32,7 @@ from tests.e2e.supervisor import (
 )
 from tests.postgres import Database
 from tests.redis import RedisServer
-from tests.tokens import mint
+from tests.tokens import mint, public_pem
 from typelets_ws.cli import main
 
 Result = subprocess.CompletedProcess[str]
@@ -319,6 +319,22 @@ def test_a_certificate_that_cannot_be_used_is_78(tmp_path: Path) -> None:
         last = result.stderr.splitlines()[-1]
         assert f"[server] tls_certificate = '{absent}'" in last
         assert "No such file or directory" in last
+
+
+def test_a_mistake_of_ours_ends_with_1_and_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ExceptionGroup("several", [RuntimeError("bug\nMARKER of a row")])
+
+    monkeypatch.setattr("typelets_ws.cli.serve", broken)
+    environ = {"CLERK_JWT_KEY": public_pem()}
+    result = CliRunner().invoke(main, ["serve"], env=environ)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert json.loads(line)["event"] == "crashed"
+    assert "RuntimeError: bug" in line
+    assert "MARKER" not in line
 
 
 def test_companions_without_a_daemon_say_so_in_one_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -224,6 +225,31 @@ def test_a_second_signal_ends_at_once_with_0(
         server={"drain_seconds": 60.0},
         database={"statement_timeout_ms": 20_000, "wait_ms": 20_000},
     ) as supervisor:
+        run(scenario(supervisor))
+
+
+def test_without_uvloop_the_stock_loop_serves_reloads_and_drains(
+    redis_server: RedisServer, database: Database
+) -> None:
+    program = "import sys; sys.modules['uvloop'] = None; import typelets_ws.__main__"
+
+    async def scenario(supervisor: Supervisor) -> None:
+        supervisor.listen()
+        process = supervisor.start(sys.executable, "-c", program)
+        await process.heard("READY=1")
+        async with connect(supervisor.url) as socket_:
+            device = Device(socket_)
+            await device.receive()
+            assert (await device.auth(mint("alice")))["type"] == "auth_success"
+            supervisor.write(limits={"message_bytes": 10})
+            process.send(signal.SIGHUP)
+            await process.heard("READY=1", 2)
+            assert (await device.ask({"type": "ping"}))["code"] == "MESSAGE_TOO_LARGE"
+            process.send(signal.SIGTERM)
+            assert await device.closed() == 1012
+        assert await process.ended() == 0, process.text
+
+    with supervised(redis_server.url, database.url) as supervisor:
         run(scenario(supervisor))
 
 

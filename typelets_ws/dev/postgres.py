@@ -155,7 +155,12 @@ class Postgres:
     def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603  # our words
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for us to hear; we end it when the daemon has drained.
+                start_new_session=True,
             )
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Final, Self
 
@@ -38,7 +39,7 @@ class Redis:
 
         fakeredis knows it only with `lupa`, and hangs up on a command it has not.
         """
-        return self.kind == "redis-server"
+        return self.kind == "redis-server" or find_spec("lupa") is not None
 
     @property
     def url(self) -> str:
@@ -96,7 +97,12 @@ class Redis:
                 "or typelets-ws[dev]"
             ) from None
         self.kind = "fakeredis"
-        server = TcpFakeServer(("127.0.0.1", self.port), server_type="redis")
+        try:
+            server = TcpFakeServer(("127.0.0.1", self.port), server_type="redis")
+        except OSError as exc:
+            raise RedisFailed(
+                f"fakeredis cannot listen on port {self.port}: {exc.strerror}"
+            ) from None
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
 

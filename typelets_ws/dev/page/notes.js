@@ -48,6 +48,8 @@ export class Notes {
   }
 
   edit(id, changes) {
+    const shown = this.get(id);
+    if (Object.entries(changes).every(([name, value]) => shown[name] === value)) return;
     const edit = this.#edits.get(id) ?? { unsent: null, sending: null, busy: false };
     edit.unsent = { ...edit.unsent, ...changes };
     this.#edits.set(id, edit);

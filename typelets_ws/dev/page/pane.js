@@ -103,7 +103,7 @@ export class Pane {
     tabs.replaceChildren(...notes.map((note) => this.#tab(note)));
     this.#renderFolders();
     const note = this.#notes.get(this.#open);
-    for (const part of [title, content, star]) part.disabled = !note;
+    for (const part of [title, content, star]) part.disabled = !note || this.#state === "signed-out";
     setValue(title, note?.title ?? "");
     setValue(content, note?.content ?? "");
     star.textContent = note?.starred ? "★" : "☆";

@@ -1,0 +1,405 @@
+"""The page of `typelets-ws dev` in a real browser."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from playwright.sync_api import (
+    Browser,
+    Locator,
+    Page,
+    Route,
+    expect,
+    sync_playwright,
+)
+
+from tests.dev import Dev, dev
+from typelets_ws.dev.samples import NOTES, note_id
+
+__all__ = ["dev"]
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox", "--headless=new", "--disable-gpu", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PATIENCE_MS = 20_000
+
+Open = Callable[..., Page]
+
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if shutil.which(CHROMIUM) is None:
+        if "CI" in os.environ:
+            pytest.fail("chromium is not installed")
+        pytest.skip("chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, dev: Dev) -> Iterator[Open]:
+    """Open the page in a browser of its own; it must not fail nor fetch elsewhere."""
+    pages: list[Page] = []
+    errors: list[str] = []
+    hosts: set[str] = set()
+
+    def open_page(prepare: Callable[[Page], None] | None = None, **kind: Any) -> Page:
+        page = browser.new_context(**kind).new_page()
+        pages.append(page)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+        if prepare is not None:
+            prepare(page)
+        page.goto(dev.page)
+        for name in ("Laptop", "Phone"):
+            is_in(pane(page, name), "online")
+            expect(content(pane(page, name))).to_have_value("Write here.")
+        return page
+
+    yield open_page
+    for page in pages:
+        page.context.close()
+    assert errors == []
+    assert hosts == {f"127.0.0.1:{dev.port}"}
+
+
+@pytest.fixture(autouse=True)
+def fresh_notes(dev: Dev) -> None:
+    """Each test finds the sample notes as they were, and nothing else."""
+    with psycopg.connect(dev.told("PostgreSQL"), autocommit=True) as db:
+        db.execute("DELETE FROM notes WHERE id::text NOT LIKE '00000000-%'")
+        db.execute("DELETE FROM folders WHERE id::text NOT LIKE '00000000-%'")
+        db.execute("UPDATE notes SET content = 'Write here.', starred = false")
+        for number, title in enumerate(NOTES, 1):
+            db.execute(
+                "UPDATE notes SET title = %s WHERE id = %s", (title, note_id(1, number))
+            )
+
+
+def pane(page: Page, name: str) -> Locator:
+    return page.get_by_label(name, exact=True)
+
+
+def content(where: Locator) -> Locator:
+    return where.locator("textarea")
+
+
+def is_in(where: Locator, state: str) -> None:
+    expect(where).to_have_attribute("data-state", state)
+
+
+def lines(where: Locator, kind: str) -> Locator:
+    """The messages of a kind in a pane's log."""
+    return where.locator(f'li[data-type="{kind}"]')
+
+
+def tab(where: Locator, title: str) -> Locator:
+    return where.locator(".tabs").get_by_role("button", name=title, exact=True)
+
+
+def rest(page: Page, event: str) -> None:
+    page.locator(f'button[data-event="{event}"]').click()
+
+
+def test_an_edit_in_one_pane_arrives_in_the_other(open_page: Open) -> None:
+    page = open_page()
+    laptop, phone = pane(page, "Laptop"), pane(page, "Phone")
+    content(laptop).press("Control+Home")
+    content(laptop).press_sequentially("Oat milk, ")
+    expect(content(phone)).to_have_value("Oat milk, Write here.")
+    expect(lines(phone, "note_sync").last).to_be_visible()
+    expect(lines(laptop, "note_update_success").last).to_be_visible()
+    expect(lines(laptop, "note_sync")).to_have_count(0)
+    content(phone).fill("Bread")
+    expect(content(laptop)).to_have_value("Bread")
+    phone.get_by_label("Star of Phone").click()
+    expect(laptop.get_by_label("Star of Laptop")).to_have_text("★")
+    expect(laptop.locator(".saved")).to_contain_text("stored")
+
+
+def test_typing_is_not_disturbed_by_what_arrives(open_page: Open, dev: Dev) -> None:
+    page = open_page()
+    laptop = pane(page, "Laptop")
+    other = page.context.new_page()
+    other.goto(dev.page)
+    is_in(pane(other, "Phone"), "online")
+    content(laptop).focus()
+    content(laptop).press("Home")
+    pane(other, "Phone").get_by_label("Title of Phone").fill("Groceries")
+    expect(tab(laptop, "Groceries")).to_be_visible()
+    page.keyboard.type("ab")
+    expect(content(pane(other, "Phone"))).to_have_value("abWrite here.")
+
+
+def test_two_tabs(open_page: Open, dev: Dev) -> None:
+    page = open_page()
+    other = page.context.new_page()
+    other.goto(dev.page)
+    is_in(pane(other, "Phone"), "online")
+    expect(page.locator(".users")).to_have_text("user_alice × 4")
+    content(pane(page, "Laptop")).fill("from the first tab")
+    expect(content(pane(other, "Phone"))).to_have_value("from the first tab")
+    other.close()
+    expect(page.locator(".users")).to_have_text("user_alice × 2")
+
+
+def test_offline_and_back(open_page: Open) -> None:
+    page = open_page()
+    laptop, phone = pane(page, "Laptop"), pane(page, "Phone")
+    phone.get_by_role("button", name="Go offline").click()
+    is_in(phone, "offline")
+    content(laptop).fill("written while the phone was away")
+    expect(laptop.locator(".saved")).to_contain_text("stored")
+    tab(phone, "Ideas").click()
+    content(phone).fill("thought of on the train")
+    expect(phone.locator(".saved")).to_have_text("not sent yet")
+    phone.get_by_role("button", name="Go online").click()
+    is_in(phone, "online")
+    expect(phone.locator(".saved")).to_contain_text("stored")
+    tab(phone, "Shopping list").click()
+    expect(content(phone)).to_have_value("written while the phone was away")
+    tab(laptop, "Ideas").click()
+    expect(content(laptop)).to_have_value("thought of on the train")
+
+
+def test_signed_messages(open_page: Open) -> None:
+    page = open_page()
+    laptop, phone = pane(page, "Laptop"), pane(page, "Phone")
+    laptop.get_by_label("signed").check()
+    content(laptop).fill('signed: "ä€𐍈\u2028" \\ </b>')
+    expect(content(phone)).to_have_value('signed: "ä€𐍈\u2028" \\ </b>')
+    expect(lines(laptop, "note_update").first).to_contain_text("signed")
+    expect(lines(laptop, "error")).to_have_count(0)
+
+
+def test_signed_messages_leave_in_order(open_page: Open) -> None:
+    """Even when the signature of the first takes longer than that of the second."""
+
+    def slow_first_signature(page: Page) -> None:
+        page.add_init_script("""
+            const sign = SubtleCrypto.prototype.sign;
+            let slow = 400;
+            SubtleCrypto.prototype.sign = async function (...args) {
+              const wait = slow;
+              slow = 0;
+              await new Promise((done) => setTimeout(done, wait));
+              return sign.apply(this, args);
+            };
+        """)
+
+    page = open_page(slow_first_signature)
+    laptop = pane(page, "Laptop")
+    expect(lines(laptop, "note_joined")).to_have_count(1)
+    laptop.get_by_label("signed").check()
+    tab(laptop, "Ideas").click()
+    expect(lines(laptop, "note_joined")).to_have_count(2)
+    kinds = laptop.locator("li[data-type]").evaluate_all(
+        "lines => lines.map((line) => line.dataset.type)"
+    )
+    assert kinds[:4] == ["note_joined", "note_left", "join_note", "leave_note"]
+
+
+def test_a_revoked_session_is_signed_out(open_page: Open) -> None:
+    page = open_page()
+    laptop, phone = pane(page, "Laptop"), pane(page, "Phone")
+    page.get_by_label("Session", exact=True).select_option(index=0)
+    rest(page, "session_revoked")
+    is_in(laptop, "signed-out")
+    expect(laptop.locator(".why")).to_have_text("this session was revoked")
+    expect(laptop).to_contain_text("4401 session_revoked")
+    expect(content(laptop)).to_be_disabled()
+    is_in(phone, "online")
+    laptop.get_by_role("button", name="Sign in again").click()
+    is_in(laptop, "online")
+
+
+def test_a_disconnected_user_comes_back(open_page: Open) -> None:
+    page = open_page()
+    rest(page, "user_disconnected")
+    for name in ("Laptop", "Phone"):
+        expect(pane(page, name)).to_contain_text("4401 user_disconnected, again in")
+    for name in ("Laptop", "Phone"):
+        is_in(pane(page, name), "online")
+
+
+def test_resync_required_fetches_anew(open_page: Open, dev: Dev) -> None:
+    page = open_page()
+    with psycopg.connect(dev.told("PostgreSQL"), autocommit=True) as db:
+        db.execute("UPDATE notes SET content = 'changed and not told'")
+    rest(page, "resync_required")
+    for name in ("Laptop", "Phone"):
+        expect(content(pane(page, name))).to_have_value("changed and not told")
+
+
+def test_the_rest_side_publishes_each_kind_to_every_pane_of_the_user(
+    open_page: Open,
+) -> None:
+    page = open_page()
+    page.get_by_role("button", name="Add a device").click()
+    own = [pane(page, name) for name in ("Laptop", "Phone")]
+    foreign = pane(page, "Tablet")
+    foreign.get_by_label("User of Tablet").select_option("user_bob")
+    is_in(foreign, "online")
+    name = page.get_by_label("Name", exact=True)
+
+    def publish(event: str, kind: str) -> None:
+        rest(page, event)
+        for each in own:
+            expect(lines(each, kind)).to_have_count(1)
+
+    name.fill("A new note")
+    publish("note_created", "note_created_sync")
+    page.get_by_label("Note", exact=True).select_option(label="A new note")
+    name.fill("Renamed")
+    publish("note_updated", "note_sync")
+    for each in own:
+        expect(tab(each, "Renamed")).to_be_visible()
+    page.get_by_label("Note", exact=True).select_option(label="Renamed")
+    publish("note_deleted", "note_deleted_sync")
+    for each in own:
+        expect(tab(each, "Renamed")).to_have_count(0)
+
+    name.fill("Work")
+    publish("folder_created", "folder_created_sync")
+    page.get_by_label("Folder", exact=True).select_option(label="Work")
+    name.fill("Play")
+    publish("folder_updated", "folder_updated_sync")
+    for each in own:
+        expect(each.locator(".folders")).to_have_text("Folders: Home, Play")
+    page.get_by_label("Folder", exact=True).select_option(label="Play")
+    publish("folder_deleted", "folder_deleted_sync")
+    for each in own:
+        expect(each.locator(".folders")).to_have_text("Folders: Home")
+    expect(foreign.locator('li[data-type$="_sync"]')).to_have_count(0)
+
+
+def test_an_expired_token_is_replaced_on_the_same_socket(open_page: Open) -> None:
+    def first_token_expired(page: Page) -> None:
+        def expire(route: Route) -> None:
+            route.continue_(url=f"{route.request.url}&expires=-60")
+
+        page.route("**/dev/token?*", expire, times=1)
+
+    page = open_page(first_token_expired)
+    both = page.locator(".pane")
+    expect(both.locator('li[data-type="auth_failed"]')).to_have_count(1)
+    expect(both.locator('li[data-type="auth_success"]')).to_have_count(2)
+    expect(both.locator('li[data-type="connection_established"]')).to_have_count(2)
+
+
+def test_a_silent_server_is_given_up(open_page: Open) -> None:
+    """A link that died without a word: nothing comes, and nothing says so."""
+    held: list[bool] = []
+
+    def can_fall_silent(page: Page) -> None:
+        page.clock.install()
+
+        def serve(socket: Any) -> None:
+            server = socket.connect_to_server()
+            server.on_message(lambda text: None if held else socket.send(text))
+            socket.on_message(lambda text: None if held else server.send(text))
+
+        page.route_web_socket("**/*", serve)
+
+    page = open_page(can_fall_silent)
+    held.append(True)
+    page.clock.fast_forward(26_000)
+    page.clock.fast_forward(11_000)
+    for name in ("Laptop", "Phone"):
+        expect(pane(page, name)).to_contain_text("no answer")
+    held.clear()
+    page.clock.fast_forward(1_000)
+    for name in ("Laptop", "Phone"):
+        is_in(pane(page, name), "online")
+
+
+def test_1000_is_final(open_page: Open) -> None:
+    sockets: list[Any] = []
+
+    def can_close(page: Page) -> None:
+        def serve(socket: Any) -> None:
+            socket.connect_to_server()
+            sockets.append(socket)
+
+        page.route_web_socket("**/*", serve)
+
+    page = open_page(can_close)
+    sockets[0].close(code=1000, reason="done")
+    closed = page.locator('.pane[data-state="closed"]')
+    expect(closed).to_have_count(1)
+    expect(closed).to_contain_text("1000 done")
+    closed.get_by_role("button", name="Go online").click()
+    expect(page.locator('.pane[data-state="online"]')).to_have_count(2)
+
+
+def test_the_page_comes_back_after_a_restart(open_page: Open, dev: Dev) -> None:
+    page = open_page()
+    content(pane(page, "Laptop")).fill("kept over the restart")
+    expect(content(pane(page, "Phone"))).to_have_value("kept over the restart")
+    dev.stop()
+    for name in ("Laptop", "Phone"):
+        is_in(pane(page, name), "waiting")
+        expect(pane(page, name)).to_contain_text("1012 restarting")
+    expect(page.locator("body")).to_have_attribute("data-status", "down")
+    dev.start()
+    for name in ("Laptop", "Phone"):
+        is_in(pane(page, name), "online")
+        expect(content(pane(page, name))).to_have_value("kept over the restart")
+    expect(page.locator("body")).to_have_attribute("data-status", "healthy")
+
+
+def test_the_figures_follow(open_page: Open) -> None:
+    page = open_page()
+    expect(page.locator('[data-figure="Devices"]')).to_have_text("2")
+    pane(page, "Phone").get_by_label("Remove Phone").click()
+    expect(page.locator('[data-figure="Devices"]')).to_have_text("1")
+
+
+def luminance(colour: str) -> float:
+    """WCAG's relative luminance of `rgb(r, g, b)`."""
+    parts = [int(part) / 255 for part in colour[4:-1].split(",")]
+    linear = [
+        p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_readable_in_light_and_dark(
+    open_page: Open, scheme: str, tmp_path: Path
+) -> None:
+    page = open_page(color_scheme=scheme, viewport={"width": 1280, "height": 800})
+    content(pane(page, "Laptop")).fill("Oat milk\nBread\nTwo lemons")
+    expect(content(pane(page, "Phone"))).to_have_value("Oat milk\nBread\nTwo lemons")
+    page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
+    card = luminance(style(page.locator(".pane").first, "background-color"))
+    assert (card > 0.5) is (scheme == "light")
+    for part in ("h2", ".pane .state", ".figures dt", ".log code", ".log time", "#add"):
+        text = luminance(style(page.locator(part).first, "color"))
+        low, high = sorted((text, card))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, part
+
+
+def style(where: Locator, name: str) -> str:
+    return str(where.evaluate("(e, name) => getComputedStyle(e)[name]", name))
+
+
+def test_usable_on_a_narrow_screen(open_page: Open, tmp_path: Path) -> None:
+    page = open_page(viewport={"width": 375, "height": 667}, has_touch=True)
+    laptop, phone = pane(page, "Laptop"), pane(page, "Phone")
+    content(laptop).fill("on the go")
+    expect(content(phone)).to_have_value("on the go")
+    lines(laptop, "note_update").first.click()
+    page.screenshot(path=tmp_path / "narrow.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 375

@@ -1,0 +1,89 @@
+"""The Redis of `dev`, both kinds of it: with a whole daemon on top."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.daemon import daemon, publish, run
+from tests.postgres import Database
+from typelets_ws.dev.redis import Redis, RedisFailed
+
+KINDS = ["redis-server", "fakeredis"]
+
+
+@pytest.fixture(params=KINDS)
+def kind(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> str:
+    """With fakeredis, nothing is installed on this machine."""
+    if request.param == "fakeredis":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    return str(request.param)
+
+
+def test_it_answers_on_loopback_and_ends(kind: str) -> None:
+    with Redis() as server:
+        assert server.kind == kind
+        assert server.url == f"redis://127.0.0.1:{server.port}/0"
+        with redis.Redis.from_url(server.url) as link:
+            assert link.set("key", "value")
+            assert link.get("key") == b"value"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), 1)
+
+
+def test_what_it_says_of_scripts_is_true(kind: str) -> None:
+    with Redis() as server, redis.Redis.from_url(server.url) as link:
+        try:
+            link.eval("return 1", 0)
+        except redis.RedisError:
+            assert not server.runs_scripts
+        else:
+            assert server.runs_scripts
+
+
+@pytest.mark.parametrize("scripts", [False, True])
+def test_a_daemon_runs_on_it(kind: str, scripts: bool, database: Database) -> None:
+    async def scenario(server: Redis) -> None:
+        note_id = database.add_note(database.add_user("alice"))
+        limits = {"shared_limits": scripts}
+        async with (
+            daemon(server.url, database.url, redis=limits) as house,
+            house.device("alice") as phone,
+            house.device("alice") as laptop,
+        ):
+            await publish(
+                server.url, "alice", {"event": "note_deleted", "noteId": note_id}
+            )
+            for device in (phone, laptop):
+                assert (await device.receive())["type"] == "note_deleted_sync"
+            update = {
+                "type": "note_update",
+                "noteId": note_id,
+                "changes": {"title": "x"},
+            }
+            answer = await phone.ask(phone.signed(update))
+            assert answer["type"] == "note_update_success"
+            assert (await laptop.receive())["type"] == "note_sync"
+            again = phone.signed(update, nonce="once")
+            assert (await phone.ask(again))["type"] == "note_update_success"
+            assert (await phone.ask(again))[
+                "message"
+            ] == "Message authentication failed"
+            revoked = {"event": "session_revoked", "sessionId": "sess_1"}
+            await publish(server.url, "alice", revoked)
+            assert house.logged("redis_down") == []
+
+    with Redis() as server:
+        if scripts and not server.runs_scripts:
+            pytest.skip("this fakeredis has no lupa")
+        run(scenario(server))
+
+
+def test_a_port_that_is_taken_is_named(kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RedisFailed, match=rf"^{kind} .* port {port}\b"):
+            Redis(port).__enter__()

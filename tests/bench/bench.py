@@ -41,7 +41,7 @@ class Figure:
     theirs: list[float] = field(default_factory=list)
     target: float | None = None
     at_least: bool = False
-    busy: float = 0.0
+    shares: tuple[float, float] = (0.0, 0.0)
 
     @property
     def ratios(self) -> list[float]:
@@ -168,7 +168,7 @@ class Bench:
     def rounds(self, row: str, full: int = 7, quick: int = 3) -> Iterator[int]:
         """Count the rounds of a row and tell how far it is."""
         count = quick if self.quick else full
-        self.meter.busiest = 0.0
+        self.meter.reset()
         for number in range(count):
             self.tell(f"{row}: round {number + 1} of {count}")
             yield number

@@ -78,6 +78,10 @@ class Child:
         # clock_getcpuclockid(3): the pid's complement, and CPUCLOCK_SCHED.
         return time.clock_gettime((~self.pid << 3) | 2)
 
+    def waited(self) -> float:
+        """Seconds in which it could have run, and other programs had the core."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def rss(self) -> int:
         """Resident bytes."""
         return self._status("VmRSS")
@@ -108,18 +112,33 @@ class Child:
 
 
 class Meter:
-    """CPU of servers, and how busy the load generator was meanwhile."""
+    """CPU of servers, and what may have spoilt the figures meanwhile.
+
+    `busy` is the load generator's share of its core at most, `robbed` the share of
+    the time in which a server was kept waiting by programs that are not ours.
+    """
 
     def __init__(self) -> None:
-        self.busiest = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin another row."""
+        self.busy = self.robbed = 0.0
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Both, for a figure."""
+        return self.busy, self.robbed
 
     @contextmanager
     def watch(self, child: Child, cost: list[float], units: int) -> Iterator[None]:
         """Add the child's CPU time per unit of what happens inside, in seconds."""
         child.quiesce()
         before, busy, began = child.cpu(), time.process_time(), time.monotonic()
+        waited = child.waited()
         yield
         took = time.monotonic() - began
-        self.busiest = max(self.busiest, (time.process_time() - busy) / took)
+        self.busy = max(self.busy, (time.process_time() - busy) / took)
+        self.robbed = max(self.robbed, (child.waited() - waited) / took)
         child.quiesce()
         cost.append((child.cpu() - before) / units)

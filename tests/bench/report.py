@@ -15,8 +15,12 @@ LIBRARIES = ("websockets", "uvloop", "redis", "psycopg", "msgspec")
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """Markdown, columns in line: median and, in brackets, the spread."""
-    head = ["work", "daemon", "baseline", "", "ratio", "target", "", "load"]
+    """Markdown, columns in line: median and, in brackets, the spread.
+
+    load: how busy the generator was at most; robbed: how long a server was kept off
+    its core by other programs at most. Latencies mean nothing while that is much.
+    """
+    head = ["work", "daemon", "baseline", "", "ratio", "target", "", "load", "robbed"]
     lines = [head, *map(_cells, figures)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
     lines.insert(1, ["-" * width for width in widths])
@@ -33,9 +37,9 @@ def _cells(figure: Figure) -> list[str]:
     if figure.target is not None:
         target = f"{'>=' if figure.at_least else '<='} {figure.target:g}"
     verdict = {None: "", True: "met", False: "missed"}[figure.met]
-    busy = f"{figure.busy:.0%}" if figure.busy else ""
+    shares = [f"{s:.0%}" if s else "" for s in figure.shares]
     ours = _spread(figure.ours, figure.unit)
-    return [figure.work, ours, figure.baseline, theirs, ratio, target, verdict, busy]
+    return [figure.work, ours, figure.baseline, theirs, ratio, target, verdict, *shares]
 
 
 def _spread(values: list[float], unit: str) -> str:

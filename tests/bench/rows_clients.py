@@ -52,7 +52,7 @@ def ping(bench: Bench) -> Iterator[Figure]:
             "websockets.serve",
             [US * c for c in costs[1]],
             0.6,
-            busy=bench.meter.busiest,
+            shares=bench.meter.shares,
         )
 
 
@@ -75,16 +75,26 @@ def handshake(bench: Bench) -> Iterator[Figure]:
                     crowd.open(child.port, scripts, window=16)
                 crowd.close()
                 child.quiesce()
-        busy = bench.meter.busiest
         whole, alone, bare = ([US * c for c in cost] for cost in costs)
         yield Figure(
-            "handshake", "handshake + JWT + auth_success, CPU", "µs", whole,
-            "websockets.serve, no auth", bare, 0.8, busy=busy,
-        )  # fmt: skip
+            "handshake",
+            "handshake + JWT + auth_success, CPU",
+            "µs",
+            whole,
+            "websockets.serve, no auth",
+            bare,
+            0.8,
+            shares=bench.meter.shares,
+        )
         yield Figure(
-            "handshake", "the handshake alone", "µs", alone,
-            "websockets.serve, no auth", bare, busy=busy,
-        )  # fmt: skip
+            "handshake",
+            "the handshake alone",
+            "µs",
+            alone,
+            "websockets.serve, no auth",
+            bare,
+            shares=bench.meter.shares,
+        )
 
 
 def signed(bench: Bench) -> Iterator[Figure]:
@@ -125,7 +135,7 @@ def signed(bench: Bench) -> Iterator[Figure]:
                 "25 µs",
                 [25.0] * len(more),
                 None if shared else 1.0,
-                busy=bench.meter.busiest,
+                shares=bench.meter.shares,
             )
 
 
@@ -188,12 +198,23 @@ def updates(bench: Bench) -> Iterator[Figure]:
                     else:
                         update(UPDATES)
                     rates[number].append(UPDATES / (time.monotonic() - began))
-    busy = bench.meter.busiest
     yield Figure(
-        "updates", "note_update through Postgres, 8 links", "/s", rates[0],
-        "bare UPDATE loop", rates[1], 0.8, at_least=True, busy=busy,
-    )  # fmt: skip
+        "updates",
+        "note_update through Postgres, 8 links",
+        "/s",
+        rates[0],
+        "bare UPDATE loop",
+        rates[1],
+        0.8,
+        at_least=True,
+        shares=bench.meter.shares,
+    )
     yield Figure(
-        "updates", "the same, CPU per update", "µs", [US * c for c in costs[0]],
-        "bare UPDATE loop", [US * c for c in costs[1]], busy=busy,
-    )  # fmt: skip
+        "updates",
+        "the same, CPU per update",
+        "µs",
+        [US * c for c in costs[0]],
+        "bare UPDATE loop",
+        [US * c for c in costs[1]],
+        shares=bench.meter.shares,
+    )

@@ -117,6 +117,12 @@ def growth(bench: Bench) -> Iterator[Figure]:
     ):
         many, few = ([US * c for c in costs[count]] for count in (DEVICES, FEW))
         yield Figure(
-            "growth", work, "µs", many, f"one of {FEW}", few, target,
-            busy=bench.meter.busiest,
-        )  # fmt: skip
+            "growth",
+            work,
+            "µs",
+            many,
+            f"one of {FEW}",
+            few,
+            target,
+            shares=bench.meter.shares,
+        )

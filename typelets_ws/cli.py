@@ -107,7 +107,17 @@ def serve_command(path: Path | None, host: str | None, port: int | None) -> None
     systemd = Systemd(os.environ, os.getpid(), time.monotonic)
     with output.attached():
         try:
-            run(serve(config, log=log, systemd=systemd, reload=reload, output=output))
+            run(
+                serve(
+                    config,
+                    log=log,
+                    systemd=systemd,
+                    reload=reload,
+                    output=output,
+                    # Nothing of ours is left to be closed: the kernel does it.
+                    leave=lambda: os._exit(0),
+                )
+            )
         except ConfigError as exc:
             refuse(str(exc), EX_CONFIG)
         except OSError as exc:

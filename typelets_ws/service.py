@@ -22,6 +22,8 @@ __all__ = ["beat", "run", "serve"]
 
 START_S: Final = 30
 """How long a start may still take, told to systemd again and again."""
+HURRY_S: Final = 0.5
+"""From the second signal to the end, whatever it takes."""
 UNREADY_S: Final = 0.2
 """Between looks while not ready yet."""
 
@@ -49,19 +51,21 @@ async def serve(
     pages: Mapping[str, Page] | None = None,
     announce: Callable[[Daemon], None] = lambda _: None,
     output: Output | None = None,
+    leave: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until told to stop.
 
     `reload` reads the configuration anew, or says what is wrong and returns None.
     `announce` is called once the port is open. `output` is what the log ends in: it
-    is told its level, and asked to sum up floods. Raises like `app.running`.
+    is told its level, and asked to sum up floods. `leave` ends the process when a
+    second signal has not ended it in time. Raises like `app.running`.
     """
     for caution in cautions(config):
         log.warning("caution", text=caution)
     _raise_file_limit(config, log)
     sockets = systemd.sockets()
     async with running(config, log=log, pages=pages, sockets=sockets) as daemon:
-        stop = _on_signals(daemon, reload, systemd, output)
+        stop = _on_signals(daemon, reload, systemd, output, leave)
         passed = bool(sockets)
         log.info("listening", host=config.server.host, port=daemon.port, passed=passed)
         announce(daemon)
@@ -112,6 +116,7 @@ def _on_signals(
     reload: Callable[[], Config | None],
     systemd: Systemd,
     output: Output | None,
+    leave: Callable[[], None],
 ) -> asyncio.Event:
     """Obey SIGTERM, SIGINT and SIGHUP; returns what is set when we are to stop."""
     loop = asyncio.get_running_loop()
@@ -121,6 +126,8 @@ def _on_signals(
         if stop.is_set():
             daemon.log.warning("ending_at_once")
             daemon.hurry()
+            # A Postgres that says nothing holds even a cancelled statement.
+            loop.call_later(HURRY_S, leave)
         stop.set()
 
     def read_again() -> None:

@@ -1,12 +1,14 @@
 """Starting, draining, and restarting under load, with the installed command."""
 
 import asyncio
+import os
 import signal
 import socket
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 
 import pytest
 from websockets.asyncio.client import connect
@@ -250,6 +252,44 @@ def test_without_uvloop_the_stock_loop_serves_reloads_and_drains(
         assert await process.ended() == 0, process.text
 
     with supervised(redis_server.url, database.url) as supervisor:
+        run(scenario(supervisor))
+
+
+def test_a_second_signal_does_not_wait_for_a_postgres_that_says_nothing(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario(supervisor: Supervisor) -> None:
+        process = supervisor.start()
+        await process.heard("READY=1")
+        user = database.add_user("user_1")
+        note = database.add_note(user)
+        async with connect(supervisor.url) as socket_:
+            device = Device(socket_)
+            await device.receive()
+            await device.auth(mint(user))
+            with database.locked(note), ExitStack() as stack:
+                change = {"type": "note_update", "noteId": note}
+                await device.send({**change, "changes": {"title": "x"}})
+                await eventually(lambda: database.waiting_for_locks() == 1)
+                for row in database.execute(
+                    "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                ):
+                    os.kill(row["pid"], signal.SIGSTOP)
+                    stack.callback(os.kill, row["pid"], signal.SIGCONT)
+                process.send(signal.SIGTERM)
+                await process.heard("STOPPING=1")
+                process.send(signal.SIGTERM)
+                before = time.monotonic()
+                assert await process.ended() == 0, process.text
+                assert time.monotonic() - before < 2.0
+            assert await device.closed() == 1012
+
+    with supervised(
+        redis_server.url,
+        database.url,
+        server={"drain_seconds": 60.0},
+        database={"statement_timeout_ms": 20_000, "wait_ms": 20_000},
+    ) as supervisor:
         run(scenario(supervisor))
 
 

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any, cast
 
 import structlog
 
@@ -13,6 +14,7 @@ from typelets_ws.errors import CloseCode, Farewell
 from typelets_ws.frames import Frame
 from typelets_ws.handlers import Context
 from typelets_ws.hub import Hub
+from typelets_ws.log import FilteringBoundLogger
 from typelets_ws.metrics import Metrics
 from typelets_ws.ports import (
     Identity,
@@ -170,6 +172,24 @@ class FakeLink:
         self.held = held
 
 
+class Log(structlog.testing.CapturingLogger):
+    """A logger whose lines can be looked at: event and fields of each."""
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [dict(call.kwargs) for call in self.calls]
+
+    def bound(self) -> FilteringBoundLogger:
+        return cast(
+            FilteringBoundLogger,
+            structlog.wrap_logger(
+                self,
+                processors=[lambda _logger, _method, fields: ((), fields)],
+                wrapper_class=structlog.make_filtering_bound_logger(0),
+            ),
+        )
+
+
 class World:
     """All the collaborators, wired; `now_ms` moves by hand."""
 
@@ -189,16 +209,18 @@ class World:
             nonces=NonceRegistry(self.limits.nonces_per_user),
             barred=self.barred,
             metrics=self.metrics,
-            log=structlog.wrap_logger(
-                structlog.testing.CapturingLogger(),
-                wrapper_class=structlog.make_filtering_bound_logger(0),
-            ),
+            log=Log().bound(),
             now_ms=lambda: self.now_ms,
             devices_per_user=self.limits.devices_per_user,
         )
 
     def session(self, connection_id: str = "c1") -> Session:
         return Session(connection_id, self.limits, self.rules)
+
+    def figure(self, name: str, **labels: str) -> float:
+        """The value of a metric, 0 when it was never touched."""
+        found = self.metrics.registry.get_sample_value(f"typelets_ws_{name}", labels)
+        return found or 0.0
 
     def context(self) -> Context:
         ids = itertools.count(1)

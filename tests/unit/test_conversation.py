@@ -1,0 +1,316 @@
+"""Messages of one client in their order: at once, waiting, refused, or blamed on us."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from tests.fakes import NOTE, NOW_MS, FakeLink, Log, World
+from typelets_ws.config import Config, Messages
+from typelets_ws.convergence import Newest, Row
+from typelets_ws.conversation import INBOX_MESSAGES, Conversation, Services
+from typelets_ws.nonces import nonce_digest
+
+UPDATE = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
+Scenario = Callable[["Talk"], Awaitable[None]]
+
+
+class Talk:
+    """One conversation with everything it needs; tasks belong to `group`."""
+
+    def __init__(self, world: World, group: asyncio.TaskGroup) -> None:
+        self.world = world
+        self.log = Log()
+        self.tasks: list[asyncio.Task[None]] = []
+        self._group = group
+        self.link = FakeLink("c1")
+        self.published: list[tuple[str, dict[str, Any]]] = []
+        self.services = Services(
+            context=world.context(),
+            admission=world.admission,
+            newest=Newest(10, 1000),
+            publish=lambda user, event: self.published.append(
+                (user, json.loads(event))
+            ),
+            spawn=self.spawn,
+            metrics=world.metrics,
+            log=self.log.bound(),
+            monotonic=lambda: 0.0,
+            inbox_bytes_before_auth=100,
+            message_bytes=world.limits.message_bytes,
+        )
+        self.talk = Conversation(self.link, world.session(), self.services)
+
+    def say(self, message: object, *, text: bool = True) -> None:
+        data = message if isinstance(message, bytes) else json.dumps(message).encode()
+        self.talk.message(data, text=text)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(self._group.create_task(work))
+
+    async def idle(self) -> None:
+        """Let all that is being handled end."""
+        while self.tasks:
+            await self.tasks.pop(0)
+        assert not self.talk.busy
+
+    async def let_go(self, gate: asyncio.Event) -> None:
+        """Let what waits at the gate end; reading goes on then."""
+        gate.set()
+        await self.idle()
+        assert not self.link.held
+
+    def holds(self) -> bool:
+        """Whether the link was asked not to read on."""
+        return self.link.held
+
+    def heard(self) -> list[dict[str, Any]]:
+        """What the client was told since the last time."""
+        told, self.link.said = self.link.said, []
+        return [json.loads(text) for text in told]
+
+    async def ask(self, message: object) -> dict[str, Any]:
+        self.say(message)
+        await self.idle()
+        (answer,) = self.heard()
+        return answer
+
+    async def come_in(self, token: str = "alice/s1") -> dict[str, Any]:
+        return await self.ask({"type": "auth", "token": token})
+
+
+def converse(scenario: Scenario, **limits: int) -> None:
+    async def whole() -> None:
+        async with asyncio.TaskGroup() as group:
+            await scenario(Talk(World(**limits), group))
+
+    asyncio.run(whole())
+
+
+def kinds(found: list[dict[str, Any]]) -> list[str]:
+    return [str(message.get("code", message["type"])) for message in found]
+
+
+def test_what_needs_nobody_is_answered_in_the_same_turn() -> None:
+    async def scenario(talk: Talk) -> None:
+        talk.say({"type": "ping"})
+        talk.say(b"")
+        talk.say(b'{"type":"ping"}', text=False)
+        talk.say({"type": "join_note"})
+        assert kinds(talk.heard()) == [
+            "pong", "INVALID_MESSAGE", "INVALID_MESSAGE", "AUTH_REQUIRED",
+        ]  # fmt: skip
+        assert not talk.talk.busy
+
+    converse(scenario)
+
+
+def test_what_is_pipelined_waits_for_its_turn() -> None:
+    async def scenario(talk: Talk) -> None:
+        talk.world.clerk.gate.clear()
+        talk.say({"type": "auth", "token": "alice"})
+        talk.say({"type": "ping"})
+        talk.say(b"junk")
+        talk.say({"type": "join_note", "noteId": NOTE})
+        talk.say({"type": "ping"})
+        await asyncio.sleep(0)
+        assert talk.heard() == []
+        talk.world.clerk.gate.set()
+        await talk.idle()
+        assert kinds(talk.heard()) == [
+            "auth_success", "pong", "INVALID_MESSAGE", "note_joined", "pong",
+        ]  # fmt: skip
+        assert talk.link.inside
+
+    converse(scenario)
+
+
+def test_an_inbox_that_is_full_stops_the_reading_until_it_is_empty() -> None:
+    async def scenario(talk: Talk) -> None:
+        talk.world.clerk.gate.clear()
+        talk.say({"type": "auth", "token": "alice"})
+        talk.say(b"x" * 100)
+        assert not talk.holds()
+        talk.say(b"x")
+        assert talk.holds()
+        await talk.let_go(talk.world.clerk.gate)
+        talk.world.store.gate.clear()
+        talk.say({"type": "join_note", "noteId": NOTE})
+        for _ in range(INBOX_MESSAGES):
+            talk.say({"type": "ping"})
+        assert not talk.holds()
+        talk.say({"type": "ping"})
+        assert talk.holds()
+        await talk.let_go(talk.world.store.gate)
+
+    converse(scenario)
+
+
+def test_reading_held_for_half_a_message_goes_on_after_auth() -> None:
+    async def scenario(talk: Talk) -> None:
+        talk.world.clerk.gate.clear()
+        talk.say({"type": "auth", "token": "alice"})
+        talk.link.hold(held=True)
+        await talk.let_go(talk.world.clerk.gate)
+
+    converse(scenario)
+
+
+def test_behind_a_final_failure_nothing_is_handled() -> None:
+    async def scenario(talk: Talk) -> None:
+        talk.say({"type": "auth", "token": "malformed"})
+        talk.say({"type": "ping"})
+        await talk.idle()
+        assert kinds(talk.heard()) == ["auth_failed"]
+        assert talk.link.goodbye
+        assert talk.link.goodbye.close_code == 4401
+
+    converse(scenario)
+
+
+def test_the_rate_refuses_and_a_flood_ends_it() -> None:
+    async def scenario(talk: Talk) -> None:
+        for _ in range(5):
+            talk.say({"type": "ping", "requestId": "r"})
+        answers = talk.heard()
+        assert kinds(answers) == ["pong", "pong"] + ["RATE_LIMITED"] * 3
+        assert answers[-1]["requestId"] == "r"
+        talk.say({"type": "ping"})
+        assert talk.link.goodbye
+        assert talk.link.goodbye.close_code == 4429
+
+    converse(scenario, rate_messages=2)
+
+
+def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -> None:
+    async def scenario(talk: Talk) -> None:
+        talk.world.clerk.gate.clear()
+        talk.say({"type": "auth", "token": "alice"})
+        talk.say(b'{"requestId":"r"}' + b" " * 1000)
+        assert not talk.holds()
+        talk.world.clerk.gate.set()
+        await talk.idle()
+        answers = talk.heard()
+        assert kinds(answers) == ["auth_success", "MESSAGE_TOO_LARGE"]
+        assert "requestId" not in answers[1]
+
+    converse(scenario, message_bytes=500)
+
+
+def test_an_update_is_answered_and_told() -> None:
+    async def scenario(talk: Talk) -> None:
+        await talk.come_in()
+        answer = await talk.ask(UPDATE)
+        assert answer["type"] == "note_update_success"
+        ((user, event),) = talk.published
+        assert (user, event["event"]) == ("alice", "note_updated")
+
+    converse(scenario)
+
+
+def test_the_reply_shows_the_newest_row_shown_here() -> None:
+    async def scenario(talk: Talk) -> None:
+        await talk.come_in()
+        newer = Row("2026-01-02T00:00:00.000Z", b'{"newer":true}')
+        talk.services.newest.show(("alice", NOTE), newer, 0)
+        assert (await talk.ask(UPDATE))["updatedNote"] == {"newer": True}
+        assert talk.published[0][1]["version"] < newer.version
+        big = Row("2026-01-03T00:00:00.000Z", b"x" * 2000)
+        talk.services.newest.show(("alice", NOTE), big, 0)
+        assert (await talk.ask(UPDATE))["updatedNote"]["id"] == NOTE
+        assert talk.link.resyncs == ["conflict"]
+
+    converse(scenario)
+
+
+def test_an_announcement_is_told_and_not_answered() -> None:
+    async def scenario(talk: Talk) -> None:
+        await talk.come_in()
+        talk.say({"type": "note_deleted", "noteId": NOTE})
+        await talk.idle()
+        assert talk.heard() == []
+        assert talk.published[0][1]["event"] == "note_deleted"
+
+    converse(scenario)
+
+
+def test_a_failure_of_the_store_is_logged_under_the_id_that_is_told() -> None:
+    async def scenario(talk: Talk) -> None:
+        await talk.come_in()
+        talk.world.store.down = True
+        answer = await talk.ask(UPDATE)
+        assert answer["code"] == "UNAVAILABLE"
+        (line,) = talk.log.lines
+        assert line["event"] == "message_failed"
+        assert line["correlation_id"] == answer["correlationId"]
+        assert line["cause"] == "down"
+
+    converse(scenario)
+
+
+def test_what_nobody_thought_of_is_an_internal_error_and_no_more() -> None:
+    async def scenario(talk: Talk) -> None:
+        await talk.come_in()
+        talk.world.store.answer = RuntimeError("secret detail")
+        answer = await talk.ask(UPDATE | {"requestId": "r"})
+        assert answer == {
+            "type": "error", "message": "Internal error", "code": "INTERNAL",
+            "requestId": "r", "correlationId": answer["correlationId"],
+        }  # fmt: skip
+        assert talk.log.lines[-1]["event"] == "internal_error"
+        assert talk.log.lines[-1]["correlation_id"] == answer["correlationId"]
+        talk.world.store.answer = None
+        assert (await talk.ask(UPDATE))["type"] == "note_update_success"
+
+    converse(scenario)
+
+
+def envelope(secret: str, payload: object, nonce: str = "n") -> dict[str, Any]:
+    body = {"payload": payload, "timestamp": NOW_MS, "nonce": nonce}
+    text = json.dumps(body, separators=(",", ":")).encode()
+    mac = hmac.new(secret.encode(), text, hashlib.sha256).digest()
+    return {**body, "signature": base64.b64encode(mac).decode()}
+
+
+def test_a_signed_message_uses_up_its_nonce_everywhere() -> None:
+    async def scenario(talk: Talk) -> None:
+        secret = (await talk.come_in())["sessionSecret"]
+        assert (await talk.ask(envelope(secret, UPDATE, "n1")))["noteId"] == NOTE
+        assert talk.world.shared.used[nonce_digest("n1")] == 1
+        talk.world.shared.used[nonce_digest("n2")] = 1
+        signed = envelope(secret, UPDATE | {"requestId": "r"}, "n2")
+        answer = await talk.ask(signed)
+        assert (answer["code"], answer["requestId"]) == ("SIGNATURE_REJECTED", "r")
+        pong = await talk.ask(envelope(secret, {"type": "ping"}, "n3"))
+        assert pong["type"] == "pong"
+        assert talk.world.shared.used[nonce_digest("n3")] == 0
+
+    converse(scenario)
+
+
+def test_a_refused_signature_is_counted_and_logged_by_its_verdict() -> None:
+    async def scenario(talk: Talk) -> None:
+        await talk.come_in()
+        answer = await talk.ask(envelope("wrong", UPDATE))
+        assert answer["code"] == "SIGNATURE_REJECTED"
+        (line,) = talk.log.lines
+        assert (line["event"], line["verdict"]) == (
+            "signature_rejected",
+            "bad_signature",
+        )
+        kind = "signature_bad_signature"
+        assert talk.world.figure("security_events_total", kind=kind) == 1
+
+    converse(scenario)
+
+
+def test_other_settings_hold_from_the_next_message_on() -> None:
+    async def scenario(talk: Talk) -> None:
+        await talk.come_in()
+        talk.services.reconfigure(Config(messages=Messages(require_encrypted=True)))
+        assert (await talk.ask(UPDATE))["message"] == "title must be encrypted"
+
+    converse(scenario)

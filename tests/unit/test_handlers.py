@@ -1,0 +1,179 @@
+"""What each message does: message in, outcome or refusal out, nothing sent."""
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.fakes import FOLDER, NOBODYS, NOTE, NOW_MS, World
+from typelets_ws import events, handlers, messages
+from typelets_ws.config import Messages
+from typelets_ws.convergence import Row
+from typelets_ws.errors import Code, Refusal
+from typelets_ws.handlers import Outcome
+from typelets_ws.ports import Identity, Missing, StoreUnavailable
+from typelets_ws.session import Session
+from typelets_ws.signing import NonceMemory
+
+
+def session_of(world: World, user: str) -> Session:
+    session = world.session()
+    session.auth_succeeded(
+        Identity(user, None, 0, 60), messages.Auth(token="t"), NonceMemory(1), NOW_MS
+    )
+    return session
+
+
+def handle(world: World, message: dict[str, Any], user: str = "alice") -> Outcome:
+    decoded = messages.decode(json.dumps(message).encode())
+    session = session_of(world, user)
+    return asyncio.run(handlers.handle(world.context(), session, decoded))
+
+
+def refused(world: World, message: dict[str, Any], user: str = "alice") -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        handle(world, message | {"requestId": "r"}, user)
+    assert caught.value.request_id == "r"
+    return caught.value
+
+
+def reply_of(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.reply is not None
+    found = json.loads(messages.encode(outcome.reply))
+    assert isinstance(found, dict)
+    return found
+
+
+def event_of(outcome: Outcome) -> dict[str, Any]:
+    """The event, without what every event of ours has."""
+    assert outcome.event is not None
+    found = json.loads(events.encode(outcome.event))
+    assert found.pop("fromUserId") == "alice"
+    assert found.pop("exceptConnectionId") == "c1"
+    assert found.pop("publishedAt") == NOW_MS
+    assert isinstance(found, dict)
+    return found
+
+
+def test_every_client_message_but_auth_and_ping_has_a_handler() -> None:
+    others = set(messages.CLIENT_MESSAGES) - {messages.Auth, messages.Ping}
+    assert set(handlers.HANDLERS) == others
+    for kind, (handler, _) in handlers.HANDLERS.items():
+        assert getattr(handler, "__name__", "") == kind.__struct_config__.tag
+
+
+def test_ping() -> None:
+    pong = handlers.ping(messages.Ping(requestId="r"), 5)
+    assert messages.encode(pong) == b'{"type":"pong","requestId":"r","timestamp":5}'
+
+
+def test_join_note_and_leave_note() -> None:
+    world = World()
+    outcome = handle(world, {"type": "join_note", "noteId": NOTE, "requestId": "r"})
+    assert reply_of(outcome)["requestId"] == "r"
+    assert (outcome.event, outcome.row) == (None, None)
+    no = refused(world, {"type": "join_note", "noteId": NOTE}, "bob")
+    assert (no.code, no.note_id) == (Code.NOT_FOUND, NOTE)
+    gone = refused(world, {"type": "join_note", "noteId": NOBODYS})
+    assert gone.message == no.message
+    left = handle(world, {"type": "leave_note", "noteId": NOBODYS})
+    assert reply_of(left) == {"type": "note_left", "noteId": NOBODYS}
+
+
+def test_note_update() -> None:
+    world = World()
+    changes = {"title": "x", "tags": [], "evil": 1}
+    message = {"type": "note_update", "noteId": NOTE, "changes": changes}
+    outcome = handle(world, message)
+    at = "2026-01-01T00:00:00.001Z"
+    row = {"id": NOTE, "updatedAt": at}
+    assert world.store.written == [{"title": "x"}]
+    assert reply_of(outcome) == {
+        "type": "note_update_success", "noteId": NOTE, "updatedNote": row,
+        "timestamp": NOW_MS,
+    }  # fmt: skip
+    assert event_of(outcome) == {
+        "event": "note_updated", "noteId": NOTE, "updatedNote": row, "version": at,
+        "changes": {"title": "x", "updatedAt": at},
+    }  # fmt: skip
+    assert outcome.row == Row(at, msgspec.json.encode(row))
+    for name in ("tags", "other"):
+        assert world.figure("filtered_fields_total", field=name) == 1
+
+
+def test_note_update_that_is_refused() -> None:
+    world = World()
+    message: dict[str, Any] = {
+        "type": "note_update", "noteId": NOTE, "changes": {"folderId": FOLDER},
+    }  # fmt: skip
+    world.store.answer = Missing.FOLDER
+    no = refused(world, message)
+    assert (no.code, no.folder_id, no.note_id) == (Code.NOT_FOUND, FOLDER, NOTE)
+    world.store.answer = Missing.NOTE
+    no = refused(world, message)
+    assert (no.code, no.folder_id, no.note_id) == (Code.NOT_FOUND, None, NOTE)
+    assert refused(world, message | {"changes": None}).code is Code.INVALID_FIELD
+    world.rules = Messages(require_encrypted=True)
+    no = refused(world, message | {"changes": {"title": "plain"}})
+    assert no.message == "title must be encrypted"
+
+
+def test_a_store_that_is_down_is_told_with_an_id_for_the_log() -> None:
+    world = World()
+    world.store.answer = StoreUnavailable("timeout")
+    message = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
+    no = refused(world, message)
+    assert (no.code, no.message) == (Code.UNAVAILABLE, "Failed to update note")
+    assert (no.correlation_id, no.note_id) == ("id1", NOTE)
+    assert isinstance(no.__cause__, StoreUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "one_id", "own"),
+    [
+        ("note_created", "noteData", "noteId", NOTE),
+        ("folder_created", "folderData", "folderId", FOLDER),
+    ],
+)
+def test_creations(name: str, data: str, one_id: str, own: str) -> None:
+    world = World()
+    for content in ({}, {"id": own}, {"id": NOBODYS, "userId": "alice"}):
+        outcome = handle(world, {"type": name, data: content})
+        assert (outcome.reply, outcome.row) == (None, None)
+        assert event_of(outcome) == {"event": name, data: content}
+    assert handle(world, {"type": name, data: {}, one_id: own}).event
+    foreign = refused(world, {"type": name, data: {"id": own}}, "bob")
+    beside = refused(world, {"type": name, data: {}, one_id: own}, "bob")
+    claimed = refused(world, {"type": name, data: {"userId": "bob"}})
+    for no in (foreign, beside, claimed):
+        assert no.code is Code.ACCESS_DENIED
+    assert refused(world, {"type": name}).message == f"Missing {data}"
+
+
+@pytest.mark.parametrize(
+    ("name", "one_id", "own"),
+    [
+        ("note_deleted", "noteId", NOTE),
+        ("folder_deleted", "folderId", FOLDER),
+        ("folder_updated", "folderId", FOLDER),
+    ],
+)
+def test_deletions_and_updates_of_folders(name: str, one_id: str, own: str) -> None:
+    world = World()
+    for row_id in (own, own.upper(), NOBODYS):
+        outcome = handle(world, {"type": name, one_id: row_id})
+        assert outcome.reply is None
+        assert event_of(outcome) == {"event": name, one_id: row_id.lower()}
+    no = refused(world, {"type": name, one_id: own}, "bob")
+    assert no.code is Code.NOT_FOUND
+    assert own in {no.note_id, no.folder_id}
+    assert refused(world, {"type": name}).message == f"Missing {one_id}"
+
+
+def test_folder_updated_passes_on_what_came() -> None:
+    message = {"type": "folder_updated", "folderId": FOLDER, "changes": {"a": 1}}
+    event = event_of(handle(World(), message | {"updatedFolder": {"b": 2}}))
+    assert (event["changes"], event["updatedFolder"]) == ({"a": 1}, {"b": 2})
+    assert "updatedFolder" not in event_of(handle(World(), message))

@@ -100,6 +100,10 @@ class Histogram:
             # A sum that may go down is no counter, and is left out.
             total = spread.total if self._buckets[0] >= 0 else None
             family.add_metric(values, list(zip(bounds, counts, strict=True)), total)
+            if total is None:
+                # With the sum the count is left out as well; it is wanted.
+                labels = dict(zip(self._labels, values, strict=True))
+                family.add_sample(f"{self._name}_count", labels, sum(spread.counts))
         yield family
 
 

@@ -79,6 +79,8 @@ class Daemon:
             found.append("draining")
         if not self.postgres_answers:
             found.append("postgres does not answer")
+        if not self.bus.commands.up:
+            found.append("redis does not answer")
         age = self.bus.probe_age()
         if age is None or age > PROBE_AGE_S or not self.bus.listening:
             found.append("no probe came back through redis")

@@ -86,7 +86,6 @@ class Auth(_Section, frozen=True):
     """Clerk's own SDK keeps keys for five minutes."""
     key_refetch_s: Seconds = 30.0
     """At most one forced refetch in this long, however many junk tokens arrive."""
-    max_expired_tries: Count = 3
 
 
 class Limits(_Section, frozen=True):

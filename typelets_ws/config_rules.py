@@ -133,8 +133,7 @@ def _about_auth(auth: Auth) -> Iterator[tuple[str, str, str]]:
         yield (
             "auth",
             "jwt_key",
-            "an RSA public key in PEM of at least 2048 bits "
-            "(-----BEGIN PUBLIC KEY----- ...)",
+            "an RSA public key in PEM (BEGIN PUBLIC KEY) of at least 2048 bits",
         )
     for key in ("jwks_url", "api_url"):
         url = getattr(auth, key)

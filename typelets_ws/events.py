@@ -25,6 +25,7 @@ class Reason(StrEnum):
     UNKNOWN_EVENT = "unknown_event"
     INVALID_FIELD = "invalid_field"
     TOO_LARGE = "too_large"
+    TOO_DEEP = "too_deep"
 
 
 class EventRejected(Exception):
@@ -190,7 +191,9 @@ def decode(payload: bytes) -> Event:
         event: Event = _decoder.decode(payload)
     except msgspec.ValidationError as exc:
         raise EventRejected(_misfit(payload), str(exc)) from None
-    except (msgspec.DecodeError, RecursionError):
+    except RecursionError:
+        raise EventRejected(Reason.TOO_DEEP) from None
+    except msgspec.DecodeError:
         raise EventRejected(Reason.NOT_JSON) from None
     for field in ("changes", "updatedNote", "noteData", "folderData", "updatedFolder"):
         raw = getattr(event, field, UNSET)

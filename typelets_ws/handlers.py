@@ -16,7 +16,14 @@ from msgspec import UNSET, Raw
 from . import events, messages
 from .config import Messages
 from .convergence import Row
-from .errors import FOLDER_NOT_FOUND, FOREIGN_RESOURCE, NOTE_NOT_FOUND, Code, Refusal
+from .errors import (
+    FOLDER_NOT_FOUND,
+    FOREIGN_RESOURCE,
+    INVALID_MESSAGE,
+    NOTE_NOT_FOUND,
+    Code,
+    Refusal,
+)
 from .fields import accepted_changes, json_object, refuse_foreign, uuid
 from .metrics import Metrics
 from .ports import Missing, Store, StoreUnavailable
@@ -239,6 +246,11 @@ async def handle(
         refusal = Refusal(Code.UNAVAILABLE, failure, correlation_id=context.new_id())
         _name(refusal, message)
         raise refusal from exc
+    except RecursionError:
+        # Nested just so deep that one decoder takes it and the next does not.
+        refusal = Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE)
+        _name(refusal, message)
+        raise refusal from None
     except Refusal as refusal:
         _name(refusal, message)
         raise

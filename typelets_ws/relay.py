@@ -26,6 +26,8 @@ __all__ = ["Relay"]
 
 RESYNC_GAP_S: Final = 0.005
 """Devices that must fetch anew are told at least this far apart, up to the spread."""
+UNDELIVERABLE: Final = frozenset({Reason.TOO_LARGE, Reason.TOO_DEEP})
+"""Well-formed for all we know, so the devices have missed something."""
 
 
 @dataclass(slots=True)
@@ -48,10 +50,11 @@ class Relay:
         """Handle one event of this user. Never raises for what is in the payload."""
         try:
             if len(payload) > self.event_bytes:
-                self.resync([user_id], "event_too_large")
                 raise EventRejected(Reason.TOO_LARGE)
             event = events.decode(payload)
         except EventRejected as rejected:
+            if rejected.reason in UNDELIVERABLE:
+                self.resync([user_id], f"event_{rejected.reason}")
             self.metrics.events.labels("unknown", rejected.reason).inc()
             self.log.warning("event_dropped", reason=str(rejected.reason))
             return

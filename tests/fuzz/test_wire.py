@@ -213,10 +213,10 @@ def test_nesting_near_the_interpreters_limit_is_served_or_refused(
                 answers = await device.barrier()
                 assert answers == [] or answers[0]["code"] == "INVALID_MESSAGE", depth
                 if answers == []:
-                    assert deep in await other.receive_raw(), depth
+                    heard = await other.receive_raw()
+                    assert deep in heard or '"event_too_deep"' in heard, depth
             assert await other.barrier() == []
             assert not house.logged("internal_error")
-            assert not house.logged("event_dropped")
 
     run(scenario())
 

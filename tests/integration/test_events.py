@@ -133,7 +133,7 @@ MALFORMED: list[tuple[bytes, str]] = [
     (b'{"event":"note_created","noteData":null}', "invalid_field"),
     (b'{"event":"note_created","noteData":{"a":"\xff"}}', "not_utf8"),
     (b'{"event":"note_created","noteData":{"a":1,}}', "not_json"),
-    (b'{"event":"note_created","noteData":' + b"[" * 100_000, "not_json"),
+    (b'{"event":"note_created","noteData":' + b"[" * 100_000, "too_deep"),
     (b'{"event":"note_updated","noteId":"x","changes":{}}', "invalid_field"),
     (b'{"event":"session_revoked"}', "invalid_field"),
 ]
@@ -155,6 +155,8 @@ def test_malformed_events_are_counted_and_harm_nothing(
                 redis_server.url, "alice", {"event": "note_deleted", "noteId": "end"}
             )
             assert (await device.receive())["noteId"] == "end"
+            # What may have been sound, but could not be passed on, is told.
+            assert (await device.receive())["reason"] == "event_too_deep"
             assert await device.barrier() == []
             counted = {
                 reason: house.figure("events_total", event="unknown", result=reason)
@@ -261,5 +263,25 @@ def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_order(
             )
             for (user, _), found in zip(devices, received, strict=True):
                 assert found == events[user]
+
+    run(scenario())
+
+
+def test_an_event_too_large_for_any_device_is_told(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            house.device("alice") as device,
+        ):
+            data = {"text": "x" * (4 * 1_048_576)}
+            await publish(
+                redis_server.url, "alice", {"event": "note_created", "noteData": data}
+            )
+            told = await device.receive()
+            assert told["type"] == "resync_required"
+            assert told["reason"] == "event_too_large"
+            assert await device.barrier() == []
 
     run(scenario())

@@ -105,3 +105,8 @@ def test_non_ascii_that_is_utf8_is_fine() -> None:
     event = events.decode('{"event":"note_deleted","noteId":"é"}'.encode())
     assert isinstance(event, events.NoteDeleted)
     assert event.noteId == "é"
+
+
+def test_nesting_beyond_the_decoder_has_a_word_of_its_own() -> None:
+    payload = b'{"event":"note_created","noteData":{"x":' + b"[" * 100_000
+    assert rejection_of(payload).reason is Reason.TOO_DEEP

@@ -177,3 +177,15 @@ def test_folder_updated_passes_on_what_came() -> None:
     event = event_of(handle(World(), message | {"updatedFolder": {"b": 2}}))
     assert (event["changes"], event["updatedFolder"]) == ({"a": 1}, {"b": 2})
     assert "updatedFolder" not in event_of(handle(World(), message))
+
+
+def test_what_one_decoder_takes_and_the_next_does_not_is_refused() -> None:
+    deep = msgspec.Raw(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    message = messages.NoteCreated(noteData=deep, requestId="r")
+    world = World()
+    with pytest.raises(Refusal) as caught:
+        asyncio.run(
+            handlers.handle(world.context(), session_of(world, "alice"), message)
+        )
+    assert caught.value.code is Code.INVALID_MESSAGE
+    assert caught.value.request_id == "r"

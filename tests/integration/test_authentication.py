@@ -161,6 +161,7 @@ def test_auth_must_come_in_time_whatever_else_comes(
                 with suppress(ConnectionClosed):
                     while True:
                         await device.send({"type": "ping"})
+                        await asyncio.sleep(0.002)
 
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(ping())

@@ -17,12 +17,12 @@ from . import events, handlers, messages
 from .admission import Admission
 from .config import Config
 from .convergence import Forgotten, Newest
-from .errors import INVALID_MESSAGE, SIGNATURE_REJECTED, Code, Farewell, Refusal
+from .errors import INVALID_MESSAGE, Code, Farewell, Refusal
 from .handlers import Context, Outcome
 from .hub import Device
 from .metrics import Metrics
 from .session import Admitted, Session, SignatureRefusal, State
-from .signing import nonce_digest, nonce_ttl_ms
+from .signing import SignatureVerdict, nonce_digest, nonce_ttl_ms
 
 __all__ = ["Conversation", "Link", "Services"]
 
@@ -207,10 +207,8 @@ class Conversation:
             nonce_ttl_ms(envelope.timestamp, self._services.now_ms()),
         )
         if not claimed:
-            raise Refusal(
-                Code.SIGNATURE_REJECTED,
-                SIGNATURE_REJECTED,
-                request_id=admitted.message.requestId,
+            raise SignatureRefusal(
+                SignatureVerdict.REPLAYED, admitted.message.requestId
             )
 
     async def _auth(self, message: messages.Auth) -> None:

@@ -162,6 +162,7 @@ def test_a_nonce_is_single_use_over_all_processes(
             replayed = await laptop.ask(envelope)
             assert replayed["message"] == "Message authentication failed"
             assert replayed["code"] == "SIGNATURE_REJECTED"
+            assert there.figure("security_events_total", kind="signature_replayed") == 1
             assert (await laptop.ask(laptop.signed(leave)))["type"] == "note_left"
 
     run(scenario())

@@ -213,6 +213,9 @@ def _as_server(command: list[str]) -> list[str]:
         prefix += [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}"]
         prefix += ["--clear-groups", "--inh-caps=-all,+dac_override"]
         prefix += ["--ambient-caps=-all,+dac_override"]
+        # access(2), by which initdb looks for its companions, ignores the capabilities
+        # of a user without this.
+        prefix += ["--securebits=+no_setuid_fixup"]
     return [*prefix, *command]
 
 

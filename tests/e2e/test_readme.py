@@ -327,10 +327,12 @@ def test_a_publisher_may_neither_listen_nor_read(world: World) -> None:
 
 
 DRIVER = """
-// Node 20 has no WebSocket of its own: ws speaks the same words.
+// Debian's Node 18 has neither of its own: ws speaks the same words.
 import WebSocket from "ws";
+import { webcrypto } from "crypto";
 import { createInterface } from "readline";
 globalThis.WebSocket ??= WebSocket;
+globalThis.crypto ??= webcrypto;
 const { connect } = await import("./client.mjs");
 const tell = (what) => console.log(JSON.stringify(what));
 const [url, ...tokens] = process.argv.slice(2);

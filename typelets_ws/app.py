@@ -194,6 +194,7 @@ class _Builder:
             on_gap=relay.resync,
             on_unpublished=lambda *unpublished: self.daemon.unpublished(*unpublished),
         )
+        bus.when_read(self.hub.send)
         shared = SharedLimits(
             config.redis,
             config.limits.devices_per_user,

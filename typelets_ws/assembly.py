@@ -33,6 +33,11 @@ class Assembly:
         """Bytes of an unfinished message."""
         return len(self._joined or b"")
 
+    @property
+    def idle(self) -> bool:
+        """True between messages."""
+        return self._joined is None
+
     def drop(self) -> None:
         """Forget the unfinished message."""
         self._joined = None
@@ -46,7 +51,8 @@ class Assembly:
         if frame.opcode is not Opcode.CONT:
             self._text = frame.opcode is Opcode.TEXT
             if frame.fin:
-                return self._whole(bytes(frame.data), room)
+                data = bytes(frame.data)
+                return self.whole(data, room, text=self._text), self._text
             self._joined = bytearray(frame.data)
             self._pieces = 1
             return None
@@ -56,17 +62,19 @@ class Assembly:
         self._pieces += 1
         if frame.fin:
             data, self._joined = bytes(self._joined), None
-            return self._whole(data, room)
+            return self.whole(data, room, text=self._text), self._text
         if self._pieces > FRAGMENTS:
             raise Farewell(CloseCode.MESSAGE_TOO_BIG, "too_many_fragments")
         return None
 
-    def _whole(self, data: bytes, room: int) -> tuple[bytes, bool]:
+    @staticmethod
+    def whole(data: bytes, room: int, *, text: bool) -> bytes:
+        """Return the data of a message if it may be one. Raises as `add` does."""
         if len(data) > room:
             raise Farewell(CloseCode.MESSAGE_TOO_BIG, "message_too_big")
-        if self._text and not data.isascii():
+        if text and not data.isascii():
             try:
                 data.decode()
             except UnicodeDecodeError:
                 raise Farewell(CloseCode.INVALID_DATA, "invalid_utf8") from None
-        return data, self._text
+        return data

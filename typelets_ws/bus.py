@@ -109,6 +109,10 @@ class Bus:
         """Hear the user's events: see `Subscriber.subscribe`."""
         return await self._subscriber.subscribe(user_id)
 
+    def when_read(self, tell: Callable[[], None]) -> None:
+        """Tell when all events at hand were passed on: see `Subscriber.when_read`."""
+        self._subscriber.when_read(tell)
+
     def unsubscribe(self, user_id: str) -> None:
         """Stop hearing the user, after a while."""
         self._subscriber.unsubscribe(user_id)

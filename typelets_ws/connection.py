@@ -25,7 +25,7 @@ from .assembly import Assembly
 from .config import Config
 from .conversation import Conversation
 from .errors import AUTH_TIMEOUT, CloseCode, Code, Farewell, Refusal
-from .frames import PING, Frame
+from .frames import PING, Frame, whole_text
 from .house import House
 from .liveness import Due
 from .session import Session
@@ -73,7 +73,42 @@ class Connection(Wire):
         self._ws.parser.close()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have arrived."""
+        """Bytes have arrived; what is answered at once leaves in one write."""
+        self._corked = True
+        try:
+            conversation = self._conversation
+            if conversation is None or not self._taken(conversation, data):
+                self._take_apart(data)
+        finally:
+            self._corked = False
+        if self._outbox.queued:
+            self.flush()
+
+    def _taken(self, conversation: Conversation, data: bytes) -> bool:
+        """Take the common case, one whole text frame, past the protocol.
+
+        Only between frames and between messages, where the protocol holds nothing of
+        what came before, so that it need not know.
+        """
+        if (
+            not self.open
+            or self._deflate
+            or self._ws.reader.buffer
+            or not self._assembly.idle
+        ):
+            return False
+        text = whole_text(data)
+        if text is None:
+            return False
+        try:
+            whole = Assembly.whole(text, self._room(conversation), text=True)
+            conversation.message(whole, text=True)
+        except Farewell as farewell:
+            self._fail(farewell)
+        return True
+
+    def _take_apart(self, data: bytes) -> None:
+        """Let the protocol read, and handle what it has read."""
         ws = self._ws
         if not self._inside and not ws.eof_sent and _OTHER_METHOD.match(data):
             # websockets would drop a request with a body without an answer.
@@ -120,7 +155,7 @@ class Connection(Wire):
         self._liveness.opened(house.monotonic(), auth_timeout)
         self._look_again()
         self._write_protocol()
-        self.push(_GREETING)
+        self._push(_GREETING.deflated if self._deflate else _GREETING.plain)
 
     # Frames in.
 
@@ -169,13 +204,15 @@ class Connection(Wire):
     # Frames out.
 
     def push(self, frame: Frame) -> None:
-        """Queue a frame; see `hub.Device`."""
+        """Send a frame; see `hub.Device`."""
         if self.open:
-            self._push(frame.deflated if self._deflate else frame.plain)
+            self._send(frame.deflated if self._deflate else frame.plain)
 
     def say(self, text: bytes) -> None:
         """Send one message; see `conversation.Link`."""
-        self.push(Frame(text))
+        if self.open:
+            frame = Frame(text)
+            self._push(frame.deflated if self._deflate else frame.plain)
 
     # The device.
 

@@ -93,13 +93,17 @@ class Daemon:
         others are told to resync when Redis is back.
         """
         if not self.bus.listening:
-            self.relay.receive(user_id, event)
+            self._serve_here(user_id, event)
         self.bus.publish(user_id, event)
 
     def unpublished(self, user_id: str, event: bytes, _reason: str) -> None:
         """Redis did not take an event: serve the devices of this process."""
         if self.bus.listening:
-            self.relay.receive(user_id, event)
+            self._serve_here(user_id, event)
+
+    def _serve_here(self, user_id: str, event: bytes) -> None:
+        self.relay.receive(user_id, event)
+        self.hub.send()
 
     def alive(self) -> bool:
         """For the watchdog: the loop runs this, and the subscriber is not stuck.

@@ -4,13 +4,17 @@ Law: every method is a plain `def`, so nobody's feet are stepped on; whoever is
 attached gets every frame delivered from then on, in the order of the calls, and
 whoever is detached gets nothing more. Fan-out touches only the user's own
 devices, so its cost does not grow with the number of users.
+
+What is delivered is gathered by user until `send`, which goes over the devices once:
+several frames leave as one, joined once for all of them. Whoever delivers also sends,
+in the same turn of the loop and before anybody is attached or detached.
 """
 
 from collections.abc import Collection, Iterator
 from typing import Protocol
 
 from .errors import CloseCode
-from .frames import Frame
+from .frames import Frame, Frames
 
 __all__ = ["Device", "Hub"]
 
@@ -34,7 +38,7 @@ class Device(Protocol):
         ...
 
     def push(self, frame: Frame) -> None:
-        """Queue a frame; never blocks, never raises."""
+        """Send a frame; never blocks, never raises, never detaches anybody."""
         ...
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -46,11 +50,16 @@ class Device(Protocol):
         ...
 
 
+_Parcel = tuple[Frame, str | None]
+"""A frame, and the device that does not get it."""
+
+
 class Hub:
     """The one index: devices by user, then by connection id."""
 
     def __init__(self) -> None:
         self._users: dict[str, dict[str, Device]] = {}
+        self._gathered: dict[str, list[_Parcel]] = {}
         self.devices = 0
 
     def attach(self, user_id: str, device: Device) -> None:
@@ -69,21 +78,21 @@ class Hub:
     def deliver(self, user_id: str, frame: Frame, but: str | None = None) -> int:
         """Give a frame to the user's devices, except the one with id `but`.
 
-        Returns how many got it.
+        Returns how many get it, at the next `send`.
         """
         devices = self._users.get(user_id)
         if devices is None:
             return 0
-        # push() only queues; even a device that is full detaches later, in its own
-        # turn of the loop, so the dict does not change under this iteration.
-        if but is None or but not in devices:
-            for device in devices.values():
-                device.push(frame)
-            return len(devices)
-        for connection_id, device in devices.items():
-            if connection_id != but:
-                device.push(frame)
-        return len(devices) - 1
+        self._gathered.setdefault(user_id, []).append((frame, but))
+        return len(devices) - (but in devices)
+
+    def send(self) -> None:
+        """Let go of all that was delivered."""
+        gathered, self._gathered = self._gathered, {}
+        for user_id, parcels in gathered.items():
+            devices = self._users.get(user_id)
+            if devices is not None:
+                _send(devices, parcels)
 
     def has_other(self, user_id: str, but: str | None) -> bool:
         """Whether the user has a device here, apart from the one with id `but`."""
@@ -104,3 +113,21 @@ class Hub:
 
     def __len__(self) -> int:
         return len(self._users)
+
+
+def _send(devices: dict[str, Device], parcels: list[_Parcel]) -> None:
+    together = _joined([frame for frame, _ in parcels])
+    spared = {but for _, but in parcels if but in devices}
+    if not spared:
+        for device in devices.values():
+            device.push(together)
+        return
+    for connection_id, device in devices.items():
+        if connection_id not in spared:
+            device.push(together)
+        elif frames := [frame for frame, but in parcels if but != connection_id]:
+            device.push(_joined(frames))
+
+
+def _joined(frames: list[Frame]) -> Frame:
+    return frames[0] if len(frames) == 1 else Frames(frames)

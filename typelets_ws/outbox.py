@@ -1,10 +1,11 @@
 """What a device has yet to be sent: gathered by turn, bounded by bytes and time.
 
 Frames pushed during one turn of the loop leave in one write at its end, whatever
-pushed them. The common case, an empty socket buffer, is written straight to the
-file descriptor: a transport adds two thirds to the price of a small write and
-does the same. What the kernel does not take goes to the transport, and from then
-on everything does until its buffer has drained, so the order holds.
+pushed them; what is sent while nothing waits leaves at once. The common case, an
+empty socket buffer, is written straight to the file descriptor: a transport adds two
+thirds to the price of a small write and does the same. What the kernel does not take
+goes to the transport, and from then on everything does until its buffer has drained,
+so the order holds.
 """
 
 import os
@@ -55,7 +56,7 @@ class Turn:
 class Outbox:
     """The frames of one device on their way out."""
 
-    __slots__ = ("_backlog", "_fd", "_frames", "_given", "_transport", "queued")
+    __slots__ = ("_fd", "_frames", "_given", "_transport", "backlog", "queued")
 
     def __init__(self, transport: Transport, fd: int) -> None:
         """`fd` is the socket's, or -1 where bytes must pass the transport (TLS)."""
@@ -63,13 +64,15 @@ class Outbox:
         self._fd = fd
         self._frames: list[bytes] = []
         self.queued = 0
-        self._backlog = 0
+        """Bytes pushed since the last flush."""
+        self.backlog = 0
+        """Bytes that the transport holds, as of the last look."""
         self._given = 0
 
     @property
     def unsent(self) -> int:
         """Bytes not taken by the kernel yet, as of the last flush."""
-        return self.queued + self._backlog
+        return self.queued + self.backlog
 
     def push(self, data: bytes) -> bool:
         """Queue bytes; True when they are the first since the last flush."""
@@ -83,16 +86,20 @@ class Outbox:
         self._frames.clear()
         self.queued = 0
 
+    def send(self, data: bytes) -> bool:
+        """Write past an empty queue and no backlog; True when all of it has left."""
+        return self._transport.is_closing() or self._write(data)
+
     def flush(self) -> bool:
         """Write what is queued; True when all of it has left."""
         frames, queued = self._frames, self.queued
         if not queued:
-            return not self._backlog
+            return not self.backlog
         if self._transport.is_closing():
             self.drop()
             return True
-        if self._backlog:
-            self._backlog = self._transport.get_write_buffer_size()
+        if self.backlog:
+            self.backlog = self._transport.get_write_buffer_size()
         if len(frames) == 1:
             done = self._write(frames[0])
         elif queued <= JOIN_BYTES:
@@ -107,11 +114,11 @@ class Outbox:
 
     def drained(self) -> int:
         """Bytes that have left the transport's buffer so far: progress shows here."""
-        self._backlog = self._transport.get_write_buffer_size()
-        return self._given - self._backlog
+        self.backlog = self._transport.get_write_buffer_size()
+        return self._given - self.backlog
 
     def _write(self, data: bytes) -> bool:
-        if not self._backlog and self._fd >= 0:
+        if not self.backlog and self._fd >= 0:
             try:
                 sent = os.write(self._fd, data)
             except (BlockingIOError, InterruptedError):
@@ -127,5 +134,5 @@ class Outbox:
             rest = data
         self._transport.write(rest)
         self._given += len(rest)
-        self._backlog = self._transport.get_write_buffer_size()
-        return not self._backlog
+        self.backlog = self._transport.get_write_buffer_size()
+        return not self.backlog

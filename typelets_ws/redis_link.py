@@ -73,7 +73,7 @@ class Link(asyncio.Protocol, Generic[Waiting]):
         raise NotImplementedError
 
     def read(self) -> None:
-        """All replies that have arrived so far have been taken."""
+        """All replies that have arrived were taken; the link may be over by now."""
 
     def ended(self, waiting: deque[tuple[float, Waiting]], reason: str) -> None:
         """The link is over; `waiting` got no reply. Called once."""
@@ -123,8 +123,7 @@ class Link(asyncio.Protocol, Generic[Waiting]):
                 received(reply)
         except hiredis.ProtocolError:
             self.drop("garbled")
-        else:
-            self.read()
+        self.read()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone."""

@@ -47,7 +47,10 @@ class Relay:
     event_bytes: int
 
     def receive(self, user_id: str, payload: bytes) -> None:
-        """Handle one event of this user. Never raises for what is in the payload."""
+        """Handle one event of this user. Never raises for what is in the payload.
+
+        What devices get of it leaves with the next `hub.send`.
+        """
         try:
             if len(payload) > self.event_bytes:
                 raise EventRejected(Reason.TOO_LARGE)
@@ -107,6 +110,8 @@ class Relay:
         )
 
     def _obey(self, user_id: str, order: events.Event) -> None:
+        # What came before the order is for those who are sent away as well.
+        self.hub.send()
         if isinstance(order, events.SessionRevoked):
             self.barred.add(order.sessionId, self.now_ms())
             self.remember_revoked(order.sessionId)

@@ -51,6 +51,7 @@ class Subscriber:
         self._metrics = metrics
         self._log = log
         self._on_event = on_event
+        self._when_read: list[Callable[[], None]] = []
         self._on_gap = on_gap
         self._internal = internal
         self._on_listening = on_listening
@@ -109,6 +110,13 @@ class Subscriber:
         self._leaving[user_id] = loop.time() + self._config.unsubscribe_delay_s
         if self._leave_timer is None:
             self._leave_timer = loop.call_at(self._leaving[user_id], self._leave)
+
+    def when_read(self, tell: Callable[[], None]) -> None:
+        """Call `tell` each time `on_event` has had all that had arrived.
+
+        It is the same turn of the loop: nothing else happens in between.
+        """
+        self._when_read.append(tell)
 
     def replace(self, reason: str) -> None:
         """Give this link up for a new one: it does not hear what it should."""
@@ -233,6 +241,11 @@ class Subscriber:
             # One bad event must not cost everybody the link.
             self._metrics.events.labels(event="unknown", result="failed").inc()
             self._log.exception("event_handler_failed")
+
+    def read(self) -> None:
+        """All messages that had arrived were passed on."""
+        for tell in self._when_read:
+            tell()
 
     def confirmed(self, kind: bytes, wish: Wish, channels: int) -> None:
         """Redis has done the next of what it was asked for."""

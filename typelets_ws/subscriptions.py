@@ -45,12 +45,16 @@ class Owner(Protocol):
         """A message on a channel."""
         ...
 
+    def read(self) -> None:
+        """All messages that had arrived were passed on."""
+        ...
+
     def confirmed(self, kind: bytes, wish: Wish, channels: int) -> None:
         """Redis has done this; it counts so many channels."""
         ...
 
     def settled(self) -> None:
-        """All that has arrived was taken."""
+        """So were all confirmations."""
         ...
 
     def refused(self, error: Exception) -> None:
@@ -91,7 +95,8 @@ class Messages(Link[tuple[bytes, Wish]]):
             self.drop("unexpected")
 
     def read(self) -> None:
-        """Tell the owner that the confirmations are through for now."""
+        """Tell the owner that this is all for now."""
+        self._owner.read()
         if self._changed and not self.reason:
             self._changed = False
             self._owner.settled()

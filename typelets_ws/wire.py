@@ -26,6 +26,7 @@ class Wire(asyncio.Protocol):
 
     __slots__ = (
         "_address",
+        "_corked",
         "_house",
         "_liveness",
         "_outbox",
@@ -46,6 +47,7 @@ class Wire(asyncio.Protocol):
         )
         self._liveness = Liveness(config.limits, house.monotonic())
         self._reading = True
+        self._corked = False
         self.open = False
         self.slot = 0
 
@@ -87,8 +89,22 @@ class Wire(asyncio.Protocol):
     # Out.
 
     def _push(self, data: bytes) -> None:
-        if self._outbox.push(data):
+        """Queue bytes for the end of the turn, or of the read being answered."""
+        if self._outbox.push(data) and not self._corked:
             self._house.turn.add(self)
+
+    def _send(self, data: bytes) -> None:
+        """Write bytes now, unless others wait before them.
+
+        Law: nothing here detaches the device, whoever calls may be going over them.
+        """
+        outbox = self._outbox
+        if outbox.queued or outbox.backlog:
+            self._push(data)
+            return
+        self._house.sent_bytes += len(data)
+        if not outbox.send(data):
+            self._backlogged()
 
     def _write_protocol(self) -> None:
         """Send what the protocol itself has to say: handshake, pong, close."""
@@ -105,8 +121,11 @@ class Wire(asyncio.Protocol):
         if self.open and self._overflows(outbox):
             self._evict("unsent_bytes")
         elif not outbox.flush() and self.open:
-            self._liveness.backlogged(self._house.monotonic(), outbox.drained())
-            self._look_again()
+            self._backlogged()
+
+    def _backlogged(self) -> None:
+        self._liveness.backlogged(self._house.monotonic(), self._outbox.drained())
+        self._look_again()
 
     def _overflows(self, outbox: Outbox) -> bool:
         limit = self._house.config.limits.unsent_bytes

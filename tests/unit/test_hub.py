@@ -36,7 +36,50 @@ def test_a_frame_reaches_all_of_a_users_devices_but_one() -> None:
     assert hub.deliver("alice", frame, "1") == 1
     assert hub.deliver("alice", frame, "3") == 2
     assert hub.deliver("nobody", frame) == 0
-    assert (len(phone.frames), len(laptop.frames), len(other.frames)) == (2, 3, 0)
+    assert phone.frames == laptop.frames == []
+    for _ in range(2):
+        hub.send()  # the second time there is nothing left to send
+    got = [b"".join(f.plain for f in d.frames) for d in (phone, laptop, other)]
+    assert got == [2 * frame.plain, 3 * frame.plain, b""]
+
+
+def test_frames_delivered_together_leave_as_one_joined_once_for_all() -> None:
+    hub, one, two = Hub(), Frame(b"1"), Frame(b"2")
+    phone, laptop = Fake("1"), Fake("2")
+    hub.attach("alice", phone)
+    hub.attach("alice", laptop)
+    hub.deliver("alice", one)
+    hub.send()
+    assert phone.frames == laptop.frames == [one]
+    hub.deliver("alice", one)
+    hub.deliver("alice", two, "elsewhere")
+    hub.send()
+    assert phone.frames[1] is laptop.frames[1]
+    assert phone.frames[1].plain == one.plain + two.plain
+    assert phone.frames[1].deflated == one.deflated + two.deflated
+    assert phone.frames[1].deflated is phone.frames[1].deflated
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("123x")), max_size=20))
+def test_each_gets_what_is_not_its_own_in_the_order_of_the_calls(
+    calls: list[tuple[str, str]],
+) -> None:
+    hub = Hub()
+    devices = {user: [Fake(f"{user}{n}") for n in range(1, 4)] for user in "ab"}
+    for user, those in devices.items():
+        for device in those:
+            hub.attach(user, device)
+    for number, (user, but) in enumerate(calls):
+        hub.deliver(user, Frame(b"%d" % number), f"{user}{but}")
+    hub.send()
+    for user, those in devices.items():
+        for device in those:
+            wanted = [
+                Frame(b"%d" % number).plain
+                for number, (whose, but) in enumerate(calls)
+                if whose == user and f"{user}{but}" != device.connection_id
+            ]
+            assert [f.plain for f in device.frames] == [b"".join(wanted)][: len(wanted)]
 
 
 def test_who_is_detached_gets_nothing_and_leaves_nothing() -> None:
@@ -47,6 +90,8 @@ def test_who_is_detached_gets_nothing_and_leaves_nothing() -> None:
     assert hub.of_user("alice") == (device,)
     hub.detach("alice", device)
     assert hub.deliver("alice", Frame(b"x")) == 0
+    hub.send()
+    assert device.frames == []
     assert (len(hub), hub.devices, hub.count("alice")) == (0, 0, 0)
     assert hub.of_user("alice") == ()
     assert list(hub.users()) == []

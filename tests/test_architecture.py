@@ -39,11 +39,13 @@ FLOORS = {
     "rules": floor(
         1,
         """session signing nonces javascript limits deadlines liveness convergence
-        fields frames assembly""",
+        fields frames assembly upgrade""",
     ),
     "behaviour": floor(2, "hub handlers admission"),
     "sockets": floor(
-        3, "connection wire conversation outbox house listener tls endpoints relay"
+        3,
+        """connection entrance wire conversation outbox house listener tls endpoints
+        relay""",
     ),
     "outside": floor(
         3,
@@ -77,6 +79,7 @@ EXCEPTIONS = {
     ("settings", "pathlib"): "it reads the configuration file",
     ("assembly", "websockets"): "the library's Sans-I/O frames: bytes in, bytes out",
     ("frames", "websockets"): "the library's Sans-I/O frames: bytes in, bytes out",
+    ("upgrade", "websockets"): "one hash of the library's: text in, text out",
 }
 CLOCK_CALLS = frozenset({"now", "utcnow", "today"})
 

@@ -1,7 +1,8 @@
 """One client's socket: bytes in, decisions obeyed, bytes out.
 
-The WebSocket protocol is websockets' Sans-I/O `ServerProtocol`; what may be said
-is the session's to decide, in which order the conversation's; this pumps. Laws:
+The WebSocket protocol is websockets' Sans-I/O `Protocol`, but for what is so common
+and so simple that it is taken past it (`entrance`, `frames`); what may be said is the
+session's to decide, in which order the conversation's; this pumps. Laws:
 
 1. No task and no timer belong to an idle connection: the `Deadlines` wheel calls
    `due`, and `liveness` knows for what (handshake, auth, ping, stall, abort).
@@ -11,33 +12,30 @@ is the session's to decide, in which order the conversation's; this pumps. Laws:
    detached, and nothing further is delivered to it.
 """
 
-import re
 from contextlib import suppress
 from typing import Final, cast
 
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 from websockets.http11 import Request
-from websockets.protocol import OPEN
 
 from . import messages
 from .assembly import Assembly
 from .config import Config
 from .conversation import Conversation
+from .entrance import Entrance
 from .errors import AUTH_TIMEOUT, CloseCode, Code, Farewell, Refusal
-from .frames import PING, Frame, whole_text
+from .frames import PING, Frame, is_pong, whole_text
 from .house import House
 from .liveness import Due
 from .session import Session
-from .wire import Wire
 
 __all__ = ["Connection"]
 
-_OTHER_METHOD: Final = re.compile(rb"(?!GET )[A-Z]{3,16} ")
 _GREETING: Final = Frame(messages.encode(messages.ConnectionEstablished()))
 
 
-class Connection(Wire):
+class Connection(Entrance):
     """A socket from accept to loss; `Device` to the hub, `Link` to its conversation."""
 
     __slots__ = (
@@ -45,15 +43,12 @@ class Connection(Wire):
         "_attached",
         "_authenticated",
         "_conversation",
-        "_deflate",
-        "_inside",
     )
 
     def __init__(self, house: House) -> None:
         super().__init__(house)
         self._conversation: Conversation | None = None
         self._assembly = Assembly()
-        self._deflate = self._inside = False
         self._attached = self._authenticated = False
 
     # The socket.
@@ -70,14 +65,18 @@ class Connection(Wire):
             self._house.door.leave(self._address, authenticated=self._authenticated)
         # Ends two cycles of references: the collector has nothing to do with churn.
         self._conversation = None
-        self._ws.parser.close()
+        if self._protocol is not None:
+            self._protocol.parser.close()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived; what is answered at once leaves in one write."""
         self._corked = True
         try:
             conversation = self._conversation
-            if conversation is None or not self._taken(conversation, data):
+            if conversation is None:
+                if not self._upgraded(data) and not self._other_method(data):
+                    self._take_apart(data)
+            elif not self._taken(conversation, data):
                 self._take_apart(data)
         finally:
             self._corked = False
@@ -85,20 +84,20 @@ class Connection(Wire):
             self.flush()
 
     def _taken(self, conversation: Conversation, data: bytes) -> bool:
-        """Take the common case, one whole text frame, past the protocol.
+        """Take the common cases, one whole text frame or pong, past the protocol.
 
         Only between frames and between messages, where the protocol holds nothing of
         what came before, so that it need not know.
         """
-        if (
-            not self.open
-            or self._deflate
-            or self._ws.reader.buffer
-            or not self._assembly.idle
-        ):
+        protocol = self._protocol
+        within = protocol is not None and protocol.reader.buffer
+        if within or not self.open or self._deflate or not self._assembly.idle:
             return False
         text = whole_text(data)
         if text is None:
+            if is_pong(data):
+                self._liveness.ponged()
+                return True
             return False
         try:
             whole = Assembly.whole(text, self._room(conversation), text=True)
@@ -110,11 +109,6 @@ class Connection(Wire):
     def _take_apart(self, data: bytes) -> None:
         """Let the protocol read, and handle what it has read."""
         ws = self._ws
-        if not self._inside and not ws.eof_sent and _OTHER_METHOD.match(data):
-            # websockets would drop a request with a body without an answer.
-            ws.send_response(ws.reject(405, "Only GET is served here.\n"))
-            self._write_protocol()
-            return
         ws.receive_data(data)
         for event in ws.events_received():
             if isinstance(event, Request):
@@ -125,36 +119,15 @@ class Connection(Wire):
             self._refuse_to_buffer(self._conversation)
         self._write_protocol()
 
-    # The handshake.
-
-    def _request(self, request: Request) -> None:
-        house, ws = self._house, self._ws
-        response = house.endpoints.answer(request, admin=False)
-        if response is None:
-            self._address = house.client_address(self._address, request)
-            response = ws.accept(request)
-            if response.status_code == 426:
-                response = ws.reject(426, "A WebSocket client is needed here.\n")
-                response.headers["Upgrade"] = "websocket"
-            if response.status_code == 101:
-                response = house.admit(ws, self._address) or response
-            house.observe_handshake(ws, request, response, self._address)
-        ws.send_response(response)
-        # The protocol's parser holds on to the request for ever: 2 KB of headers.
-        request.headers.clear()
-        if ws.state is OPEN:
-            self._begin()
-
     def _begin(self) -> None:
+        """See `entrance.Entrance`."""
         house, config = self._house, self._house.config
-        self._inside = self.open = True
-        self._deflate = bool(self._ws.extensions)
+        self.open = True
         session = Session(house.new_id(), config.limits, config.messages)
         self._conversation = Conversation(self, session, house.services)
         auth_timeout = config.auth.auth_timeout_ms / 1000
         self._liveness.opened(house.monotonic(), auth_timeout)
         self._look_again()
-        self._write_protocol()
         self._push(_GREETING.deflated if self._deflate else _GREETING.plain)
 
     # Frames in.
@@ -243,7 +216,8 @@ class Connection(Wire):
 
     def reconfigure(self, config: Config) -> None:
         """See `house.Inhabitant`."""
-        self._ws.max_message_size = config.limits.unread_bytes
+        if self._protocol is not None:
+            self._protocol.max_message_size = config.limits.unread_bytes
         self._liveness.reconfigure(config.limits)
         if self._conversation is not None:
             self._session.reconfigure(config.limits, config.messages)

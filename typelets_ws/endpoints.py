@@ -9,6 +9,7 @@ import hmac
 import http
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
+from typing import Final
 
 import msgspec
 from prometheus_client import exposition
@@ -23,6 +24,10 @@ __all__ = ["Endpoints", "Page", "respond"]
 
 Page = Callable[[Request], Response]
 """Answers a GET at once: it runs on the loop."""
+
+
+PATHS: Final = frozenset({"/health", "/ready", "/websocket/status"})
+"""What is answered whether or not an upgrade is asked for."""
 
 
 class Endpoints:

@@ -22,7 +22,7 @@ try:  # as the library does: in C where the platform has it
 except ImportError:
     from websockets.utils import apply_mask
 
-__all__ = ["DEFLATE", "PING", "Frame", "Frames", "whole_text"]
+__all__ = ["DEFLATE", "PING", "Frame", "Frames", "is_pong", "whole_text"]
 
 PING: Final = WireFrame(Opcode.PING, b"").serialize(mask=False)
 
@@ -31,6 +31,8 @@ _HEAD: Final = struct.Struct("!BB")
 _HEAD_16: Final = struct.Struct("!BBH")
 _HEAD_64: Final = struct.Struct("!BBQ")
 _MASKED: Final = 0x80
+_PONG: Final = bytes((0x80 | Opcode.PONG, _MASKED))
+_PONG_SIZE: Final = 6
 _SIZE_16: Final = 126
 _LEAST_16: Final = bytes((0, _SIZE_16))
 
@@ -98,6 +100,11 @@ class Frames(Frame):
         if self._deflated is None:
             self._deflated = b"".join([frame.deflated for frame in self._frames])
         return self._deflated
+
+
+def is_pong(data: bytes) -> bool:
+    """Whether `data` is a client's whole answer to `PING`, and no more."""
+    return len(data) == _PONG_SIZE and data.startswith(_PONG)
 
 
 def whole_text(data: bytes) -> bytes | None:

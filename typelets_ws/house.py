@@ -17,11 +17,12 @@ from websockets.typing import Origin
 from .config import Config
 from .conversation import Services
 from .deadlines import Deadlines
-from .endpoints import Endpoints
+from .endpoints import PATHS, Endpoints
 from .errors import CloseCode, Farewell
 from .limits import Door, DoorVerdict
 from .metrics import Metrics
 from .outbox import Turn
+from .upgrade import Upgrade
 
 __all__ = ["House", "Inhabitant"]
 
@@ -120,19 +121,17 @@ class House:
         """A socket is gone."""
         self.connections.discard(inhabitant)
 
-    def client_address(self, peer: str, request: Request) -> str:
+    def client_address(self, peer: str, forwarded_for: str, real_ip: str) -> str:
         """Whose request it is: the peer's, or whom a trusted proxy speaks for.
 
-        Of X-Forwarded-For the rightmost address that is no trusted proxy counts:
-        what stands left of it came from outside (spec section 1).
+        The two are the request's headers. Of X-Forwarded-For the rightmost address
+        that is no trusted proxy counts: what stands left of it came from outside
+        (spec section 1).
         """
         if not self._trusted(peer):
             return peer
-        forwarded = ",".join(request.headers.get_all("X-Forwarded-For"))
-        hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
-        if not hops:
-            hops = request.headers.get_all("X-Real-IP")[-1:]
-        for hop in reversed(hops):
+        hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
+        for hop in reversed(hops or [real_ip]):
             if not _is_address(hop):
                 break
             peer = hop
@@ -146,24 +145,40 @@ class House:
         parsed = ipaddress.ip_address(address)
         return any(parsed in network for network in self._proxies)
 
-    def admit(self, ws: ServerProtocol, address: str) -> Response | None:
-        """Count a handshake that is otherwise fine; a 503 when it is one too many."""
+    def welcomes(self, upgrade: Upgrade) -> bool:
+        """Whether it may be answered as it stands: no path of ours, a known origin."""
+        if self.config.server.permessage_deflate:
+            return False
+        if upgrade.path.partition("?")[0] in PATHS:
+            return False
+        return self.origins is None or upgrade.origin in self.origins
+
+    def admit(self, address: str) -> bool:
+        """Count a handshake that is otherwise fine; False when it is one too many."""
         # Also while draining: who had reached the port in time counts a refusal as a
         # failure, and a 1012 right after the handshake as a restart.
         verdict = self.door.enter(address, self.monotonic())
         if verdict is DoorVerdict.OPEN:
-            return None
+            return True
         self.metrics.evictions.labels(str(verdict)).inc()
         self.log.warning("handshake_refused", reason=str(verdict), address=address)
+        return False
+
+    @staticmethod
+    def busy(ws: ServerProtocol) -> Response:
+        """The answer to one who is not admitted."""
         response = ws.reject(503, "Too busy, come back later.\n")
         response.headers["Retry-After"] = RETRY_AFTER_S
         return response
 
-    def observe_handshake(
-        self, ws: ServerProtocol, request: Request, response: Response, address: str
+    def observe_handshake(self, status: int) -> None:
+        """Count a handshake."""
+        self.metrics.handshakes.labels(str(status)).inc()
+
+    def observe_origin(
+        self, ws: ServerProtocol, request: Request, address: str
     ) -> None:
-        """Count a handshake, and tell of a forbidden origin."""
-        self.metrics.handshakes.labels(str(response.status_code)).inc()
+        """Tell of a forbidden origin."""
         if isinstance(ws.handshake_exc, InvalidOrigin):
             self.metrics.security_events.labels("origin").inc()
             self.log.warning(

@@ -8,7 +8,7 @@ is followed by a half-close, a little patience, and a hard abort.
 import asyncio
 from typing import cast
 
-from websockets.protocol import SEND_EOF
+from websockets.protocol import OPEN, SEND_EOF, Protocol, Side
 from websockets.server import ServerProtocol
 
 from .config import Config
@@ -30,22 +30,17 @@ class Wire(asyncio.Protocol):
         "_house",
         "_liveness",
         "_outbox",
+        "_protocol",
         "_reading",
         "_transport",
-        "_ws",
         "open",
         "slot",
     )
 
     def __init__(self, house: House) -> None:
-        config = house.config
         self._house = house
-        self._ws = ServerProtocol(
-            origins=house.origins,
-            extensions=[DEFLATE] if config.server.permessage_deflate else None,
-            max_size=config.limits.unread_bytes,
-        )
-        self._liveness = Liveness(config.limits, house.monotonic())
+        self._protocol: Protocol | None = None
+        self._liveness = Liveness(house.config.limits, house.monotonic())
         self._reading = True
         self._corked = False
         self.open = False
@@ -68,6 +63,25 @@ class Wire(asyncio.Protocol):
         """The peer will send no more."""
         self._ws.receive_eof()
         self._write_protocol()
+
+    @property
+    def _ws(self) -> Protocol:
+        """The library's protocol, made when there is something for it to do.
+
+        Most connections open, live and end without: 2.5 KB of each.
+        """
+        if self._protocol is None:
+            server, limits = self._house.config.server, self._house.config.limits
+            self._protocol = (
+                Protocol(Side.SERVER, state=OPEN, max_size=limits.unread_bytes)
+                if self.open
+                else ServerProtocol(
+                    origins=self._house.origins,
+                    extensions=[DEFLATE] if server.permessage_deflate else None,
+                    max_size=limits.unread_bytes,
+                )
+            )
+        return self._protocol
 
     def due(self, now: float) -> float | None:
         """Do what is due; see `deadlines.Due`."""

@@ -1,0 +1,102 @@
+"""One client's socket until it is a WebSocket: plain answers, refusals, the upgrade.
+
+An upgrade that comes whole and without extensions is answered past the library
+(`upgrade`); everything else is read and judged by it. Either way the same door is
+passed, and `_begin` is where the connection opens.
+"""
+
+import re
+from typing import Final, cast
+
+from websockets.http11 import Request
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from .house import House
+from .upgrade import read_upgrade
+from .wire import Wire
+
+__all__ = ["Entrance"]
+
+_OTHER_METHOD: Final = re.compile(rb"(?!GET )[A-Z]{3,16} ")
+
+
+class Entrance(Wire):
+    """The way in; `Connection` is what lies behind it."""
+
+    __slots__ = ("_deflate", "_inside")
+
+    def __init__(self, house: House) -> None:
+        super().__init__(house)
+        self._deflate = self._inside = False
+
+    def _begin(self) -> None:
+        """The connection is open."""
+        raise NotImplementedError
+
+    def _upgraded(self, data: bytes) -> bool:
+        """Answer the common case, a whole upgrade in one read, past the protocol."""
+        house = self._house
+        upgrade = read_upgrade(data) if self._protocol is None else None
+        if upgrade is None or not house.welcomes(upgrade):
+            return False
+        self._address = house.client_address(
+            self._address, upgrade.forwarded_for, upgrade.real_ip
+        )
+        if house.admit(self._address):
+            house.observe_handshake(101)
+            self._push(upgrade.response)
+            self._inside = True
+            self._begin()
+        else:
+            self._turn_away(data)
+        return True
+
+    def _turn_away(self, data: bytes) -> None:
+        """Let the protocol say 503, as it sees to what may still come."""
+        ws = self._http
+        ws.receive_data(data)
+        ws.events_received()
+        response = self._house.busy(ws)
+        self._house.observe_handshake(response.status_code)
+        ws.send_response(response)
+        self._write_protocol()
+
+    def _other_method(self, data: bytes) -> bool:
+        """Answer what is no GET: the protocol drops such a request if it has a body."""
+        if self._inside or self._ws.eof_sent or not _OTHER_METHOD.match(data):
+            return False
+        ws = self._http
+        ws.send_response(ws.reject(405, "Only GET is served here.\n"))
+        self._write_protocol()
+        return True
+
+    def _request(self, request: Request) -> None:
+        house, ws = self._house, self._http
+        response = house.endpoints.answer(request, admin=False)
+        if response is None:
+            self._address = house.client_address(
+                self._address,
+                ",".join(request.headers.get_all("X-Forwarded-For")),
+                ",".join(request.headers.get_all("X-Real-IP")[-1:]),
+            )
+            response = ws.accept(request)
+            if response.status_code == 426:
+                response = ws.reject(426, "A WebSocket client is needed here.\n")
+                response.headers["Upgrade"] = "websocket"
+            if response.status_code == 101 and not house.admit(self._address):
+                response = house.busy(ws)
+            house.observe_handshake(response.status_code)
+            house.observe_origin(ws, request, self._address)
+        ws.send_response(response)
+        # The protocol's parser holds on to the request for ever: 2 KB of headers.
+        request.headers.clear()
+        if ws.state is OPEN:
+            self._inside = True
+            self._deflate = bool(ws.extensions)
+            self._write_protocol()
+            self._begin()
+
+    @property
+    def _http(self) -> ServerProtocol:
+        return cast("ServerProtocol", self._ws)

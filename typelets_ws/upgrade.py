@@ -1,0 +1,93 @@
+"""The request that nearly every client opens with: a whole upgrade in one read. Pure.
+
+Law: what is taken here, the library would have answered with the same 101 (RFC 6455
+section 4.2.2); the tests hold the two against each other. Whatever is unusual, be it
+right or wrong, is left to the library. It costs a tenth of what the library takes,
+which is a third of all that a device costs to let in.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from websockets.utils import accept_key
+
+__all__ = ["Upgrade", "read_upgrade"]
+
+_LONGEST: Final = 8_192
+"""Bytes in all: the library's limit for one line."""
+_MOST_HEADERS: Final = 128
+_LOOKED_AT: Final = frozenset({
+    "connection", "upgrade", "sec-websocket-key", "sec-websocket-version", "origin",
+    "x-forwarded-for", "x-real-ip",
+})  # fmt: skip
+_UNUSUAL: Final = frozenset({
+    "content-length", "transfer-encoding", "sec-websocket-protocol",
+})  # fmt: skip
+_CONNECTION: Final = frozenset({"upgrade", "keep-alive, upgrade"})
+_KEY: Final = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
+"""16 bytes in base64."""
+_RESPONSE: Final = (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+    "Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n"
+)
+
+
+class Upgrade(NamedTuple):
+    """What of the request matters to us, and the answer that opens the connection."""
+
+    path: str
+    origin: str | None
+    forwarded_for: str
+    real_ip: str
+    response: bytes
+
+
+def read_upgrade(data: bytes) -> Upgrade | None:
+    """Read `data` as one whole upgrade without extensions; None: not so simple.
+
+    Whether the origin is welcome, and whether there is room, is the caller's to judge.
+    """
+    if not data.endswith(b"\r\n\r\n") or len(data) > _LONGEST or not data.isascii():
+        return None
+    first, *lines = data[:-4].decode().split("\r\n")
+    # A line break of another kind, or a tab, is not printable.
+    if len(lines) > _MOST_HEADERS or not (first + "".join(lines)).isprintable():
+        return None
+    words = first.split(" ")
+    if len(words) != 3 or words[0] != "GET" or words[2] != "HTTP/1.1":
+        return None
+    headers = _headers(lines)
+    if headers is None or not _asks_for_websocket(headers):
+        return None
+    return Upgrade(
+        words[1],
+        headers.get("origin"),
+        headers.get("x-forwarded-for", ""),
+        headers.get("x-real-ip", ""),
+        (_RESPONSE % accept_key(headers["sec-websocket-key"])).encode(),
+    )
+
+
+def _headers(lines: list[str]) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.replace("-", "").isalnum():
+            return None
+        name = name.lower()
+        if name in _LOOKED_AT:
+            if name in found:
+                return None
+            found[name] = value.strip(" ")
+        elif name in _UNUSUAL:
+            return None
+    return found
+
+
+def _asks_for_websocket(headers: dict[str, str]) -> bool:
+    return (
+        headers.get("connection", "").lower() in _CONNECTION
+        and headers.get("upgrade", "").lower() == "websocket"
+        and headers.get("sec-websocket-version") == "13"
+        and _KEY.fullmatch(headers.get("sec-websocket-key", "")) is not None
+    )

@@ -68,7 +68,7 @@ class Wire(asyncio.Protocol):
     def _ws(self) -> Protocol:
         """The library's protocol, made when there is something for it to do.
 
-        Most connections open, live and end without: 2.5 KB of each.
+        Most connections open, live and end without: 2 KB of each.
         """
         if self._protocol is None:
             server, limits = self._house.config.server, self._house.config.limits

@@ -9,6 +9,7 @@ Example:    scripts/bench fanout ping --json figures.json
 import argparse
 import os
 import resource
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,9 @@ def main() -> None:
     unknown = set(args.rows) - ROWS.keys()
     if unknown:
         parser.error(f"unknown row {' '.join(sorted(unknown))}; see --help")
+    if shutil.which("redis-server") is None:
+        # The stand-in of dev mode is slow: every figure would be nonsense.
+        sys.exit("bench: redis-server is missing; it is what is measured with")
     _allow_files()
     core = server_core()
     # Children inherit it: Redis and Postgres run beside the load.

@@ -31,6 +31,18 @@ apt_install() {
   apt-get -q install -y --no-install-recommends "$@"
 }
 
+# Install the packages of those commands that are missing, named command:package as
+# Debian does; leaves their names in `missing` where that failed.
+install_missing() {
+  local pair
+  PATH=$PATH:/usr/sbin:/sbin
+  missing=()
+  for pair in "$@"; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+  done
+  [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
+}
+
 # Make .venv with the extras in $1, unless it has them as pyproject.toml is now;
 # sets PYTHON.
 make_venv() {

@@ -1,9 +1,10 @@
 """Measure the daemon beside its baselines: scripts/bench [ROW ...]
 
-Rows: fanout groups burst ping handshake signed updates idle storm growth; all of
-them when none is named, which takes less than five minutes.
+Rows: fanout groups burst ping handshake signed updates idle storm active growth
+processes; all of them when none is named, which takes less than five minutes.
 
-Example:    scripts/bench fanout ping --json figures.json
+Examples:   scripts/bench fanout ping --json figures.json
+            scripts/bench --charts charts
 """
 
 import argparse
@@ -14,12 +15,16 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .bench import Bench, Figure
-from .machine import load_cores, server_core
-from .report import as_json, table
+from .bench import Bench
+from .charts import charts
+from .cores import layout
+from .figure import Figure
+from .report import LEGEND, as_json, table
 from .rows_clients import handshake, ping, signed, updates
 from .rows_delivery import burst, fanout, groups
-from .rows_scale import growth, idle, storm
+from .rows_growth import growth
+from .rows_processes import processes
+from .rows_scale import active, idle, storm
 
 ROWS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "fanout": fanout,
@@ -31,9 +36,11 @@ ROWS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "updates": updates,
     "idle": idle,
     "storm": storm,
+    "active": active,
     "growth": growth,
+    "processes": processes,
 }
-FILES = 12_000
+FILES = 16_000
 
 
 def main() -> None:
@@ -48,6 +55,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all values")
+    parser.add_argument("--charts", type=Path, metavar="DIR", help="draw SVG files")
     args = parser.parse_args()
     unknown = set(args.rows) - ROWS.keys()
     if unknown:
@@ -56,15 +64,19 @@ def main() -> None:
         # The stand-in of dev mode is slow: every figure would be nonsense.
         sys.exit("bench: redis-server is missing; it is what is measured with")
     _allow_files()
-    core = server_core()
+    cores = layout(os.sched_getaffinity(0))
     # Children inherit it: Redis and Postgres run beside the load.
-    os.sched_setaffinity(0, load_cores())
+    os.sched_setaffinity(0, cores.load)
     figures: list[Figure] = []
-    with Bench(quick=args.quick, core=core) as bench:
+    with Bench(quick=args.quick, cores=cores) as bench:
         for name in args.rows or ROWS:
             figures += ROWS[name](bench)
         bench.tell("done")
-    print(table(figures))
+    print(table(figures), LEGEND, sep="\n\n")
+    if args.charts:
+        args.charts.mkdir(parents=True, exist_ok=True)
+        for name, picture in charts(figures).items():
+            Path(args.charts, f"{name}.svg").write_text(picture, encoding="utf-8")
     if args.json:
         args.json.write_text(as_json(figures, quick=args.quick) + "\n")
     sys.exit(any(figure.met is False for figure in figures))

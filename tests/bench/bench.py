@@ -3,72 +3,43 @@
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tests.tokens import mint, public_pem
 from typelets_ws.dev import samples
 from typelets_ws.dev.postgres import Postgres
 from typelets_ws.dev.redis import Redis
 
+from .cores import Busy, Layout
 from .load import Publisher, Script, frame, upgrade
 from .machine import Child, Meter
 
-__all__ = ["Bench", "Figure"]
+__all__ = ["Bench", "turns"]
 
 ANSWER = b'"connectionId"'
 PLENTY = 1_000_000
+T = TypeVar("T")
 
 
-@dataclass
-class Figure:
-    """One line of the table. `theirs` empty: the figure is held against `target`.
+def turns(subjects: Sequence[T], number: int) -> Sequence[T]:
+    """The subjects in the order of this round: there, and in the next one back.
 
-    The ratio is taken round by round; `at_least` turns the target round.
+    A machine that gets slower and slower would else favour whoever comes first.
     """
-
-    row: str
-    work: str
-    unit: str
-    ours: list[float]
-    baseline: str = ""
-    theirs: list[float] = field(default_factory=list)
-    target: float | None = None
-    at_least: bool = False
-    shares: tuple[float, float] = (0.0, 0.0)
-
-    @property
-    def ratios(self) -> list[float]:
-        """Ours to theirs, by round."""
-        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
-
-    @property
-    def judged(self) -> float:
-        """What is held against the target."""
-        return median(self.ratios if self.theirs else self.ours)
-
-    @property
-    def met(self) -> bool | None:
-        """None where nothing is promised."""
-        if self.target is None:
-            return None
-        return (self.judged >= self.target) is self.at_least or (
-            self.judged == self.target
-        )
+    return subjects[::-1] if number % 2 else subjects
 
 
 class Bench:
     """One run. Servers are started when a row asks for them, and end with it."""
 
-    def __init__(self, *, quick: bool, core: int) -> None:
+    def __init__(self, *, quick: bool, cores: Layout) -> None:
         self.quick = quick
-        self._core = core
+        self.cores = cores
         self._stack = ExitStack()
         self._tokens: dict[str, str] = {}
         self._began = time.monotonic()
@@ -94,8 +65,11 @@ class Bench:
         samples.fill(server.url())
         return server.url()
 
-    def daemon(self, **sections: dict[str, Any]) -> Child:
-        """The daemon, its limits out of the way; `sections` change keys."""
+    def daemon(self, beside: Child | None = None, **sections: dict[str, Any]) -> Child:
+        """The daemon, its limits out of the way; `sections` change keys.
+
+        `beside` another one: on the second core, hearing the same events.
+        """
         config: dict[str, dict[str, Any]] = {
             "server": {"port": 0},
             "admin": {"enabled": False},
@@ -117,7 +91,9 @@ class Bench:
         }
         for section, keys in sections.items():
             config[section] = config[section] | keys
-        return Child("daemon", self._core, config=config)
+        if beside:
+            return Child("daemon", self.cores.second, beside.prefix, config=config)
+        return Child("daemon", self.cores.server, config=config)
 
     def relay(
         self, *, uvloop: bool = True, ping_interval: float | None = None
@@ -125,7 +101,7 @@ class Bench:
         """The naive relay; without keepalive unless told otherwise."""
         return Child(
             "relay",
-            self._core,
+            self.cores.server,
             redis_url=self.redis.url,
             uvloop=uvloop,
             ping_interval=ping_interval,
@@ -133,17 +109,21 @@ class Bench:
 
     def floor(self) -> Child:
         """The bare loop of writes."""
-        return Child("floor", self._core)
+        return Child("floor", self.cores.server)
 
     def bare_updates(self, notes: list[tuple[str, str]]) -> Child:
         """The bare loop of UPDATEs, of these users' notes."""
         return Child(
             "update",
-            self._core,
+            self.cores.server,
             uvloop=True,
             notes=notes,
             database_url=self.database_url,
         )
+
+    def busy(self) -> Busy:
+        """How busy the cores are while something is done again and again."""
+        return Busy(self.cores.groups)
 
     def publisher(self) -> Publisher:
         """A link to Redis for events."""

@@ -57,13 +57,17 @@ class _Client:
 
 
 class Crowd:
-    """Connected clients, in the order in which they were asked for."""
+    """Connected clients, in the order in which they were asked for.
+
+    `served` has the moments at which each of them had said its script.
+    """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._room = bytearray(ROOM)
         self.socks: dict[int, socket.socket] = {}
         self.heard: dict[int, bytes] = {}
+        self.served: list[float] = []
 
     def __len__(self) -> int:
         return len(self.socks)
@@ -90,6 +94,7 @@ class Crowd:
                 client = connecting[fd]
                 if self._advance(client):
                     self.heard[fd] = client.heard
+                    self.served.append(time.monotonic())
                     del connecting[fd]
             if time.monotonic() > until:
                 raise Refused(f"{len(connecting)} connections were not served")
@@ -115,8 +120,8 @@ class Crowd:
         self._epoll.modify(client.sock, select.EPOLLIN)
         return client.step == len(client.script)
 
-    def drain(self, total: int) -> None:
-        """Read until this many bytes have come, over all clients."""
+    def drain(self, total: int) -> int:
+        """Read until this many bytes have come, over all clients; how many more did."""
         poll, room, socks = self._epoll.poll, self._room, self.socks
         while total > 0:
             ready = poll(PATIENCE_S, 4096)
@@ -127,8 +132,9 @@ class Crowd:
                 if not size:
                     raise Refused("closed under load")
                 total -= size
+        return -total
 
-    def learn(self, cause: Callable[[], None]) -> int:
+    def learn(self, cause: Callable[[], object]) -> int:
         """Let `cause` send one message to every client; returns its size."""
         cause()
         got = dict.fromkeys(self.socks, 0)

@@ -1,4 +1,4 @@
-"""Cores and processes: where what runs, and what it has used.
+"""Child processes, and what they have used.
 
 CPU time is read from the kernel's clock of the other process, to the nanosecond,
 so nothing runs inside a server that measures it.
@@ -6,46 +6,37 @@ so nothing runs inside a server that measures it.
 
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Child", "Meter", "load_cores", "server_core"]
+__all__ = ["Child", "Meter"]
 
 QUIET_S = 0.03
 PATIENCE_S = 60.0
 _numbers = itertools.count(1)
 
 
-def server_core() -> int:
-    """The core that the server has for itself."""
-    return min(os.sched_getaffinity(0))
-
-
-def load_cores() -> set[int]:
-    """The other cores; the same one where there is only one."""
-    cores = os.sched_getaffinity(0)
-    return cores - {min(cores)} or cores
-
-
 class Child:
     """A server in a process of its own on `core`; ready when entered.
 
     `settings` go to `servers.main`; it answers with one line of JSON. Each has its own
-    `prefix` on Redis, so that none hears what is published for another.
+    `prefix` on Redis, so that none hears what is published for another, unless it is
+    to hear what that other server hears.
     """
 
-    def __init__(self, kind: str, core: int, **settings: Any) -> None:
+    def __init__(
+        self, kind: str, core: int, prefix: str | None = None, **settings: Any
+    ) -> None:
         setpriv = shutil.which("setpriv")
         bound = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
-        self.prefix = f"bench-{next(_numbers)}:"
+        self.prefix = prefix or f"bench-{next(_numbers)}:"
         order = {"kind": kind, "core": core, "prefix": self.prefix, **settings}
         self._process = subprocess.Popen(
             [*bound, sys.executable, "-m", "tests.bench.servers", json.dumps(order)],
@@ -131,14 +122,30 @@ class Meter:
         return self.busy, self.robbed
 
     @contextmanager
-    def watch(self, child: Child, cost: list[float], units: int) -> Iterator[None]:
-        """Add the child's CPU time per unit of what happens inside, in seconds."""
-        child.quiesce()
-        before, busy, began = child.cpu(), time.process_time(), time.monotonic()
-        waited = child.waited()
+    def watch(
+        self, child: Child | Sequence[Child], cost: list[float], units: int
+    ) -> Iterator[None]:
+        """Add the CPU time per unit of what happens inside, in seconds.
+
+        Of several children: what they used together.
+        """
+        children = [child] if isinstance(child, Child) else child
+        for each in children:
+            each.quiesce()
+        before, waited = _used(children), _waited(children)
+        busy, began = time.process_time(), time.monotonic()
         yield
         took = time.monotonic() - began
         self.busy = max(self.busy, (time.process_time() - busy) / took)
-        self.robbed = max(self.robbed, (child.waited() - waited) / took)
-        child.quiesce()
-        cost.append((child.cpu() - before) / units)
+        self.robbed = max(self.robbed, (_waited(children) - waited) / took)
+        for each in children:
+            each.quiesce()
+        cost.append((_used(children) - before) / units)
+
+
+def _used(children: Sequence[Child]) -> float:
+    return sum(child.cpu() for child in children)
+
+
+def _waited(children: Sequence[Child]) -> float:
+    return sum(child.waited() for child in children)

@@ -7,21 +7,30 @@ from importlib.metadata import version
 from statistics import median
 from typing import Any
 
-from .bench import Figure
+from .figure import Figure
 
-__all__ = ["as_json", "table"]
+__all__ = ["LEGEND", "as_json", "table"]
 
+HEAD = ["work", "daemon", "baseline", "", "ratio", "target", "", "load", "robbed"]
+LEGEND = """\
+load: how busy the load generator was, at most
+robbed: how long other programs kept a server off its core, at most; latencies and
+  rates mean nothing while that is much
+cores: how busy each core was while the daemon ran / while the baseline did; the
+  server's first, then a second server's and those of the load, Redis and Postgres"""
 LIBRARIES = ("websockets", "uvloop", "redis", "psycopg", "msgspec")
 
 
 def table(figures: Iterable[Figure]) -> str:
     """Markdown, columns in line: median and, in brackets, the spread.
 
-    load: how busy the generator was at most; robbed: how long a server was kept off
-    its core by other programs at most. Latencies mean nothing while that is much.
+    The last column is there where something was measured for it.
     """
-    head = ["work", "daemon", "baseline", "", "ratio", "target", "", "load", "robbed"]
+    head = [*HEAD, "cores"]
     lines = [head, *map(_cells, figures)]
+    if not any(line[-1] for line in lines[1:]):
+        lines = [line[:-1] for line in lines]
+        head = lines[0]
     widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
@@ -31,15 +40,17 @@ def table(figures: Iterable[Figure]) -> str:
 
 
 def _cells(figure: Figure) -> list[str]:
-    theirs = ratio = target = ""
-    if figure.theirs:
-        theirs, ratio = _spread(figure.theirs, figure.unit), _spread(figure.ratios, "")
+    theirs = _spread(figure.theirs, figure.unit) if figure.theirs else ""
+    ratio = _spread(figure.ratios, "") if figure.ratios else ""
+    target = ""
     if figure.target is not None:
         target = f"{'>=' if figure.at_least else '<='} {figure.target:g}"
     verdict = {None: "", True: "met", False: "missed"}[figure.met]
     shares = [f"{s:.0%}" if s else "" for s in figure.shares]
     ours = _spread(figure.ours, figure.unit)
-    return [figure.work, ours, figure.baseline, theirs, ratio, target, verdict, *shares]
+    cores = " / ".join(" + ".join(f"{s:.0%}" for s in some) for some in figure.cores)
+    numbers = [theirs, ratio, target, verdict, *shares, cores]
+    return [figure.work, ours, figure.baseline, *numbers]
 
 
 def _spread(values: list[float], unit: str) -> str:
@@ -72,7 +83,7 @@ def _record(figure: Figure) -> dict[str, Any]:
 
 def _fields(figure: Figure) -> Iterator[tuple[str, Any]]:
     yield from vars(figure).items()
-    if figure.theirs:
+    if figure.ratios:
         yield "ratio", median(figure.ratios)
     yield "median", median(figure.ours)
     yield "met", figure.met

@@ -5,14 +5,16 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import repeat
 
 import psycopg
 
-from .bench import Bench, Figure
+from .bench import Bench, turns
+from .figure import Figure
 from .load import Crowd, Script, frame, upgrade
+from .paced import PING
 
 __all__ = ["handshake", "ping", "signed", "updates"]
 
@@ -28,7 +30,6 @@ US = 1e6
 def ping(bench: Bench) -> Iterator[Figure]:
     """JSON ping and pong, one at a time on each of 50 connections."""
     users = [f"user_{n}" for n in range(CLIENTS)]
-    text = frame(b'{"type":"ping"}')
     each = PINGS // CLIENTS
     with ExitStack() as stack:
         costs: list[list[float]] = [[], []]
@@ -40,10 +41,11 @@ def ping(bench: Bench) -> Iterator[Figure]:
         crowds[1].open(children[1].port, [bench.listener(user) for user in users])
         for crowd in crowds:
             stack.callback(crowd.close)
-        for _ in bench.rounds("ping", full=15):
-            for child, crowd, cost in zip(children, crowds, costs, strict=True):
+        subjects = list(zip(children, crowds, costs, strict=True))
+        for number in bench.rounds("ping", full=15):
+            for child, crowd, cost in turns(subjects, number):
                 with bench.meter.watch(child, cost, PINGS):
-                    crowd.ask({fd: repeat(text, each) for fd in crowd.socks})
+                    crowd.ask({fd: repeat(PING, each) for fd in crowd.socks})
         yield Figure(
             "ping",
             "ping to pong, CPU per round trip",
@@ -57,19 +59,25 @@ def ping(bench: Bench) -> Iterator[Figure]:
 
 
 def handshake(bench: Bench) -> Iterator[Figure]:
-    """Accept, upgrade, JWT, auth_success, beside a bare upgrade."""
-    users = [f"user_{n}" for n in range(HANDSHAKES)]
-    devices = [bench.device(user) for user in users]
-    visitors = [device[:1] for device in devices]
+    """Accept, upgrade, JWT, auth_success, beside a bare upgrade.
+
+    Every connection is another user's, with a token that the server has never seen.
+    """
     strangers: list[Script] = [[(upgrade(), b"\r\n\r\n")]] * HANDSHAKES
     with ExitStack() as stack:
         daemon = stack.enter_context(bench.daemon())
         # asyncio's own loop is the faster one for this baseline.
         serve = stack.enter_context(bench.relay(uvloop=False, ping_interval=20))
         costs: list[list[float]] = [[], [], []]
-        subjects = [(daemon, devices), (daemon, visitors), (serve, strangers)]
-        for _ in bench.rounds("handshake", full=9):
-            for (child, scripts), cost in zip(subjects, costs, strict=True):
+        for number in bench.rounds("handshake", full=9):
+            devices = [
+                bench.device(f"user_{number * HANDSHAKES + n}")
+                for n in range(HANDSHAKES)
+            ]
+            visitors = [device[:1] for device in devices]
+            subjects = [(daemon, devices), (daemon, visitors), (serve, strangers)]
+            pairs = list(zip(subjects, costs, strict=True))
+            for (child, scripts), cost in turns(pairs, number):
                 crowd = Crowd()
                 with bench.meter.watch(child, cost, HANDSHAKES):
                     crowd.open(child.port, scripts, window=16)
@@ -122,10 +130,14 @@ def signed(bench: Bench) -> Iterator[Figure]:
                     ])
                     for fd, heard in crowd.heard.items()
                 }  # fmt: skip
-                with bench.meter.watch(child, with_, SIGNED):
-                    crowd.ask(messages)
-                with bench.meter.watch(child, without, SIGNED):
-                    crowd.ask({fd: repeat(plain, count) for fd in crowd.socks})
+                unsigned = {fd: repeat(plain, count) for fd in crowd.socks}
+                subjects: list[tuple[Mapping[int, Iterator[bytes]], list[float]]] = [
+                    (messages, with_),
+                    (unsigned, without),
+                ]
+                for said, cost in turns(subjects, number):
+                    with bench.meter.watch(child, cost, SIGNED):
+                        crowd.ask(said)
             more = [US * (a - b) for a, b in zip(with_, without, strict=True)]
             yield Figure(
                 "signed",
@@ -182,22 +194,23 @@ def updates(bench: Bench) -> Iterator[Figure]:
         loop.open(bare.port, [[(b"64\n", b"done")]])
         (control,) = loop.socks.values()
 
-        def update(count: int) -> None:
-            control.send(b"%d\n" % count)
+        def update_bare() -> None:
+            control.send(b"%d\n" % UPDATES)
             loop.drain(len(b"done\n"))
 
-        each = UPDATES // WRITERS
+        def update() -> None:
+            crowd.ask({fd: repeat(m, UPDATES // WRITERS) for fd, m in wanted.items()})
+
+        subjects = [(child, 0, update), (bare, 1, update_bare)]
+        busy = [bench.busy(), bench.busy()]
         costs: list[list[float]] = [[], []]
         rates: list[list[float]] = [[], []]
-        for _ in bench.rounds("updates"):
-            for server, number in ((child, 0), (bare, 1)):
-                with bench.meter.watch(server, costs[number], UPDATES):
+        for number in bench.rounds("updates"):
+            for server, who, run in turns(subjects, number):
+                with bench.meter.watch(server, costs[who], UPDATES), busy[who].watch():
                     began = time.monotonic()
-                    if server is child:
-                        crowd.ask({fd: repeat(m, each) for fd, m in wanted.items()})
-                    else:
-                        update(UPDATES)
-                    rates[number].append(UPDATES / (time.monotonic() - began))
+                    run()
+                    rates[who].append(UPDATES / (time.monotonic() - began))
     yield Figure(
         "updates",
         "note_update through Postgres, 8 links",
@@ -208,6 +221,7 @@ def updates(bench: Bench) -> Iterator[Figure]:
         0.8,
         at_least=True,
         shares=bench.meter.shares,
+        cores=[each.shares for each in busy],
     )
     yield Figure(
         "updates",

@@ -1,13 +1,13 @@
 """Rows about events on their way to the devices."""
 
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from statistics import median
 
-from .bench import Bench, Figure
+from .bench import Bench, turns
+from .figure import Figure
 from .machine import Child
+from .paced import Run, percentile
 from .subjects import Audience, Floor, throughput
 
 __all__ = ["burst", "fanout", "groups"]
@@ -39,8 +39,9 @@ def fanout(bench: Bench) -> Iterator[Figure]:
             (theirs.child, theirs.singles),
             (floor.child, floor.all),
         ]
-        for _ in bench.rounds("fanout", full=21, quick=7):
-            for (server, run), cost in zip(subjects, costs, strict=True):
+        pairs = list(zip(subjects, costs, strict=True))
+        for number in bench.rounds("fanout", full=21, quick=7):
+            for (server, run), cost in turns(pairs, number):
                 with bench.meter.watch(server, cost, units):
                     run(SINGLES)
         mine, relayed, bare = ([US * c for c in cost] for cost in costs)
@@ -74,11 +75,11 @@ def burst(bench: Bench) -> Iterator[Figure]:
         ours = Audience(bench, stack, child, ["user_1"], DEVICES)
         together: list[float] = []
         single: list[float] = []
-        for _ in bench.rounds("burst", full=11):
-            with bench.meter.watch(child, together, BURST * DEVICES):
-                ours.burst(BURST)
-            with bench.meter.watch(child, single, SINGLES * DEVICES):
-                ours.singles(SINGLES)
+        subjects = [(ours.burst, BURST, together), (ours.singles, SINGLES, single)]
+        for number in bench.rounds("burst", full=11):
+            for run, count, cost in turns(subjects, number):
+                with bench.meter.watch(child, cost, count * DEVICES):
+                    run(count)
         yield Figure(
             "burst",
             f"{BURST} events at once to {DEVICES} devices, CPU per delivery",
@@ -102,9 +103,9 @@ def groups(bench: Bench) -> Iterator[Figure]:
         order = list(range(GROUPS))
         mine: list[float] = []
         relayed: list[float] = []
-        for _ in bench.rounds("groups"):
-            throughput(bench, ours, mine, 2_000, order)
-            throughput(bench, theirs, relayed, 2_000, order)
+        for number in bench.rounds("groups"):
+            for audience, cost in turns([(ours, mine), (theirs, relayed)], number):
+                throughput(bench, audience, cost, 2_000, order)
         yield Figure(
             "groups",
             f"event from Redis to users of {EACH} devices, CPU per delivery",
@@ -119,8 +120,8 @@ def groups(bench: Bench) -> Iterator[Figure]:
         late: list[float] = []
         for _ in bench.rounds("groups, latency", full=5):
             with bench.meter.watch(ours.child, [], EVENTS):
-                latencies = _latencies(ours, rate, EVENTS)
-            late.append(1000 * _percentile(latencies, 0.99))
+                run = Run(ours, [n % GROUPS for n in range(EVENTS)], rate)
+            late.append(1000 * percentile(run.late, 0.99))
         yield Figure(
             "groups",
             f"p99 to the last device at half load, {rate:.0f}/s",
@@ -131,44 +132,3 @@ def groups(bench: Bench) -> Iterator[Figure]:
             1.0,
             shares=bench.meter.shares,
         )
-
-
-def _latencies(audience: Audience, rate: float, count: int) -> list[float]:
-    """Seconds from when an event was due to its last device, at `rate` per second.
-
-    A user's devices get the same events, so the n-th frame of each is one event.
-    """
-    crowd, publisher = audience.crowd, audience.publisher
-    seat = {fd: number // audience.each for number, fd in enumerate(crowd.socks)}
-    waiting: list[deque[list[float]]] = [deque() for _ in audience.commands]
-    position = dict.fromkeys(seat, 0)
-    done = [0] * len(waiting)
-    late: list[float] = []
-    began, sent = time.monotonic(), 0
-    while len(late) < count:
-        now = time.monotonic()
-        due = min(count, int((now - began) * rate))
-        if due > sent:
-            some = range(sent, due)
-            for n in some:
-                waiting[n % len(waiting)].append([began + n / rate, audience.each])
-            wanted = (audience.commands[n % len(waiting)] for n in some)
-            publisher.send(b"".join(wanted), len(some))
-            sent = due
-        # Asleep, not spinning: Redis shares the core.
-        pause = began + (sent + 1) / rate - now if sent < count else 5
-        for fd, size in crowd.ready(max(0.0, pause)):
-            user = seat[fd]
-            now = time.monotonic()
-            for _ in range(size // audience.size):
-                entry = waiting[user][position[fd] - done[user]]
-                position[fd] += 1
-                entry[1] -= 1
-            while waiting[user] and waiting[user][0][1] == 0:
-                late.append(now - waiting[user].popleft()[0])
-                done[user] += 1
-    return late
-
-
-def _percentile(values: list[float], part: float) -> float:
-    return sorted(values)[int(len(values) * part)]

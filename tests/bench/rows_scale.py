@@ -1,34 +1,45 @@
-"""Rows about ten thousand devices: what they weigh, and all of them coming at once."""
+"""Rows about ten thousand devices: idle, active, and all coming at once."""
 
 import random
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from .bench import Bench, Figure
+from .bench import Bench, turns
+from .figure import Figure
 from .load import Crowd, Script, upgrade
 from .machine import Child
-from .subjects import Audience, Floor, throughput
+from .paced import PING, Pings, Run, percentile
+from .subjects import Audience
 
-__all__ = ["growth", "idle", "storm"]
+__all__ = ["active", "idle", "storm"]
 
 DEVICES = 10_000
 USERS = 2_000
-FEW = 100
-EVENTS = 4_000
+EACH = DEVICES // USERS
+EVENTS_PER_S = 500
+SECONDS = 5
+STEP = 100
 MB = 1_048_576
-US = 1e6
 
 
 def idle(bench: Bench) -> Iterator[Figure]:
     """Resident bytes of a connection that says nothing, at 10 000 connections."""
     ours: list[float] = []
     theirs: list[float] = []
-    for _ in bench.rounds("idle", full=2, quick=1):
+    strangers: list[Script] = [[(upgrade(), b"\r\n\r\n")]] * DEVICES
+
+    def daemon() -> None:
         with bench.daemon() as child:
             ours.append(_weight(child, _devices(bench)))
+
+    def serve() -> None:
         with bench.relay(ping_interval=20) as child:
-            theirs.append(_weight(child, [[(upgrade(), b"\r\n\r\n")]] * DEVICES))
+            theirs.append(_weight(child, strangers))
+
+    for number in bench.rounds("idle", full=2, quick=1):
+        for weigh in turns([daemon, serve], number):
+            weigh()
     yield Figure(
         "idle",
         f"idle authenticated connection, RSS at {DEVICES}",
@@ -67,13 +78,14 @@ def storm(bench: Bench) -> Iterator[Figure]:
     """10 000 devices lose their connections and come back in the same instant."""
     took: list[float] = []
     peak: list[float] = []
+    curves: dict[str, list[tuple[float, float]]] = {}
     devices = _devices(bench)
     with ExitStack() as stack:
         child = stack.enter_context(bench.daemon())
         crowd = Crowd()
         stack.callback(lambda: crowd.close())
         crowd.open(child.port, devices)
-        for _ in bench.rounds("storm", full=3, quick=1):
+        for number in bench.rounds("storm", full=3, quick=1):
             child.quiesce()
             child.forget_peak()
             began = time.monotonic()
@@ -83,46 +95,61 @@ def storm(bench: Bench) -> Iterator[Figure]:
             crowd.open(child.port, devices, window=DEVICES)
             took.append(time.monotonic() - began)
             peak.append(child.peak() / MB)
+            moments = [moment - began for moment in crowd.served]
+            curves[f"round {number + 1}"] = _counted(moments)
     work = f"{DEVICES} devices reconnect at once"
-    yield Figure("storm", f"{work}, none refused", "s", took)
+    yield Figure("storm", f"{work}, none refused", "s", took, curves=curves)
     yield Figure("storm", f"{work}, the server's peak RSS", "MB", peak)
 
 
-def growth(bench: Bench) -> Iterator[Figure]:
-    """What an event costs when 10 000 users are connected, and when 100 are."""
-    ours: dict[int, list[float]] = {FEW: [], DEVICES: []}
+def _counted(moments: list[float]) -> list[tuple[float, float]]:
+    """How many there were at some of these moments."""
+    last = len(moments)
+    numbers = [*range(STEP, last, STEP), last]
+    return [(0.0, 0.0), *((round(moments[n - 1], 4), float(n)) for n in numbers)]
+
+
+def active(bench: Bench) -> Iterator[Figure]:
+    """10 000 devices that all ping every 5 s, while events reach users at random.
+
+    The rates leave the load time to sleep, so that lateness is the server's.
+    """
+    share: list[float] = []
+    late: list[float] = []
+    pongs: list[float] = []
+    weight: list[float] = []
+    chance = random.Random(1)
     with ExitStack() as stack:
-        audiences = {}
-        for count in ours:
-            bench.tell(f"growth: {count} users connect")
-            users = [f"user_{n}" for n in range(count)]
-            child = stack.enter_context(bench.daemon())
-            audiences[count] = Audience(bench, stack, child, users, 1)
-        size = audiences[FEW].size
-        chance = random.Random(1)
-        for _ in bench.rounds("growth"):
-            for count, audience in audiences.items():
-                order = chance.choices(range(count), k=EVENTS)
-                throughput(bench, audience, ours[count], EVENTS, order)
-    bare: dict[int, list[float]] = {FEW: [], DEVICES: []}
-    with ExitStack() as stack:
-        floors = {count: Floor(bench, stack, count, size) for count in bare}
-        for _ in bench.rounds("growth, bare os.write"):
-            for count, floor in floors.items():
-                with bench.meter.watch(floor.child, bare[count], EVENTS):
-                    floor.some(EVENTS)
-    for work, costs, target in (
-        (f"event to one of {DEVICES} users, CPU", ours, 1.2),
-        (f"bare os.write to one of {DEVICES} sockets", bare, None),
-    ):
-        many, few = ([US * c for c in costs[count]] for count in (DEVICES, FEW))
-        yield Figure(
-            "growth",
-            work,
-            "µs",
-            many,
-            f"one of {FEW}",
-            few,
-            target,
-            shares=bench.meter.shares,
+        bench.tell(f"active: {DEVICES} devices connect")
+        child = stack.enter_context(bench.daemon())
+        users = [f"user_{n}" for n in range(USERS)]
+        audience = Audience(bench, stack, child, users, EACH)
+        devices = list(audience.crowd.socks)
+        size = audience.crowd.learn(
+            lambda: [sock.send(PING) for sock in audience.crowd.socks.values()]
         )
+        for _ in bench.rounds("active", full=4, quick=1):
+            chance.shuffle(devices)
+            order = chance.choices(range(USERS), k=EVENTS_PER_S * SECONDS)
+            with bench.meter.watch(child, share, SECONDS):
+                run = Run(
+                    audience,
+                    order,
+                    EVENTS_PER_S,
+                    Pings(devices, DEVICES / SECONDS, size),
+                )
+            late.append(1000 * percentile(run.late, 0.99))
+            pongs.append(1000 * percentile(run.late_pongs, 0.99))
+            weight.append(child.rss() / MB)
+    rates = f"{DEVICES // SECONDS} pings/s, {EVENTS_PER_S * EACH} deliveries/s"
+    for what, unit, values in (
+        (
+            f"{DEVICES} active devices, {rates}: of a core",
+            "%",
+            [100 * s for s in share],
+        ),
+        ("the same, p99 from due to the last device", "ms", late),
+        ("the same, p99 ping to pong", "ms", pongs),
+        ("the same, the server's RSS", "MB", weight),
+    ):
+        yield Figure("active", what, unit, values, shares=bench.meter.shares)

@@ -25,20 +25,28 @@ def event() -> bytes:
 
 
 class Audience:
-    """The devices of some users on one server, and the events for them."""
+    """The devices of some users on one server, and the events for them.
+
+    With an `other` server, half of each user's devices are there.
+    """
 
     def __init__(
         self, bench: Bench, stack: ExitStack, child: Child, users: Sequence[str],
-        each: int, *, relay: bool = False,
+        each: int, *, relay: bool = False, other: Child | None = None,
     ) -> None:  # fmt: skip
         self.child = child
+        self.servers = [child, other] if other else [child]
         self.crowd = Crowd()
         stack.callback(self.crowd.close)
         self.publisher = bench.publisher()
         stack.callback(self.publisher.close)
         script = bench.listener if relay else bench.device
-        self.crowd.open(child.port, [script(u) for u in users for _ in range(each)])
-        child.quiesce()
+        here = each // len(self.servers)
+        for server in self.servers:
+            self.crowd.open(
+                server.port, [script(user) for user in users for _ in range(here)]
+            )
+            server.quiesce()
         self.each = each
         self.commands = [
             self.publisher.command(child.prefix, user, event()) for user in users
@@ -92,7 +100,7 @@ def throughput(
     """`count` events, `OUTSTANDING` at a time, for the users in this order."""
     upcoming = cycle(order)
     size = audience.size * audience.each
-    with bench.meter.watch(audience.child, cost, count):
+    with bench.meter.watch(audience.servers, cost, count):
         for _ in range(count // OUTSTANDING):
             some = [audience.commands[n] for n in islice(upcoming, OUTSTANDING)]
             audience.publisher.send(b"".join(some), OUTSTANDING)

@@ -105,7 +105,7 @@ def storm(bench: Bench) -> Iterator[Figure]:
 def _counted(moments: list[float]) -> list[tuple[float, float]]:
     """How many there were at some of these moments."""
     last = len(moments)
-    numbers = [*range(STEP, last, STEP), last]
+    numbers = [1, *range(STEP, last, STEP), last]
     return [(0.0, 0.0), *((round(moments[n - 1], 4), float(n)) for n in numbers)]
 
 

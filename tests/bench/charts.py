@@ -11,6 +11,7 @@ __all__ = ["charts"]
 LIMIT_AT_MOST = 3.0
 ROW = 44
 WIDTH = 920
+LEFT = 84
 Curves = dict[str, list[tuple[float, float]]]
 
 
@@ -88,7 +89,8 @@ def growth(figure: Figure) -> str:
     """The cost of an event, the more users are connected."""
     curves = figure.curves
     counts = [x for x, _ in next(iter(curves.values()))]
-    across = Scale(counts[0], counts[-1], 84, 730, log=True)
+    # Its first point is labelled too, clear of the numbers of the axis.
+    across = Scale(counts[0], counts[-1], LEFT + 40, 730, log=True)
     return document(
         WIDTH,
         420,
@@ -102,7 +104,7 @@ def storm(figure: Figure) -> str:
     """How many devices are authenticated again, from the moment of the loss."""
     curves = figure.curves
     marks = ticks(max(x for some in curves.values() for x, _ in some), 6)
-    across = Scale(0, marks[-1], 84, WIDTH - 40)
+    across = Scale(0, marks[-1], LEFT, WIDTH - 40)
     return document(
         WIDTH,
         420,
@@ -126,14 +128,14 @@ def _plot(
     heights = ticks(max(y for some in curves.values() for _, y in some) * room)
     up = Scale(0, heights[-1], bottom, top)
     for height in heights:
-        yield line(across.start, up.at(height), across.end, up.at(height), "grid")
+        yield line(LEFT, up.at(height), across.end, up.at(height), "grid")
         words = f"{height:,g}" if height >= 1000 else f"{height:g}"
-        yield text(across.start - 10, up.at(height) + 4, words, "soft", "end")
+        yield text(LEFT - 10, up.at(height) + 4, words, "soft", "end")
     for mark in marks:
         at = across.at(mark)
         yield line(at, bottom, at, bottom + 5, "axis")
         yield text(at, bottom + 20, f"{mark:,g}", "soft", "middle")
-    yield line(across.start, bottom, across.end, bottom, "axis")
+    yield line(LEFT, bottom, across.end, bottom, "axis")
     yield text(across.end, bottom + 42, unit, "soft", "end")
     for number, (name, some) in enumerate(curves.items()):
         points = [(across.at(x), up.at(y)) for x, y in some]

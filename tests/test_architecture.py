@@ -49,8 +49,8 @@ FLOORS = {
     ),
     "outside": floor(
         3,
-        """store store_pool store_sql bus shared_limits clerk keys jwks subscriber
-        redis_link redis_commands redis_upkeep publishing probe
+        """store store_pool store_link store_turns store_sql bus shared_limits clerk
+        keys jwks subscriber redis_link redis_commands redis_upkeep publishing probe
         subscriptions""",
     ),
     "assembly": floor(

@@ -14,8 +14,6 @@ statement's name and the SQLSTATE.
 """
 
 import asyncio
-from asyncio import Future
-from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,11 +22,13 @@ from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .ports import Missing, StoreUnavailable, Updated
 from .store_pool import Failed, ForeignKeyViolation, Pool, Reason, Row
+from .store_turns import Turns
 
 __all__ = ["Reason", "Store"]
 
 
 EVERYBODY: Final = ""
+TRUE: Final = b"t"
 
 
 class Store:
@@ -46,14 +46,15 @@ class Store:
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._wait_s = settings.wait_ms / 1000
         self._metrics = metrics
         self._log = log
         self._up: bool | None = None
         self._pool = Pool(settings, on_outage=lambda: self._answers(False))
-        self._turns = _Turns(max(1, settings.pool_max // 4), settings.max_waiting)
+        self._turns = Turns(max(1, settings.pool_max // 4), settings.max_waiting)
         # The pool's own line costs a task for each who waits: as much as an UPDATE.
-        self._line = _Turns(settings.pool_max, settings.max_waiting)
+        self._line = Turns(settings.pool_max, settings.max_waiting)
         self._timings = {
             name: metrics.queries.labels(name)
             for name in ("update_note", "note_owner", "folder_owner", "ping")
@@ -91,9 +92,9 @@ class Store:
         if found is None:
             return Missing.NOTE
         row, updated_at, note_missing = found
-        if row is None:
-            return Missing.NOTE if note_missing else Missing.FOLDER
-        return Updated(row, updated_at)
+        if row is None or updated_at is None:
+            return Missing.NOTE if note_missing == TRUE else Missing.FOLDER
+        return Updated(row, updated_at.decode())
 
     async def note_owner(self, note_id: str) -> str | None:
         """The user the note belongs to; None when there is no such row."""
@@ -118,11 +119,11 @@ class Store:
             self._metrics.postgres_pool.labels(stat).set(value)
 
     def _give_up(self) -> float:
-        return asyncio.get_running_loop().time() + self._wait_s
+        return self._loop.time() + self._wait_s
 
     async def _owner(self, name: str, query: bytes, row_id: str) -> str | None:
         found = await self._ask(name, query, {"id": row_id}, self._give_up())
-        return found[0] if found else None
+        return found[0].decode() if found and found[0] is not None else None
 
     async def _update(
         self, user_id: str, query: bytes, params: Mapping[str, object]
@@ -138,26 +139,22 @@ class Store:
     async def _ask(
         self, name: str, query: bytes, params: Mapping[str, object], give_up: float
     ) -> Row | None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = self._loop.time()
         try:
-            found = await self._in_line(query, params, give_up)
+            text, names = store_sql.numbered(query)
+            values = [_text(params[name]) for name in names]
+            if not await self._line.take(EVERYBODY, give_up):
+                raise Failed(Reason.POOL_FULL)
+            try:
+                found = await self._pool.first_row(text, values, give_up)
+            finally:
+                self._line.give_back(EVERYBODY)
         except Failed as failed:
             raise self._unavailable(name, failed) from None
         finally:
-            self._timings[name].observe(loop.time() - began)
+            self._timings[name].observe(self._loop.time() - began)
         self._answers(True)
         return found
-
-    async def _in_line(
-        self, query: bytes, params: Mapping[str, object], give_up: float
-    ) -> Row | None:
-        if not await self._line.take(EVERYBODY, give_up):
-            raise Failed(Reason.POOL_FULL)
-        try:
-            return await self._pool.first_row(query, params, give_up)
-        finally:
-            self._line.give_back(EVERYBODY)
 
     def _unavailable(self, name: str, failed: Failed) -> StoreUnavailable:
         self._metrics.query_failures.labels(failed.reason).inc()
@@ -183,57 +180,12 @@ class Store:
                 self._log.warning("postgres_unreachable")
 
 
-class _Turns:
-    """At most `each` at once for one user; in all, at most `room` wait in line."""
-
-    def __init__(self, each: int, room: int) -> None:
-        self._each = each
-        self._room = room
-        self._busy: Counter[str] = Counter()
-        self._lines: dict[str, deque[Future[None]]] = {}
-        self._waiting = 0
-
-    async def take(self, user_id: str, give_up: float) -> bool:
-        """Wait for a turn until `give_up` (loop time); False when there was none."""
-        if self._busy[user_id] < self._each:
-            self._busy[user_id] += 1
-            return True
-        if self._waiting >= self._room:
-            return False
-        turn: Future[None] = asyncio.get_running_loop().create_future()
-        line = self._lines.setdefault(user_id, deque())
-        line.append(turn)
-        self._waiting += 1
-        try:
-            async with asyncio.timeout_at(give_up):
-                await turn
-        except TimeoutError:
-            return _granted(turn)  # it may have come at the very last moment
-        except asyncio.CancelledError:
-            if _granted(turn):
-                self.give_back(user_id)
-            raise
-        finally:
-            self._waiting -= 1
-            self._leave(user_id, turn)
-        return True
-
-    def give_back(self, user_id: str) -> None:
-        """End a turn; the next in line has it at once."""
-        for turn in self._lines.get(user_id, ()):
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._busy[user_id] -= 1
-        if not self._busy[user_id]:
-            del self._busy[user_id]
-
-    def _leave(self, user_id: str, turn: Future[None]) -> None:
-        line = self._lines[user_id]
-        line.remove(turn)
-        if not line:
-            del self._lines[user_id]
-
-
-def _granted(turn: Future[None]) -> bool:
-    return turn.done() and not turn.cancelled()
+def _text(value: object) -> bytes | None:
+    """A parameter in the text format of Postgres."""
+    if isinstance(value, str):
+        if "\0" in value:  # libpq would take it for the end
+            raise Failed(Reason.REFUSED)
+        return value.encode()
+    if value is None:
+        return None
+    return b"t" if value else b"f"

@@ -17,19 +17,18 @@ No text of the database leaves this module, only a `Reason` and the SQLSTATE.
 
 import asyncio
 import math
-import select
 import socket
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import psycopg
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
 from psycopg.errors import ForeignKeyViolation
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from . import config
+from .store_link import Connection, Link, Overdue, Row
 
 __all__ = ["GRACE_S", "Failed", "ForeignKeyViolation", "Pool", "Reason", "Row"]
 
@@ -39,19 +38,13 @@ RECONNECT_S: Final = 0.5
 """Between tries to connect; the pool's own back-off would grow to minutes."""
 TRIES: Final = 3
 """Of several connections dying together, two may look alive for a moment."""
+LEASE_S: Final = 10.0
+"""How long a connection is kept before the pool is asked whether it may be."""
 OUTAGE_WAIT_S: Final = 0.25
 """Longest wait for a connection while there is none at all: time to make one."""
 
 _SETTINGS: Final = """SELECT set_config('statement_timeout', %s, false),
     set_config('default_transaction_isolation', 'read committed', false)"""
-
-Row = tuple[Any, ...]
-
-
-class Connection(psycopg.AsyncConnection[Row]):
-    """One connection and the one cursor it needs: a new one each time costs 10 µs."""
-
-    desk: psycopg.AsyncCursor[Row]
 
 
 class Reason(StrEnum):
@@ -99,17 +92,22 @@ class Pool:
     def __init__(
         self, settings: config.Database, on_outage: Callable[[], None]
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._wait_s = settings.wait_ms / 1000
         self._statement_ms = settings.statement_timeout_ms
         self._on_outage = on_outage
         self._outage = False
+        self._prepare = settings.prepare
         self._lent = 0
+        self._asking = 0
+        self._kept = 0
+        self._idle: deque[Link] = deque()
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             settings.url,
             connection_class=Connection,
             kwargs={
                 "autocommit": True,
-                "prepare_threshold": 5 if settings.prepare else None,
+                "prepare_threshold": None,
                 "fallback_application_name": "typelets-ws",
                 "client_encoding": "utf8",
                 "connect_timeout": max(2, math.ceil(self._wait_s)),
@@ -136,64 +134,72 @@ class Pool:
     async def close(self) -> None:
         """Refuse what waits and what comes; what runs may end."""
         await self._pool.close()
+        while self._idle:
+            await self._return(self._idle.pop())
 
     def stats(self) -> Mapping[str, int]:
-        """The pool's statistics by name."""
-        return self._pool.get_stats()
+        """The pool's statistics by name; links kept at hand are available ones."""
+        stats = Counter(self._pool.get_stats())
+        stats.update(pool_available=len(self._idle), requests_num=self._kept)
+        return stats
 
     async def first_row(
-        self, query: bytes, params: Mapping[str, object], give_up: float
+        self, query: bytes, values: list[bytes | None], give_up: float
     ) -> Row | None:
         """Run one statement in its own transaction; its first row, if it has one.
 
         `give_up` is the loop's time beyond which no connection is waited for.
         Raises `Failed`, or `ForeignKeyViolation`.
         """
-        loop = asyncio.get_running_loop()
         for _ in range(TRIES - 1):
             try:
-                return await self._try(query, params, give_up)
+                return await self._try(query, values, give_up)
             except Failed as failed:
                 again = failed.sent and failed.reason in _AGAIN
-                if not again or loop.time() >= give_up:
+                if not again or self._loop.time() >= give_up:
                     raise
-        return await self._try(query, params, give_up)
+        return await self._try(query, values, give_up)
 
     async def _try(
-        self, query: bytes, params: Mapping[str, object], give_up: float
+        self, query: bytes, values: list[bytes | None], give_up: float
     ) -> Row | None:
-        connection = await self._take(give_up)
-        cut = _Cut(connection)
-        timer = asyncio.get_running_loop().call_later(
-            self._statement_ms / 1000 + GRACE_S, cut
-        )
+        link = await self._take(give_up)
         try:
-            await connection.desk.execute(query, params)
-            return await connection.desk.fetchone()
+            return await link.first_row(query, values)
+        except asyncio.CancelledError:
+            await link.call_off()
+            raise
         except ForeignKeyViolation:
             raise
         except psycopg.Error as error:
-            reason = Reason.TIMEOUT if cut.done else _reason(error)
+            reason = _reason(error)
             if reason in _USELESS:
-                await connection.close()
+                link.close()
             raise Failed(reason, error.sqlstate, sent=True) from None
         finally:
-            timer.cancel()
-            await self._give_back(connection)
+            self._lent -= 1
+            await self._give_back(link)
 
-    async def _take(self, give_up: float) -> Connection:
-        """A connection that lives, as far as its socket knows. Raises `Failed`."""
-        loop = asyncio.get_running_loop()
+    async def _take(self, give_up: float) -> Link:
+        """A link that lives, as far as its socket knows. Raises `Failed`."""
+        while True:
+            if self._idle and not self._pool.closed:
+                link = self._idle.pop()
+                self._kept += 1
+            else:
+                link = await self._borrow(give_up)
+            self._lent += 1
+            if link.lives():
+                return link
+            self._lent -= 1
+            await self._return(link)
+
+    async def _borrow(self, give_up: float) -> Link:
         if self._outage:
-            give_up = min(give_up, loop.time() + OUTAGE_WAIT_S)
+            give_up = min(give_up, self._loop.time() + OUTAGE_WAIT_S)
+        self._asking += 1
         try:
-            while True:
-                connection = await self._getconn(give_up - loop.time())
-                self._lent += 1
-                if not _broken(connection):
-                    return connection
-                await connection.close()
-                await self._give_back(connection)
+            connection = await self._getconn(give_up - self._loop.time())
         except TooManyRequests:
             raise Failed(Reason.POOL_FULL) from None
         except PoolTimeout:
@@ -201,6 +207,11 @@ class Pool:
             raise Failed(reason) from None
         except PoolClosed:
             raise Failed(Reason.CLOSED) from None
+        finally:
+            self._asking -= 1
+        connection.link.attach()
+        connection.link.until = self._loop.time() + LEASE_S
+        return connection.link
 
     async def _getconn(self, wait_s: float) -> Connection:
         """As the pool's own, which swallows a cancellation that comes with the answer.
@@ -215,10 +226,22 @@ class Pool:
             raise asyncio.CancelledError
         return connection
 
-    async def _give_back(self, connection: Connection) -> None:
-        """Give back, even when cancelled: putconn may have to wait its turn."""
-        self._lent -= 1
-        await asyncio.shield(self._pool.putconn(connection))
+    async def _give_back(self, link: Link) -> None:
+        """Keep the link at hand, or let the pool have it when it should."""
+        now = self._loop.time()
+        if self._asking or self._pool.closed or now >= link.until or not link.free:
+            await self._return(link)
+            return
+        self._idle.append(link)
+        if self._idle[0].until <= now:
+            await self._return(self._idle.popleft())
+
+    async def _return(self, link: Link) -> None:
+        """Return it to the pool, even when cancelled: putconn may have to wait."""
+        link.detach()
+        if not link.free:
+            link.close()
+        await asyncio.shield(self._pool.putconn(link.connection))
 
     async def _configure(self, connection: Connection) -> None:
         """Make a new connection ours.
@@ -226,9 +249,7 @@ class Pool:
         By a statement and not by start-up options: PgBouncer refuses those, and
         they would replace the ones of the address.
         """
-        connection.adapters.register_loader("json", _Verbatim)
-        connection.desk = connection.cursor()
-        timer = asyncio.get_running_loop().call_later(self._wait_s, _Cut(connection))
+        timer = self._loop.call_later(self._wait_s, _cut, connection)
         try:
             await connection.execute(_SETTINGS, [f"{self._statement_ms}ms"])
         except BaseException:
@@ -236,6 +257,11 @@ class Pool:
             raise
         finally:
             timer.cancel()
+        connection.link = Link(
+            connection,
+            limit_s=self._statement_ms / 1000 + GRACE_S,
+            prepare=self._prepare,
+        )
         self._outage = False
 
     def _reconnect_failed(self, pool: AsyncConnectionPool[Connection]) -> None:
@@ -244,48 +270,17 @@ class Pool:
             self._on_outage()
 
 
-class _Cut:
-    """Shuts a connection's socket down, so that who waits for it sees its end."""
-
-    __slots__ = ("_connection", "done")
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self.done = False
-
-    def __call__(self) -> None:
-        self.done = True
-        if self._connection.closed:
-            return
-        link = socket.socket(fileno=self._connection.pgconn.socket)
-        try:
-            link.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # the other end was faster
-        finally:
-            link.detach()
-
-
-class _Verbatim(Loader):
-    """JSON as the bytes Postgres sent."""
-
-    def load(self, data: Buffer) -> bytes:
-        return bytes(data)
-
-
-def _broken(connection: Connection) -> bool:
-    """Whether the socket of an idle connection holds its end; a notice is no end."""
-    link = connection.pgconn
+def _cut(connection: Connection) -> None:
+    """Shut the socket down, so that who waits for it sees its end."""
+    if connection.closed:
+        return
+    link = socket.socket(fileno=connection.pgconn.socket)
     try:
-        poll = select.poll()
-        poll.register(link.socket, select.POLLIN)
-        for _ in range(3):
-            if not poll.poll(0):
-                return False
-            link.consume_input()
-    except psycopg.OperationalError:
-        return True
-    return True
+        link.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # the other end was faster
+    finally:
+        link.detach()
 
 
 def _reason(error: psycopg.Error) -> Reason:
@@ -293,5 +288,7 @@ def _reason(error: psycopg.Error) -> Reason:
     if state is not None:
         lost = state.startswith(("08", "57P"))
         return Reason.DISCONNECTED if lost else _BY_SQLSTATE.get(state, Reason.REFUSED)
+    if isinstance(error, Overdue):
+        return Reason.TIMEOUT
     lost = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
     return Reason.DISCONNECTED if lost else Reason.REFUSED

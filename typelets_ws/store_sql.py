@@ -11,11 +11,13 @@ SELECT. So nobody writes a row that has just changed hands, and `updated_at` onl
 moves forward, in the order of the commits, even when the clock steps back.
 """
 
+import re
 from functools import lru_cache
 from typing import Final
 
 __all__ = [
-    "ALIVE", "COLUMNS", "FOLDER_OWNER", "NOTE_OWNER", "NOTE_ROW", "update_note",
+    "ALIVE", "COLUMNS", "FOLDER_OWNER", "NOTE_OWNER", "NOTE_ROW", "numbered",
+    "update_note",
 ]  # fmt: skip
 
 COLUMNS: Final = {
@@ -82,3 +84,14 @@ def update_note(fields: tuple[str, ...], *, into_folder: bool) -> bytes:
         SELECT written."row", written.at,
             folder.mine OR NOT EXISTS (SELECT FROM notes AS n WHERE {_MINE})
         FROM folder LEFT JOIN written ON true""".encode()  # noqa: S608
+
+
+_NAMED: Final = re.compile(rb"%\((\w+)\)s")
+
+
+@lru_cache(maxsize=2 << len(COLUMNS))
+def numbered(query: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """A statement of ours as libpq wants it, and the names of its $1, $2 and so on."""
+    names = tuple(dict.fromkeys(_NAMED.findall(query)))
+    text = _NAMED.sub(lambda found: b"$%d" % (names.index(found[1]) + 1), query)
+    return text, tuple(name.decode() for name in names)

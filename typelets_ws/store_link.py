@@ -1,0 +1,210 @@
+"""One connection to Postgres, over libpq itself: a statement in, its first row out.
+
+psycopg's cursors cost more than the statement: here the socket is registered with the
+loop once, statements are prepared by name, and one future waits for the answer.
+
+- **One statement at a time.** A link is `free` or has a statement under way, also when
+  nobody waits for it any more; only a free link may be sent the next one.
+- **Every statement ends** within `limit_s`: the link of a server that says nothing is
+  closed. One timer does, moved on when it fires instead of at each statement.
+- **One reader of the socket.** psycopg reads it itself while it connects and
+  configures; between `attach` and `detach` it is the loop's, and it is detached before
+  it is closed, or the loop would watch whatever gets its number next.
+"""
+
+import asyncio
+import select
+from asyncio import Future, TimerHandle
+from contextlib import suppress
+from typing import Any, Final
+
+import psycopg
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
+
+__all__ = ["Connection", "Link", "Overdue", "Row"]
+
+CANCEL_S: Final = 1.0
+"""For the server to take note of a cancellation; the statement's own end is bounded."""
+MOST_PREPARED: Final = 100
+"""Each costs the server memory, and clients choose which fields they change."""
+
+_FAILED: Final = int(ExecStatus.FATAL_ERROR)
+_IDLE: Final = int(TransactionStatus.IDLE)
+
+Row = tuple[bytes | None, ...]
+"""The columns as Postgres writes them, in text."""
+
+
+class Overdue(psycopg.OperationalError):
+    """The server said nothing for so long that the connection was given up."""
+
+
+class Connection(psycopg.AsyncConnection[Any]):
+    """A connection of the pool, and what is ours of it."""
+
+    link: "Link"
+
+
+class Link:
+    """Statements over one connection of a pool, between `attach` and `detach`."""
+
+    def __init__(
+        self, connection: Connection, *, limit_s: float, prepare: bool
+    ) -> None:
+        self.connection = connection
+        self.until = 0.0
+        """For the borrower: when to give the connection back."""
+        self._pgconn = connection.pgconn
+        self._socket = self._pgconn.socket
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self._loop = asyncio.get_running_loop()
+        self._limit_s = limit_s
+        self._deadline = 0.0
+        self._timer: TimerHandle | None = None
+        self._names: dict[bytes, bytes] | None = {} if prepare else None
+        self._named = 0
+        self._attached = self._writing = False
+        self._done: Future[None] | None = None
+        self._result: PGresult | None = None
+        self._error: psycopg.Error | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether it can take a statement, as far as is known."""
+        return self._done is None and self._pgconn.transaction_status == _IDLE
+
+    def attach(self) -> None:
+        """Read the socket from now on."""
+        self._attached = True
+        self._loop.add_reader(self._socket, self._readable)
+
+    def detach(self) -> None:
+        """Leave the socket alone."""
+        if self._attached:
+            self._attached = False
+            self._loop.remove_reader(self._socket)
+            self._stop_writing()
+
+    def close(self) -> None:
+        """Cut the connection, whatever goes on."""
+        self.detach()
+        self._pgconn.finish()
+
+    def lives(self) -> bool:
+        """Ask the socket of a free link whether its end is there; a notice is none."""
+        for _ in range(3):
+            if self._error is not None:
+                return False
+            if not self._poll.poll(0):
+                return True
+            self._readable()
+        return False
+
+    async def first_row(self, query: bytes, values: list[bytes | None]) -> Row | None:
+        """Run one statement. Raises `psycopg.Error`.
+
+        When cancelled, the statement may go on: see `call_off`.
+        """
+        self._deadline = self._loop.time() + self._limit_s
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._limit_s, self._look)
+        if self._names is None:
+            self._pgconn.send_query_params(query, values)
+        else:
+            name = self._names.get(query) or await self._prepare(query, self._names)
+            self._pgconn.send_query_prepared(name, values)
+        result = await self._answer()
+        if not result.ntuples:
+            return None
+        return tuple([result.get_value(0, n) for n in range(result.nfields)])
+
+    async def call_off(self) -> None:
+        """Have the server drop what it works at, and wait until it has."""
+        if self._done is None:
+            return
+        done = self._done = self._loop.create_future()
+        with suppress(psycopg.Error):
+            await self.connection.cancel_safe(timeout=CANCEL_S)
+        await done
+
+    async def _prepare(self, query: bytes, names: dict[bytes, bytes]) -> bytes:
+        """Prepare under a name never used: a lost answer leaves no doubt about it."""
+        if len(names) >= MOST_PREPARED:
+            names.clear()
+            self._pgconn.send_query(b"DEALLOCATE ALL")  # which PgBouncer knows as well
+            await self._answer()
+        self._named += 1
+        name = b"s%d" % self._named
+        self._pgconn.send_prepare(name, query)
+        await self._answer()
+        names[query] = name
+        return name
+
+    async def _answer(self) -> PGresult:
+        """Wait for the end of what has been sent."""
+        self._result = None
+        done = self._done = self._loop.create_future()
+        if self._pgconn.flush():
+            self._writing = True
+            self._loop.add_writer(self._socket, self._writable)
+        await done
+        return self._outcome()
+
+    def _outcome(self) -> PGresult:
+        if self._error is not None:
+            raise self._error
+        result = self._result
+        if result is None:
+            raise psycopg.InterfaceError  # libpq owes one for each statement
+        if result.status == _FAILED:
+            raise error_from_result(result)
+        return result
+
+    def _readable(self) -> None:
+        pgconn = self._pgconn
+        try:
+            pgconn.consume_input()
+            while not pgconn.is_busy():
+                result = pgconn.get_result()
+                if result is None:
+                    self._end()
+                    return
+                self._result = result
+        except psycopg.Error as error:
+            self._break(error)
+
+    def _writable(self) -> None:
+        try:
+            if not self._pgconn.flush():
+                self._stop_writing()
+        except psycopg.Error as error:
+            self._break(error)
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._socket)
+
+    def _look(self) -> None:
+        """Close a link whose statement is overdue."""
+        self._timer = None
+        if self._done is None:
+            return
+        left = self._deadline - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self._break(Overdue())
+
+    def _break(self, error: psycopg.Error) -> None:
+        self._error = error
+        self.close()
+        self._end()
+
+    def _end(self) -> None:
+        done, self._done = self._done, None
+        if done is not None and not done.done():
+            done.set_result(None)

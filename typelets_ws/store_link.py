@@ -5,8 +5,8 @@ loop once, statements are prepared by name, and one future waits for the answer.
 
 - **One statement at a time.** A link is `free` or has a statement under way, also when
   nobody waits for it any more; only a free link may be sent the next one.
-- **Every statement ends** within `limit_s`: the link of a server that says nothing is
-  closed. One timer does, moved on when it fires instead of at each statement.
+- **Every statement ends** within `limit_s`, or the link is closed: the server says
+  nothing any more. One timer does, moved on when it fires and not at each statement.
 - **One reader of the socket.** psycopg reads it itself while it connects and
   configures; between `attach` and `detach` it is the loop's, and it is detached before
   it is closed, or the loop would watch whatever gets its number next.
@@ -14,6 +14,7 @@ loop once, statements are prepared by name, and one future waits for the answer.
 
 import asyncio
 import select
+import socket
 from asyncio import Future, TimerHandle
 from contextlib import suppress
 from typing import Any, Final
@@ -23,14 +24,14 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-__all__ = ["Connection", "Link", "Overdue", "Row"]
+__all__ = ["Connection", "Link", "Overdue", "Row", "cut"]
 
 CANCEL_S: Final = 1.0
 """For the server to take note of a cancellation; the statement's own end is bounded."""
 MOST_PREPARED: Final = 100
 """Each costs the server memory, and clients choose which fields they change."""
 
-_FAILED: Final = int(ExecStatus.FATAL_ERROR)
+_DONE: Final = frozenset({int(ExecStatus.TUPLES_OK), int(ExecStatus.COMMAND_OK)})
 _IDLE: Final = int(TransactionStatus.IDLE)
 
 Row = tuple[bytes | None, ...]
@@ -158,8 +159,8 @@ class Link:
             raise self._error
         result = self._result
         if result is None:
-            raise psycopg.InterfaceError  # libpq owes one for each statement
-        if result.status == _FAILED:
+            raise psycopg.InterfaceError  # libpq owes one for each request
+        if result.status not in _DONE:
             raise error_from_result(result)
         return result
 
@@ -208,3 +209,19 @@ class Link:
         done, self._done = self._done, None
         if done is not None and not done.done():
             done.set_result(None)
+
+
+def cut(connection: Connection) -> None:
+    """Shut the socket down, so that psycopg, which waits for it, sees its end.
+
+    Cancelling the task would first wait for the server's consent.
+    """
+    if connection.closed:
+        return
+    link = socket.socket(fileno=connection.pgconn.socket)
+    try:
+        link.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # the other end was faster
+    finally:
+        link.detach()

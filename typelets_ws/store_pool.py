@@ -2,8 +2,11 @@
 
 - **Every wait ends.** A connection is waited for until the caller's `give_up`, a
   statement ends after ``statement_timeout_ms`` on the server, and the connection of a
-  server that says nothing at all is cut `GRACE_S` later. It is cut by shutting its
-  socket down: cancelling the task would first wait for the server's consent.
+  server that says nothing at all is cut `GRACE_S` later.
+- **A free connection is found at once.** psycopg's pool connects, grows, renews and
+  shrinks; but to ask it for a connection and give it back costs as much as a
+  statement. So what was borrowed is kept at hand for `LEASE_S`, the latest used on
+  top, and given back earlier when somebody waits for the pool.
 - **A restarted database is noticed without a round trip**: a pooled connection whose
   socket holds an end of file is thrown away instead of used.
 - **Another try, where it does no harm**: after what Postgres surely rolled back
@@ -17,7 +20,6 @@ No text of the database leaves this module, only a `Reason` and the SQLSTATE.
 
 import asyncio
 import math
-import socket
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -28,7 +30,7 @@ from psycopg.errors import ForeignKeyViolation
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from . import config
-from .store_link import Connection, Link, Overdue, Row
+from .store_link import Connection, Link, Overdue, Row, cut
 
 __all__ = ["GRACE_S", "Failed", "ForeignKeyViolation", "Pool", "Reason", "Row"]
 
@@ -39,7 +41,7 @@ RECONNECT_S: Final = 0.5
 TRIES: Final = 3
 """Of several connections dying together, two may look alive for a moment."""
 LEASE_S: Final = 10.0
-"""How long a connection is kept before the pool is asked whether it may be."""
+"""How long a connection is kept from the pool, which may be to renew or close it."""
 OUTAGE_WAIT_S: Final = 0.25
 """Longest wait for a connection while there is none at all: time to make one."""
 
@@ -98,10 +100,10 @@ class Pool:
         self._on_outage = on_outage
         self._outage = False
         self._prepare = settings.prepare
+        self._at_hand: deque[Link] = deque()
         self._lent = 0
         self._asking = 0
-        self._kept = 0
-        self._idle: deque[Link] = deque()
+        self._taken = 0
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             settings.url,
             connection_class=Connection,
@@ -133,14 +135,16 @@ class Pool:
 
     async def close(self) -> None:
         """Refuse what waits and what comes; what runs may end."""
-        await self._pool.close()
-        while self._idle:
-            await self._return(self._idle.pop())
+        try:
+            await self._pool.close()
+        finally:
+            while self._at_hand:
+                self._at_hand.pop().close()
 
     def stats(self) -> Mapping[str, int]:
-        """The pool's statistics by name; links kept at hand are available ones."""
+        """The pool's statistics by name; what is at hand is available."""
         stats = Counter(self._pool.get_stats())
-        stats.update(pool_available=len(self._idle), requests_num=self._kept)
+        stats.update(pool_available=len(self._at_hand), requests_num=self._taken)
         return stats
 
     async def first_row(
@@ -183,9 +187,9 @@ class Pool:
     async def _take(self, give_up: float) -> Link:
         """A link that lives, as far as its socket knows. Raises `Failed`."""
         while True:
-            if self._idle and not self._pool.closed:
-                link = self._idle.pop()
-                self._kept += 1
+            if self._at_hand and not self._pool.closed:
+                link = self._at_hand.pop()
+                self._taken += 1
             else:
                 link = await self._borrow(give_up)
             self._lent += 1
@@ -227,14 +231,14 @@ class Pool:
         return connection
 
     async def _give_back(self, link: Link) -> None:
-        """Keep the link at hand, or let the pool have it when it should."""
+        """Keep the link at hand, or let the pool have it when it is time."""
         now = self._loop.time()
         if self._asking or self._pool.closed or now >= link.until or not link.free:
             await self._return(link)
             return
-        self._idle.append(link)
-        if self._idle[0].until <= now:
-            await self._return(self._idle.popleft())
+        self._at_hand.append(link)
+        if self._at_hand[0].until <= now:
+            await self._return(self._at_hand.popleft())
 
     async def _return(self, link: Link) -> None:
         """Return it to the pool, even when cancelled: putconn may have to wait."""
@@ -249,7 +253,7 @@ class Pool:
         By a statement and not by start-up options: PgBouncer refuses those, and
         they would replace the ones of the address.
         """
-        timer = self._loop.call_later(self._wait_s, _cut, connection)
+        timer = self._loop.call_later(self._wait_s, cut, connection)
         try:
             await connection.execute(_SETTINGS, [f"{self._statement_ms}ms"])
         except BaseException:
@@ -270,25 +274,10 @@ class Pool:
             self._on_outage()
 
 
-def _cut(connection: Connection) -> None:
-    """Shut the socket down, so that who waits for it sees its end."""
-    if connection.closed:
-        return
-    link = socket.socket(fileno=connection.pgconn.socket)
-    try:
-        link.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # the other end was faster
-    finally:
-        link.detach()
-
-
 def _reason(error: psycopg.Error) -> Reason:
     state = error.sqlstate
     if state is not None:
         lost = state.startswith(("08", "57P"))
         return Reason.DISCONNECTED if lost else _BY_SQLSTATE.get(state, Reason.REFUSED)
-    if isinstance(error, Overdue):
-        return Reason.TIMEOUT
-    lost = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
-    return Reason.DISCONNECTED if lost else Reason.REFUSED
+    # The word of libpq itself: the server always gives one.
+    return Reason.TIMEOUT if isinstance(error, Overdue) else Reason.DISCONNECTED

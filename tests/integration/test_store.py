@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -13,11 +14,12 @@ import psycopg
 import pytest
 import structlog
 import uvloop
+from psycopg_pool.base import BasePool
 from psycopg_pool.pool_async import WaitingClient
 from structlog.testing import capture_logs
 
 from tests.postgres import Database
-from typelets_ws import config
+from typelets_ws import config, store_pool
 from typelets_ws.metrics import Metrics
 from typelets_ws.ports import Missing, StoreUnavailable, Updated
 from typelets_ws.store import Reason, Store
@@ -849,6 +851,145 @@ def test_cancelled_while_giving_back_no_connection_is_lost(
             await until(whole, 2.0)
 
     run(work(), uv=uv)
+
+
+# Connections kept at hand.
+
+
+def backends(database: Database) -> set[int]:
+    """The server's processes for connections of ours."""
+    rows = database.execute(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'typelets-ws'"
+    )
+    return {row["pid"] for row in rows}
+
+
+@pytest.mark.parametrize("uv", [False, True])
+@pytest.mark.parametrize("prepare", [True, False])
+@pytest.mark.parametrize("lease_s", [0.0, 0.01, 10.0])
+def test_each_of_many_has_its_own_answer(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    lease_s: float,
+    prepare: bool,
+    uv: bool,
+) -> None:
+    """However often links change hands, and whoever is cancelled meanwhile."""
+    monkeypatch.setattr(store_pool, "LEASE_S", lease_s)
+    owners = {}
+    for number in range(20):
+        user = database.add_user(f"user_{number}")
+        owners[database.add_note(user)] = user
+    chance = random.Random(lease_s)
+    metrics = Metrics()
+
+    def stat(name: str) -> float | None:
+        labels = {"stat": name}
+        return metrics.registry.get_sample_value("typelets_ws_postgres_pool", labels)
+
+    async def work() -> None:
+        settings = {"pool_max": 3, "prepare": prepare, "wait_ms": 5_000}
+        async with opened(database.url, metrics, **settings) as store:
+
+            async def ask(note: str) -> None:
+                user = owners[note]
+                assert await store.note_owner(note) == user
+                written = await store.update_note(user, note, {"title": user})
+                assert isinstance(written, Updated)
+                row = json.loads(written.row)
+                assert (row["id"], row["title"], row["userId"]) == (note, user, user)
+
+            for _ in range(15):
+                async with asyncio.TaskGroup() as tasks:
+                    some = [tasks.create_task(ask(note)) for note in owners]
+                    for _ in range(chance.randrange(30)):
+                        await asyncio.sleep(0)
+                    for task in chance.sample(some, 5):
+                        task.cancel()
+            assert len(backends(database)) <= 3
+
+            def whole() -> bool:
+                store.observe_pool()
+                return stat("pool_available") == stat("pool_size")
+
+            await until(whole)
+
+    run(work(), uv=uv)
+
+
+@pytest.mark.parametrize("uv", [False, True])
+def test_an_old_connection_is_renewed(
+    database: Database, monkeypatch: pytest.MonkeyPatch, uv: bool
+) -> None:
+    """The pool's `max_lifetime` holds for connections that are always at hand."""
+
+    def already_old(pool: object, connection: Any) -> None:
+        connection._created_at = connection._expire_at = time.monotonic()
+
+    monkeypatch.setattr(store_pool, "LEASE_S", 0.0)
+    monkeypatch.setattr(BasePool, "_set_connection_expiry_date", already_old)
+
+    async def work() -> None:
+        async with opened(database.url, pool_min=1, pool_max=1) as store:
+            seen: set[int] = set()
+            for _ in range(5):
+                await store.ping()
+                seen |= backends(database)
+            assert len(seen) > 1
+
+    run(work(), uv=uv)
+
+
+def test_what_is_not_needed_goes_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_pool, "LEASE_S", 0.05)
+
+    async def work() -> None:
+        async with opened(database.url, pool_min=4) as store:
+            await asyncio.gather(*(store.ping() for _ in range(40)))
+            pool = vars(vars(store)["_pool"])
+            assert len(pool["_at_hand"]) > 1
+            deadline = time.monotonic() + 2
+            while len(pool["_at_hand"]) > 1:
+                assert time.monotonic() < deadline
+                await store.ping()
+
+    run(work())
+
+
+@pytest.mark.parametrize("uv", [False, True])
+def test_what_runs_when_the_store_closes_may_end(database: Database, uv: bool) -> None:
+    database.add_user("u")
+    note = database.add_note("u")
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            async with opened(database.url, statement_timeout_ms=5_000) as store:
+                with database.locked(note):
+                    task = tasks.create_task(
+                        store.update_note("u", note, {"title": "x"})
+                    )
+                    await until(lambda: database.waiting_for_locks() == 1)
+                    await store.close()
+                    assert await failure(store.ping()) == Reason.CLOSED
+            assert isinstance(await task, Updated)
+        await until(lambda: not backends(database))
+
+    run(work(), uv=uv)
+
+
+def test_no_text_is_cut_at_a_nul(database: Database) -> None:
+    """To libpq a NUL is the end of a parameter."""
+    database.add_user("u")
+    note = database.add_note("u")
+
+    async def work() -> str:
+        async with opened(database.url) as store:
+            return await failure(store.update_note("u", note, {"title": "a\0b"}))
+
+    assert run(work()) == Reason.REFUSED
+    assert database.note(note)["title"] == "t"
 
 
 # What is told.

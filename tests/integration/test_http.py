@@ -71,8 +71,11 @@ def test_ready_is_red_while_postgres_is_away(
 ) -> None:
     async def scenario() -> None:
         async with daemon(redis_server.url, database.url) as house:
-            assert await house.get("/ready") == await house.get("/ready?x=1")
-            code, fields, body = await house.get("/ready")
+            plain, asking = await house.get("/ready"), await house.get("/ready?x=1")
+            for _, fields, _ in (plain, asking):
+                del fields["date"]  # a second may pass between the two
+            assert plain == asking
+            code, fields, body = plain
             assert code == 200
             assert fields["content-type"] == "application/json"
             assert json.loads(body) == {"ready": True, "reasons": []}

@@ -4,7 +4,8 @@ psycopg's cursors cost more than the statement: here the socket is registered wi
 loop once, statements are prepared by name, and one future waits for the answer.
 
 - **One statement at a time.** A link is `free` or has a statement under way, also when
-  nobody waits for it any more; only a free link may be sent the next one.
+  nobody waits for it any more; only a free link may be sent the next one. One whose
+  cancellation may still be on its way is never free again.
 - **Every statement ends** within `limit_s`, or the link is closed: the server says
   nothing any more. One timer does, moved on when it fires and not at each statement.
 - **One reader of the socket.** psycopg reads it itself while it connects and
@@ -67,7 +68,7 @@ class Link:
         self._timer: TimerHandle | None = None
         self._names: dict[bytes, bytes] | None = {} if prepare else None
         self._named = 0
-        self._attached = self._writing = False
+        self._attached = self._writing = self._doubtful = False
         self._done: Future[None] | None = None
         self._result: PGresult | None = None
         self._error: psycopg.Error | None = None
@@ -75,7 +76,9 @@ class Link:
     @property
     def free(self) -> bool:
         """Whether it can take a statement, as far as is known."""
-        return self._done is None and self._pgconn.transaction_status == _IDLE
+        if self._done is not None or self._doubtful:
+            return False
+        return self._pgconn.transaction_status == _IDLE
 
     def attach(self) -> None:
         """Read the socket from now on."""
@@ -127,8 +130,11 @@ class Link:
         if self._done is None:
             return
         done = self._done = self._loop.create_future()
+        # A request of which nobody knows may come late, and end the next statement.
+        self._doubtful = True
         with suppress(psycopg.Error):
             await self.connection.cancel_safe(timeout=CANCEL_S)
+            self._doubtful = False
         await done
 
     async def _prepare(self, query: bytes, names: dict[bytes, bytes]) -> bytes:

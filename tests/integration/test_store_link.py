@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 import uvloop
+from psycopg.pq import TransactionStatus
 
 from tests.postgres import Database
 from typelets_ws import store_link
@@ -265,6 +266,46 @@ def test_called_off_twice_it_is_not_free(database: Database, uv: bool) -> None:
             asking.cancel()
             await asyncio.sleep(0)
             asking.cancel()
+            await asyncio.wait([asking])
+            assert not link.free
+
+    run(work(), uv=uv)
+
+
+@pytest.mark.parametrize("outcome", ["interrupted", "failed"])
+def test_with_a_cancellation_under_way_it_is_not_free(
+    database: Database, uv: bool, outcome: str
+) -> None:
+    """One that comes late would end whatever the link is given next."""
+
+    async def work() -> None:
+        async with linked(database) as link, asyncio.TaskGroup() as tasks:
+            asked_for, answered = asyncio.Event(), asyncio.Event()
+
+            async def cancel_safe(*, timeout: float) -> None:
+                asked_for.set()
+                await answered.wait()
+                raise psycopg.errors.CancellationTimeout
+
+            async def asked() -> None:
+                try:
+                    await link.first_row(SLEEP, [])
+                except asyncio.CancelledError:
+                    await link.call_off()
+
+            vars(link.connection)["cancel_safe"] = cancel_safe
+            asking = tasks.create_task(asked())
+            await at_work(database, link)
+            asking.cancel()
+            await asked_for.wait()
+            process = link.connection.info.backend_pid
+            database.execute("SELECT pg_cancel_backend(%s)", process)
+            info = link.connection.info
+            await until(lambda: info.transaction_status == TransactionStatus.IDLE)
+            if outcome == "failed":
+                answered.set()
+            else:
+                asking.cancel()
             await asyncio.wait([asking])
             assert not link.free
 

@@ -128,7 +128,7 @@ class Connection(Entrance):
         auth_timeout = config.auth.auth_timeout_ms / 1000
         self._liveness.opened(house.monotonic(), auth_timeout)
         self._look_again()
-        self._push(_GREETING.deflated if self._deflate else _GREETING.plain)
+        self._queue(_GREETING)
 
     # Frames in.
 
@@ -184,8 +184,10 @@ class Connection(Entrance):
     def say(self, text: bytes) -> None:
         """Send one message; see `conversation.Link`."""
         if self.open:
-            frame = Frame(text)
-            self._push(frame.deflated if self._deflate else frame.plain)
+            self._queue(Frame(text))
+
+    def _queue(self, frame: Frame) -> None:
+        self._push(frame.deflated if self._deflate else frame.plain)
 
     # The device.
 

@@ -9,7 +9,6 @@ import hmac
 import http
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
-from typing import Final
 
 import msgspec
 from prometheus_client import exposition
@@ -24,10 +23,6 @@ __all__ = ["Endpoints", "Page", "respond"]
 
 Page = Callable[[Request], Response]
 """Answers a GET at once: it runs on the loop."""
-
-
-PATHS: Final = frozenset({"/health", "/ready", "/websocket/status"})
-"""What is answered whether or not an upgrade is asked for."""
 
 
 class Endpoints:
@@ -57,6 +52,15 @@ class Endpoints:
         self._door = door
         self._uptime = uptime
         self._pages = pages
+        self._own: Mapping[str, Callable[[Request, bool], Response]] = {
+            "/health": lambda _, __: _json(200, {"status": "ok"}),
+            "/ready": lambda _, __: self._ready(),
+            "/websocket/status": self._shown,
+        }
+
+    def owns(self, path: str) -> bool:
+        """Whether it is answered here even if an upgrade is asked for."""
+        return path.partition("?")[0] in self._own
 
     def answer(self, request: Request, *, admin: bool) -> Response | None:
         """The answer to a request, or None when it is a handshake's.
@@ -64,14 +68,8 @@ class Endpoints:
         Asks for an upgrade, or for a path that is not ours: the handshake judges.
         """
         path = request.path.partition("?")[0]
-        if path == "/health":
-            return _json(200, {"status": "ok"})
-        if path == "/ready":
-            reasons = self._complaints()
-            status = 503 if reasons else 200
-            return _json(status, {"ready": not reasons, "reasons": reasons})
-        if path == "/websocket/status":
-            return _json(200, self.status(full=admin or self._shows_users(request)))
+        if path in self._own:
+            return self._own[path](request, admin)
         if admin:
             return self._admin_page(path, request)
         if path in self._pages and "Upgrade" not in request.headers:
@@ -94,6 +92,14 @@ class Endpoints:
             },
             "uptime": _in_words(self._uptime()),
         }
+
+    def _ready(self) -> Response:
+        reasons = self._complaints()
+        status = 503 if reasons else 200
+        return _json(status, {"ready": not reasons, "reasons": reasons})
+
+    def _shown(self, request: Request, admin: bool) -> Response:
+        return _json(200, self.status(full=admin or self._shows_users(request)))
 
     def _shows_users(self, request: Request) -> bool:
         given = request.headers.get_all("Authorization")

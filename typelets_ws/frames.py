@@ -2,8 +2,8 @@
 
 Out: a frame is made once, and the same bytes go to every device; so do several frames
 that leave together. In: nearly all that clients send is one short text frame per
-read, which is taken apart here, a tenth of the work of a parser that may have to wait
-for more. Whatever is not exactly that is the library's.
+read, which is taken apart here, for a fifth or less of what a parser takes that may
+have to wait for more. Whatever is not exactly that is the library's.
 """
 
 import struct

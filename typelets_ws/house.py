@@ -17,7 +17,7 @@ from websockets.typing import Origin
 from .config import Config
 from .conversation import Services
 from .deadlines import Deadlines
-from .endpoints import PATHS, Endpoints
+from .endpoints import Endpoints
 from .errors import CloseCode, Farewell
 from .limits import Door, DoorVerdict
 from .metrics import Metrics
@@ -149,7 +149,7 @@ class House:
         """Whether it may be answered as it stands: no path of ours, a known origin."""
         if self.config.server.permessage_deflate:
             return False
-        if upgrade.path.partition("?")[0] in PATHS:
+        if self.endpoints.owns(upgrade.path):
             return False
         return self.origins is None or upgrade.origin in self.origins
 

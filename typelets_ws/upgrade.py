@@ -2,8 +2,8 @@
 
 Law: what is taken here, the library would have answered with the same 101 (RFC 6455
 section 4.2.2); the tests hold the two against each other. Whatever is unusual, be it
-right or wrong, is left to the library. It costs a tenth of what the library takes,
-which is a third of all that a device costs to let in.
+right or wrong, is left to the library. It costs a quarter or less of what the library
+takes.
 """
 
 import re

@@ -1,6 +1,7 @@
 """Spec section 6: events from the REST service, and what the devices get."""
 
 import asyncio
+import json
 import random
 from collections import defaultdict
 from contextlib import AsyncExitStack
@@ -283,5 +284,27 @@ def test_an_event_too_large_for_any_device_is_told(
             assert told["type"] == "resync_required"
             assert told["reason"] == "event_too_large"
             assert await device.barrier() == []
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "order",
+    [{"event": "user_disconnected"}, {"event": "session_revoked", "sessionId": "s1"}],
+)
+def test_what_came_before_an_order_reaches_those_sent_away(
+    redis_server: RedisServer, database: Database, order: dict[str, Any]
+) -> None:
+    """Also when both are read from Redis in one go."""
+
+    async def scenario() -> None:
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            house.device("alice", sid="s1") as device,
+        ):
+            for event in ({"event": "note_deleted", "noteId": NOTE}, order):
+                house.daemon.relay.receive("alice", json.dumps(event).encode())
+            assert (await device.receive())["noteId"] == NOTE
+            assert await device.closed() == 4401
 
     run(scenario())

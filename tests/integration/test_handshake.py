@@ -6,9 +6,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.daemon import House, daemon, raw_http, run
+from tests.daemon import House, daemon, eventually, raw_http, run
 from tests.postgres import Database
 from tests.redis import RedisServer
+from typelets_ws.connection import Connection
+from typelets_ws.frames import PING
+from typelets_ws.liveness import NEVER
 
 ORIGIN = "https://app.example.org"
 
@@ -196,5 +199,48 @@ def test_a_port_in_use_is_an_error(
                     redis_server.url, database.url, server={"port": port}
                 ):
                     raise AssertionError("it listens on a port that is in use")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready?x", "/websocket/status"])
+def test_a_path_of_ours_is_no_websocket(
+    redis_server: RedisServer, database: Database, path: str
+) -> None:
+    async def scenario() -> None:
+        async with daemon(redis_server.url, database.url) as house:
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(house.url + path[1:])
+            assert refused.value.response.status_code == 200
+            assert not house.figure("handshakes_total", status="101")
+
+    run(scenario())
+
+
+def test_what_is_common_needs_no_protocol_of_the_library(
+    redis_server: RedisServer, database: Database
+) -> None:
+    """It is 2 KB of each connection; a message in two frames needs it."""
+
+    async def scenario() -> None:
+        async with (
+            daemon(redis_server.url, database.url) as house,
+            house.device("alice") as device,
+        ):
+            (connection,) = house.daemon.house.connections
+            assert isinstance(connection, Connection)
+
+            def made() -> bool:
+                return connection._protocol is not None
+
+            await device.barrier()
+            connection._liveness._pinged_at = house.daemon.house.monotonic()
+            connection._push(PING)
+            await eventually(lambda: connection._liveness._pinged_at == NEVER)
+            assert not made()
+            await device.socket.send(['{"type":', '"ping"}'])
+            assert (await device.receive())["type"] == "pong"
+            assert made()
+            assert await device.barrier() == []
 
     run(scenario())

@@ -89,7 +89,6 @@ class Admission:
     def leave(self, device: Device, session: Session) -> None:
         """The device is gone: give its place back."""
         self.hub.detach(session.user_id, device)
-        self.metrics.users.set(len(self.hub))
         self.shared.release(session.user_id, session.connection_id)
         self._let_go(session.user_id)
 
@@ -119,7 +118,6 @@ class Admission:
             finally:
                 if not attached and place is Place.GRANTED:
                     self.shared.release(user_id, session.connection_id)
-            self.metrics.users.set(len(self.hub))
             return answer
         except TokenRejected as rejection:
             return self._rejected(session, rejection, message)
@@ -152,9 +150,7 @@ class Admission:
         self, session: Session, identity: Identity, message: messages.Auth
     ) -> bytes:
         now_ms = self.now_ms()
-        secret = session.auth_succeeded(
-            identity, message, self.nonces.of(identity.user_id, now_ms), now_ms
-        )
+        secret = session.auth_succeeded(identity, message, self.nonces, now_ms)
         self.metrics.authentications.labels("ok").inc()
         return messages.encode(
             messages.AuthSuccess(

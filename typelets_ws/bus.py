@@ -11,7 +11,8 @@ lent to `shared_limits`.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import hiredis
 
@@ -105,9 +106,9 @@ class Bus:
         """Seconds since a probe last came back through Redis; None: never yet."""
         return self._probe.age()
 
-    async def subscribe(self, user_id: str) -> bool:
+    def subscribe(self, user_id: str) -> Coroutine[Any, Any, bool]:
         """Hear the user's events: see `Subscriber.subscribe`."""
-        return await self._subscriber.subscribe(user_id)
+        return self._subscriber.subscribe(user_id)
 
     def when_read(self, tell: Callable[[], None]) -> None:
         """Tell when all events at hand were passed on: see `Subscriber.when_read`."""

@@ -22,7 +22,7 @@ from .handlers import Context, Outcome
 from .hub import Device
 from .metrics import Metrics
 from .session import Admitted, Session, SignatureRefusal, State
-from .signing import SignatureVerdict, nonce_digest, nonce_ttl_ms
+from .signing import Envelope, SignatureVerdict, nonce_digest, nonce_ttl_ms
 
 __all__ = ["Conversation", "Link", "Services"]
 
@@ -180,7 +180,8 @@ class Conversation:
         name = str(message.__struct_config__.tag)
         started = services.monotonic()
         try:
-            await self._use_up_nonce(admitted)
+            if admitted.envelope is not None:
+                await self._use_up_nonce(admitted.envelope, message)
             if isinstance(message, messages.Auth):
                 await self._auth(message)
             else:
@@ -197,19 +198,16 @@ class Conversation:
             self._blame_ourselves(exc, message, name)
         services.metrics.handling.labels(name).observe(services.monotonic() - started)
 
-    async def _use_up_nonce(self, admitted: Admitted) -> None:
-        envelope = admitted.envelope
-        if envelope is None or not self.session.authenticated:
-            return
+    async def _use_up_nonce(
+        self, envelope: Envelope, message: messages.ClientMessage
+    ) -> None:
         claimed = await self._services.admission.shared.claim_nonce(
             self.session.user_id,
             nonce_digest(envelope.nonce),
             nonce_ttl_ms(envelope.timestamp, self._services.now_ms()),
         )
         if not claimed:
-            raise SignatureRefusal(
-                SignatureVerdict.REPLAYED, admitted.message.requestId
-            )
+            raise SignatureRefusal(SignatureVerdict.REPLAYED, message.requestId)
 
     async def _auth(self, message: messages.Auth) -> None:
         before = self.session.authenticated

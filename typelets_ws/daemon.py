@@ -160,6 +160,7 @@ class Daemon:
             self.store.observe_pool()
             self.metrics.sent_bytes.inc(self.house.sent_bytes)
             self.house.sent_bytes = 0
+            self.metrics.users.set(len(self.hub))
             gauge = self.metrics.connections
             gauge.labels("authenticated").set(self.hub.devices)
             gauge.labels("unauthenticated").set(self.house.door.unauthenticated)

@@ -65,6 +65,7 @@ class Session:
         "_joined",
         "_limits",
         "_nonces",
+        "_registry",
         "_require_signed",
         "_secrets",
         "_window",
@@ -86,6 +87,7 @@ class Session:
         self._window = SlidingWindow(limits.rate_messages, limits.rate_window_ms)
         self._failed_tries = 0
         self._secrets: signing.Secrets | None = None
+        self._registry: signing.NonceRegistry | None = None
         self._nonces: signing.NonceMemory | None = None
         self._joined: dict[str, None] | None = None
 
@@ -161,8 +163,11 @@ class Session:
         raise Refusal(Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=request_id)
 
     def _verify(self, envelope: signing.Envelope, now_ms: int) -> None:
-        if self._secrets is None or self._nonces is None:
+        if self._secrets is None or self._registry is None:
             raise AssertionError("authenticated without a secret")
+        if self._nonces is None:
+            # Not before it is needed: most devices never sign anything.
+            self._nonces = self._registry.of(self.user_id, now_ms)
         verdict = signing.judge(envelope, self._secrets, self._nonces, now_ms)
         if verdict is not signing.SignatureVerdict.OK:
             request_id = messages.request_id(bytes(envelope.payload))
@@ -172,7 +177,7 @@ class Session:
         self,
         identity: Identity,
         message: Auth,
-        nonces: signing.NonceMemory,
+        registry: signing.NonceRegistry,
         now_ms: int,
     ) -> str:
         """Become, or stay, authenticated. Returns the session secret.
@@ -191,7 +196,7 @@ class Session:
         self.state = State.AUTHENTICATED
         self.user_id = identity.user_id
         self.session_id = identity.session_id
-        self._nonces = nonces
+        self._registry = registry
         self._failed_tries = 0
         return self._secrets.issue(message.token, identity.user_id, now_ms)
 

@@ -16,13 +16,11 @@ __all__ = ["Upgrade", "read_upgrade"]
 _LONGEST: Final = 8_192
 """Bytes in all: the library's limit for one line."""
 _MOST_HEADERS: Final = 128
-_LOOKED_AT: Final = frozenset({
-    "connection", "upgrade", "sec-websocket-key", "sec-websocket-version", "origin",
-    "x-forwarded-for", "x-real-ip",
-})  # fmt: skip
 _UNUSUAL: Final = frozenset({
     "content-length", "transfer-encoding", "sec-websocket-protocol",
 })  # fmt: skip
+_FIRST: Final = re.compile(r"GET ([!-~]+) HTTP/1\.1")
+_HEADER: Final = re.compile(r"^([A-Za-z0-9-]+):([ -~]*)\r$", re.MULTILINE)
 _CONNECTION: Final = frozenset({"upgrade", "keep-alive, upgrade"})
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """16 bytes in base64."""
@@ -49,18 +47,13 @@ def read_upgrade(data: bytes) -> Upgrade | None:
     """
     if not data.endswith(b"\r\n\r\n") or len(data) > _LONGEST or not data.isascii():
         return None
-    first, *lines = data[:-4].decode().split("\r\n")
-    # A line break of another kind, or a tab, is not printable.
-    if len(lines) > _MOST_HEADERS or not (first + "".join(lines)).isprintable():
-        return None
-    words = first.split(" ")
-    if len(words) != 3 or words[0] != "GET" or words[2] != "HTTP/1.1":
-        return None
+    first, _, lines = data[:-2].decode().partition("\r\n")
+    asked = _FIRST.fullmatch(first)
     headers = _headers(lines)
-    if headers is None or not _asks_for_websocket(headers):
+    if asked is None or headers is None or not _asks_for_websocket(headers):
         return None
     return Upgrade(
-        words[1],
+        asked[1],
         headers.get("origin"),
         headers.get("x-forwarded-for", ""),
         headers.get("x-real-ip", ""),
@@ -68,20 +61,15 @@ def read_upgrade(data: bytes) -> Upgrade | None:
     )
 
 
-def _headers(lines: list[str]) -> dict[str, str] | None:
-    found: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name.replace("-", "").isalnum():
-            return None
-        name = name.lower()
-        if name in _LOOKED_AT:
-            if name in found:
-                return None
-            found[name] = value.strip(" ")
-        elif name in _UNUSUAL:
-            return None
-    return found
+def _headers(lines: str) -> dict[str, str] | None:
+    found = _HEADER.findall(lines)
+    # Whatever is no such line, or breaks one in another way, was not found.
+    if len(found) != lines.count("\n") or len(found) > _MOST_HEADERS:
+        return None
+    headers = {name.lower(): value.strip(" ") for name, value in found}
+    if len(headers) < len(found) or not _UNUSUAL.isdisjoint(headers):
+        return None
+    return headers
 
 
 def _asks_for_websocket(headers: dict[str, str]) -> bool:

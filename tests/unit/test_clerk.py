@@ -4,6 +4,7 @@ import base64
 import hmac
 import io
 import json
+import string
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -292,6 +293,19 @@ def test_one_spelling_of_each_token() -> None:
     # The last character of 256 bytes carries four bits that mean nothing.
     twin = sound[:-1] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[sound[-1]]
     assert judge(twin) is RejectReason.MALFORMED
+
+
+@pytest.mark.parametrize("size", range(1, 5))
+def test_of_the_last_characters_only_those_that_leave_no_bit_over(size: int) -> None:
+    head, _, signature = token().split(".")
+    for last in string.ascii_letters + string.digits + "-_+/=é":
+        segment = "A" * size + last
+        sound = last not in "+/=é" and len(segment) % 4 != 1
+        if sound:
+            raw = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+            sound = base64.urlsafe_b64encode(raw).decode().rstrip("=") == segment
+        expected = RejectReason.BAD_SIGNATURE if sound else RejectReason.MALFORMED
+        assert judge(f"{head}.{segment}.{signature}") is expected, segment
 
 
 def test_signed_payload_that_is_no_object() -> None:

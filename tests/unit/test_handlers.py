@@ -15,13 +15,13 @@ from typelets_ws.errors import Code, Refusal
 from typelets_ws.handlers import Outcome
 from typelets_ws.ports import Identity, Missing, StoreUnavailable
 from typelets_ws.session import Session
-from typelets_ws.signing import NonceMemory
+from typelets_ws.signing import NonceRegistry
 
 
 def session_of(world: World, user: str) -> Session:
     session = world.session()
     session.auth_succeeded(
-        Identity(user, None, 0, 60), messages.Auth(token="t"), NonceMemory(1), NOW_MS
+        Identity(user, None, 0, 60), messages.Auth(token="t"), NonceRegistry(1), NOW_MS
     )
     return session
 

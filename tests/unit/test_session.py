@@ -15,7 +15,7 @@ from typelets_ws.config import Limits, Messages
 from typelets_ws.errors import CloseCode, Code, Farewell, Refusal
 from typelets_ws.ports import Identity, RejectReason, TokenRejected
 from typelets_ws.session import JOINED_NOTES, Session, SignatureRefusal, State
-from typelets_ws.signing import NonceMemory, SignatureVerdict
+from typelets_ws.signing import NonceRegistry, SignatureVerdict
 
 LIMITS = Limits(rate_messages=3, rate_window_ms=1000, message_bytes=100)
 ALICE = Identity("alice", "s1", 0, 60)
@@ -27,7 +27,7 @@ def session(limits: Limits = LIMITS, *, signed: bool = False) -> Session:
 
 def let_in(one: Session, who: Identity = ALICE, token: str = "t") -> str:
     return one.auth_succeeded(
-        who, messages.Auth(token=token, requestId="r"), NonceMemory(10), NOW_MS
+        who, messages.Auth(token=token, requestId="r"), NonceRegistry(10), NOW_MS
     )
 
 

@@ -111,6 +111,16 @@ class Bench:
         """The bare loop of writes."""
         return Child("floor", self.cores.server)
 
+    def gate(self) -> Child:
+        """What a handshake with authentication cannot do without."""
+        return Child(
+            "gate",
+            self.cores.server,
+            uvloop=True,
+            redis_url=self.redis.url,
+            pem=public_pem(),
+        )
+
     def bare_updates(self, notes: list[tuple[str, str]]) -> Child:
         """The bare loop of UPDATEs, of these users' notes."""
         return Child(

@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import repeat
@@ -62,46 +64,66 @@ def handshake(bench: Bench) -> Iterator[Figure]:
     """Accept, upgrade, JWT, auth_success, beside a bare upgrade.
 
     Every connection is another user's, with a token that the server has never seen.
+    A few at a time, and all at once, as after a restart.
     """
+    several = {"16 at a time": 16, f"{HANDSHAKES} at once": HANDSHAKES}
     strangers: list[Script] = [[(upgrade(), b"\r\n\r\n")]] * HANDSHAKES
+    costs: dict[tuple[str, str], list[float]] = defaultdict(list)
     with ExitStack() as stack:
         daemon = stack.enter_context(bench.daemon())
+        gate = stack.enter_context(bench.gate())
         # asyncio's own loop is the faster one for this baseline.
         serve = stack.enter_context(bench.relay(uvloop=False, ping_interval=20))
-        costs: list[list[float]] = [[], [], []]
-        for number in bench.rounds("handshake", full=9):
-            devices = [
-                bench.device(f"user_{number * HANDSHAKES + n}")
-                for n in range(HANDSHAKES)
-            ]
-            visitors = [device[:1] for device in devices]
-            subjects = [(daemon, devices), (daemon, visitors), (serve, strangers)]
-            pairs = list(zip(subjects, costs, strict=True))
-            for (child, scripts), cost in turns(pairs, number):
-                crowd = Crowd()
-                with bench.meter.watch(child, cost, HANDSHAKES):
-                    crowd.open(child.port, scripts, window=16)
-                crowd.close()
-                child.quiesce()
-        whole, alone, bare = ([US * c for c in cost] for cost in costs)
-        yield Figure(
-            "handshake",
-            "handshake + JWT + auth_success, CPU",
-            "µs",
-            whole,
-            "websockets.serve, no auth",
-            bare,
-            0.8,
-            shares=bench.meter.shares,
+        users = itertools.count()
+        for number in bench.rounds("handshake", full=11):
+            for words, window in several.items():
+                devices = [
+                    bench.device(f"user_{next(users)}") for _ in range(HANDSHAKES)
+                ]
+                visitors = [device[:1] for device in devices]
+                subjects = [
+                    ("whole", daemon, devices),
+                    ("alone", daemon, visitors),
+                    ("least", gate, devices),
+                    ("serve", serve, strangers),
+                ]
+                for name, child, scripts in turns(subjects, number):
+                    crowd = Crowd()
+                    with bench.meter.watch(child, costs[name, words], HANDSHAKES):
+                        crowd.open(child.port, scripts, window=window)
+                    crowd.close()
+                    child.quiesce()
+    for words in several:
+        yield from _handshakes(
+            words,
+            {
+                name: [US * c for c in cost]
+                for (name, w), cost in costs.items()
+                if w == words
+            },
+            bench.meter.shares,
         )
+
+
+def _handshakes(
+    words: str, costs: Mapping[str, list[float]], shares: tuple[float, float]
+) -> Iterator[Figure]:
+    """The handshakes begun so many at a time."""
+    least, bare = "sockets, RSA and Redis alone", "websockets.serve, no auth"
+    for work, ours, baseline, theirs, target in (
+        (f"handshake + JWT + auth_success, {words}", "whole", bare, "serve", 0.8),
+        ("the same", "whole", least, "least", None),
+        ("the upgrade alone", "alone", bare, "serve", None),
+    ):
         yield Figure(
             "handshake",
-            "the handshake alone",
+            f"{work}, CPU",
             "µs",
-            alone,
-            "websockets.serve, no auth",
-            bare,
-            shares=bench.meter.shares,
+            costs[ours],
+            baseline,
+            costs[theirs],
+            target,
+            shares=shares,
         )
 
 

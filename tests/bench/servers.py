@@ -4,6 +4,7 @@
     relay    what a competent developer would write first: `websockets.serve`,
              redis-py's pub/sub, `websockets.broadcast`, json; no authentication
     floor    a loop of os.write(fd, frame) over accepted sockets, and nothing else
+    gate     the least that a handshake with authentication takes, see `servers_gate`
     update   the daemon's UPDATE in a bare loop over a pool of the same size
 
 Each says on which port it listens, in one line of JSON on standard output.
@@ -33,6 +34,8 @@ from typelets_ws.config import Config
 from typelets_ws.log import Output
 from typelets_ws.systemd import Systemd
 
+from .servers_gate import gate
+
 __all__ = ["main"]
 
 MESSAGE = bytes(300)
@@ -54,7 +57,13 @@ def main() -> None:
         # Each baseline runs on the loop on which it does best.
         factory = uvloop.new_event_loop if order.pop("uvloop") else None
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(relay(prefix, **order) if kind == "relay" else update(**order))
+            match kind:
+                case "relay":
+                    runner.run(relay(prefix, **order))
+                case "gate":
+                    runner.run(gate(prefix, announce=announce, **order))
+                case "update":
+                    runner.run(update(**order))
 
 
 def announce(port: int) -> None:

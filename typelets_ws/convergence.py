@@ -29,7 +29,6 @@ and a late message whose newest row was forgotten makes its devices resync.
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 from msgspec import Raw
@@ -39,12 +38,16 @@ __all__ = ["Forgotten", "Newest", "Row", "brought_up_to_date", "version_of"]
 _fields = msgspec.json.Decoder(dict[str, Raw])
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):
     """A note as stored: its version (updatedAt) and its JSON text."""
 
     version: str
     text: bytes
+
+
+class _Shown(msgspec.Struct, frozen=True, gc=False):
+    row: Row
+    at: float
 
 
 class Forgotten(Exception):
@@ -56,48 +59,65 @@ Key = tuple[str, str]
 
 
 class Newest:
-    """The newest row of each note that this process has shown, for a while."""
+    """The newest row of each note that this process has shown, for a while.
+
+    Of thousands of users each one's entry has left the cache when its turn comes, so
+    as few of them are looked at as can be, and the collector knows of none.
+    """
 
     def __init__(self, keep: float, room: int) -> None:
         self._keep = keep
         self._room = room
         self._used = 0
-        self._versions: OrderedDict[Key, tuple[str, float]] = OrderedDict()
-        self._texts: OrderedDict[Key, bytes] = OrderedDict()
+        self._shown: OrderedDict[Key, _Shown] = OrderedDict()
+        self._forgotten: OrderedDict[Key, _Shown] = OrderedDict()
+        """Without their texts; all of them were shown before all of the others."""
+        self._look_at = 0.0
+        """Nothing expires before."""
 
     def __len__(self) -> int:
-        return len(self._versions)
+        return len(self._shown) + len(self._forgotten)
 
     def show(self, key: Key, row: Row, now: float) -> Row:
         """Return the row to show for `row`: itself, or a newer one.
 
         `now` in seconds, never backwards. Raises `Forgotten`.
         """
-        self._expire(now)
-        version, _ = self._versions.get(key, ("", 0.0))
-        if version > row.version:
-            if key not in self._texts:
-                raise Forgotten
-            return Row(version, self._texts[key])
-        self._versions[key] = (row.version, now)
-        self._versions.move_to_end(key)
-        self._drop_text(key)
-        self._texts[key] = row.text
+        if now >= self._look_at:
+            self._expire(now)
+        known = self._shown.get(key)
+        if known is not None:
+            if known.row.version > row.version:
+                return known.row
+            self._used -= len(known.row.text)
+        elif self._forgotten:
+            known = self._forgotten.get(key)
+            if known is not None:
+                if known.row.version > row.version:
+                    raise Forgotten
+                del self._forgotten[key]
+        self._shown[key] = _Shown(row, now)
+        self._shown.move_to_end(key)
         self._used += len(row.text)
         while self._used > self._room:
-            self._drop_text(next(iter(self._texts)))
+            self._forget()
         return row
 
-    def _expire(self, now: float) -> None:
-        while self._versions:
-            key = next(iter(self._versions))
-            if self._versions[key][1] > now - self._keep:
-                return
-            del self._versions[key]
-            self._drop_text(key)
+    def _forget(self) -> None:
+        key, old = self._shown.popitem(last=False)
+        self._used -= len(old.row.text)
+        self._forgotten[key] = _Shown(Row(old.row.version, b""), old.at)
 
-    def _drop_text(self, key: Key) -> None:
-        self._used -= len(self._texts.pop(key, b""))
+    def _expire(self, now: float) -> None:
+        for known in (self._forgotten, self._shown):
+            while known:
+                oldest = next(iter(known.values()))
+                if oldest.at > now - self._keep:
+                    self._look_at = oldest.at + self._keep
+                    return
+                known.popitem(last=False)
+                self._used -= len(oldest.row.text)
+        self._look_at = now + self._keep
 
 
 def brought_up_to_date(changes: bytes, row: Row) -> bytes:

@@ -144,7 +144,7 @@ def signed(bench: Bench) -> Iterator[Figure]:
             without: list[float] = []
             count = SIGNED // CLIENTS
             where = "with nonces in Redis" if shared else "nonces on this process"
-            for number in bench.rounds(f"signed, {where}"):
+            for number in bench.rounds(f"signed, {where}", full=13):
                 messages = {
                     fd: iter([
                         _envelope(plain_text, _secret(heard), f"{number}-{fd}-{n}")
@@ -227,7 +227,7 @@ def updates(bench: Bench) -> Iterator[Figure]:
         busy = [bench.busy(), bench.busy()]
         costs: list[list[float]] = [[], []]
         rates: list[list[float]] = [[], []]
-        for number in bench.rounds("updates"):
+        for number in bench.rounds("updates", full=21):
             for server, who, run in turns(subjects, number):
                 with bench.meter.watch(server, costs[who], UPDATES), busy[who].watch():
                     began = time.monotonic()

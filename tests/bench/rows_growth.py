@@ -91,7 +91,7 @@ def _bare(bench: Bench, size: int) -> Costs:
 
 
 def _rounds(bench: Bench, name: str, subjects: list[Subject]) -> None:
-    for number in bench.rounds(name):
+    for number in bench.rounds(name, full=13):
         for run in turns(subjects, number):
             run()
 

@@ -103,6 +103,8 @@ class Admission:
         attached = False
         self._holds[user_id] += 1
         try:
+            # Not at the same time: a session revoked meanwhile is either heard of or
+            # found barred.
             await self.subscriptions.subscribe(user_id)
             place = await self.shared.acquire(
                 user_id, session.connection_id, identity.session_id

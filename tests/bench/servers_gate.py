@@ -1,9 +1,9 @@
 """The least that a handshake with authentication takes: what it must wait for.
 
-Says word for word what the daemon says, and does for each device what cannot be left
-out: the RSA arithmetic, a subscription, a place (both asked of Redis, one after the
-other, in the daemon's own commands), and giving the place back. It looks at nothing
-else: no header, no claim, no limit, no error; nothing is remembered or counted.
+Sends as many bytes as the daemon, and does for each device what cannot be left out:
+the RSA arithmetic, a subscription, a place (both asked of Redis, one after the other,
+in the daemon's own commands), and giving the place back. It looks at nothing else: no
+header, no claim, no limit, no error; nothing is remembered or counted.
 """
 
 import asyncio

@@ -11,8 +11,7 @@ lent to `shared_limits`.
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import hiredis
 
@@ -106,9 +105,9 @@ class Bus:
         """Seconds since a probe last came back through Redis; None: never yet."""
         return self._probe.age()
 
-    def subscribe(self, user_id: str) -> Coroutine[Any, Any, bool]:
+    async def subscribe(self, user_id: str) -> bool:
         """Hear the user's events: see `Subscriber.subscribe`."""
-        return self._subscriber.subscribe(user_id)
+        return await self._subscriber.subscribe(user_id)
 
     def when_read(self, tell: Callable[[], None]) -> None:
         """Tell when all events at hand were passed on: see `Subscriber.when_read`."""

@@ -72,8 +72,7 @@ class Newest:
         self._shown: OrderedDict[Key, _Shown] = OrderedDict()
         self._forgotten: OrderedDict[Key, _Shown] = OrderedDict()
         """Without their texts; all of them were shown before all of the others."""
-        self._look_at = 0.0
-        """Nothing expires before."""
+        self._next_expiry = 0.0
 
     def __len__(self) -> int:
         return len(self._shown) + len(self._forgotten)
@@ -83,19 +82,17 @@ class Newest:
 
         `now` in seconds, never backwards. Raises `Forgotten`.
         """
-        if now >= self._look_at:
+        if now >= self._next_expiry:
             self._expire(now)
         known = self._shown.get(key)
         if known is not None:
             if known.row.version > row.version:
                 return known.row
             self._used -= len(known.row.text)
-        elif self._forgotten:
-            known = self._forgotten.get(key)
-            if known is not None:
-                if known.row.version > row.version:
-                    raise Forgotten
-                del self._forgotten[key]
+        elif (known := self._forgotten.get(key)) is not None:
+            if known.row.version > row.version:
+                raise Forgotten
+            del self._forgotten[key]
         self._shown[key] = _Shown(row, now)
         self._shown.move_to_end(key)
         self._used += len(row.text)
@@ -113,11 +110,11 @@ class Newest:
             while known:
                 oldest = next(iter(known.values()))
                 if oldest.at > now - self._keep:
-                    self._look_at = oldest.at + self._keep
+                    self._next_expiry = oldest.at + self._keep
                     return
                 known.popitem(last=False)
                 self._used -= len(oldest.row.text)
-        self._look_at = now + self._keep
+        self._next_expiry = now + self._keep
 
 
 def brought_up_to_date(changes: bytes, row: Row) -> bytes:

@@ -56,8 +56,7 @@ class Link:
         self, connection: Connection, *, limit_s: float, prepare: bool
     ) -> None:
         self.connection = connection
-        self.until = 0.0
-        """For the borrower: when to give the connection back."""
+        self.lent_until = 0.0
         self._pgconn = connection.pgconn
         self._socket = self._pgconn.socket
         self._poll = select.poll()

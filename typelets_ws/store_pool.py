@@ -214,7 +214,7 @@ class Pool:
         finally:
             self._asking -= 1
         connection.link.attach()
-        connection.link.until = self._loop.time() + LEASE_S
+        connection.link.lent_until = self._loop.time() + LEASE_S
         return connection.link
 
     async def _getconn(self, wait_s: float) -> Connection:
@@ -233,11 +233,11 @@ class Pool:
     async def _give_back(self, link: Link) -> None:
         """Keep the link at hand, or let the pool have it when it is time."""
         now = self._loop.time()
-        if self._asking or self._pool.closed or now >= link.until or not link.free:
+        if self._asking or self._pool.closed or now >= link.lent_until or not link.free:
             await self._return(link)
             return
         self._at_hand.append(link)
-        if self._at_hand[0].until <= now:
+        if self._at_hand[0].lent_until <= now:
             await self._return(self._at_hand.popleft())
 
     async def _return(self, link: Link) -> None:

@@ -68,7 +68,9 @@ def handshake(bench: Bench) -> Iterator[Figure]:
     """
     several = {"16 at a time": 16, f"{HANDSHAKES} at once": HANDSHAKES}
     strangers: list[Script] = [[(upgrade(), b"\r\n\r\n")]] * HANDSHAKES
-    costs: dict[tuple[str, str], list[float]] = defaultdict(list)
+    costs: dict[str, dict[str, list[float]]] = {
+        words: defaultdict(list) for words in several
+    }
     with ExitStack() as stack:
         daemon = stack.enter_context(bench.daemon())
         gate = stack.enter_context(bench.gate())
@@ -89,20 +91,12 @@ def handshake(bench: Bench) -> Iterator[Figure]:
                 ]
                 for name, child, scripts in turns(subjects, number):
                     crowd = Crowd()
-                    with bench.meter.watch(child, costs[name, words], HANDSHAKES):
+                    with bench.meter.watch(child, costs[words][name], HANDSHAKES):
                         crowd.open(child.port, scripts, window=window)
                     crowd.close()
                     child.quiesce()
     for words in several:
-        yield from _handshakes(
-            words,
-            {
-                name: [US * c for c in cost]
-                for (name, w), cost in costs.items()
-                if w == words
-            },
-            bench.meter.shares,
-        )
+        yield from _handshakes(words, costs[words], bench.meter.shares)
 
 
 def _handshakes(
@@ -119,9 +113,9 @@ def _handshakes(
             "handshake",
             f"{work}, CPU",
             "µs",
-            costs[ours],
+            [US * c for c in costs[ours]],
             baseline,
-            costs[theirs],
+            [US * c for c in costs[theirs]],
             target,
             shares=shares,
         )

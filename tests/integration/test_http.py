@@ -46,6 +46,11 @@ def test_status_shows_users_only_to_the_token_and_the_admin(
             assert shown["connections"]["perUser"] == users
             admin = await status(house, admin=True)
             assert admin["connections"]["perUser"] == users
+            # Every two seconds, all in one turn.
+            await eventually(lambda: house.figure("users") == 2)
+            known = house.figure("connections", state="authenticated")
+            unknown = house.figure("connections", state="unauthenticated")
+            assert (known, unknown) == (3, 1)
 
     run(scenario())
 

@@ -949,7 +949,7 @@ def test_what_is_not_needed_goes_back(database: Database) -> None:
                 assert time.monotonic() < deadline
                 await asyncio.gather(*(store.ping() for _ in range(40)))
             for link in at_hand:
-                link.until = 0.0
+                link.lent_until = 0.0
             for _ in range(len(at_hand)):
                 await store.ping()
             assert not at_hand  # each went back after its last use

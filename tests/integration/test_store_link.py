@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import uvloop
 from psycopg.pq import TransactionStatus
 
+from tests.daemon import eventually
 from tests.postgres import Database
 from typelets_ws import store_link
 from typelets_ws.store_link import Connection, Link, Overdue
@@ -47,21 +48,11 @@ def run(work: Coroutine[Any, Any, None], *, uv: bool) -> None:
         runner.run(work)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop go on until then."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        await asyncio.sleep(0)
-
-
 async def at_work(database: Database, link: Link) -> None:
     """Return when the link's statement is under way."""
     query = "SELECT pid FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
     process = link.connection.info.backend_pid
-    deadline = time.monotonic() + 5
-    while not await asyncio.to_thread(database.execute, query, process):
-        assert time.monotonic() < deadline, "it did not come to pass"
+    await eventually(lambda: bool(database.execute(query, process)))
 
 
 @pytest.mark.parametrize("prepare", [False, True])
@@ -164,7 +155,7 @@ def test_what_comes_between_statements_is_no_end(database: Database, uv: bool) -
                 pass
             database.execute("NOTIFY news")
             # Now the loop reads it.
-            await until(lambda: link.connection.pgconn.notifies() is not None)
+            await eventually(lambda: link.connection.pgconn.notifies() is not None)
             assert link.free
             assert await link.first_row(b"SELECT 2", []) == (b"2",)
 
@@ -182,7 +173,7 @@ def test_killed_while_idle_is_known_without_a_round_trip(
                 database.kill_connections(NAME)
                 await gone(database)
                 if seen:  # by the loop, which then lets the socket be
-                    await until(lambda: not link.free)
+                    await eventually(lambda: not link.free)
                 assert not link.lives()
                 assert not link.free
                 assert link.connection.closed
@@ -204,7 +195,7 @@ def test_killed_under_a_statement(database: Database, uv: bool) -> None:
             database.kill_connections(NAME)
             assert isinstance(await asking, psycopg.OperationalError)
             # The end of the file follows the word.
-            await until(lambda: link.connection.closed)
+            await eventually(lambda: link.connection.closed)
             assert not link.lives()
 
     async def failure(link: Link) -> psycopg.Error:
@@ -301,7 +292,7 @@ def test_with_a_cancellation_under_way_it_is_not_free(
             process = link.connection.info.backend_pid
             database.execute("SELECT pg_cancel_backend(%s)", process)
             info = link.connection.info
-            await until(lambda: info.transaction_status == TransactionStatus.IDLE)
+            await eventually(lambda: info.transaction_status == TransactionStatus.IDLE)
             if outcome == "failed":
                 answered.set()
             else:

@@ -25,10 +25,16 @@ def session(limits: Limits = LIMITS, *, signed: bool = False) -> Session:
     return Session("c1", limits, Messages(require_signed_messages=signed))
 
 
-def let_in(one: Session, who: Identity = ALICE, token: str = "t") -> str:
-    return one.auth_succeeded(
-        who, messages.Auth(token=token, requestId="r"), NonceRegistry(10), NOW_MS
-    )
+def let_in(
+    one: Session,
+    who: Identity = ALICE,
+    token: str = "t",
+    registry: NonceRegistry | None = None,
+) -> str:
+    auth = messages.Auth(token=token, requestId="r")
+    # An empty registry counts as false.
+    nonces = NonceRegistry(10) if registry is None else registry
+    return one.auth_succeeded(who, auth, nonces, NOW_MS)
 
 
 def said(message: object) -> bytes:
@@ -150,6 +156,15 @@ def test_a_signature_must_hold_and_counts_once() -> None:
     again = refusal(lambda: one.admit(signed(secret, payload), NOW_MS))
     assert isinstance(again, SignatureRefusal)
     assert again.verdict is SignatureVerdict.REPLAYED
+
+
+def test_who_never_signs_has_no_memory_of_nonces() -> None:
+    one, registry = session(), NonceRegistry(10)
+    secret = let_in(one, registry=registry)
+    one.admit(said({"type": "join_note", "noteId": "n"}), NOW_MS)
+    assert len(registry) == 0
+    one.admit(signed(secret, {"type": "join_note"}), NOW_MS)
+    assert len(registry) == 1
 
 
 def test_where_signatures_are_required_only_ping_may_be_plain() -> None:

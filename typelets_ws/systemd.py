@@ -56,8 +56,10 @@ class Systemd:
         """Send assignments such as READY=1; one that is gone or busy is no error."""
         if not self._address:
             return
-        # A leading @ names an abstract socket.
-        address = self._address.replace("@", "\0", 1)
+        # sd_notify(3): only a leading @ names an abstract socket.
+        address = self._address
+        if address.startswith("@"):
+            address = f"\0{address[1:]}"
         with socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
         ) as s:

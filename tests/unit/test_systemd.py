@@ -44,6 +44,13 @@ def test_an_abstract_address_begins_with_an_at() -> None:
         assert listening.recv(1000) == b"READY=1"
 
 
+def test_an_at_inside_a_path_is_part_of_the_path(place: Path) -> None:
+    path = place.with_name("typelets-ws@8771.notify")
+    with supervisor(str(path)) as listening:
+        systemd(NOTIFY_SOCKET=str(path)).notify("READY=1")
+        assert listening.recv(1000) == b"READY=1"
+
+
 def test_a_supervisor_that_is_gone_is_no_error(place: Path) -> None:
     systemd(NOTIFY_SOCKET=str(place)).notify("READY=1")
     systemd().notify("READY=1")

@@ -81,7 +81,7 @@ class Admission:
             identity = await self.clerk.verify(message.token)
             self._refuse_barred(identity)
         except TokenRejected as rejection:
-            return self._rejected(session, rejection, message)
+            return self._rejected(device, session, rejection, message)
         if session.authenticated:
             return self._welcome(session, identity, message)
         return await self._let_in(device, session, identity, message)
@@ -111,7 +111,7 @@ class Admission:
             )
             # No await from here on: what was true a moment ago still is.
             try:
-                self._refuse(place, identity, message)
+                self._refuse(place, device, identity, message)
                 if not device.open:
                     raise Farewell(CloseCode.GOING_AWAY, "gone")
                 answer = self._welcome(session, identity, message)
@@ -122,19 +122,26 @@ class Admission:
                     self.shared.release(user_id, session.connection_id)
             return answer
         except TokenRejected as rejection:
-            return self._rejected(session, rejection, message)
+            return self._rejected(device, session, rejection, message)
         finally:
             if not attached:
                 self._let_go(user_id)
 
-    def _refuse(self, place: Place, identity: Identity, message: messages.Auth) -> None:
+    def _refuse(
+        self, place: Place, device: Device, identity: Identity, message: messages.Auth
+    ) -> None:
         if place is Place.REVOKED:
-            raise TokenRejected(RejectReason.REVOKED)
+            raise TokenRejected(RejectReason.REVOKED, identity.user_id)
         # Revoked while it was on its way in, or while Redis was away.
         self._refuse_barred(identity)
         here = self.hub.count(identity.user_id)
         if place is Place.FULL or here >= self.devices_per_user:
             self.metrics.authentications.labels("too_many_devices").inc()
+            self.log.warning(
+                "too_many_devices",
+                limit=self.devices_per_user,
+                **{**device.log_fields, "user": identity.user_id},
+            )
             refusal = Refusal(
                 Code.RATE_LIMITED, TOO_MANY_DEVICES, request_id=message.requestId
             )
@@ -146,7 +153,7 @@ class Admission:
 
     def _refuse_barred(self, identity: Identity) -> None:
         if self.barred.holds(identity.session_id, self.now_ms()):
-            raise TokenRejected(RejectReason.REVOKED)
+            raise TokenRejected(RejectReason.REVOKED, identity.user_id)
 
     def _welcome(
         self, session: Session, identity: Identity, message: messages.Auth
@@ -164,7 +171,11 @@ class Admission:
         )
 
     def _rejected(
-        self, session: Session, rejection: TokenRejected, message: messages.Auth
+        self,
+        device: Device,
+        session: Session,
+        rejection: TokenRejected,
+        message: messages.Auth,
     ) -> bytes:
         """The precise reason is for the log; the client is told one of two words."""
         self.metrics.authentications.labels(rejection.reason).inc()
@@ -172,11 +183,14 @@ class Admission:
         suspicious = not rejection.expired
         if suspicious:
             self.metrics.security_events.labels("auth_rejected").inc()
+        fields = dict(device.log_fields)
+        if rejection.user_id is not None:
+            fields.setdefault("user", rejection.user_id)
         self.log.warning(
             "auth_rejected",
             security=suspicious,
             reason=str(rejection.reason),
-            connection=session.connection_id,
+            **fields,
         )
         return session.auth_failed(rejection, message)
 

@@ -16,6 +16,7 @@ and when new ones are fetched: `keys`.
 import asyncio
 from binascii import a2b_base64
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Annotated, NamedTuple, Self, TypeVar
 
@@ -151,7 +152,7 @@ class Clerk:
             _check_signature(parts, keys)
         claims = _decode(parts.payload, _Claims, RejectReason.BAD_CLAIM)
         now = self._now()
-        identity = _identity(claims, self._config, now)
+        identity = _signed_identity(claims, self._config, now)
         self._metrics.token_age.observe(now - identity.issued_at)
         return identity
 
@@ -235,6 +236,16 @@ def _check_signature(parts: _Parts, keys: Keys) -> None:
     key = keys.find(parts.kid)
     if not _RS256.verify(parts.signed, key, parts.signature):
         raise TokenRejected(RejectReason.BAD_SIGNATURE)
+
+
+def _signed_identity(claims: _Claims, config: Auth, now: float) -> Identity:
+    """Judge the claims of a good signature; a rejection names the user, if it can."""
+    try:
+        return _identity(claims, config, now)
+    except TokenRejected as rejected:
+        with suppress(TokenRejected):
+            rejected.user_id = _user_id(claims.sub)
+        raise
 
 
 def _identity(claims: _Claims, config: Auth, now: float) -> Identity:

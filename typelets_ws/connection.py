@@ -12,6 +12,7 @@ session's to decide, in which order the conversation's; this pumps. Laws:
    detached, and nothing further is delivered to it.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, cast
 
@@ -56,7 +57,7 @@ class Connection(Entrance):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         if self.open:
-            self._house.metrics.closes.labels("1006", "lost").inc()
+            self._house.observe_end("1006", "lost", self.log_fields)
         self._depart()
         self._house.deadlines.forget(self)
         self._house.leave(self)
@@ -126,6 +127,8 @@ class Connection(Entrance):
         session = Session(house.new_id(), config.limits, config.messages)
         self._conversation = Conversation(self, session, house.services)
         auth_timeout = config.auth.auth_timeout_ms / 1000
+        if house.debug:
+            house.log.debug("connection_opened", **self.log_fields)
         self._liveness.opened(house.monotonic(), auth_timeout)
         self._look_again()
         self._queue(_GREETING)
@@ -142,7 +145,7 @@ class Connection(Entrance):
                 with suppress(Refusal):
                     conversation.session.arrive(0, self._house.now_ms())
             elif frame.opcode is Opcode.CLOSE:
-                self._house.metrics.closes.labels("client", "client").inc()
+                self._house.observe_end("client", "client", self.log_fields)
             else:
                 whole = self._assembly.add(frame, self._room(conversation))
                 # The protocol's parser holds on to the frame until the next one.
@@ -202,6 +205,16 @@ class Connection(Entrance):
         return self._session.session_id
 
     @property
+    def log_fields(self) -> Mapping[str, str]:
+        """See `hub.Device`."""
+        fields = {"address": self._address}
+        if self._conversation is not None:
+            fields["connection"] = self._session.connection_id
+            if self._session.user_id:
+                fields["user"] = self._session.user_id
+        return fields
+
+    @property
     def _session(self) -> Session:
         return cast(Conversation, self._conversation).session
 
@@ -209,6 +222,8 @@ class Connection(Entrance):
         """The device is in; see `conversation.Link`."""
         self._attached = self._authenticated = True
         self._house.door.authenticated()
+        if self._house.debug:
+            self._house.log.debug("authenticated", **self.log_fields)
         self._liveness.authenticated()
 
     @property
@@ -257,6 +272,12 @@ class Connection(Entrance):
                     self._evict("stalled")
             case Due.PONG_MISSING:
                 self._house.metrics.evictions.labels("ping_timeout").inc()
+                self._house.log.info(
+                    "connection_closed",
+                    code="1006",
+                    reason="ping_timeout",
+                    **self.log_fields,
+                )
                 self._transport.abort()
                 return None
             case Due.PING:

@@ -44,6 +44,8 @@ class Services:
     monotonic: Callable[[], float]
     inbox_bytes_before_auth: int
     message_bytes: int
+    debug: bool = False
+    """True while the log level is debug: a line for each message."""
 
     def reconfigure(self, config: Config) -> None:
         """Go by other settings from the next message on."""
@@ -51,6 +53,7 @@ class Services:
         self.context = replace(self.context, rules=config.messages)
         self.inbox_bytes_before_auth = limits.unread_bytes_before_auth
         self.message_bytes = limits.message_bytes
+        self.debug = config.log.level == "debug"
         admission.devices_per_user = limits.devices_per_user
         admission.nonces.reconfigure(limits.nonces_per_user)
 
@@ -58,6 +61,13 @@ class Services:
     def now_ms(self) -> Callable[[], int]:
         """Wall clock, ms since the epoch."""
         return self.context.now_ms
+
+    def observe(self, name: str, result: str, device: Device) -> None:
+        """Count a message and its outcome, both names of ours; log it at debug."""
+        self.metrics.messages.labels(name, result).inc()
+        if self.debug:
+            about = device.log_fields
+            self.log.debug("message_handled", type=name, result=result, **about)
 
 
 class Link(Device, Protocol):
@@ -127,11 +137,9 @@ class Conversation:
 
     @property
     def _full(self) -> bool:
-        room = (
-            INBOX_BYTES
-            if self.session.authenticated
-            else self._services.inbox_bytes_before_auth
-        )
+        room = self._services.inbox_bytes_before_auth
+        if self.session.authenticated:
+            room = INBOX_BYTES
         return self._inbox_bytes > room or len(self._inbox or ()) > INBOX_MESSAGES
 
     def _admit(self, item: bytes | Refusal) -> Admitted | None:
@@ -148,7 +156,7 @@ class Conversation:
             return admitted
         # A replayed ping harms nobody: no shared nonce, no task.
         self._reply(handlers.ping(message, self._services.now_ms()))
-        self._services.metrics.messages.labels("ping", "ok").inc()
+        self._services.observe("ping", "ok", self._link)
         return None
 
     async def _work(self, first: Admitted) -> None:
@@ -188,11 +196,11 @@ class Conversation:
                 self._apply(
                     await handlers.handle(services.context, self.session, message)
                 )
-            services.metrics.messages.labels(name, "ok").inc()
+            services.observe(name, "ok", self._link)
         except Refusal as refusal:
             self._refuse(refusal, name)
         except Farewell as farewell:
-            services.metrics.messages.labels(name, farewell.reason).inc()
+            services.observe(name, farewell.reason, self._link)
             self._link.farewell(farewell)
         except Exception as exc:
             self._blame_ourselves(exc, message, name)
@@ -249,16 +257,15 @@ class Conversation:
 
     def _refuse(self, refusal: Refusal, name: str) -> None:
         services = self._services
-        services.metrics.messages.labels(name, refusal.code).inc()
+        services.observe(name, str(refusal.code), self._link)
         if isinstance(refusal, SignatureRefusal):
-            services.metrics.security_events.labels(
-                f"signature_{refusal.verdict}"
-            ).inc()
+            kind = f"signature_{refusal.verdict}"
+            services.metrics.security_events.labels(kind).inc()
             services.log.warning(
                 "signature_rejected",
                 security=True,
                 verdict=str(refusal.verdict),
-                connection=self.session.connection_id,
+                **self._link.log_fields,
             )
         elif refusal.correlation_id is not None:
             services.log.error(
@@ -267,7 +274,7 @@ class Conversation:
                 code=str(refusal.code),
                 correlation_id=refusal.correlation_id,
                 cause=str(refusal.__cause__),
-                connection=self.session.connection_id,
+                **self._link.log_fields,
             )
         self._reply(messages.error(refusal))
 
@@ -279,10 +286,10 @@ class Conversation:
             "internal_error",
             type=name,
             correlation_id=correlation_id,
-            connection=self.session.connection_id,
             exc_info=exc,
+            **self._link.log_fields,
         )
-        self._services.metrics.messages.labels(name, Code.INTERNAL).inc()
+        self._services.observe(name, str(Code.INTERNAL), self._link)
         refusal = Refusal(
             Code.INTERNAL,
             "Internal error",

@@ -6,6 +6,7 @@ raw slice and leaves byte for byte. An event that does not fit is refused with
 one word of a closed list, and harms nothing else.
 """
 
+import re
 from enum import StrEnum
 from typing import Final
 
@@ -29,12 +30,22 @@ class Reason(StrEnum):
 
 
 class EventRejected(Exception):
-    """A malformed event; `reason` says why and `detail` where."""
+    """A malformed event; `reason` says why and `detail` where.
+
+    `detail` may quote the event, `field` is a name of ours: the log has only that.
+    """
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
+
+    @property
+    def field(self) -> str | None:
+        """The field that does not fit, where `detail` names one."""
+        named = _FIELD.search(self.detail)
+        name = named and (named[1] or named[2] or named[3])
+        return name if name in _FIELDS else None
 
 
 class Event(Struct, tag_field="event", kw_only=True, frozen=True, omit_defaults=True):
@@ -170,6 +181,8 @@ EVENTS: Final[tuple[type[Event], ...]] = AnyEvent.__args__
 
 _decoder: Final = msgspec.json.Decoder(AnyEvent)
 _head: Final = msgspec.json.Decoder(dict[str, Raw])
+_FIELD: Final = re.compile(r"at `\$\.(\w+)|field `(\w+)`|^(\w+) is not")
+_FIELDS: Final = {"event", *(f for kind in EVENTS for f in kind.__struct_fields__)}
 _NAMES: Final = frozenset(str(kind.__struct_config__.tag) for kind in EVENTS)
 encode: Final = msgspec.json.Encoder().encode
 

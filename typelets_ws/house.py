@@ -5,7 +5,7 @@ One `House` per daemon, built by `app`. It knows who is inside, who may come in
 """
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -188,9 +188,26 @@ class House:
                 address=address,
             )
 
-    def observe_farewell(self, farewell: Farewell, address: str) -> None:
-        """Count a close of ours, and tell of those that may be an attack."""
+    @property
+    def debug(self) -> bool:
+        """True while the log level is debug."""
+        return self.config.log.level == "debug"
+
+    def observe_end(self, code: str, reason: str, about: Mapping[str, str]) -> None:
+        """Count a close of the client's; a line of its own at level debug."""
+        self.metrics.closes.labels(code, reason).inc()
+        if self.debug:
+            self.log.debug("connection_closed", code=code, reason=reason, **about)
+
+    def observe_farewell(self, farewell: Farewell, about: Mapping[str, str]) -> None:
+        """Count and log a close of ours; `about` are the connection's `log_fields`.
+
+        A restart closes all of them, so its lines are written at level debug only.
+        """
         code = str(int(farewell.close_code))
+        if farewell.close_code is CloseCode.RESTARTING:
+            self.observe_end(code, farewell.reason, about)
+            return
         self.metrics.closes.labels(code, farewell.reason).inc()
         if farewell.reason in SECURITY_CLOSES:
             self.metrics.security_events.labels(farewell.reason).inc()
@@ -198,7 +215,11 @@ class House:
                 "connection_refused",
                 security=True,
                 reason=farewell.reason,
-                address=address,
+                **about,
+            )
+        else:
+            self.log.info(
+                "connection_closed", code=code, reason=farewell.reason, **about
             )
 
 

@@ -10,7 +10,7 @@ several frames leave as one, joined once for all of them. Whoever delivers also 
 in the same turn of the loop and before anybody is attached or detached.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from .errors import CloseCode
@@ -30,6 +30,11 @@ class Device(Protocol):
     @property
     def session_id(self) -> str | None:
         """The Clerk session (`sid`) of its newest token."""
+        ...
+
+    @property
+    def log_fields(self) -> Mapping[str, str]:
+        """Fields of each log line about it: connection, address, user once known."""
         ...
 
     @property

@@ -56,11 +56,15 @@ class RejectReason(StrEnum):
 
 
 class TokenRejected(Exception):
-    """The token does not hold; nothing of it is in the text."""
+    """The token does not hold; nothing of it is in the text.
 
-    def __init__(self, reason: RejectReason) -> None:
+    `user_id` is set when the signature was good, so that the log may name the user.
+    """
+
+    def __init__(self, reason: RejectReason, user_id: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.user_id = user_id
 
     @property
     def expired(self) -> bool:

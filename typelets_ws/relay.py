@@ -59,7 +59,12 @@ class Relay:
             if rejected.reason in UNDELIVERABLE:
                 self.resync([user_id], f"event_{rejected.reason}")
             self.metrics.events.labels("unknown", rejected.reason).inc()
-            self.log.warning("event_dropped", reason=str(rejected.reason))
+            self.log.warning(
+                "event_dropped",
+                reason=str(rejected.reason),
+                field=rejected.field,
+                user=user_id,
+            )
             return
         self.metrics.events.labels(events.name(event), "ok").inc()
         if isinstance(event, events.Order):

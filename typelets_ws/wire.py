@@ -6,6 +6,7 @@ is followed by a half-close, a little patience, and a hard abort.
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import cast
 
 from websockets.protocol import OPEN, SEND_EOF, Protocol, Side
@@ -82,6 +83,11 @@ class Wire(asyncio.Protocol):
                 )
             )
         return self._protocol
+
+    @property
+    def log_fields(self) -> Mapping[str, str]:
+        """See `hub.Device`."""
+        raise NotImplementedError
 
     def due(self, now: float) -> float | None:
         """Do what is due; see `deadlines.Due`."""
@@ -174,7 +180,7 @@ class Wire(asyncio.Protocol):
             return
         if farewell.answer is not None:
             self.say(farewell.answer)
-        self._house.observe_farewell(farewell, self._address)
+        self._house.observe_farewell(farewell, self.log_fields)
         self._ws.send_close(farewell.close_code, farewell.reason)
         self._close()
 
@@ -184,7 +190,7 @@ class Wire(asyncio.Protocol):
 
     def _fail(self, farewell: Farewell) -> None:
         """Fail the connection (RFC 6455 section 7.1.7): no more is read."""
-        self._house.observe_farewell(farewell, self._address)
+        self._house.observe_farewell(farewell, self.log_fields)
         self._ws.fail(farewell.close_code, farewell.reason)
         self._close()
 

@@ -75,6 +75,7 @@ class Silent:
 
     def __init__(self, number: int) -> None:
         self.connection_id = f"connection-{number}"
+        self.log_fields = {"connection": self.connection_id}
 
     def push(self, frame: Frame) -> None: ...
     def close(self, code: CloseCode, reason: str) -> None: ...

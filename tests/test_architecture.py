@@ -33,7 +33,7 @@ def floor(number: int, modules: str) -> Floor:
 FLOORS = {
     "words": floor(
         0,
-        """errors messages events metrics tally ports
+        """errors messages events metrics pool_metrics tally ports
         config config_kinds config_rules settings log log_guard""",
     ),
     "rules": floor(
@@ -54,7 +54,9 @@ FLOORS = {
         subscriptions""",
     ),
     "assembly": floor(
-        4, "app daemon service systemd schema schema_asyncapi schema_typescript"
+        4,
+        """app daemon service systemd known_series process_metrics
+        schema schema_asyncapi schema_typescript""",
     ),
     "doors": floor(5, "cli status dev schema_command __main__"),
 }

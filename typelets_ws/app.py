@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from . import known_series
 from .admission import Admission, Barred
 from .bus import Bus
 from .clerk import Clerk
@@ -41,6 +42,7 @@ from .listener import (
 from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .outbox import Turn
+from .process_metrics import ProcessMetrics
 from .relay import Relay
 from .shared_limits import SharedLimits
 from .signing import NonceRegistry
@@ -171,6 +173,10 @@ class _Builder:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
+        known_series.declare(self.metrics)
+        ProcessMetrics(self.metrics.registry, self.wall())
+        self.metrics.reload_successful.set(1)
+        self.metrics.reload_time.set(self.wall())
         self.hub = Hub()
         self.barred = Barred(BARRED_MS, BARRED_LIMIT)
         self.newest = Newest(NEWEST_KEEP_S, NEWEST_ROOM_BYTES)

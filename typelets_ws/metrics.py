@@ -5,8 +5,12 @@ list), never text from outside: 10 000 users make no new series. One `Metrics`
 per daemon with its own registry, so that tests run several side by side.
 """
 
+import platform
+
 from prometheus_client import CollectorRegistry, Gauge
 
+from . import __version__
+from .pool_metrics import PoolMetrics
 from .tally import Histogram, Tally
 
 __all__ = ["Metrics"]
@@ -23,6 +27,7 @@ class Metrics:
         self._messages()
         self._events()
         self._outside()
+        self._process()
 
     def _counter(self, name: str, text: str, *labels: str) -> Tally:
         return Tally(f"typelets_ws_{name}", text, labels, self.registry)
@@ -118,12 +123,25 @@ class Metrics:
         self.postgres_pool = self._gauge(
             "postgres_pool", "The pool's own statistics.", "stat"
         )
+        self.pool = PoolMetrics(self.registry)
         self.queries = self._histogram(
             "query_seconds", "Database statements by name.", "query"
         )
         self.query_failures = self._counter(
             "query_failures", "Statements that failed, by reason.", "reason"
         )
+
+    def _process(self) -> None:
         self.loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the sweep ran."
+        )
+        self._gauge(
+            "build_info", "1; the labels say what is running.", "version", "python"
+        ).labels(__version__, platform.python_version()).set(1)
+        self.reload_successful = self._gauge(
+            "config_last_reload_successful", "1 unless the last reload was refused."
+        )
+        self.reload_time = self._gauge(
+            "config_last_reload_success_timestamp_seconds",
+            "When the settings in use were read, since the epoch.",
         )

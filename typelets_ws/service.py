@@ -135,20 +135,28 @@ def _on_signals(
             return
         systemd.reloading()
         config = reload()
-        if config is not None:
-            try:
-                daemon.reconfigure(config)
-            except (ConfigError, ValueError) as exc:
-                daemon.log.error("reload_refused", text=str(exc))
-            else:
-                if output is not None:
-                    output.set_level(config.log.level)
+        taken = config is not None and _take(config, daemon, output)
+        daemon.metrics.reload_successful.set(taken)
+        if taken:
+            daemon.metrics.reload_time.set_to_current_time()
         systemd.reloaded()
 
     loop.add_signal_handler(signal.SIGTERM, end)
     loop.add_signal_handler(signal.SIGINT, end)
     loop.add_signal_handler(signal.SIGHUP, read_again)
     return stop
+
+
+def _take(config: Config, daemon: Daemon, output: Output | None) -> bool:
+    """Go over to new settings; False when they are refused, which is logged."""
+    try:
+        daemon.reconfigure(config)
+    except (ConfigError, ValueError) as exc:
+        daemon.log.error("reload_refused", text=str(exc))
+        return False
+    if output is not None:
+        output.set_level(config.log.level)
+    return True
 
 
 def _settle_memory() -> None:

@@ -117,6 +117,7 @@ class Store:
         """Copy the pool's statistics to the metrics; for the periodic sweep."""
         for stat, value in self._pool.stats().items():
             self._metrics.postgres_pool.labels(stat).set(value)
+        self._metrics.pool.observe(self._pool.stats())
 
     def _give_up(self) -> float:
         return self._loop.time() + self._wait_s

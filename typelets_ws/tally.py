@@ -54,9 +54,9 @@ class Count:
     __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.value = 0
+        self.value: float = 0
 
-    def inc(self, by: int = 1) -> None:
+    def inc(self, by: float = 1) -> None:
         """Count."""
         self.value += by
 

@@ -67,6 +67,16 @@ def series(house: House) -> int:
     return sum(len(m.samples) for m in families(house.daemon.metrics.registry))
 
 
+def counters(house: House) -> set[tuple[str, ...]]:
+    """Every counter's series: the name and its labels' values."""
+    return {
+        (sample.name, *sorted(sample.labels.values()))
+        for metric in families(house.daemon.metrics.registry)
+        if metric.type == "counter"
+        for sample in metric.samples
+    }
+
+
 class Silent:
     """A device that takes everything."""
 
@@ -102,10 +112,12 @@ def test_strangers_words_and_ten_thousand_users_make_no_new_series(
 ) -> None:
     async def scenario() -> None:
         async with daemon(redis_server.url, database.url) as house:
+            known = counters(house)
             for mark in ("first", "second", "third"):
                 async with house.device("alice") as device:
                     await misbehave(house, device, mark)
                     await device.socket.close(4000 + len(mark), mark)
+                assert counters(house) == known
                 if mark == "first":
                     await eventually(lambda: house.daemon.hub.devices == 0)
                     before = series(house)
@@ -123,6 +135,46 @@ def test_strangers_words_and_ten_thousand_users_make_no_new_series(
     run(scenario())
 
 
+def test_process_build_pool_and_reload_are_told(
+    redis_server: RedisServer, database: Database
+) -> None:
+    async def scenario() -> None:
+        async with daemon(
+            redis_server.url, database.url, database={"pool_min": 1, "pool_max": 3}
+        ) as house:
+            _, _, body = await house.get("/metrics", admin=True)
+            found = {
+                sample.name: (sample.labels, sample.value)
+                for family in text_string_to_metric_families(body.decode())
+                for sample in family.samples
+            }
+            for name in (
+                "cpu_seconds_total",
+                "start_time_seconds",
+                "open_fds",
+                "max_fds",
+                "resident_memory_bytes",
+                "virtual_memory_bytes",
+            ):
+                assert found[f"process_{name}"][1] > 0, name
+            labels, one = found["typelets_ws_build_info"]
+            assert (labels["version"], one) == (typelets_ws.__version__, 1)
+            assert found["typelets_ws_config_last_reload_successful"][1] == 1
+            assert found["typelets_ws_postgres_connections_max"][1] == 3
+            await eventually(lambda: house.figure("postgres_requests_total") > 0)
+            assert (
+                1
+                <= sum(
+                    house.figure("postgres_connections", state=state)
+                    for state in ("idle", "in_use")
+                )
+                <= 3
+            )
+            assert house.figure("postgres_connect_seconds_total") < 1
+
+    run(scenario())
+
+
 def test_the_figures_of_a_busy_minute(
     redis_server: RedisServer, database: Database
 ) -> None:
@@ -133,6 +185,7 @@ def test_the_figures_of_a_busy_minute(
         async with daemon(
             redis_server.url, database.url, limits={"devices_per_user": 2}
         ) as house:
+            known = counters(house)
             async with house.device(user) as one, house.device(user) as two:
                 await one.ask(update)
                 assert (await two.receive())["type"] == "note_sync"
@@ -182,6 +235,7 @@ def test_the_figures_of_a_busy_minute(
             }
             assert {key: found.get(key) for key in expected} == expected
             assert found["received_bytes_total",] > 500
+            assert counters(house) == known
             assert found["token_age_seconds_bucket", "+Inf"] >= 2
 
     run(scenario())

@@ -33,7 +33,7 @@ def floor(number: int, modules: str) -> Floor:
 FLOORS = {
     "words": floor(
         0,
-        """errors messages events metrics pool_metrics tally ports
+        """addresses errors messages events metrics pool_metrics tally ports
         config config_kinds config_rules settings log log_guard""",
     ),
     "rules": floor(

@@ -44,7 +44,8 @@ class Server(_Section, frozen=True):
     allowed_origins: tuple[Text, ...] = ()
     """Exact origins (scheme://host[:port]); empty allows all, with a warning."""
     trusted_proxies: tuple[Text, ...] = ()
-    """Addresses or networks whose X-Forwarded-For is believed."""
+    """Addresses or networks whose X-Forwarded-For is believed; ``unix`` for a proxy
+    that connects through a Unix socket."""
     permessage_deflate: bool = False
     """Payloads are ciphertext: compression costs 36 KB a connection for nothing."""
     tls_certificate: str = ""

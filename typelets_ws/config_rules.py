@@ -4,7 +4,6 @@ A complaint refuses the start, a caution is one warning at start. Nothing here
 opens a file or a socket, so a configuration can be judged on another machine.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from .addresses import UNIX, network
 from .config import Admin, Auth, Config, ConfigError, Database, Redis, Server
 
 __all__ = ["adopted", "cautions", "complaints", "require_keys"]
@@ -23,6 +23,7 @@ _ORIGIN_WORDS = (
     "scheme://host[:port] as browsers send it: lower case, no path, no wildcard, "
     "no default port"
 )
+_PROXY_WORDS = "addresses, networks such as 10.0.0.0/8, or unix"
 _LEAST_BITS = 2048
 """As RFC 7518 demands for RS256."""
 _HOST = r"(?:\[[0-9a-fA-F:.]+\]|[^:@/?,\[\]\s]*)(?::\d*)?"
@@ -119,7 +120,7 @@ def _about_server(server: Server, admin: Admin) -> Iterator[tuple[str, str, str]
     if not all(map(_is_origin, server.allowed_origins)):
         yield "server", "allowed_origins", _ORIGIN_WORDS
     if not all(map(_is_network, server.trusted_proxies)):
-        yield "server", "trusted_proxies", "addresses or networks such as 10.0.0.0/8"
+        yield "server", "trusted_proxies", _PROXY_WORDS
     if server.tls_certificate and not server.tls_key:
         yield "server", "tls_key", "a file, as tls_certificate is set"
     if server.tls_key and not server.tls_certificate:
@@ -153,9 +154,9 @@ def _is_origin(text: str) -> bool:
 
 def _is_network(text: str) -> bool:
     try:
-        ipaddress.ip_network(text)
+        network(text)
     except ValueError:
-        return False
+        return text == UNIX
     return True
 
 

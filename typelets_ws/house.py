@@ -4,7 +4,6 @@ One `House` per daemon, built by `app`. It knows who is inside, who may come in
 (the caps at the door, the origins), and whose address a proxy speaks for.
 """
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -14,6 +13,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Origin
 
+from .addresses import ClientAddresses
 from .config import Config
 from .conversation import Services
 from .deadlines import Deadlines
@@ -100,9 +100,7 @@ class House:
         """Take new settings; they hold for handshakes and messages from now on."""
         self.config = config
         self.door.reconfigure(config.limits)
-        self._proxies = [
-            ipaddress.ip_network(network) for network in config.server.trusted_proxies
-        ]
+        self._addresses = ClientAddresses(config.server.trusted_proxies)
         allowed = [Origin(origin) for origin in config.server.allowed_origins]
         self.origins = [*allowed, None] if allowed else None
         self.services.reconfigure(config)
@@ -122,28 +120,8 @@ class House:
         self.connections.discard(inhabitant)
 
     def client_address(self, peer: str, forwarded_for: str, real_ip: str) -> str:
-        """Whose request it is: the peer's, or whom a trusted proxy speaks for.
-
-        The two are the request's headers. Of X-Forwarded-For the rightmost address
-        that is no trusted proxy counts: what stands left of it came from outside
-        (spec section 1).
-        """
-        if not self._trusted(peer):
-            return peer
-        hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
-        for hop in reversed(hops or [real_ip]):
-            if not _is_address(hop):
-                break
-            peer = hop
-            if not self._trusted(hop):
-                break
-        return peer
-
-    def _trusted(self, address: str) -> bool:
-        if not self._proxies or not _is_address(address):
-            return False
-        parsed = ipaddress.ip_address(address)
-        return any(parsed in network for network in self._proxies)
+        """Whose request it is; see `addresses.ClientAddresses.client`."""
+        return self._addresses.client(peer, forwarded_for, real_ip)
 
     def welcomes(self, upgrade: Upgrade) -> bool:
         """Whether it may be answered as it stands: no path of ours, a known origin."""
@@ -221,11 +199,3 @@ class House:
             self.log.info(
                 "connection_closed", code=code, reason=farewell.reason, **about
             )
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -9,6 +9,7 @@ from collections import Counter
 from enum import StrEnum
 
 from . import config
+from .addresses import limit_key
 
 __all__ = ["Door", "DoorVerdict", "RateVerdict", "SlidingWindow"]
 
@@ -99,6 +100,7 @@ class Door:
             return DoorVerdict.FULL
         if self.unauthenticated >= limits.unauthenticated:
             return DoorVerdict.UNAUTHENTICATED
+        address = limit_key(address)
         if self._addresses[address] >= limits.per_address:
             return DoorVerdict.ADDRESS
         if self._accepts.arrive(now) is not RateVerdict.SERVED:
@@ -117,6 +119,7 @@ class Door:
         self.total -= 1
         if not authenticated:
             self.unauthenticated -= 1
+        address = limit_key(address)
         if self._addresses[address] > 1:
             self._addresses[address] -= 1
         else:

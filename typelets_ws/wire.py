@@ -12,6 +12,7 @@ from typing import cast
 from websockets.protocol import OPEN, SEND_EOF, Protocol, Side
 from websockets.server import ServerProtocol
 
+from .addresses import ClientAddresses
 from .config import Config
 from .errors import CloseCode, Farewell
 from .frames import DEFLATE
@@ -53,8 +54,7 @@ class Wire(asyncio.Protocol):
         plain = transport.get_extra_info("sslcontext") is None
         sock = transport.get_extra_info("socket")
         self._outbox = Outbox(self._transport, sock.fileno() if plain else -1)
-        peer = transport.get_extra_info("peername")
-        self._address = peer[0] if isinstance(peer, tuple) else "local"
+        self._address = ClientAddresses.peer(transport.get_extra_info("peername"))
         if self._house.enter(self):
             self._look_again()
         else:

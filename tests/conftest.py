@@ -1,8 +1,20 @@
-"""What every test file gets: plugins with servers, and one Hypothesis profile."""
+"""Plugins with servers, the Hypothesis profile, and the loop of `async def` tests."""
 
+import asyncio
 import importlib.util
+import inspect
+from collections.abc import Callable
+from typing import cast
 
+import pytest
+import uvloop
 from hypothesis import settings
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+LOOPS: dict[str, LoopFactory] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
 
 # No deadline per example: a slow machine is no bug. The suite has its own timeout.
 settings.register_profile("suite", deadline=None)
@@ -10,6 +22,27 @@ settings.load_profile("suite")
 
 pytest_plugins = [
     plugin
-    for plugin in ("tests.postgres", "tests.redis")
+    for plugin in ("tests.postgres", "tests.redis", "tests.daemon")
     if importlib.util.find_spec(plugin)
 ]
+
+
+@pytest.fixture(params=LOOPS)
+def loop_factory(request: pytest.FixtureRequest) -> LoopFactory:
+    """Run an `async def` test once on each event loop that the daemon supports."""
+    return LOOPS[request.param]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an `async def` test on uvloop, as production does, or on `loop_factory`."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in wanted}
+    factory = cast(
+        LoopFactory, pyfuncitem.funcargs.get("loop_factory", uvloop.new_event_loop)
+    )
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(pyfuncitem.obj(**arguments))
+    return True

@@ -15,15 +15,19 @@ import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
+import pytest
 import redis.asyncio as redis_client
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.postgres import Database
+from tests.redis import RedisServer
 from tests.tokens import mint, public_pem
 from typelets_ws.app import Daemon, running
 from typelets_ws.config import Config, Log
@@ -32,6 +36,7 @@ from typelets_ws.log import Output
 
 PATIENCE_S = 10.0
 Message = dict[str, Any]
+Boot = Callable[..., AbstractAsyncContextManager["House"]]
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -221,6 +226,12 @@ async def daemon(
         house = House(built, stream)
         await eventually(lambda: not built.complaints())
         yield house
+
+
+@pytest.fixture
+def boot(redis_server: RedisServer, database: Database) -> Boot:
+    """`daemon` with its Redis and Postgres; call it once for each daemon."""
+    return partial(daemon, redis_server.url, database.url)
 
 
 async def eventually(

@@ -12,7 +12,7 @@ from unittest.mock import MagicMock, Mock
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.daemon import Device, eventually, publish, run
+from tests.daemon import Device, eventually, publish
 from tests.e2e.supervisor import Process, supervised
 from tests.postgres import Database
 from tests.redis import RedisServer, link_proxy
@@ -104,7 +104,7 @@ def leaks(process: Process, secrets: list[str]) -> list[str]:
     ]
 
 
-def test_no_line_holds_a_token_a_secret_or_a_word_of_a_note(
+async def test_no_line_holds_a_token_a_secret_or_a_word_of_a_note(
     redis_server: RedisServer, database: Database
 ) -> None:
     user = database.add_user("alice")
@@ -112,69 +112,63 @@ def test_no_line_holds_a_token_a_secret_or_a_word_of_a_note(
     # The server trusts; the password is there to be leaked.
     joint = "&" if "?" in database.url else "?"
     database_url = f"{database.url}{joint}password={MARK}"
+    async with link_proxy(redis_server.port) as link:
+        with supervised(
+            link.url,
+            database_url,
+            server={"status_token": MARK},
+            log={"level": "debug"},
+            database={"statement_timeout_ms": 500, "wait_ms": 500},
+        ) as supervisor:
+            process = supervisor.start()
+            await process.heard("READY=1")
+            token = mint(user)
+            async with connect(supervisor.url) as socket:
+                device = await authenticated(socket, token)
+                await talk(device, note)
+                secrets = [token, device.secret, *await strangers(supervisor.url)]
+                for event in (
+                    f'{{"event":"note_created","noteData":{{"title":"{MARK}"}}}}',
+                    f'{{"event":"{MARK}"}}',
+                    f'{{"event":"note_updated","noteId":"{MARK}"}}',
+                    MARK,
+                ):
+                    await publish(redis_server.url, user, event.encode())
+                update = {"type": "note_update", "noteId": note}
+                update["changes"] = {"title": MARK, "content": MARK}  # type: ignore[assignment]
+                with database.locked(note):
+                    slow = await answer(device, update)
+                await link.refuse()
+                await eventually(lambda: bool(process.logged("redis_down")))
+                await answer(device, device.signed(update))
+                database.stop()
+                down = await answer(device, update)
+                database.start()
+                await link.heal()
+                await eventually(lambda: bool(process.logged("redis_back")))
+                await eventually(lambda: bool(process.logged("postgres_answers")))
+                process.send(signal.SIGHUP)
+                await eventually(lambda: bool(process.logged("reloaded")))
+            process.send(signal.SIGTERM)
+            assert await process.ended() == 0
+            assert leaks(process, secrets) == []
 
-    async def scenario() -> None:
-        async with link_proxy(redis_server.port) as link:
-            with supervised(
-                link.url,
-                database_url,
-                server={"status_token": MARK},
-                log={"level": "debug"},
-                database={"statement_timeout_ms": 500, "wait_ms": 500},
-            ) as supervisor:
-                process = supervisor.start()
-                await process.heard("READY=1")
-                token = mint(user)
-                async with connect(supervisor.url) as socket:
-                    device = await authenticated(socket, token)
-                    await talk(device, note)
-                    secrets = [token, device.secret, *await strangers(supervisor.url)]
-                    for event in (
-                        f'{{"event":"note_created","noteData":{{"title":"{MARK}"}}}}',
-                        f'{{"event":"{MARK}"}}',
-                        f'{{"event":"note_updated","noteId":"{MARK}"}}',
-                        MARK,
-                    ):
-                        await publish(redis_server.url, user, event.encode())
-                    update = {"type": "note_update", "noteId": note}
-                    update["changes"] = {"title": MARK, "content": MARK}  # type: ignore[assignment]
-                    with database.locked(note):
-                        slow = await answer(device, update)
-                    await link.refuse()
-                    await eventually(lambda: bool(process.logged("redis_down")))
-                    await answer(device, device.signed(update))
-                    database.stop()
-                    down = await answer(device, update)
-                    database.start()
-                    await link.heal()
-                    await eventually(lambda: bool(process.logged("redis_back")))
-                    await eventually(lambda: bool(process.logged("postgres_answers")))
-                    process.send(signal.SIGHUP)
-                    await eventually(lambda: bool(process.logged("reloaded")))
-                process.send(signal.SIGTERM)
-                assert await process.ended() == 0
-                assert leaks(process, secrets) == []
+            # What a client is told to quote is in the log, with the reason.
+            failed = {x["correlation_id"]: x for x in process.logged("message_failed")}
+            for reply in (slow, down):
+                assert reply["code"] == "UNAVAILABLE"
+                assert failed[reply["correlationId"]]["type"] == "note_update"
+            assert failed[slow["correlationId"]]["cause"] == "timeout"
+            assert failed[down["correlationId"]]["cause"] == "disconnected"
 
-                # What a client is told to quote is in the log, with the reason.
-                failed = {
-                    x["correlation_id"]: x for x in process.logged("message_failed")
-                }
-                for reply in (slow, down):
-                    assert reply["code"] == "UNAVAILABLE"
-                    assert failed[reply["correlationId"]]["type"] == "note_update"
-                assert failed[slow["correlationId"]]["cause"] == "timeout"
-                assert failed[down["correlationId"]]["cause"] == "disconnected"
-
-                # What may be an attack is marked as such, and nothing else is.
-                marked = {x["event"] for x in process.lines if x.get("security")}
-                assert marked == {"auth_rejected", "signature_rejected"}
-                reasons = {x["reason"] for x in process.logged("auth_rejected")}
-                assert {"bad_signature", "expired", "malformed"} <= reasons
-                # An outage is one line, however many tried.
-                for event_name in ("redis_down", "redis_back", "postgres_unreachable"):
-                    assert len(process.logged(event_name)) == 1, event_name
-
-    run(scenario())
+            # What may be an attack is marked as such, and nothing else is.
+            marked = {x["event"] for x in process.lines if x.get("security")}
+            assert marked == {"auth_rejected", "signature_rejected"}
+            reasons = {x["reason"] for x in process.logged("auth_rejected")}
+            assert {"bad_signature", "expired", "malformed"} <= reasons
+            # An outage is one line, however many tried.
+            for event_name in ("redis_down", "redis_back", "postgres_unreachable"):
+                assert len(process.logged(event_name)) == 1, event_name
 
 
 async def answer(device: Device, message: Any) -> dict[str, Any]:
@@ -186,37 +180,31 @@ async def answer(device: Device, message: Any) -> dict[str, Any]:
             return found
 
 
-def test_a_flood_is_a_few_lines_and_a_sum(
+async def test_a_flood_is_a_few_lines_and_a_sum(
     redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario() -> None:
-        with supervised(redis_server.url, database.url, log={"burst": 5}) as supervisor:
-            process = supervisor.start()
-            await process.heard("READY=1")
-            async with connect(supervisor.url) as socket:
-                await authenticated(socket, mint("alice"))
-                for _ in range(200):
-                    await publish(redis_server.url, "alice", b"no event")
-                await eventually(lambda: bool(process.logged("event_dropped")))
-            process.send(signal.SIGTERM)
-            assert await process.ended() == 0
-            (total,) = process.logged("suppressed")
-            assert total["lines_of"] == "event_dropped"
-            written = len(process.logged("event_dropped"))
-            assert total["count"] + written == 200
-            assert written <= 25
-
-    run(scenario())
+    with supervised(redis_server.url, database.url, log={"burst": 5}) as supervisor:
+        process = supervisor.start()
+        await process.heard("READY=1")
+        async with connect(supervisor.url) as socket:
+            await authenticated(socket, mint("alice"))
+            for _ in range(200):
+                await publish(redis_server.url, "alice", b"no event")
+            await eventually(lambda: bool(process.logged("event_dropped")))
+        process.send(signal.SIGTERM)
+        assert await process.ended() == 0
+        (total,) = process.logged("suppressed")
+        assert total["lines_of"] == "event_dropped"
+        written = len(process.logged("event_dropped"))
+        assert total["count"] + written == 200
+        assert written <= 25
 
 
-def test_sums_come_by_the_clock_though_nothing_is_written_any_more() -> None:
-    async def scenario() -> None:
-        output, idle = Mock(), MagicMock()
-        idle.complaints.return_value = []
-        often = Systemd({"WATCHDOG_USEC": "10000"}, os.getpid(), time.monotonic)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await beat(idle, often, output)
-        assert output.summarise.call_count >= 5
-
-    run(scenario())
+async def test_sums_come_by_the_clock_though_nothing_is_written_any_more() -> None:
+    output, idle = Mock(), MagicMock()
+    idle.complaints.return_value = []
+    often = Systemd({"WATCHDOG_USEC": "10000"}, os.getpid(), time.monotonic)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await beat(idle, often, output)
+    assert output.summarise.call_count >= 5

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import typelets_ws
-from tests.daemon import Device, House, daemon, eventually, publish, run
+from tests.daemon import Boot, Device, House, eventually, publish
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import key_pair, mint
@@ -107,135 +107,118 @@ async def misbehave(house: House, device: Device, mark: str) -> None:
     house.daemon.relay.receive("alice", b'{"event":"%s"}' % mark.encode())
 
 
-def test_strangers_words_and_ten_thousand_users_make_no_new_series(
-    redis_server: RedisServer, database: Database
+async def test_strangers_words_and_ten_thousand_users_make_no_new_series(
+    boot: Boot,
 ) -> None:
-    async def scenario() -> None:
-        async with daemon(redis_server.url, database.url) as house:
-            known = counters(house)
-            for mark in ("first", "second", "third"):
-                async with house.device("alice") as device:
-                    await misbehave(house, device, mark)
-                    await device.socket.close(4000 + len(mark), mark)
-                assert counters(house) == known
-                if mark == "first":
-                    await eventually(lambda: house.daemon.hub.devices == 0)
-                    before = series(house)
-            hub, relay = house.daemon.hub, house.daemon.relay
-            event = msgspec.json.encode({"event": "note_deleted", "noteId": NOTE})
-            relay.receive("user", event)
-            await eventually(lambda: house.daemon.hub.devices == 0)
-            before = max(before, series(house))
-            for number in range(USERS):
-                hub.attach(f"user_{number}", Silent(number))
-                relay.receive(f"user_{number}", event)
-            assert series(house) == before <= MOST_SERIES
-            assert house.figure("deliveries_total") == USERS
-
-    run(scenario())
-
-
-def test_process_build_pool_and_reload_are_told(
-    redis_server: RedisServer, database: Database
-) -> None:
-    async def scenario() -> None:
-        async with daemon(
-            redis_server.url, database.url, database={"pool_min": 1, "pool_max": 3}
-        ) as house:
-            _, _, body = await house.get("/metrics", admin=True)
-            found = {
-                sample.name: (sample.labels, sample.value)
-                for family in text_string_to_metric_families(body.decode())
-                for sample in family.samples
-            }
-            for name in (
-                "cpu_seconds_total",
-                "start_time_seconds",
-                "open_fds",
-                "max_fds",
-                "resident_memory_bytes",
-                "virtual_memory_bytes",
-            ):
-                assert found[f"process_{name}"][1] > 0, name
-            labels, one = found["typelets_ws_build_info"]
-            assert (labels["version"], one) == (typelets_ws.__version__, 1)
-            assert found["typelets_ws_config_last_reload_successful"][1] == 1
-            assert found["typelets_ws_postgres_connections_max"][1] == 3
-            await eventually(lambda: house.figure("postgres_requests_total") > 0)
-            assert (
-                1
-                <= sum(
-                    house.figure("postgres_connections", state=state)
-                    for state in ("idle", "in_use")
-                )
-                <= 3
-            )
-            assert house.figure("postgres_connect_seconds_total") < 1
-
-    run(scenario())
-
-
-def test_the_figures_of_a_busy_minute(
-    redis_server: RedisServer, database: Database
-) -> None:
-    async def scenario() -> None:
-        user = database.add_user("alice")
-        note = database.add_note(user)
-        update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
-        async with daemon(
-            redis_server.url, database.url, limits={"devices_per_user": 2}
-        ) as house:
-            known = counters(house)
-            async with house.device(user) as one, house.device(user) as two:
-                await one.ask(update)
-                assert (await two.receive())["type"] == "note_sync"
-                event = {"event": "note_deleted", "noteId": note, "publishedAt": 1}
-                await publish(redis_server.url, user, event)
-                await two.receive()
-                async with house.device() as third:
-                    await third.send({"type": "auth", "token": mint(user)})
-                    assert await third.closed() == 4429
-                async with house.device() as forger:
-                    await forger.send(
-                        {"type": "auth", "token": mint(user, key=STRANGER)}
-                    )
-                    assert await forger.closed() == 4401
-                await eventually(
-                    lambda: house.figure("connections", state="authenticated") == 2
-                )
-            await eventually(lambda: house.daemon.hub.devices == 0)
-            await eventually(lambda: house.figure("sent_bytes_total") > 500)
-            status, _, body = await house.get("/metrics", admin=True)
-            assert status == 200
-            found = {
-                (sample.name[len("typelets_ws_") :], *sorted(sample.labels.values())):
-                    sample.value
-                for family in text_string_to_metric_families(body.decode())
-                for sample in family.samples
-            }  # fmt: skip
-            expected = {
-                ("handshakes_total", "101"): 4,
-                ("authentications_total", "ok"): 2,
-                ("authentications_total", "too_many_devices"): 1,
-                ("authentications_total", "bad_signature"): 1,
-                ("messages_total", "note_update", "ok"): 1,
-                ("handling_seconds_count", "note_update"): 1,
-                ("events_total", "note_updated", "ok"): 1,
-                ("events_total", "note_deleted", "ok"): 1,
-                ("deliveries_total",): 3,
-                ("closes_total", "4429", "too_many_devices"): 1,
-                ("closes_total", "4401", "auth_failed"): 1,
-                ("security_events_total", "too_many_devices"): 1,
-                ("security_events_total", "auth_rejected"): 1,
-                ("query_seconds_count", "update_note"): 1,
-                ("redis_up", "events"): 1,
-                ("redis_up", "commands"): 1,
-                ("postgres_up",): 1,
-                ("shared_limits_up",): 1,
-            }
-            assert {key: found.get(key) for key in expected} == expected
-            assert found["received_bytes_total",] > 500
+    async with boot() as house:
+        known = counters(house)
+        for mark in ("first", "second", "third"):
+            async with house.device("alice") as device:
+                await misbehave(house, device, mark)
+                await device.socket.close(4000 + len(mark), mark)
             assert counters(house) == known
-            assert found["token_age_seconds_bucket", "+Inf"] >= 2
+            if mark == "first":
+                await eventually(lambda: house.daemon.hub.devices == 0)
+                before = series(house)
+        hub, relay = house.daemon.hub, house.daemon.relay
+        event = msgspec.json.encode({"event": "note_deleted", "noteId": NOTE})
+        relay.receive("user", event)
+        await eventually(lambda: house.daemon.hub.devices == 0)
+        before = max(before, series(house))
+        for number in range(USERS):
+            hub.attach(f"user_{number}", Silent(number))
+            relay.receive(f"user_{number}", event)
+        assert series(house) == before <= MOST_SERIES
+        assert house.figure("deliveries_total") == USERS
 
-    run(scenario())
+
+async def test_process_build_pool_and_reload_are_told(boot: Boot) -> None:
+    async with boot(database={"pool_min": 1, "pool_max": 3}) as house:
+        _, _, body = await house.get("/metrics", admin=True)
+        found = {
+            sample.name: (sample.labels, sample.value)
+            for family in text_string_to_metric_families(body.decode())
+            for sample in family.samples
+        }
+        for name in (
+            "cpu_seconds_total",
+            "start_time_seconds",
+            "open_fds",
+            "max_fds",
+            "resident_memory_bytes",
+            "virtual_memory_bytes",
+        ):
+            assert found[f"process_{name}"][1] > 0, name
+        labels, one = found["typelets_ws_build_info"]
+        assert (labels["version"], one) == (typelets_ws.__version__, 1)
+        assert found["typelets_ws_config_last_reload_successful"][1] == 1
+        assert found["typelets_ws_postgres_connections_max"][1] == 3
+        await eventually(lambda: house.figure("postgres_requests_total") > 0)
+        assert (
+            1
+            <= sum(
+                house.figure("postgres_connections", state=state)
+                for state in ("idle", "in_use")
+            )
+            <= 3
+        )
+        assert house.figure("postgres_connect_seconds_total") < 1
+
+
+async def test_the_figures_of_a_busy_minute(
+    boot: Boot, redis_server: RedisServer, database: Database
+) -> None:
+    user = database.add_user("alice")
+    note = database.add_note(user)
+    update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
+    async with boot(limits={"devices_per_user": 2}) as house:
+        known = counters(house)
+        async with house.device(user) as one, house.device(user) as two:
+            await one.ask(update)
+            assert (await two.receive())["type"] == "note_sync"
+            event = {"event": "note_deleted", "noteId": note, "publishedAt": 1}
+            await publish(redis_server.url, user, event)
+            await two.receive()
+            async with house.device() as third:
+                await third.send({"type": "auth", "token": mint(user)})
+                assert await third.closed() == 4429
+            async with house.device() as forger:
+                await forger.send({"type": "auth", "token": mint(user, key=STRANGER)})
+                assert await forger.closed() == 4401
+            await eventually(
+                lambda: house.figure("connections", state="authenticated") == 2
+            )
+        await eventually(lambda: house.daemon.hub.devices == 0)
+        await eventually(lambda: house.figure("sent_bytes_total") > 500)
+        status, _, body = await house.get("/metrics", admin=True)
+        assert status == 200
+        found = {
+            (sample.name[len("typelets_ws_") :], *sorted(sample.labels.values())):
+                sample.value
+            for family in text_string_to_metric_families(body.decode())
+            for sample in family.samples
+        }  # fmt: skip
+        expected = {
+            ("handshakes_total", "101"): 4,
+            ("authentications_total", "ok"): 2,
+            ("authentications_total", "too_many_devices"): 1,
+            ("authentications_total", "bad_signature"): 1,
+            ("messages_total", "note_update", "ok"): 1,
+            ("handling_seconds_count", "note_update"): 1,
+            ("events_total", "note_updated", "ok"): 1,
+            ("events_total", "note_deleted", "ok"): 1,
+            ("deliveries_total",): 3,
+            ("closes_total", "4429", "too_many_devices"): 1,
+            ("closes_total", "4401", "auth_failed"): 1,
+            ("security_events_total", "too_many_devices"): 1,
+            ("security_events_total", "auth_rejected"): 1,
+            ("query_seconds_count", "update_note"): 1,
+            ("redis_up", "events"): 1,
+            ("redis_up", "commands"): 1,
+            ("postgres_up",): 1,
+            ("shared_limits_up",): 1,
+        }
+        assert {key: found.get(key) for key in expected} == expected
+        assert found["received_bytes_total",] > 500
+        assert counters(house) == known
+        assert found["token_age_seconds_bucket", "+Inf"] >= 2

@@ -14,7 +14,7 @@ import click
 import pytest
 import redis
 
-from tests.daemon import House, Message, daemon, eventually, publish, run
+from tests.daemon import House, Message, daemon, eventually, publish
 from tests.node import node_package
 from tests.postgres import Database
 from tests.readme import ROOT, TEXT, commands, table, unpack
@@ -229,32 +229,30 @@ async def output_of(world: World, place: Path, *command: str) -> str:
     ],
     ids=lambda command: command[1],
 )
-def test_a_publisher(world: World, examples: Path, command: tuple[str, str]) -> None:
+async def test_a_publisher(
+    world: World, examples: Path, command: tuple[str, str]
+) -> None:
     note = world.database.add_note("alice", starred=False)
-
-    async def scenario() -> None:
-        async with (
-            rooms(world) as room,
-            room.device("alice") as phone,
-            room.device("alice") as laptop,
-        ):
-            told = await output_of(
-                world, examples, *command, "alice", note, phone.connection_id
-            )
-            assert told == "1 process(es) heard it\n"
-            message = await laptop.receive()
-            assert message["type"] == "note_sync"
-            row = message["updatedNote"]
-            assert list(row) == list(Note.__struct_fields__)
-            assert message["changes"] == {
-                "starred": True,
-                "updatedAt": row["updatedAt"],
-            }
-            assert abs(message["timestamp"] - moment(row["updatedAt"])) < 10_000
-            assert await phone.barrier() == []
-        assert world.redis.command("ACL", "LOG") == []
-
-    run(scenario())
+    async with (
+        rooms(world) as room,
+        room.device("alice") as phone,
+        room.device("alice") as laptop,
+    ):
+        told = await output_of(
+            world, examples, *command, "alice", note, phone.connection_id
+        )
+        assert told == "1 process(es) heard it\n"
+        message = await laptop.receive()
+        assert message["type"] == "note_sync"
+        row = message["updatedNote"]
+        assert list(row) == list(Note.__struct_fields__)
+        assert message["changes"] == {
+            "starred": True,
+            "updatedAt": row["updatedAt"],
+        }
+        assert abs(message["timestamp"] - moment(row["updatedAt"])) < 10_000
+        assert await phone.barrier() == []
+    assert world.redis.command("ACL", "LOG") == []
     assert world.database.note(note)["starred"] is True
 
 
@@ -263,55 +261,46 @@ def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp() * 1000
 
 
-def test_revoking_a_session(world: World, examples: Path) -> None:
-    async def scenario() -> None:
-        async with (
-            rooms(world) as room,
-            room.device("alice", sid="sess_bad") as phone,
-            room.device() as back,
-        ):
-            await output_of(world, examples, "node", "revoke.mjs", "alice", "sess_bad")
-            assert await phone.closed() == 4401
-            answer = await back.auth(mint("alice", sid="sess_bad"))
-            assert answer["type"] == "auth_failed"
-        assert world.redis.command("ACL", "LOG") == []
-
-    run(scenario())
+async def test_revoking_a_session(world: World, examples: Path) -> None:
+    async with (
+        rooms(world) as room,
+        room.device("alice", sid="sess_bad") as phone,
+        room.device() as back,
+    ):
+        await output_of(world, examples, "node", "revoke.mjs", "alice", "sess_bad")
+        assert await phone.closed() == 4401
+        answer = await back.auth(mint("alice", sid="sess_bad"))
+        assert answer["type"] == "auth_failed"
+    assert world.redis.command("ACL", "LOG") == []
 
 
-def test_the_daemon_needs_the_rights_the_readme_grants_and_no_more(
+async def test_the_daemon_needs_the_rights_the_readme_grants_and_no_more(
     world: World,
 ) -> None:
     note = world.database.add_note("alice")
     world.redis.command("CONFIG", "RESETSTAT")
-
-    async def scenario() -> None:
-        async with rooms(world) as room:
-            async with room.device("alice") as phone, room.device("alice") as laptop:
-                update = {
-                    "type": "note_update",
-                    "noteId": note,
-                    "changes": {"starred": True},
-                }
-                answer = await phone.ask(phone.signed(update))
-                assert answer["type"] == "note_update_success"
-                assert (await laptop.receive())["type"] == "note_sync"
-                renewed = world.redis.calls("set")
-                # The lease is renewed, and the script may be gone.
-                await eventually(lambda: world.redis.calls("set") > renewed + 2)
-                world.redis.command("SCRIPT", "FLUSH")
-                async with room.device("alice"):
-                    pass
-            await eventually(
-                lambda: world.redis.subscribers("typelets:user:alice") == 0
-            )
-        assert world.redis.command("ACL", "LOG") == []
-        (granted,) = (words for words in commands() if "typelets-ws" in words[3:4])
-        for word in granted:
-            if word.startswith("+"):
-                assert world.redis.calls(word[1:]) > 0, f"{word} is not needed"
-
-    run(scenario())
+    async with rooms(world) as room:
+        async with room.device("alice") as phone, room.device("alice") as laptop:
+            update = {
+                "type": "note_update",
+                "noteId": note,
+                "changes": {"starred": True},
+            }
+            answer = await phone.ask(phone.signed(update))
+            assert answer["type"] == "note_update_success"
+            assert (await laptop.receive())["type"] == "note_sync"
+            renewed = world.redis.calls("set")
+            # The lease is renewed, and the script may be gone.
+            await eventually(lambda: world.redis.calls("set") > renewed + 2)
+            world.redis.command("SCRIPT", "FLUSH")
+            async with room.device("alice"):
+                pass
+        await eventually(lambda: world.redis.subscribers("typelets:user:alice") == 0)
+    assert world.redis.command("ACL", "LOG") == []
+    (granted,) = (words for words in commands() if "typelets-ws" in words[3:4])
+    for word in granted:
+        if word.startswith("+"):
+            assert world.redis.calls(word[1:]) > 0, f"{word} is not needed"
 
 
 def test_a_publisher_may_neither_listen_nor_read(world: World) -> None:
@@ -347,44 +336,40 @@ client.close();
 """
 
 
-def test_the_client(world: World, examples: Path) -> None:
+async def test_the_client(world: World, examples: Path) -> None:
     """It signs, fetches when told to, and comes back by itself."""
     note = world.database.add_note("alice")
     (examples / "driver.mjs").write_text(DRIVER)
+    async with rooms(world, require_signed_messages=True) as room:
+        process = await asyncio.create_subprocess_exec(
+            "node", "driver.mjs", room.url, mint("alice", expires_in=-600),
+            mint("alice"), cwd=examples,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+        lines = process.stdout
 
-    async def scenario() -> None:
-        async with rooms(world, require_signed_messages=True) as room:
-            process = await asyncio.create_subprocess_exec(
-                "node", "driver.mjs", room.url, mint("alice", expires_in=-600),
-                mint("alice"), cwd=examples,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            assert process.stdin
-            assert process.stdout
-            lines = process.stdout
+        async def hear() -> Message:
+            async with asyncio.timeout(10):
+                message = json.loads(await lines.readline())
+            assert isinstance(message, dict)
+            return message
 
-            async def hear() -> Message:
-                async with asyncio.timeout(10):
-                    message = json.loads(await lines.readline())
-                assert isinstance(message, dict)
-                return message
-
-            assert (await hear())["type"] == "auth_success"
-            assert await hear() == {"type": "fetched"}
-            for number in range(20):
-                changes = {"title": f"é {number}"}
-                update = {"type": "note_update", "noteId": note, "changes": changes}
-                process.stdin.write(json.dumps(update).encode() + b"\n")
-            for number in range(20):
-                message = await hear()
-                assert message["updatedNote"]["title"] == f"é {number}", message
-            redis_url = world.redis.url
-            await publish(redis_url, "alice", {"event": "resync_required"})
-            assert await hear() == {"type": "fetched"}
-            await publish(redis_url, "alice", {"event": "user_disconnected"})
-            assert (await hear())["type"] == "auth_success"
-            assert await hear() == {"type": "fetched"}
-            process.stdin.close()
-            assert await process.wait() == 0
-
-    run(scenario())
+        assert (await hear())["type"] == "auth_success"
+        assert await hear() == {"type": "fetched"}
+        for number in range(20):
+            changes = {"title": f"é {number}"}
+            update = {"type": "note_update", "noteId": note, "changes": changes}
+            process.stdin.write(json.dumps(update).encode() + b"\n")
+        for number in range(20):
+            message = await hear()
+            assert message["updatedNote"]["title"] == f"é {number}", message
+        redis_url = world.redis.url
+        await publish(redis_url, "alice", {"event": "resync_required"})
+        assert await hear() == {"type": "fetched"}
+        await publish(redis_url, "alice", {"event": "user_disconnected"})
+        assert (await hear())["type"] == "auth_success"
+        assert await hear() == {"type": "fetched"}
+        process.stdin.close()
+        assert await process.wait() == 0

@@ -3,21 +3,20 @@ a file that is refused changes nothing."""
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.daemon import Device, eventually, run
+from tests.daemon import Device, eventually
 from tests.e2e.crowd import crowd
 from tests.e2e.supervisor import Process, Supervisor, supervised
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import key_pair, mint, public_pem
-
-Scenario = Callable[["Running"], Awaitable[None]]
 
 
 class Running:
@@ -41,24 +40,24 @@ class Running:
         return device
 
 
-def reloading(
-    redis_server: RedisServer, database: Database, scenario: Scenario, **sections: Any
-) -> None:
-    async def whole(supervisor: Supervisor) -> None:
+@asynccontextmanager
+async def reloading(
+    redis_server: RedisServer, database: Database, **sections: Any
+) -> AsyncIterator[Running]:
+    """A daemon that is told to stop at the end, and stops without an error."""
+    with supervised(redis_server.url, database.url, **sections) as supervisor:
         process = supervisor.start()
         await process.heard("READY=1")
-        await scenario(Running(supervisor, process))
+        yield Running(supervisor, process)
         process.send(signal.SIGTERM)
         assert await process.ended() == 0, process.text
 
-    with supervised(redis_server.url, database.url, **sections) as supervisor:
-        run(whole(supervisor))
 
-
-def test_a_reload_under_load_changes_limits_and_drops_nobody(
+async def test_a_reload_under_load_changes_limits_and_drops_nobody(
     redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario(running: Running) -> None:
+
+    async with reloading(redis_server, database) as running:
         tokens = [mint(f"user_{n}", expires_in=600) for n in range(100)]
         port = running.supervisor.port
         async with (
@@ -85,13 +84,12 @@ def test_a_reload_under_load_changes_limits_and_drops_nobody(
                 assert await late_device.closed() == 4429
             assert len(running.process.logged("reloaded")) == 6
 
-    reloading(redis_server, database, scenario)
 
-
-def test_every_part_goes_by_the_new_settings(
+async def test_every_part_goes_by_the_new_settings(
     redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario(running: Running) -> None:
+
+    async with reloading(redis_server, database) as running:
         user = database.add_user("alice")
         note = database.add_note(user)
         url = running.supervisor.url
@@ -131,8 +129,6 @@ def test_every_part_goes_by_the_new_settings(
             await device.send({"type": "ping", "padding": "p" * 2_000})
             assert await device.closed() == 1009
 
-    reloading(redis_server, database, scenario)
-
 
 async def status(port: int, token: str) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -146,10 +142,11 @@ async def status(port: int, token: str) -> bytes:
         writer.close()
 
 
-def test_another_key_holds_for_the_next_token(
+async def test_another_key_holds_for_the_next_token(
     redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario(running: Running) -> None:
+
+    async with reloading(redis_server, database) as running:
         other = key_pair("another")
         async with connect(running.supervisor.url) as socket:
             device = await running.device(socket)
@@ -158,13 +155,12 @@ def test_another_key_holds_for_the_next_token(
             assert answer["type"] == "auth_success"
             assert (await device.auth(mint("alice")))["type"] == "auth_failed"
 
-    reloading(redis_server, database, scenario)
 
-
-def test_what_needs_a_restart_is_named_and_stays(
+async def test_what_needs_a_restart_is_named_and_stays(
     redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario(running: Running) -> None:
+
+    async with reloading(redis_server, database) as running:
         before = running.supervisor.url
         await running.change(
             server={"port": 1, "tls_certificate": "a.pem", "tls_key": "b.pem"},
@@ -182,8 +178,6 @@ def test_what_needs_a_restart_is_named_and_stays(
             device = await running.device(socket)
             assert (await device.ask({"type": "ping"}))["code"] == "RATE_LIMITED"
 
-    reloading(redis_server, database, scenario)
-
 
 @pytest.mark.parametrize(
     "text",
@@ -194,10 +188,11 @@ def test_what_needs_a_restart_is_named_and_stays(
         None,
     ],
 )
-def test_a_file_that_is_refused_changes_nothing(
+async def test_a_file_that_is_refused_changes_nothing(
     redis_server: RedisServer, database: Database, text: str | None
 ) -> None:
-    async def scenario(running: Running) -> None:
+
+    async with reloading(redis_server, database) as running:
         path, process = running.supervisor.config, running.process
         async with connect(running.supervisor.url) as socket:
             device = await running.device(socket)
@@ -214,5 +209,3 @@ def test_a_file_that_is_refused_changes_nothing(
                 assert "MARKER" not in process.text
             assert not process.logged("reloaded")
             assert (await device.ask({"type": "ping"}))["type"] == "pong"
-
-    reloading(redis_server, database, scenario)

@@ -74,31 +74,28 @@ def test_a_restart_under_load_refuses_nobody_and_everybody_is_back(
         run(scenario(supervisor))
 
 
-def test_ready_is_told_after_the_first_probes_and_a_start_waits_for_them(
+async def test_ready_is_told_after_the_first_probes_and_a_start_waits_for_them(
     redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario() -> None:
-        async with link_proxy(redis_server.port) as link:
-            await link.refuse()
-            with supervised(link.url, database.url) as supervisor:
-                process = supervisor.start()
-                await process.heard("EXTEND_TIMEOUT_USEC=", 3)
-                notes = process.hear()
-                assert "READY=1" not in notes
-                assert any(n.startswith("STATUS=") and "redis" in n for n in notes)
-                assert await asyncio.to_thread(ready_status, supervisor) == 503
-                # One line for the outage, and it is served all the same.
-                assert len(process.logged("redis_down")) == 1
-                assert len(process.logged("listening")) == 1
-                await link.heal()
-                await process.heard("READY=1")
-                assert await asyncio.to_thread(ready_status, supervisor) == 200
-                process.send(signal.SIGTERM)
-                assert await process.ended() == 0
-                assert process.hear()[-1] != "READY=1"
-                assert process.said("STOPPING=1") == 1
-
-    run(scenario())
+    async with link_proxy(redis_server.port) as link:
+        await link.refuse()
+        with supervised(link.url, database.url) as supervisor:
+            process = supervisor.start()
+            await process.heard("EXTEND_TIMEOUT_USEC=", 3)
+            notes = process.hear()
+            assert "READY=1" not in notes
+            assert any(n.startswith("STATUS=") and "redis" in n for n in notes)
+            assert await asyncio.to_thread(ready_status, supervisor) == 503
+            # One line for the outage, and it is served all the same.
+            assert len(process.logged("redis_down")) == 1
+            assert len(process.logged("listening")) == 1
+            await link.heal()
+            await process.heard("READY=1")
+            assert await asyncio.to_thread(ready_status, supervisor) == 200
+            process.send(signal.SIGTERM)
+            assert await process.ended() == 0
+            assert process.hear()[-1] != "READY=1"
+            assert process.said("STOPPING=1") == 1
 
 
 def test_a_drain_closes_the_port_turns_readiness_red_and_feeds_the_watchdog(
@@ -107,10 +104,7 @@ def test_a_drain_closes_the_port_turns_readiness_red_and_feeds_the_watchdog(
     async def scenario(supervisor: Supervisor) -> None:
         process = supervisor.start(WATCHDOG_USEC="600000")
         await process.heard("READY=1")
-        async with (
-            connect(supervisor.url) as early,
-            connect(supervisor.url) as late,
-        ):
+        async with connect(supervisor.url) as early, connect(supervisor.url) as late:
             process.send(signal.SIGTERM)
             await process.heard("STOPPING=1")
             fed = process.said("WATCHDOG=1")

@@ -113,7 +113,7 @@ def shown(socket: ClientConnection) -> str:
     return str(dict(pair[0] for pair in certificate["subject"])["commonName"])
 
 
-def test_a_replaced_certificate_is_shown_to_who_comes_and_a_bad_one_to_nobody(
+async def test_a_replaced_certificate_is_shown_to_who_comes_and_a_bad_one_to_nobody(
     redis_server: RedisServer, database: Database, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
@@ -128,7 +128,11 @@ def test_a_replaced_certificate_is_shown_to_who_comes_and_a_bad_one_to_nobody(
     install("one")
     context = trusting(tmp_path, "one", "two", "locked")
 
-    async def scenario() -> None:
+    with supervised(
+        redis_server.url,
+        database.url,
+        server={"tls_certificate": str(live), "tls_key": str(key)},
+    ) as supervisor:
         process = supervisor.start()
         await process.heard("READY=1")
         url = f"wss://localhost:{supervisor.port}/"
@@ -187,13 +191,6 @@ def test_a_replaced_certificate_is_shown_to_who_comes_and_a_bad_one_to_nobody(
         assert "MARKER" not in process.text
         process.send(signal.SIGTERM)
         assert await process.ended() == 0
-
-    with supervised(
-        redis_server.url,
-        database.url,
-        server={"tls_certificate": str(live), "tls_key": str(key)},
-    ) as supervisor:
-        run(scenario())
 
 
 @contextmanager

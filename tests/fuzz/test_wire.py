@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.daemon import House, eventually, run
-from tests.integration.scene import ALICE, BOB, Boot
+from tests.daemon import Boot, House, eventually
+from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
 from tests.raw import CLOSE, PONG, TEXT, Raw, frame, handshake, raw
 from tests.redis import RedisServer
@@ -138,90 +138,77 @@ async def rounds(
     assert "Traceback" not in json.dumps(house.log)
 
 
-def test_junk_frames_before_authentication(boot: Boot, chance: random.Random) -> None:
-    async def scenario() -> None:
-        async with boot(limits=LIMITS) as house:
-            await rounds(house, 300, None, lambda: junk_frames(chance, "x"))
-            assert house.daemon.hub.devices == 0
-            door = house.daemon.house.door
-            assert (door.total, door.unauthenticated) == (0, 0)
+async def test_junk_frames_before_authentication(
+    boot: Boot, chance: random.Random
+) -> None:
+    async with boot(limits=LIMITS) as house:
+        await rounds(house, 300, None, lambda: junk_frames(chance, "x"))
+        assert house.daemon.hub.devices == 0
+        door = house.daemon.house.door
+        assert (door.total, door.unauthenticated) == (0, 0)
 
-    run(scenario())
 
-
-def test_junk_frames_and_messages_after_authentication(
+async def test_junk_frames_and_messages_after_authentication(
     boot: Boot, database: Database, chance: random.Random
 ) -> None:
     database.add_user(ALICE)
     database.add_user(BOB)
     note, his = database.add_note(ALICE), database.add_note(BOB)
     before = database.note(his)
-
-    async def scenario() -> None:
-        async with boot(limits=LIMITS) as house, house.device(BOB) as bob:
-            await rounds(house, 300, ALICE, lambda: junk_frames(chance, note))
-            assert await bob.barrier() == []
-            assert house.daemon.hub.devices == 1
-            assert database.note(his) == before
-
-    run(scenario())
+    async with boot(limits=LIMITS) as house, house.device(BOB) as bob:
+        await rounds(house, 300, ALICE, lambda: junk_frames(chance, note))
+        assert await bob.barrier() == []
+        assert house.daemon.hub.devices == 1
+        assert database.note(his) == before
 
 
-def test_junk_messages_on_one_connection_are_all_answered_or_served(
+async def test_junk_messages_on_one_connection_are_all_answered_or_served(
     boot: Boot, database: Database, chance: random.Random
 ) -> None:
     database.add_user(ALICE)
     note = database.add_note(ALICE)
-
-    async def scenario() -> None:
-        limits = LIMITS
-        async with boot(limits=limits) as house, house.device(ALICE) as device:
-            for number in range(600):
-                data = junk_message(chance, note)
-                if b'"auth"' in data:
-                    continue
-                try:
-                    await device.send(data.decode())
-                except UnicodeDecodeError:
-                    await device.send(data)
-                if number % 50 == 0:
-                    for message in await device.barrier():
-                        assert message["type"] in SERVER_WORDS
-                        assert message.get("code") != "INTERNAL", message
-            await device.barrier()
-            assert not house.logged("internal_error")
-
-    run(scenario())
+    limits = LIMITS
+    async with boot(limits=limits) as house, house.device(ALICE) as device:
+        for number in range(600):
+            data = junk_message(chance, note)
+            if b'"auth"' in data:
+                continue
+            try:
+                await device.send(data.decode())
+            except UnicodeDecodeError:
+                await device.send(data)
+            if number % 50 == 0:
+                for message in await device.barrier():
+                    assert message["type"] in SERVER_WORDS
+                    assert message.get("code") != "INTERNAL", message
+        await device.barrier()
+        assert not house.logged("internal_error")
 
 
-def test_nesting_near_the_interpreters_limit_is_served_or_refused(
+async def test_nesting_near_the_interpreters_limit_is_served_or_refused(
     boot: Boot, database: Database
 ) -> None:
     """What one decoder just takes, the next one down the road may not."""
     database.add_user(ALICE)
-
-    async def scenario() -> None:
-        async with (
-            boot(limits=LIMITS) as house,
-            house.device(ALICE) as device,
-            house.device(ALICE) as other,
-        ):
-            for depth in range(600, 1010):
-                deep = "[" * depth + "]" * depth
-                text = f'{{"type":"note_created","noteData":{{"x":{deep}}}}}'
-                await device.send(text)
-                answers = await device.barrier()
-                assert answers == [] or answers[0]["code"] == "INVALID_MESSAGE", depth
-                if answers == []:
-                    heard = await other.receive_raw()
-                    assert deep in heard or '"event_too_deep"' in heard, depth
-            assert await other.barrier() == []
-            assert not house.logged("internal_error")
-
-    run(scenario())
+    async with (
+        boot(limits=LIMITS) as house,
+        house.device(ALICE) as device,
+        house.device(ALICE) as other,
+    ):
+        for depth in range(600, 1010):
+            deep = "[" * depth + "]" * depth
+            text = f'{{"type":"note_created","noteData":{{"x":{deep}}}}}'
+            await device.send(text)
+            answers = await device.barrier()
+            assert answers == [] or answers[0]["code"] == "INVALID_MESSAGE", depth
+            if answers == []:
+                heard = await other.receive_raw()
+                assert deep in heard or '"event_too_deep"' in heard, depth
+        assert await other.barrier() == []
+        assert not house.logged("internal_error")
 
 
-def test_junk_on_redis_is_dropped_and_the_rest_goes_on(
+async def test_junk_on_redis_is_dropped_and_the_rest_goes_on(
     boot: Boot, redis_server: RedisServer, chance: random.Random
 ) -> None:
     kinds = [
@@ -241,28 +228,25 @@ def test_junk_on_redis_is_dropped_and_the_rest_goes_on(
             data[chance.randrange(len(data))] = chance.randrange(256)
         return bytes(data)
 
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as device:
-            for number in range(20):
-                for _ in range(40):
-                    redis_server_publish(junk_event())
-                mark = f"mark-{number}"
-                redis_server_publish(
-                    json.dumps({"event": "note_deleted", "noteId": mark}).encode()
-                )
-                while (message := await device.receive()).get("noteId") != mark:
-                    assert message["type"] in SERVER_WORDS | {"resync_required"}
-            assert house.daemon.complaints() == []
-            levels = {line["level"] for line in house.log}
-            assert not levels & {"error", "critical"}
-
     def redis_server_publish(data: bytes) -> None:
         redis_server.command("PUBLISH", f"typelets:user:{ALICE}", data)
 
-    run(scenario())
+    async with boot() as house, house.device(ALICE) as device:
+        for number in range(20):
+            for _ in range(40):
+                redis_server_publish(junk_event())
+            mark = f"mark-{number}"
+            redis_server_publish(
+                json.dumps({"event": "note_deleted", "noteId": mark}).encode()
+            )
+            while (message := await device.receive()).get("noteId") != mark:
+                assert message["type"] in SERVER_WORDS | {"resync_required"}
+        assert house.daemon.complaints() == []
+        levels = {line["level"] for line in house.log}
+        assert not levels & {"error", "critical"}
 
 
-def test_junk_requests_get_an_http_answer_or_none(
+async def test_junk_requests_get_an_http_answer_or_none(
     boot: Boot, chance: random.Random
 ) -> None:
     async def knock(house: House, junk: str) -> None:
@@ -273,16 +257,13 @@ def test_junk_requests_get_an_http_answer_or_none(
         assert answer.startswith(b"HTTP/1.1 ")
         writer.transport.abort()
 
-    async def scenario() -> None:
-        async with boot(limits=LIMITS | {"handshake_s": 1.0}) as house:
-            for _ in range(150):
-                junk = chance.randbytes(chance.randint(0, 60)).decode("latin-1")
-                end = chance.choice(["", "\r\n", "\n", "\r\n\r\n"])
-                await knock(house, junk + end)
-            await eventually(lambda: not house.daemon.house.connections)
-            assert house.daemon.house.door.total == 0
-            assert "Traceback" not in json.dumps(house.log)
-            async with house.device(ALICE) as device:
-                assert await device.barrier() == []
-
-    run(scenario())
+    async with boot(limits=LIMITS | {"handshake_s": 1.0}) as house:
+        for _ in range(150):
+            junk = chance.randbytes(chance.randint(0, 60)).decode("latin-1")
+            end = chance.choice(["", "\r\n", "\n", "\r\n\r\n"])
+            await knock(house, junk + end)
+        await eventually(lambda: not house.daemon.house.connections)
+        assert house.daemon.house.door.total == 0
+        assert "Traceback" not in json.dumps(house.log)
+        async with house.device(ALICE) as device:
+            assert await device.barrier() == []

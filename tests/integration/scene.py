@@ -6,14 +6,13 @@ message, and all that comes before it belongs to the message.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.daemon import Device, House, Message
+from tests.daemon import Boot, Device, House, Message
 
-Boot = Callable[..., AbstractAsyncContextManager[House]]
 ALICE, BOB = "user_alice", "user_bob"
 
 
@@ -91,3 +90,11 @@ async def staged(house: House) -> AsyncIterator[Scene]:
         house.device(BOB) as bob,
     ):
         yield Scene(house, sender, other, fence, bob)
+
+
+@asynccontextmanager
+async def played(boot: Boot, **sections: Mapping[str, Any]) -> AsyncIterator[Scene]:
+    """A scene on a daemon of its own, which must not log an internal error."""
+    async with boot(**sections) as house, staged(house) as scene:
+        yield scene
+        assert not house.logged("internal_error")

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import Device, House, Message, eventually, publish, run
-from tests.integration.scene import ALICE, Boot
+from tests.daemon import Boot, Device, House, Message, eventually, publish
+from tests.integration.scene import ALICE
 from tests.postgres import Database
 from tests.redis import RedisServer
 from typelets_ws.convergence import Newest, Row
@@ -169,23 +169,19 @@ def prepare(database: Database) -> tuple[list[str], Notes]:
 
 
 @pytest.mark.parametrize("seed", [*range(6), None])
-def test_every_device_ends_with_the_stored_rows(
+async def test_every_device_ends_with_the_stored_rows(
     boot: Boot, database: Database, seed: int | None
 ) -> None:
     chosen = random.randrange(2**32) if seed is None else seed
     print(f"seed {chosen}")
     notes, rows = prepare(database)
-
-    async def scenario() -> None:
-        copies, repairs = await storm(boot, notes, rows, chosen, 300)
-        assert differing(copies, stored(database, notes)) == []
-        assert not any(copy.resync for copy in copies)
-        assert repairs > 0, "the order was never broken: this proves nothing"
-
-    run(scenario())
+    copies, repairs = await storm(boot, notes, rows, chosen, 300)
+    assert differing(copies, stored(database, notes)) == []
+    assert not any(copy.resync for copy in copies)
+    assert repairs > 0, "the order was never broken: this proves nothing"
 
 
-def test_without_the_newest_row_devices_do_not_converge(
+async def test_without_the_newest_row_devices_do_not_converge(
     boot: Boot, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The storm is fierce enough: without its remedy it leaves devices behind."""
@@ -195,41 +191,33 @@ def test_without_the_newest_row_devices_do_not_converge(
 
     monkeypatch.setattr(Newest, "show", forgetful)
     notes, rows = prepare(database)
-
-    async def scenario() -> None:
-        copies, _ = await storm(boot, notes, rows, 1, 300)
-        assert differing(copies, stored(database, notes))
-
-    run(scenario())
+    copies, _ = await storm(boot, notes, rows, 1, 300)
+    assert differing(copies, stored(database, notes))
 
 
-def test_pipelined_updates_of_one_device_end_on_its_last(
+async def test_pipelined_updates_of_one_device_end_on_its_last(
     boot: Boot, database: Database
 ) -> None:
     note = prepare(database)[0][0]
-
-    async def scenario() -> None:
-        async with (
-            boot() as house,
-            house.device(ALICE) as writer,
-            house.device(ALICE) as reader,
-        ):
-            for number in range(60):
-                changes = {"title": f"{number}"}
-                await writer.send(
-                    {"type": "note_update", "noteId": note, "changes": changes}
-                )
-            titles = [
-                [(await device.receive())["updatedNote"]["title"] for _ in range(60)]
-                for device in (writer, reader)
-            ]
-            assert titles[0] == [str(number) for number in range(60)]
-            # One that came late shows the newest row: none ever goes back.
-            assert sorted(titles[1], key=int) == titles[1]
-            assert titles[1][-1] == "59"
-            assert database.note(note)["title"] == "59"
-
-    run(scenario())
+    async with (
+        boot() as house,
+        house.device(ALICE) as writer,
+        house.device(ALICE) as reader,
+    ):
+        for number in range(60):
+            changes = {"title": f"{number}"}
+            await writer.send(
+                {"type": "note_update", "noteId": note, "changes": changes}
+            )
+        titles = [
+            [(await device.receive())["updatedNote"]["title"] for _ in range(60)]
+            for device in (writer, reader)
+        ]
+        assert titles[0] == [str(number) for number in range(60)]
+        # One that came late shows the newest row: none ever goes back.
+        assert sorted(titles[1], key=int) == titles[1]
+        assert titles[1][-1] == "59"
+        assert database.note(note)["title"] == "59"
 
 
 def row_at(note: str, at: str, **fields: object) -> dict[str, Any]:
@@ -252,87 +240,71 @@ async def updated(
 OLD, NEW = "2026-01-01T00:00:00.001Z", "2026-01-01T00:00:00.002Z"
 
 
-def test_a_late_update_of_ours_is_brought_up_to_date(
+async def test_a_late_update_of_ours_is_brought_up_to_date(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     note = str(uuid.uuid4())
-
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as device:
-            await updated(redis_server, note, NEW, ours=True, title="new", starred=True)
-            await device.receive()
-            await updated(redis_server, note, OLD, ours=True, starred=False)
-            late = await device.receive()
-            assert late["changes"] == {"starred": True, "updatedAt": NEW}
-            assert late["updatedNote"]["title"] == "new"
-            await updated(redis_server, note, OLD, ours=True, gone=1)
-            assert (await device.receive())["changes"] == {"updatedAt": NEW}
-            assert house.figure("order_repairs_total") == 2
-
-    run(scenario())
+    async with boot() as house, house.device(ALICE) as device:
+        await updated(redis_server, note, NEW, ours=True, title="new", starred=True)
+        await device.receive()
+        await updated(redis_server, note, OLD, ours=True, starred=False)
+        late = await device.receive()
+        assert late["changes"] == {"starred": True, "updatedAt": NEW}
+        assert late["updatedNote"]["title"] == "new"
+        await updated(redis_server, note, OLD, ours=True, gone=1)
+        assert (await device.receive())["changes"] == {"updatedAt": NEW}
+        assert house.figure("order_repairs_total") == 2
 
 
-def test_a_late_event_of_the_rest_service_passes_untouched_and_is_made_good(
+async def test_a_late_event_of_the_rest_service_passes_untouched_and_is_made_good(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     """Whose clock is wrong nobody knows, so the devices are told to fetch anew."""
     note = str(uuid.uuid4())
-
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as device:
-            await updated(redis_server, note, NEW, ours=True, title="new")
-            await device.receive()
-            await updated(redis_server, note, OLD, ours=False, title="old")
-            sync = await device.receive()
-            assert sync["changes"] == {"title": "old", "updatedAt": OLD}
-            assert sync["updatedNote"]["title"] == "old"
-            told = await device.receive()
-            assert (told["type"], told["reason"]) == ("resync_required", "conflict")
-            await updated(redis_server, note, NEW, ours=False, title="new")
-            assert (await device.receive())["updatedNote"]["title"] == "new"
-            assert await device.barrier() == []
-
-    run(scenario())
+    async with boot() as house, house.device(ALICE) as device:
+        await updated(redis_server, note, NEW, ours=True, title="new")
+        await device.receive()
+        await updated(redis_server, note, OLD, ours=False, title="old")
+        sync = await device.receive()
+        assert sync["changes"] == {"title": "old", "updatedAt": OLD}
+        assert sync["updatedNote"]["title"] == "old"
+        told = await device.receive()
+        assert (told["type"], told["reason"]) == ("resync_required", "conflict")
+        await updated(redis_server, note, NEW, ours=False, title="new")
+        assert (await device.receive())["updatedNote"]["title"] == "new"
+        assert await device.barrier() == []
 
 
-def test_rows_of_the_rest_service_count_when_they_are_newer(
+async def test_rows_of_the_rest_service_count_when_they_are_newer(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     note = str(uuid.uuid4())
-
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as device:
-            await updated(redis_server, note, NEW, ours=False, title="rest")
-            await device.receive()
-            await updated(redis_server, note, OLD, ours=True, title="ours")
-            late = await device.receive()
-            assert late["changes"] == {"title": "rest", "updatedAt": NEW}
-
-    run(scenario())
+    async with boot() as house, house.device(ALICE) as device:
+        await updated(redis_server, note, NEW, ours=False, title="rest")
+        await device.receive()
+        await updated(redis_server, note, OLD, ours=True, title="ours")
+        late = await device.receive()
+        assert late["changes"] == {"title": "rest", "updatedAt": NEW}
 
 
 @pytest.mark.parametrize("at", [None, 5, "", "yesterday", "2026-01-01 00:00:00"])
-def test_rows_without_a_usable_time_pass_as_they_are(
+async def test_rows_without_a_usable_time_pass_as_they_are(
     boot: Boot, redis_server: RedisServer, at: object
 ) -> None:
     note = str(uuid.uuid4())
-
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as device:
-            await updated(redis_server, note, NEW, ours=True, title="new")
-            await device.receive()
-            event = {
-                "event": "note_updated", "noteId": note, "changes": {"title": "x"},
-                "updatedNote": {"updatedAt": at},
-            }  # fmt: skip
-            await publish(redis_server.url, ALICE, event)
-            assert (await device.receive())["changes"] == {"title": "x"}
-            assert await device.barrier() == []
-
-    run(scenario())
+    async with boot() as house, house.device(ALICE) as device:
+        await updated(redis_server, note, NEW, ours=True, title="new")
+        await device.receive()
+        event = {
+            "event": "note_updated", "noteId": note, "changes": {"title": "x"},
+            "updatedNote": {"updatedAt": at},
+        }  # fmt: skip
+        await publish(redis_server.url, ALICE, event)
+        assert (await device.receive())["changes"] == {"title": "x"}
+        assert await device.barrier() == []
 
 
-def test_a_storm_with_deletions_and_the_rest_services_own_updates(
+async def test_a_storm_with_deletions_and_the_rest_services_own_updates(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
     """The REST service writes and publishes at once; one note goes away meanwhile."""
@@ -359,70 +331,63 @@ def test_a_storm_with_deletions_and_the_rest_services_own_updates(
             await asyncio.sleep(chance.random() * 0.01)
             await publish(redis_server.url, ALICE, event)
 
-    async def scenario() -> None:
-        async with (
-            boot() as house,
-            boot() as annex,
-            house.device(ALICE) as writer,
-            annex.device(ALICE) as reader,
-        ):
-            copies = [Copy(d, {kept: {}, gone: {}}) for d in (writer, reader)]
-            mark = str(uuid.uuid4())
-            async with asyncio.TaskGroup() as group:
-                for copy in copies:
-                    group.create_task(copy.listen(mark))
-                work = group.create_task(rest(random.Random(3)))
-                for number in range(100):
-                    changes = {"title": f"t{number}", "starred": number % 2 == 0}
-                    note = gone if number % 10 == 5 else kept
-                    if number == 50:
-                        database.execute("DELETE FROM notes WHERE id = %s", gone)
-                        await writer.send({"type": "note_deleted", "noteId": gone})
-                    await writer.send(
-                        {"type": "note_update", "noteId": note, "changes": changes}
-                    )
-                    await asyncio.sleep(0.001)
-                await work
-                await eventually(lambda: handled([house]) + refusals(house) >= 100)
-                await house.daemon.bus.flush()
-                await publish(
-                    redis_server.url, ALICE, {"event": "note_deleted", "noteId": mark}
-                )
-            row = database.note(kept)
+    async with (
+        boot() as house,
+        boot() as annex,
+        house.device(ALICE) as writer,
+        annex.device(ALICE) as reader,
+    ):
+        copies = [Copy(d, {kept: {}, gone: {}}) for d in (writer, reader)]
+        mark = str(uuid.uuid4())
+        async with asyncio.TaskGroup() as group:
             for copy in copies:
-                if copy.resync:
-                    continue
-                held = copy.shown[kept]
-                assert (held["title"], held["starred"]) == (
-                    row["title"],
-                    row["starred"],
+                group.create_task(copy.listen(mark))
+            work = group.create_task(rest(random.Random(3)))
+            for number in range(100):
+                changes = {"title": f"t{number}", "starred": number % 2 == 0}
+                note = gone if number % 10 == 5 else kept
+                if number == 50:
+                    database.execute("DELETE FROM notes WHERE id = %s", gone)
+                    await writer.send({"type": "note_deleted", "noteId": gone})
+                await writer.send(
+                    {"type": "note_update", "noteId": note, "changes": changes}
                 )
-                assert held["content"] == row["content"]
+                await asyncio.sleep(0.001)
+            await work
+            await eventually(lambda: handled([house]) + refusals(house) >= 100)
+            await house.daemon.bus.flush()
+            await publish(
+                redis_server.url, ALICE, {"event": "note_deleted", "noteId": mark}
+            )
+        row = database.note(kept)
+        for copy in copies:
+            if copy.resync:
+                continue
+            held = copy.shown[kept]
+            assert (held["title"], held["starred"]) == (
+                row["title"],
+                row["starred"],
+            )
+            assert held["content"] == row["content"]
 
-    run(scenario())
 
-
-def test_the_sender_may_be_gone_before_its_update_is_written(
+async def test_the_sender_may_be_gone_before_its_update_is_written(
     boot: Boot, database: Database
 ) -> None:
     """What is written is told, whoever is there to hear the reply."""
     note = prepare(database)[0][0]
-
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as reader:
-            async with house.device(ALICE) as writer:
-                with database.locked(note):
-                    await writer.send(
-                        {
-                            "type": "note_update",
-                            "noteId": note,
-                            "changes": {"title": "last words"},
-                        }
-                    )
-                    await eventually(lambda: database.waiting_for_locks() == 1)
-                    writer.socket.transport.abort()
-                    await eventually(lambda: house.daemon.hub.count(ALICE) == 1)
-            sync = await reader.receive()
-            assert sync["changes"]["title"] == "last words"
-
-    run(scenario())
+    async with boot() as house, house.device(ALICE) as reader:
+        async with house.device(ALICE) as writer:
+            with database.locked(note):
+                await writer.send(
+                    {
+                        "type": "note_update",
+                        "noteId": note,
+                        "changes": {"title": "last words"},
+                    }
+                )
+                await eventually(lambda: database.waiting_for_locks() == 1)
+                writer.socket.transport.abort()
+                await eventually(lambda: house.daemon.hub.count(ALICE) == 1)
+        sync = await reader.receive()
+        assert sync["changes"]["title"] == "last words"

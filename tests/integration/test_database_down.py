@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.daemon import Device, House, Message, eventually, run
-from tests.integration.scene import ALICE, BOB, Boot
+from tests.daemon import Boot, Device, House, Message, eventually
+from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
 
 BRIEF = {"statement_timeout_ms": 400, "wait_ms": 400}
@@ -59,131 +59,116 @@ async def served_again(device: Device, note_id: str) -> bool:
     return bool(answer["type"] == "note_update_success")
 
 
-def test_while_it_is_down_each_message_is_refused_and_the_rest_goes_on(
+async def test_while_it_is_down_each_message_is_refused_and_the_rest_goes_on(
     boot: Boot, database: Database, note: str
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            boot(database=BRIEF) as house,
-            house.device(ALICE) as device,
-            house.device(ALICE) as other,
-        ):
-            await asyncio.to_thread(database.stop)
-            for message in everything(note):
-                answer = await device.ask(message)
-                unavailable(house, answer, FAILURES[message["type"]])
-                assert answer["requestId"] == "r1"
-                wanted = "folderId" if "folder" in message["type"] else "noteId"
-                assert answer[wanted] == note
-            assert await device.barrier() == []
-            left = await device.ask({"type": "leave_note", "noteId": note})
-            assert left["type"] == "note_left"
-            async with house.device(BOB) as bob:
-                assert bob.user_id == BOB
-            status, _, _ = await house.get("/health")
-            assert status == 200
-            await eventually(lambda: not_ready(house))
-            assert await other.barrier() == []
-            await asyncio.to_thread(database.start)
-            assert database.note(note)["title"] == "t"
-            await eventually(lambda: served_again(device, note))
-            assert (await other.receive())["type"] == "note_sync"
-            await eventually(lambda: not house.daemon.complaints())
-            assert not house.logged("internal_error")
 
     async def not_ready(house: House) -> bool:
         status, _, body = await house.get("/ready")
         return status == 503 and b"postgres does not answer" in body
 
-    run(scenario())
+    async with (
+        boot(database=BRIEF) as house,
+        house.device(ALICE) as device,
+        house.device(ALICE) as other,
+    ):
+        await asyncio.to_thread(database.stop)
+        for message in everything(note):
+            answer = await device.ask(message)
+            unavailable(house, answer, FAILURES[message["type"]])
+            assert answer["requestId"] == "r1"
+            wanted = "folderId" if "folder" in message["type"] else "noteId"
+            assert answer[wanted] == note
+        assert await device.barrier() == []
+        left = await device.ask({"type": "leave_note", "noteId": note})
+        assert left["type"] == "note_left"
+        async with house.device(BOB) as bob:
+            assert bob.user_id == BOB
+        status, _, _ = await house.get("/health")
+        assert status == 200
+        await eventually(lambda: not_ready(house))
+        assert await other.barrier() == []
+        await asyncio.to_thread(database.start)
+        assert database.note(note)["title"] == "t"
+        await eventually(lambda: served_again(device, note))
+        assert (await other.receive())["type"] == "note_sync"
+        await eventually(lambda: not house.daemon.complaints())
+        assert not house.logged("internal_error")
 
 
-def test_a_daemon_that_starts_before_postgres_serves_when_it_comes(
+async def test_a_daemon_that_starts_before_postgres_serves_when_it_comes(
     boot: Boot, database: Database, note: str
 ) -> None:
-    async def scenario() -> None:
-        await asyncio.to_thread(database.crash)
-        start = asyncio.to_thread(database.start)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(start)
-            # `boot` returns when the daemon is ready.
-            async with boot(database=BRIEF) as house, house.device(ALICE) as device:
-                await eventually(lambda: served_again(device, note))
-
-    run(scenario())
-
-
-def test_a_crash_in_the_middle_of_an_update_is_survived(
-    boot: Boot, database: Database, note: str
-) -> None:
-    async def scenario() -> None:
-        slow = {"statement_timeout_ms": 5_000, "wait_ms": 1_000}
-        async with boot(database=slow) as house, house.device(ALICE) as device:
-            # The lock's own connection dies with the server.
-            with suppress(psycopg.OperationalError), database.locked(note):
-                await device.send(update(note, title="lost"))
-                await eventually(lambda: database.waiting_for_locks() == 1)
-                await asyncio.to_thread(database.crash)
-            unavailable(house, await device.receive(), "Failed to update note")
-            await asyncio.to_thread(database.start)
-            assert database.note(note)["title"] == "t"
+    await asyncio.to_thread(database.crash)
+    start = asyncio.to_thread(database.start)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(start)
+        # `boot` returns when the daemon is ready.
+        async with boot(database=BRIEF) as house, house.device(ALICE) as device:
             await eventually(lambda: served_again(device, note))
 
-    run(scenario())
 
-
-def test_killed_connections_are_replaced_without_anyone_noticing(
+async def test_a_crash_in_the_middle_of_an_update_is_survived(
     boot: Boot, database: Database, note: str
 ) -> None:
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as device:
-            for number in range(3):
-                database.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
-                )
-                answer = await device.ask(update(note, title=f"{number}"))
-                assert answer["type"] == "note_update_success"
-            assert not house.logged("internal_error")
+    slow = {"statement_timeout_ms": 5_000, "wait_ms": 1_000}
+    async with boot(database=slow) as house, house.device(ALICE) as device:
+        # The lock's own connection dies with the server.
+        with suppress(psycopg.OperationalError), database.locked(note):
+            await device.send(update(note, title="lost"))
+            await eventually(lambda: database.waiting_for_locks() == 1)
+            await asyncio.to_thread(database.crash)
+        unavailable(house, await device.receive(), "Failed to update note")
+        await asyncio.to_thread(database.start)
+        assert database.note(note)["title"] == "t"
+        await eventually(lambda: served_again(device, note))
 
-    run(scenario())
+
+async def test_killed_connections_are_replaced_without_anyone_noticing(
+    boot: Boot, database: Database, note: str
+) -> None:
+    async with boot() as house, house.device(ALICE) as device:
+        for number in range(3):
+            database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            )
+            answer = await device.ask(update(note, title=f"{number}"))
+            assert answer["type"] == "note_update_success"
+        assert not house.logged("internal_error")
 
 
-def test_a_locked_row_costs_its_user_and_nobody_else(
+async def test_a_locked_row_costs_its_user_and_nobody_else(
     boot: Boot, database: Database, note: str
 ) -> None:
     """25 updates of one row once took the whole pool; now others are served."""
     database.add_user(BOB)
     his = database.add_note(BOB)
-
-    async def scenario() -> None:
-        slow = {"statement_timeout_ms": 2_000, "wait_ms": 2_000}
-        async with (
-            boot(database=slow) as house,
-            house.device(ALICE) as first,
-            house.device(ALICE) as second,
-            house.device(ALICE) as third,
-            house.device(BOB) as bob,
-        ):
-            with database.locked(note):
-                for device in (first, second, third):
-                    for _ in range(8):
-                        await device.send(update(note, title="stuck"))
-                await eventually(lambda: database.waiting_for_locks() == 2)
-                # Served while the row is locked: these answers are the proof.
-                assert await bob.barrier() == []
-                joined = await bob.ask({"type": "join_note", "noteId": his})
-                assert joined["type"] == "note_joined"
-                written = await bob.ask(update(his, title="free"))
-                assert written["type"] == "note_update_success"
-                assert database.waiting_for_locks() == 2
-                unavailable(house, await first.receive(), "Failed to update note")
-                assert database.note(note)["title"] == "t"
-            await eventually(lambda: not handling(house))
-            # What waited for the lock may have been written since, whole or not at all.
-            assert not house.logged("internal_error")
-
-    run(scenario())
+    slow = {"statement_timeout_ms": 2_000, "wait_ms": 2_000}
+    async with (
+        boot(database=slow) as house,
+        house.device(ALICE) as first,
+        house.device(ALICE) as second,
+        house.device(ALICE) as third,
+        house.device(BOB) as bob,
+    ):
+        with database.locked(note):
+            for device in (first, second, third):
+                for _ in range(8):
+                    await device.send(update(note, title="stuck"))
+            await eventually(lambda: database.waiting_for_locks() == 2)
+            # Served while the row is locked: these answers are the proof.
+            assert await bob.barrier() == []
+            joined = await bob.ask({"type": "join_note", "noteId": his})
+            assert joined["type"] == "note_joined"
+            written = await bob.ask(update(his, title="free"))
+            assert written["type"] == "note_update_success"
+            assert database.waiting_for_locks() == 2
+            unavailable(house, await first.receive(), "Failed to update note")
+            assert database.note(note)["title"] == "t"
+        await eventually(lambda: not handling(house))
+        # What waited for the lock may have been written since, whole or not at all.
+        assert not house.logged("internal_error")
 
 
 def handling(house: House) -> bool:
@@ -193,48 +178,42 @@ def handling(house: House) -> bool:
     )
 
 
-def test_a_slow_update_is_given_up_and_not_written(
+async def test_a_slow_update_is_given_up_and_not_written(
     boot: Boot, database: Database, note: str
 ) -> None:
-    async def scenario() -> None:
-        async with boot(database=BRIEF) as house, house.device(ALICE) as device:
-            with database.locked(note):
-                answer = await device.ask(update(note, title="late"))
-                unavailable(house, answer, "Failed to update note")
-            await eventually(lambda: database.waiting_for_locks() == 0)
-            assert database.note(note)["title"] == "t"
-            answer = await device.ask(update(note, title="now"))
-            assert answer["updatedNote"]["title"] == "now"
-
-    run(scenario())
+    async with boot(database=BRIEF) as house, house.device(ALICE) as device:
+        with database.locked(note):
+            answer = await device.ask(update(note, title="late"))
+            unavailable(house, answer, "Failed to update note")
+        await eventually(lambda: database.waiting_for_locks() == 0)
+        assert database.note(note)["title"] == "t"
+        answer = await device.ask(update(note, title="now"))
+        assert answer["updatedNote"]["title"] == "now"
 
 
-def test_out_of_connections_is_an_error_and_passes(
+async def test_out_of_connections_is_an_error_and_passes(
     boot: Boot, database: Database, note: str
 ) -> None:
-    async def scenario() -> None:
-        async with boot(database=BRIEF) as house, house.device(ALICE) as device:
-            database.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
-            )
-            with database.exhausted():
-                answer = await device.ask(update(note, title="x"))
-                unavailable(house, answer, "Failed to update note")
-                assert await device.barrier() == []
-            await eventually(lambda: served_again(device, note))
-
-    run(scenario())
+    async with boot(database=BRIEF) as house, house.device(ALICE) as device:
+        database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        with database.exhausted():
+            answer = await device.ask(update(note, title="x"))
+            unavailable(house, answer, "Failed to update note")
+            assert await device.barrier() == []
+        await eventually(lambda: served_again(device, note))
 
 
-def test_no_word_of_postgres_reaches_client_or_log(
+async def test_no_word_of_postgres_reaches_client_or_log(
     boot: Boot, database: Database, note: str
 ) -> None:
     database.execute(
         "ALTER TABLE notes ADD CONSTRAINT odd CHECK (title <> 'forbidden')"
     )
 
-    async def scenario() -> None:
+    try:
         debug = {"level": "debug"}
         async with boot(log=debug) as house, house.device(ALICE) as device:
             answer = await device.ask(update(note, title="forbidden"))
@@ -245,31 +224,24 @@ def test_no_word_of_postgres_reaches_client_or_log(
             print(house.log, answer, file=text)
             for word in ("forbidden", "constraint", "violates", note):
                 assert word not in text.getvalue().replace(answer["noteId"], "")
-
-    try:
-        run(scenario())
     finally:
         database.execute("ALTER TABLE notes DROP CONSTRAINT odd")
 
 
-def test_a_folder_deleted_meanwhile_is_not_found(
+async def test_a_folder_deleted_meanwhile_is_not_found(
     boot: Boot, database: Database, note: str
 ) -> None:
     """The folder goes between the check and the write: no half a move."""
     folder = database.add_folder(ALICE)
-
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as device:
-            with database.locked(note) as lock:
-                await device.send(update(note, folderId=folder, title="moved"))
-                await eventually(lambda: database.waiting_for_locks() == 1)
-                database.execute("DELETE FROM folders WHERE id = %s", folder)
-                lock.rollback()
-                answer = await device.receive()
-            assert answer["message"] == "Folder not found or access denied"
-            assert database.note(note)["title"] == "t"
-            gone = await device.ask(update(str(uuid.uuid4()), title="x"))
-            assert gone["message"] == "Note not found or access denied"
-            assert house.daemon.complaints() == []
-
-    run(scenario())
+    async with boot() as house, house.device(ALICE) as device:
+        with database.locked(note) as lock:
+            await device.send(update(note, folderId=folder, title="moved"))
+            await eventually(lambda: database.waiting_for_locks() == 1)
+            database.execute("DELETE FROM folders WHERE id = %s", folder)
+            lock.rollback()
+            answer = await device.receive()
+        assert answer["message"] == "Folder not found or access denied"
+        assert database.note(note)["title"] == "t"
+        gone = await device.ask(update(str(uuid.uuid4()), title="x"))
+        assert gone["message"] == "Note not found or access denied"
+        assert house.daemon.complaints() == []

@@ -17,8 +17,8 @@ import uuid
 
 import pytest
 
-from tests.daemon import eventually, publish, run
-from tests.integration.scene import ALICE, BOB, Boot, staged
+from tests.daemon import Boot, eventually, publish
+from tests.integration.scene import ALICE, BOB, staged
 from tests.postgres import Database
 from tests.raw import raw
 from tests.redis import RedisServer
@@ -32,205 +32,163 @@ def note(database: Database) -> str:
     return database.add_note(ALICE)
 
 
-def test_1_re_auth_as_another_user_leaks_nothing(
+async def test_1_re_auth_as_another_user_leaks_nothing(
     boot: Boot, note: str, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as writer:
-            async with house.device(ALICE) as turncoat:
-                answer = await turncoat.auth(mint(BOB))
-                assert answer["reason"] == "auth-failed"
-                changes = {"title": "private"}
-                update = {"type": "note_update", "noteId": note, "changes": changes}
-                assert (await writer.ask(update))["type"] == "note_update_success"
-                assert await turncoat.closed() == 4401
-            await eventually(lambda: house.daemon.hub.devices == 1)
-            assert house.daemon.hub.count(BOB) == 0
-            heard = await publish(
-                redis_server.url, BOB, {"event": "note_deleted", "noteId": note}
+    async with boot() as house, house.device(ALICE) as writer:
+        async with house.device(ALICE) as turncoat:
+            answer = await turncoat.auth(mint(BOB))
+            assert answer["reason"] == "auth-failed"
+            changes = {"title": "private"}
+            update = {"type": "note_update", "noteId": note, "changes": changes}
+            assert (await writer.ask(update))["type"] == "note_update_success"
+            assert await turncoat.closed() == 4401
+        await eventually(lambda: house.daemon.hub.devices == 1)
+        assert house.daemon.hub.count(BOB) == 0
+        heard = await publish(
+            redis_server.url, BOB, {"event": "note_deleted", "noteId": note}
+        )
+        assert heard == 0
+
+
+async def test_2_a_row_given_away_meanwhile_is_not_written(
+    boot: Boot, note: str, database: Database
+) -> None:
+    async with boot() as house, staged(house) as scene:
+        with database.locked(note) as thief:
+            await scene.sender.send(
+                {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
             )
-            assert heard == 0
+            await eventually(lambda: database.waiting_for_locks() == 1)
+            thief.execute("UPDATE notes SET user_id = %s", [BOB])
+            thief.commit()
+            answer = await scene.sender.receive()
+        assert answer["message"] == "Note not found or access denied"
+        assert database.note(note)["title"] == "t"
+        assert await scene.other.barrier() == []
+        assert await scene.bob.barrier() == []
 
-    run(scenario())
 
-
-def test_2_a_row_given_away_meanwhile_is_not_written(
+async def test_2_a_row_deleted_meanwhile_is_not_found(
     boot: Boot, note: str, database: Database
 ) -> None:
-    async def scenario() -> None:
-        async with boot() as house, staged(house) as scene:
-            with database.locked(note) as thief:
-                await scene.sender.send(
-                    {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
-                )
-                await eventually(lambda: database.waiting_for_locks() == 1)
-                thief.execute("UPDATE notes SET user_id = %s", [BOB])
-                thief.commit()
-                answer = await scene.sender.receive()
-            assert answer["message"] == "Note not found or access denied"
-            assert database.note(note)["title"] == "t"
-            assert await scene.other.barrier() == []
-            assert await scene.bob.barrier() == []
-
-    run(scenario())
+    async with boot() as house, staged(house) as scene:
+        with database.locked(note) as rest:
+            await scene.sender.send(
+                {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
+            )
+            await eventually(lambda: database.waiting_for_locks() == 1)
+            rest.execute("DELETE FROM notes")
+            rest.commit()
+            answer = await scene.sender.receive()
+        assert answer["code"] == "NOT_FOUND"
+        assert await scene.other.barrier() == []
 
 
-def test_2_a_row_deleted_meanwhile_is_not_found(
-    boot: Boot, note: str, database: Database
-) -> None:
-    async def scenario() -> None:
-        async with boot() as house, staged(house) as scene:
-            with database.locked(note) as rest:
-                await scene.sender.send(
-                    {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
-                )
-                await eventually(lambda: database.waiting_for_locks() == 1)
-                rest.execute("DELETE FROM notes")
-                rest.commit()
-                answer = await scene.sender.receive()
-            assert answer["code"] == "NOT_FOUND"
-            assert await scene.other.barrier() == []
-
-    run(scenario())
-
-
-def test_3_a_folder_of_anothers_and_none_are_told_the_same(
+async def test_3_a_folder_of_anothers_and_none_are_told_the_same(
     boot: Boot, note: str, database: Database
 ) -> None:
     his = database.add_folder(BOB)
-
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as device:
-            told = []
-            for folder in (his, str(uuid.uuid4())):
-                changes = {"folderId": folder}
-                answer = await device.ask(
-                    {"type": "note_update", "noteId": note, "changes": changes}
-                )
-                assert answer.pop("folderId") == folder
-                told.append(answer)
-            assert told[0] == told[1]
-            assert database.note(note)["folder_id"] is None
-
-    run(scenario())
+    async with boot() as house, house.device(ALICE) as device:
+        told = []
+        for folder in (his, str(uuid.uuid4())):
+            changes = {"folderId": folder}
+            answer = await device.ask(
+                {"type": "note_update", "noteId": note, "changes": changes}
+            )
+            assert answer.pop("folderId") == folder
+            told.append(answer)
+        assert told[0] == told[1]
+        assert database.note(note)["folder_id"] is None
 
 
-def test_6_what_is_right_behind_auth_is_served(boot: Boot, note: str) -> None:
-    async def scenario() -> None:
-        async with boot() as house:
-            for _ in range(12):
-                async with house.device() as device:
-                    await device.send({"type": "auth", "token": mint(ALICE)})
-                    await device.send({"type": "join_note", "noteId": note})
-                    assert (await device.receive())["type"] == "auth_success"
-                    assert (await device.receive())["type"] == "note_joined"
-
-    run(scenario())
+async def test_6_what_is_right_behind_auth_is_served(boot: Boot, note: str) -> None:
+    async with boot() as house:
+        for _ in range(12):
+            async with house.device() as device:
+                await device.send({"type": "auth", "token": mint(ALICE)})
+                await device.send({"type": "join_note", "noteId": note})
+                assert (await device.receive())["type"] == "auth_success"
+                assert (await device.receive())["type"] == "note_joined"
 
 
-def test_6_what_is_right_behind_a_final_failure_is_not_applied(
+async def test_6_what_is_right_behind_a_final_failure_is_not_applied(
     boot: Boot, note: str, database: Database
 ) -> None:
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE) as device:
-            for _ in range(3):
-                await device.send({"type": "auth", "token": "junk"})
-            await device.send(
-                {"type": "note_update", "noteId": note, "changes": {"title": "late"}}
-            )
-            assert await device.closed() == 4401
-            async with house.device(ALICE) as other:
-                assert await other.barrier() == []
-            assert database.note(note)["title"] == "t"
-
-    run(scenario())
+    async with boot() as house, house.device(ALICE) as device:
+        for _ in range(3):
+            await device.send({"type": "auth", "token": "junk"})
+        await device.send(
+            {"type": "note_update", "noteId": note, "changes": {"title": "late"}}
+        )
+        assert await device.closed() == 4401
+        async with house.device(ALICE) as other:
+            assert await other.barrier() == []
+        assert database.note(note)["title"] == "t"
 
 
-def test_7_a_deletion_is_told_after_the_row_has_gone(
+async def test_7_a_deletion_is_told_after_the_row_has_gone(
     boot: Boot, note: str, database: Database
 ) -> None:
     database.execute("DELETE FROM notes")
-
-    async def scenario() -> None:
-        async with boot() as house, staged(house) as scene:
-            seen = await scene.say({"type": "note_deleted", "noteId": note})
-            assert seen.sync["noteId"] == note
-
-    run(scenario())
+    async with boot() as house, staged(house) as scene:
+        seen = await scene.say({"type": "note_deleted", "noteId": note})
+        assert seen.sync["noteId"] == note
 
 
-def test_8_sending_auth_twice_at_the_limit_keeps_the_place(boot: Boot) -> None:
-    async def scenario() -> None:
-        one = {"devices_per_user": 1}
-        async with boot(limits=one) as house, house.device() as device:
-            auth = {"type": "auth", "token": mint(ALICE)}
-            await device.send(auth)
-            await device.send(auth)
-            for _ in range(2):
-                assert (await device.receive())["type"] == "auth_success"
-            assert await device.barrier() == []
-
-    run(scenario())
+async def test_8_sending_auth_twice_at_the_limit_keeps_the_place(boot: Boot) -> None:
+    one = {"devices_per_user": 1}
+    async with boot(limits=one) as house, house.device() as device:
+        auth = {"type": "auth", "token": mint(ALICE)}
+        await device.send(auth)
+        await device.send(auth)
+        for _ in range(2):
+            assert (await device.receive())["type"] == "auth_success"
+        assert await device.barrier() == []
 
 
-def test_11_oversized_messages_are_counted_by_the_rate(boot: Boot) -> None:
-    async def scenario() -> None:
-        few = {"rate_messages": 5}
-        async with boot(limits=few) as house, house.device(ALICE) as device:
-            codes = [(await device.ask("x" * 1_048_577))["code"] for _ in range(6)]
-            assert codes == ["MESSAGE_TOO_LARGE"] * 4 + ["RATE_LIMITED"] * 2
-
-    run(scenario())
+async def test_11_oversized_messages_are_counted_by_the_rate(boot: Boot) -> None:
+    few = {"rate_messages": 5}
+    async with boot(limits=few) as house, house.device(ALICE) as device:
+        codes = [(await device.ask("x" * 1_048_577))["code"] for _ in range(6)]
+        assert codes == ["MESSAGE_TOO_LARGE"] * 4 + ["RATE_LIMITED"] * 2
 
 
-def test_15_an_empty_subject_is_nobody(boot: Boot) -> None:
-    async def scenario() -> None:
-        async with boot() as house:
-            async with house.device() as device:
-                answer = await device.auth(mint("x", claims={"sub": ""}))
-                assert answer["reason"] == "auth-failed"
-                assert await device.closed() == 4401
-            assert len(house.daemon.hub) == 0
-
-    run(scenario())
+async def test_15_an_empty_subject_is_nobody(boot: Boot) -> None:
+    async with boot() as house:
+        async with house.device() as device:
+            answer = await device.auth(mint("x", claims={"sub": ""}))
+            assert answer["reason"] == "auth-failed"
+            assert await device.closed() == 4401
+        assert len(house.daemon.hub) == 0
 
 
-def test_18_a_downgrade_is_refused_where_signatures_are_required(
+async def test_18_a_downgrade_is_refused_where_signatures_are_required(
     boot: Boot, note: str, database: Database
 ) -> None:
-    async def scenario() -> None:
-        rules = {"require_signed_messages": True}
-        async with boot(messages=rules) as house, house.device(ALICE) as device:
-            update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
-            for message in (update, {**update, "signature": 5, "payload": {}}):
-                assert (await device.ask(message))["code"] == "SIGNATURE_REJECTED"
-            assert database.note(note)["title"] == "t"
-
-    run(scenario())
+    rules = {"require_signed_messages": True}
+    async with boot(messages=rules) as house, house.device(ALICE) as device:
+        update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
+        for message in (update, {**update, "signature": 5, "payload": {}}):
+            assert (await device.ask(message))["code"] == "SIGNATURE_REJECTED"
+        assert database.note(note)["title"] == "t"
 
 
-def test_20_status_tells_no_user_ids_to_the_public(boot: Boot) -> None:
-    async def scenario() -> None:
-        async with boot() as house, house.device(ALICE):
-            _, _, body = await house.get("/websocket/status")
-            assert ALICE.encode() not in body
-            assert json.loads(body)["connections"]["perUser"] == []
-
-    run(scenario())
+async def test_20_status_tells_no_user_ids_to_the_public(boot: Boot) -> None:
+    async with boot() as house, house.device(ALICE):
+        _, _, body = await house.get("/websocket/status")
+        assert ALICE.encode() not in body
+        assert json.loads(body)["connections"]["perUser"] == []
 
 
-def test_half_open_connections_do_not_count_for_ever(boot: Boot) -> None:
+async def test_half_open_connections_do_not_count_for_ever(boot: Boot) -> None:
     """It sent no pings: a device that was gone without a word kept its place."""
-
-    async def scenario() -> None:
-        limits = {
-            "devices_per_user": 1, "ping_interval_s": 0.2, "ping_timeout_s": 0.2,
-        }  # fmt: skip
-        async with boot(limits=limits) as house, raw(house) as ghost:
-            ghost.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
-            await ghost.text()
-            await eventually(lambda: house.daemon.hub.devices == 0)
-            async with asyncio.timeout(5), house.device(ALICE) as device:
-                assert device.user_id == ALICE
-
-    run(scenario())
+    limits = {
+        "devices_per_user": 1, "ping_interval_s": 0.2, "ping_timeout_s": 0.2,
+    }  # fmt: skip
+    async with boot(limits=limits) as house, raw(house) as ghost:
+        ghost.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
+        await ghost.text()
+        await eventually(lambda: house.daemon.hub.devices == 0)
+        async with asyncio.timeout(5), house.device(ALICE) as device:
+            assert device.user_id == ALICE

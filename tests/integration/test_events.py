@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import redis.asyncio as redis_client
 
-from tests.daemon import Device, daemon, eventually, publish, run
-from tests.postgres import Database
+from tests.daemon import Boot, Device, eventually, publish
 from tests.redis import RedisServer
 
 NOTE = "00000000-0000-4000-8000-000000000001"
@@ -68,56 +67,50 @@ KINDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(
     ("event", "message"), KINDS, ids=[event["event"] for event, _ in KINDS]
 )
-def test_each_kind_becomes_its_message(
+async def test_each_kind_becomes_its_message(
+    boot: Boot,
     redis_server: RedisServer,
-    database: Database,
     event: dict[str, Any],
     message: dict[str, Any],
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice") as device,
-            house.device("bob") as other,
-        ):
-            await publish(redis_server.url, "alice", {**event, "publishedAt": 5})
-            assert await device.receive() == {
-                **message,
-                "timestamp": 5,
-                "fromUserId": "server",
-            }
-            await publish(redis_server.url, "alice", {**event, "fromUserId": "carol"})
-            received = await device.receive()
-            assert received["fromUserId"] == "carol"
-            assert await other.barrier() == []
-
-    run(scenario())
+    async with (
+        boot() as house,
+        house.device("alice") as device,
+        house.device("bob") as other,
+    ):
+        await publish(redis_server.url, "alice", {**event, "publishedAt": 5})
+        assert await device.receive() == {
+            **message,
+            "timestamp": 5,
+            "fromUserId": "server",
+        }
+        await publish(redis_server.url, "alice", {**event, "fromUserId": "carol"})
+        received = await device.receive()
+        assert received["fromUserId"] == "carol"
+        assert await other.barrier() == []
 
 
-def test_the_device_that_caused_it_is_left_out(
-    redis_server: RedisServer, database: Database
+async def test_the_device_that_caused_it_is_left_out(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice") as origin,
-            house.device("alice") as other,
-        ):
-            event = {
-                "event": "note_deleted",
-                "noteId": NOTE,
-                "exceptConnectionId": origin.connection_id,
-            }
-            await publish(redis_server.url, "alice", event)
-            assert (await other.receive())["type"] == "note_deleted_sync"
-            assert await origin.barrier() == []
-            # An id that is not here leaves nobody out.
-            event["exceptConnectionId"] = "elsewhere"
-            await publish(redis_server.url, "alice", event)
-            assert (await other.receive())["type"] == "note_deleted_sync"
-            assert (await origin.receive())["type"] == "note_deleted_sync"
-
-    run(scenario())
+    async with (
+        boot() as house,
+        house.device("alice") as origin,
+        house.device("alice") as other,
+    ):
+        event = {
+            "event": "note_deleted",
+            "noteId": NOTE,
+            "exceptConnectionId": origin.connection_id,
+        }
+        await publish(redis_server.url, "alice", event)
+        assert (await other.receive())["type"] == "note_deleted_sync"
+        assert await origin.barrier() == []
+        # An id that is not here leaves nobody out.
+        event["exceptConnectionId"] = "elsewhere"
+        await publish(redis_server.url, "alice", event)
+        assert (await other.receive())["type"] == "note_deleted_sync"
+        assert (await origin.receive())["type"] == "note_deleted_sync"
 
 
 MALFORMED: list[tuple[bytes, str]] = [
@@ -140,93 +133,71 @@ MALFORMED: list[tuple[bytes, str]] = [
 ]
 
 
-def test_malformed_events_are_counted_and_harm_nothing(
-    redis_server: RedisServer, database: Database
+async def test_malformed_events_are_counted_and_harm_nothing(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice") as device,
-        ):
-            expected: dict[str, int] = defaultdict(int)
-            for payload, reason in MALFORMED:
-                expected[reason] += 1
-                await publish(redis_server.url, "alice", payload)
-            await publish(
-                redis_server.url, "alice", {"event": "note_deleted", "noteId": "end"}
-            )
-            assert (await device.receive())["noteId"] == "end"
-            # What may have been sound, but could not be passed on, is told.
-            assert (await device.receive())["reason"] == "event_too_deep"
-            assert await device.barrier() == []
-            counted = {
-                reason: house.figure("events_total", event="unknown", result=reason)
-                for reason in expected
-            }
-            assert counted == expected
-            assert house.logged("internal_error") == []
-
-    run(scenario())
+    async with boot() as house, house.device("alice") as device:
+        expected: dict[str, int] = defaultdict(int)
+        for payload, reason in MALFORMED:
+            expected[reason] += 1
+            await publish(redis_server.url, "alice", payload)
+        await publish(
+            redis_server.url, "alice", {"event": "note_deleted", "noteId": "end"}
+        )
+        assert (await device.receive())["noteId"] == "end"
+        # What may have been sound, but could not be passed on, is told.
+        assert (await device.receive())["reason"] == "event_too_deep"
+        assert await device.barrier() == []
+        counted = {
+            reason: house.figure("events_total", event="unknown", result=reason)
+            for reason in expected
+        }
+        assert counted == expected
+        assert house.logged("internal_error") == []
 
 
-def test_data_is_relayed_byte_for_byte(
-    redis_server: RedisServer, database: Database
+async def test_data_is_relayed_byte_for_byte(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice") as device,
-        ):
-            data = (
-                '{ "n" : 1.0e+2, "big":123456789012345678901234567890,'
-                ' "s":"\\/\\u00e9", "é\u2028" : [ ] , "id":"x","id":"y" }'
-            )
-            event = f'{{"noteData":{data}, "event" :"note_created"}}'.encode()
-            await publish(redis_server.url, "alice", event)
-            assert f'"noteData":{data}' in await device.receive_raw()
-
-    run(scenario())
+    async with boot() as house, house.device("alice") as device:
+        data = (
+            '{ "n" : 1.0e+2, "big":123456789012345678901234567890,'
+            ' "s":"\\/\\u00e9", "é\u2028" : [ ] , "id":"x","id":"y" }'
+        )
+        event = f'{{"noteData":{data}, "event" :"note_created"}}'.encode()
+        await publish(redis_server.url, "alice", event)
+        assert f'"noteData":{data}' in await device.receive_raw()
 
 
-def test_a_process_hears_only_users_who_have_a_device_on_it(
-    redis_server: RedisServer, database: Database
+async def test_a_process_hears_only_users_who_have_a_device_on_it(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with daemon(redis_server.url, database.url) as house:
-            event = KINDS[2][0]
-            assert await publish(redis_server.url, "alice", event) == 0
-            async with house.device("alice") as device:
-                assert await publish(redis_server.url, "alice", event) == 1
-                assert (await device.receive())["type"] == "note_deleted_sync"
-            await eventually(
-                lambda: redis_server.subscribers("typelets:user:alice") == 0
-            )
-
-    run(scenario())
+    async with boot() as house:
+        event = KINDS[2][0]
+        assert await publish(redis_server.url, "alice", event) == 0
+        async with house.device("alice") as device:
+            assert await publish(redis_server.url, "alice", event) == 1
+            assert (await device.receive())["type"] == "note_deleted_sync"
+        await eventually(lambda: redis_server.subscribers("typelets:user:alice") == 0)
 
 
-def test_a_reload_does_not_flap_the_subscription(
-    redis_server: RedisServer, database: Database
+async def test_a_reload_does_not_flap_the_subscription(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with daemon(
-            redis_server.url, database.url, redis={"unsubscribe_delay_s": 30.0}
-        ) as house:
-            for _ in range(5):
-                async with house.device("alice"):
-                    pass
-            await eventually(lambda: len(house.daemon.hub) == 0)
-            assert redis_server.subscribers("typelets:user:alice") == 1
-            # The probe and control channels are the only other subscriptions.
-            assert redis_server.calls("unsubscribe") == 0
-
-    run(scenario())
+    async with boot(redis={"unsubscribe_delay_s": 30.0}) as house:
+        for _ in range(5):
+            async with house.device("alice"):
+                pass
+        await eventually(lambda: len(house.daemon.hub) == 0)
+        assert redis_server.subscribers("typelets:user:alice") == 1
+        # The probe and control channels are the only other subscriptions.
+        assert redis_server.calls("unsubscribe") == 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_order(
-    redis_server: RedisServer, database: Database
+async def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_order(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
     """1,000 devices of 200 users, 10,000 events; spec section 6 at its main job."""
 
@@ -235,76 +206,57 @@ def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_order(
         assert await device.barrier() == []
         return found
 
-    async def scenario() -> None:
-        users = [f"user_{number}" for number in range(200)]
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            AsyncExitStack() as stack,
-        ):
-            devices = [
-                (user, await stack.enter_async_context(house.device(user)))
-                for user in users
-                for _ in range(5)
-            ]
-            chance = random.Random(1)
-            events: dict[str, list[int]] = defaultdict(list)
-            async with redis_client.Redis.from_url(redis_server.url) as link:
-                for start in range(0, 10_000, 500):
-                    pipeline = link.pipeline(transaction=False)
-                    for number in range(start, start + 500):
-                        user = chance.choice(users)
-                        events[user].append(number)
-                        pipeline.publish(
-                            f"typelets:user:{user}",
-                            f'{{"event":"note_deleted","noteId":"{number}"}}',
-                        )
-                    await pipeline.execute()
-            received = await asyncio.gather(
-                *(collect(device, len(events[user])) for user, device in devices)
-            )
-            for (user, _), found in zip(devices, received, strict=True):
-                assert found == events[user]
-
-    run(scenario())
+    users = [f"user_{number}" for number in range(200)]
+    async with boot() as house, AsyncExitStack() as stack:
+        devices = [
+            (user, await stack.enter_async_context(house.device(user)))
+            for user in users
+            for _ in range(5)
+        ]
+        chance = random.Random(1)
+        events: dict[str, list[int]] = defaultdict(list)
+        async with redis_client.Redis.from_url(redis_server.url) as link:
+            for start in range(0, 10_000, 500):
+                pipeline = link.pipeline(transaction=False)
+                for number in range(start, start + 500):
+                    user = chance.choice(users)
+                    events[user].append(number)
+                    pipeline.publish(
+                        f"typelets:user:{user}",
+                        f'{{"event":"note_deleted","noteId":"{number}"}}',
+                    )
+                await pipeline.execute()
+        received = await asyncio.gather(
+            *(collect(device, len(events[user])) for user, device in devices)
+        )
+        for (user, _), found in zip(devices, received, strict=True):
+            assert found == events[user]
 
 
-def test_an_event_too_large_for_any_device_is_told(
-    redis_server: RedisServer, database: Database
+async def test_an_event_too_large_for_any_device_is_told(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice") as device,
-        ):
-            data = {"text": "x" * (4 * 1_048_576)}
-            await publish(
-                redis_server.url, "alice", {"event": "note_created", "noteData": data}
-            )
-            told = await device.receive()
-            assert told["type"] == "resync_required"
-            assert told["reason"] == "event_too_large"
-            assert await device.barrier() == []
-
-    run(scenario())
+    async with boot() as house, house.device("alice") as device:
+        data = {"text": "x" * (4 * 1_048_576)}
+        await publish(
+            redis_server.url, "alice", {"event": "note_created", "noteData": data}
+        )
+        told = await device.receive()
+        assert told["type"] == "resync_required"
+        assert told["reason"] == "event_too_large"
+        assert await device.barrier() == []
 
 
 @pytest.mark.parametrize(
     "order",
     [{"event": "user_disconnected"}, {"event": "session_revoked", "sessionId": "s1"}],
 )
-def test_what_came_before_an_order_reaches_those_sent_away(
-    redis_server: RedisServer, database: Database, order: dict[str, Any]
+async def test_what_came_before_an_order_reaches_those_sent_away(
+    boot: Boot, order: dict[str, Any]
 ) -> None:
     """Also when both are read from Redis in one go."""
-
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice", sid="s1") as device,
-        ):
-            for event in ({"event": "note_deleted", "noteId": NOTE}, order):
-                house.daemon.relay.receive("alice", json.dumps(event).encode())
-            assert (await device.receive())["noteId"] == NOTE
-            assert await device.closed() == 4401
-
-    run(scenario())
+    async with boot() as house, house.device("alice", sid="s1") as device:
+        for event in ({"event": "note_deleted", "noteId": NOTE}, order):
+            house.daemon.relay.receive("alice", json.dumps(event).encode())
+        assert (await device.receive())["noteId"] == NOTE
+        assert await device.closed() == 4401

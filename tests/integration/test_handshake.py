@@ -6,9 +6,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.daemon import House, daemon, eventually, raw_http, run
-from tests.postgres import Database
-from tests.redis import RedisServer
+from tests.daemon import Boot, House, eventually, raw_http
 from typelets_ws.connection import Connection
 from typelets_ws.frames import PING
 from typelets_ws.liveness import NEVER
@@ -25,54 +23,39 @@ async def status_for(house: House, origin: str | None) -> int:
         return exc.response.status_code
 
 
-def test_origins_are_matched_exactly(
-    redis_server: RedisServer, database: Database
-) -> None:
-    async def scenario() -> None:
-        server = {"allowed_origins": [ORIGIN, "http://localhost:3000"]}
-        async with daemon(redis_server.url, database.url, server=server) as house:
-            for origin in (None, ORIGIN, "http://localhost:3000"):
-                assert await status_for(house, origin) == 101
-            refused = [
-                "null",
-                "http://app.example.org",
-                "https://app.example.org:444",
-                "https://app.example.org/",
-                "https://app.example.org.evil.example",
-                "https://sub.app.example.org",
-                "http://localhost:3001",
-                "https://APP.example.org",
-            ]
-            for origin in refused:
-                assert await status_for(house, origin) == 403, origin
-            assert house.figure("security_events_total", kind="origin") == len(refused)
-            lines = house.logged("origin_refused")
-            assert lines[0]["security"] is True
-            assert lines[0]["origin"] == ["null"]
-
-    run(scenario())
+async def test_origins_are_matched_exactly(boot: Boot) -> None:
+    server = {"allowed_origins": [ORIGIN, "http://localhost:3000"]}
+    async with boot(server=server) as house:
+        for origin in (None, ORIGIN, "http://localhost:3000"):
+            assert await status_for(house, origin) == 101
+        refused = [
+            "null",
+            "http://app.example.org",
+            "https://app.example.org:444",
+            "https://app.example.org/",
+            "https://app.example.org.evil.example",
+            "https://sub.app.example.org",
+            "http://localhost:3001",
+            "https://APP.example.org",
+        ]
+        for origin in refused:
+            assert await status_for(house, origin) == 403, origin
+        assert house.figure("security_events_total", kind="origin") == len(refused)
+        lines = house.logged("origin_refused")
+        assert lines[0]["security"] is True
+        assert lines[0]["origin"] == ["null"]
 
 
-def test_no_list_of_origins_allows_all(
-    redis_server: RedisServer, database: Database
-) -> None:
-    async def scenario() -> None:
-        async with daemon(redis_server.url, database.url) as house:
-            assert await status_for(house, "https://anything.example") == 101
-
-    run(scenario())
+async def test_no_list_of_origins_allows_all(boot: Boot) -> None:
+    async with boot() as house:
+        assert await status_for(house, "https://anything.example") == 101
 
 
-def test_any_path_and_query_upgrades(
-    redis_server: RedisServer, database: Database
-) -> None:
-    async def scenario() -> None:
-        async with daemon(redis_server.url, database.url) as house:
-            for path in ("", "ws", "a/b?token=x", "health/x"):
-                async with connect(house.url + path) as socket_:
-                    assert "connection_established" in str(await socket_.recv())
-
-    run(scenario())
+async def test_any_path_and_query_upgrades(boot: Boot) -> None:
+    async with boot() as house:
+        for path in ("", "ws", "a/b?token=x", "health/x"):
+            async with connect(house.url + path) as socket_:
+                assert "connection_established" in str(await socket_.recv())
 
 
 @pytest.mark.parametrize(
@@ -88,55 +71,39 @@ def test_any_path_and_query_upgrades(
         ("nonsense", b""),
     ],
 )
-def test_plain_requests_get_a_plain_answer(
-    redis_server: RedisServer, database: Database, request_line: str, status: bytes
+async def test_plain_requests_get_a_plain_answer(
+    boot: Boot, request_line: str, status: bytes
 ) -> None:
-    async def scenario() -> None:
-        async with daemon(redis_server.url, database.url) as house:
-            request = f"{request_line}\r\nHost: x\r\n\r\n"
-            answer = await raw_http(house.daemon.port, request.encode())
-            assert answer[9:12] == status
-            if status in {b"426", b"405"}:
-                body = answer.partition(b"\r\n\r\n")[2]
-                assert body.count(b"\n") == 1
-
-    run(scenario())
+    async with boot() as house:
+        request = f"{request_line}\r\nHost: x\r\n\r\n"
+        answer = await raw_http(house.daemon.port, request.encode())
+        assert answer[9:12] == status
+        if status in {b"426", b"405"}:
+            body = answer.partition(b"\r\n\r\n")[2]
+            assert body.count(b"\n") == 1
 
 
-def test_compression_is_not_offered_unless_wished(
-    redis_server: RedisServer, database: Database
-) -> None:
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            connect(house.url, compression="deflate") as socket_,
-        ):
-            assert socket_.protocol.extensions == []
-
-    run(scenario())
+async def test_compression_is_not_offered_unless_wished(boot: Boot) -> None:
+    async with boot() as house, connect(house.url, compression="deflate") as socket_:
+        assert socket_.protocol.extensions == []
 
 
-def test_with_compression_messages_arrive_whole(
-    redis_server: RedisServer, database: Database
-) -> None:
-    async def scenario() -> None:
-        server = {"permessage_deflate": True}
-        async with (
-            daemon(redis_server.url, database.url, server=server) as house,
-            connect(house.url, compression="deflate") as socket_,
-        ):
-            names = [extension.name for extension in socket_.protocol.extensions]
-            assert names == ["permessage-deflate"]
-            assert "connection_established" in str(await socket_.recv())
-            for _ in range(3):
-                await socket_.send('{"type":"ping","requestId":"' + "a" * 60 + '"}')
-                assert '"pong"' in str(await socket_.recv())
-
-    run(scenario())
+async def test_with_compression_messages_arrive_whole(boot: Boot) -> None:
+    server = {"permessage_deflate": True}
+    async with (
+        boot(server=server) as house,
+        connect(house.url, compression="deflate") as socket_,
+    ):
+        names = [extension.name for extension in socket_.protocol.extensions]
+        assert names == ["permessage-deflate"]
+        assert "connection_established" in str(await socket_.recv())
+        for _ in range(3):
+            await socket_.send('{"type":"ping","requestId":"' + "a" * 60 + '"}')
+            assert '"pong"' in str(await socket_.recv())
 
 
-def test_the_address_is_the_proxys_word_only_for_trusted_proxies(
-    redis_server: RedisServer, database: Database
+async def test_the_address_is_the_proxys_word_only_for_trusted_proxies(
+    boot: Boot,
 ) -> None:
     async def tell_address(house: House, headers: dict[str, str]) -> str:
         before = len(house.logged("origin_refused"))
@@ -146,101 +113,67 @@ def test_the_address_is_the_proxys_word_only_for_trusted_proxies(
             )
         return str(house.logged("origin_refused")[before]["address"])
 
-    async def scenario() -> None:
-        origins = {"allowed_origins": [ORIGIN]}
-        forwarded = {"X-Forwarded-For": "6.6.6.6, 192.0.2.7, 10.0.0.9"}
-        async with daemon(redis_server.url, database.url, server=origins) as house:
-            assert await tell_address(house, forwarded) == "127.0.0.1"
-        trusting = {**origins, "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}
-        async with daemon(redis_server.url, database.url, server=trusting) as house:
-            assert await tell_address(house, forwarded) == "192.0.2.7"
-            assert await tell_address(house, {"X-Real-IP": "192.0.2.8"}) == "192.0.2.8"
-            junk = {"X-Forwarded-For": "192.0.2.7, junk"}
-            assert await tell_address(house, junk) == "127.0.0.1"
-            assert await tell_address(house, {}) == "127.0.0.1"
-
-    run(scenario())
+    origins = {"allowed_origins": [ORIGIN]}
+    forwarded = {"X-Forwarded-For": "6.6.6.6, 192.0.2.7, 10.0.0.9"}
+    async with boot(server=origins) as house:
+        assert await tell_address(house, forwarded) == "127.0.0.1"
+    trusting = {**origins, "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}
+    async with boot(server=trusting) as house:
+        assert await tell_address(house, forwarded) == "192.0.2.7"
+        assert await tell_address(house, {"X-Real-IP": "192.0.2.8"}) == "192.0.2.8"
+        junk = {"X-Forwarded-For": "192.0.2.7, junk"}
+        assert await tell_address(house, junk) == "127.0.0.1"
+        assert await tell_address(house, {}) == "127.0.0.1"
 
 
-def test_a_request_that_never_ends_is_cut(
-    redis_server: RedisServer, database: Database
-) -> None:
-    async def scenario() -> None:
-        limits = {"handshake_s": 0.3}
-        async with daemon(redis_server.url, database.url, limits=limits) as house:
-            assert await raw_http(house.daemon.port, b"GET / HT") == b""
-
-    run(scenario())
+async def test_a_request_that_never_ends_is_cut(boot: Boot) -> None:
+    limits = {"handshake_s": 0.3}
+    async with boot(limits=limits) as house:
+        assert await raw_http(house.daemon.port, b"GET / HT") == b""
 
 
-def test_a_request_head_is_bounded(
-    redis_server: RedisServer, database: Database
-) -> None:
-    async def scenario() -> None:
-        async with daemon(redis_server.url, database.url) as house:
-            long_line = b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"
-            assert (await raw_http(house.daemon.port, long_line))[9:12] == b"414"
-            many = b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 300 + b"\r\n"
-            assert (await raw_http(house.daemon.port, many))[9:12] == b"431"
-
-    run(scenario())
+async def test_a_request_head_is_bounded(boot: Boot) -> None:
+    async with boot() as house:
+        long_line = b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"
+        assert (await raw_http(house.daemon.port, long_line))[9:12] == b"414"
+        many = b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 300 + b"\r\n"
+        assert (await raw_http(house.daemon.port, many))[9:12] == b"431"
 
 
-def test_a_port_in_use_is_an_error(
-    redis_server: RedisServer, database: Database
-) -> None:
-    async def scenario() -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            port = taken.getsockname()[1]
-            with pytest.raises(OSError, match=f"port = {port}.*in use"):
-                async with daemon(
-                    redis_server.url, database.url, server={"port": port}
-                ):
-                    raise AssertionError("it listens on a port that is in use")
-
-    run(scenario())
+async def test_a_port_in_use_is_an_error(boot: Boot) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port = {port}.*in use"):
+            async with boot(server={"port": port}):
+                raise AssertionError("it listens on a port that is in use")
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready?x", "/websocket/status"])
-def test_a_path_of_ours_is_no_websocket(
-    redis_server: RedisServer, database: Database, path: str
-) -> None:
-    async def scenario() -> None:
-        async with daemon(redis_server.url, database.url) as house:
-            with pytest.raises(InvalidStatus) as refused:
-                await connect(house.url + path[1:])
-            assert refused.value.response.status_code == 200
-            assert not house.figure("handshakes_total", status="101")
-
-    run(scenario())
+async def test_a_path_of_ours_is_no_websocket(boot: Boot, path: str) -> None:
+    async with boot() as house:
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(house.url + path[1:])
+        assert refused.value.response.status_code == 200
+        assert not house.figure("handshakes_total", status="101")
 
 
-def test_what_is_common_needs_no_protocol_of_the_library(
-    redis_server: RedisServer, database: Database
-) -> None:
+async def test_what_is_common_needs_no_protocol_of_the_library(boot: Boot) -> None:
     """It is 2 KB of each connection; a message in two frames needs it."""
+    async with boot() as house, house.device("alice") as device:
+        (connection,) = house.daemon.house.connections
+        assert isinstance(connection, Connection)
 
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice") as device,
-        ):
-            (connection,) = house.daemon.house.connections
-            assert isinstance(connection, Connection)
+        def made() -> bool:
+            return connection._protocol is not None
 
-            def made() -> bool:
-                return connection._protocol is not None
-
-            await device.barrier()
-            connection._liveness._pinged_at = house.daemon.house.monotonic()
-            connection._push(PING)
-            await eventually(lambda: connection._liveness._pinged_at == NEVER)
-            assert not made()
-            await device.socket.send(['{"type":', '"ping"}'])
-            assert (await device.receive())["type"] == "pong"
-            assert made()
-            assert await device.barrier() == []
-
-    run(scenario())
+        await device.barrier()
+        connection._liveness._pinged_at = house.daemon.house.monotonic()
+        connection._push(PING)
+        await eventually(lambda: connection._liveness._pinged_at == NEVER)
+        assert not made()
+        await device.socket.send(['{"type":', '"ping"}'])
+        assert (await device.receive())["type"] == "pong"
+        assert made()
+        assert await device.barrier() == []

@@ -1,13 +1,12 @@
 """Spec section 3, the messages about folders: announced, checked, never written."""
 
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from tests.daemon import run
-from tests.integration.scene import ALICE, BOB, Boot, Scene, staged
+from tests.daemon import Boot
+from tests.integration.scene import ALICE, BOB, played
 from tests.postgres import Database
 
 NOT_FOUND = ("Folder not found or access denied", "NOT_FOUND")
@@ -23,23 +22,15 @@ def people(database: Database) -> None:
     database.add_user(BOB)
 
 
-def play(boot: Boot, act: Callable[[Scene], Awaitable[None]]) -> None:
-    async def scenario() -> None:
-        async with boot() as house, staged(house) as scene:
-            await act(scene)
-            assert not house.logged("internal_error")
-
-    run(scenario())
-
-
 def folders(database: Database) -> list[dict[str, Any]]:
     return database.execute("SELECT * FROM folders ORDER BY id")
 
 
-def test_folder_created_goes_out_byte_for_byte_and_writes_nothing(
+async def test_folder_created_goes_out_byte_for_byte_and_writes_nothing(
     boot: Boot, database: Database
 ) -> None:
-    async def act(scene: Scene) -> None:
+
+    async with played(boot) as scene:
         data = f'{{ "name":"\\u00fc\\/","userId":"{ALICE}","n":1E2 }}'
         await scene.sender.send(f'{{"folderData":{data},"type":"folder_created"}}')
         assert f'"folderData":{data}' in await scene.other.receive_raw()
@@ -49,15 +40,14 @@ def test_folder_created_goes_out_byte_for_byte_and_writes_nothing(
         assert seen.sync["fromUserId"] == ALICE
         assert folders(database) == []
 
-    play(boot, act)
 
-
-def test_folder_created_needs_data_of_the_senders_own(
+async def test_folder_created_needs_data_of_the_senders_own(
     boot: Boot, database: Database
 ) -> None:
     mine, his = database.add_folder(ALICE), database.add_folder(BOB)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
+
         async def create(data: object, **more: object) -> Any:
             message = {"type": "folder_created", "folderData": data}
             return await scene.say(message | more)
@@ -83,16 +73,14 @@ def test_folder_created_needs_data_of_the_senders_own(
         assert (await create({}, folderId="junk")).refusal[0] == "Invalid folderId"
         assert (await create({"id": "junk"})).refusal[0] == "Invalid folderId"
 
-    play(boot, act)
 
-
-def test_folder_updated_goes_out_as_it_came_and_writes_nothing(
+async def test_folder_updated_goes_out_as_it_came_and_writes_nothing(
     boot: Boot, database: Database
 ) -> None:
     mine = database.add_folder(ALICE)
     before = folders(database)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         message = {"type": "folder_updated", "folderId": mine}
         changes, updated = {"name": "new"}, {"id": mine, "name": "new"}
         seen = await scene.say(message | {"changes": changes, "updatedFolder": updated})
@@ -109,15 +97,13 @@ def test_folder_updated_goes_out_as_it_came_and_writes_nothing(
         assert (await scene.say(message | {"folderId": gone})).sync["folderId"] == gone
         assert folders(database) == before
 
-    play(boot, act)
 
-
-def test_folder_updated_refuses_others_and_wrong_types(
+async def test_folder_updated_refuses_others_and_wrong_types(
     boot: Boot, database: Database
 ) -> None:
     mine, his = database.add_folder(ALICE), database.add_folder(BOB)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         message: dict[str, Any] = {"type": "folder_updated", "folderId": mine}
         seen = await scene.say(message | {"folderId": his, "changes": {}})
         assert seen.refusal == NOT_FOUND
@@ -128,16 +114,14 @@ def test_folder_updated_refuses_others_and_wrong_types(
                 seen = await scene.say(message | {field: value})
                 assert seen.refusal == (f"Invalid {field}", "INVALID_FIELD")
 
-    play(boot, act)
 
-
-def test_folder_deleted_goes_out_for_ones_own_and_for_what_is_gone(
+async def test_folder_deleted_goes_out_for_ones_own_and_for_what_is_gone(
     boot: Boot, database: Database
 ) -> None:
     mine, his = database.add_folder(ALICE), database.add_folder(BOB)
     before = folders(database)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         for folder_id in (mine, str(uuid.uuid4())):
             seen = await scene.say({"type": "folder_deleted", "folderId": folder_id})
             assert list(seen.sync) == ["type", "timestamp", "fromUserId", "folderId"]
@@ -147,16 +131,14 @@ def test_folder_deleted_goes_out_for_ones_own_and_for_what_is_gone(
         assert seen.refusal == NOT_FOUND
         assert folders(database) == before
 
-    play(boot, act)
-
 
 @pytest.mark.parametrize("name", ["folder_updated", "folder_deleted"])
-def test_a_folder_id_must_be_there_and_a_uuid(
+async def test_a_folder_id_must_be_there_and_a_uuid(
     boot: Boot, database: Database, name: str
 ) -> None:
     mine = database.add_folder(ALICE)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         message: dict[str, Any] = {"type": name}
         absent: list[dict[str, Any]] = [{}, {"folderId": None}, {"folderId": ""}]
         for fields in absent:
@@ -167,15 +149,13 @@ def test_a_folder_id_must_be_there_and_a_uuid(
             seen = await scene.say(message | {"folderId": value})
             assert seen.refusal == ("Invalid folderId", "INVALID_FIELD")
 
-    play(boot, act)
 
-
-def test_request_ids_come_back_in_errors_and_nothing_confirms(
+async def test_request_ids_come_back_in_errors_and_nothing_confirms(
     boot: Boot, database: Database
 ) -> None:
     mine, his = database.add_folder(ALICE), database.add_folder(BOB)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         for name in ("folder_updated", "folder_deleted"):
             message = {"type": name, "requestId": "r1"}
             seen = await scene.say(message | {"folderId": his})
@@ -183,5 +163,3 @@ def test_request_ids_come_back_in_errors_and_nothing_confirms(
             seen = await scene.say(message | {"folderId": mine})
             assert seen.sync["folderId"] == mine
             assert "requestId" not in seen.sync
-
-    play(boot, act)

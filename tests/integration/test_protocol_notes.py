@@ -3,14 +3,13 @@
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from tests.daemon import House, run
-from tests.integration.scene import ALICE, BOB, Boot, Scene, staged
+from tests.daemon import Boot, House
+from tests.integration.scene import ALICE, BOB, played
 from tests.postgres import Database
 
 NOT_FOUND = ("Note not found or access denied", "NOT_FOUND")
@@ -35,17 +34,6 @@ def people(database: Database) -> None:
     database.add_user(BOB)
 
 
-def play(
-    boot: Boot, act: Callable[[Scene], Awaitable[None]], **sections: dict[str, Any]
-) -> None:
-    async def scenario() -> None:
-        async with boot(**sections) as house, staged(house) as scene:
-            await act(scene)
-            assert not house.logged("internal_error")
-
-    run(scenario())
-
-
 def malformed(good: str) -> list[str]:
     return [text.replace("%s", good) for text in MALFORMED] + [good.replace("-", "")]
 
@@ -57,23 +45,22 @@ def is_now(timestamp: object) -> bool:
 # ping
 
 
-def test_ping_is_answered_with_the_time(boot: Boot) -> None:
-    async def act(scene: Scene) -> None:
+async def test_ping_is_answered_with_the_time(boot: Boot) -> None:
+
+    async with played(boot) as scene:
         reply = (await scene.say({"type": "ping", "junk": [1]})).reply
         assert list(reply) == ["type", "timestamp"]
         assert reply["type"] == "pong"
         assert is_now(reply["timestamp"])
 
-    play(boot, act)
-
 
 # join_note and leave_note
 
 
-def test_join_note_checks_the_owner(boot: Boot, database: Database) -> None:
+async def test_join_note_checks_the_owner(boot: Boot, database: Database) -> None:
     mine, his = database.add_note(ALICE), database.add_note(BOB)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         for note_id in (mine, mine.upper(), mine):
             reply = (await scene.say({"type": "join_note", "noteId": note_id})).reply
             assert reply == {
@@ -86,30 +73,28 @@ def test_join_note_checks_the_owner(boot: Boot, database: Database) -> None:
             assert seen.refusal == NOT_FOUND
             assert seen.reply["noteId"] == note_id
 
-    play(boot, act)
 
-
-def test_leave_note_forgets_whatever_it_was(boot: Boot, database: Database) -> None:
+async def test_leave_note_forgets_whatever_it_was(
+    boot: Boot, database: Database
+) -> None:
     mine, his = database.add_note(ALICE), database.add_note(BOB)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         await scene.say({"type": "join_note", "noteId": mine})
         for note_id in (mine, mine, his, str(uuid.uuid4())):
             reply = (await scene.say({"type": "leave_note", "noteId": note_id})).reply
             assert reply == {"type": "note_left", "noteId": note_id}
 
-    play(boot, act)
-
 
 @pytest.mark.parametrize(
     "name", ["join_note", "leave_note", "note_update", "note_deleted"]
 )
-def test_an_id_must_be_there_and_a_uuid(
+async def test_an_id_must_be_there_and_a_uuid(
     boot: Boot, database: Database, name: str
 ) -> None:
     note_id = database.add_note(ALICE)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         message: dict[str, Any] = {"type": name, "changes": {"starred": True}}
         for absent in ({}, {"noteId": None}, {"noteId": ""}):
             seen = await scene.say(message | absent)
@@ -119,28 +104,24 @@ def test_an_id_must_be_there_and_a_uuid(
             assert seen.refusal == ("Invalid noteId", "INVALID_FIELD"), bad
         assert database.note(note_id)["starred"] is False
 
-    play(boot, act)
 
-
-def test_joining_has_no_effect_on_what_is_delivered(
+async def test_joining_has_no_effect_on_what_is_delivered(
     boot: Boot, database: Database
 ) -> None:
     mine, another = database.add_note(ALICE), database.add_note(ALICE)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         await scene.other.ask({"type": "join_note", "noteId": another})
         seen = await scene.say(
             {"type": "note_update", "noteId": mine, "changes": {"starred": True}}
         )
         assert [message["noteId"] for message in seen.other] == [mine]
 
-    play(boot, act)
-
 
 # note_update: what goes well
 
 
-def test_note_update_is_written_confirmed_and_told(
+async def test_note_update_is_written_confirmed_and_told(
     boot: Boot, database: Database
 ) -> None:
     note_id = database.add_note(
@@ -157,7 +138,7 @@ def test_note_update_is_written_confirmed_and_told(
         updated_at=datetime(2024, 1, 1, tzinfo=UTC),
     )
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         seen = await scene.say(
             {"type": "note_update", "noteId": note_id, "changes": {"starred": True}}
         )
@@ -191,8 +172,6 @@ def test_note_update_is_written_confirmed_and_told(
         assert stored["starred"] is True
         assert wire_time(stored["updated_at"]) == row["updatedAt"]
 
-    play(boot, act)
-
 
 def wire_time(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds") + "Z"
@@ -211,12 +190,12 @@ def wire_time(moment: datetime) -> str:
         ("hidden", "hidden", [True, False]),
     ],
 )
-def test_note_update_writes_each_allowed_field(
+async def test_note_update_writes_each_allowed_field(
     boot: Boot, database: Database, field: str, column: str, values: list[object]
 ) -> None:
     note_id = database.add_note(ALICE)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         before = ""
         for value in values:
             seen = await scene.say(
@@ -230,8 +209,6 @@ def test_note_update_writes_each_allowed_field(
             assert sync["changes"] == {field: value, "updatedAt": after}
             assert database.note(note_id)[column] == value
             assert database.note(note_id)["hidden_at"] is None
-
-    play(boot, act)
 
 
 @pytest.mark.parametrize(
@@ -248,13 +225,13 @@ def test_note_update_writes_each_allowed_field(
         ("folderId", [1, True, [], {}, "junk", "null"]),
     ],
 )
-def test_note_update_refuses_a_wrong_type_by_name_and_writes_nothing(
+async def test_note_update_refuses_a_wrong_type_by_name_and_writes_nothing(
     boot: Boot, database: Database, field: str, values: list[object]
 ) -> None:
     note_id = database.add_note(ALICE)
     before = database.note(note_id)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         good = {"title": "new", "archived": True}
         good.pop(field, None)
         for value in values:
@@ -266,10 +243,8 @@ def test_note_update_refuses_a_wrong_type_by_name_and_writes_nothing(
             assert seen.reply["noteId"] == note_id
         assert database.note(note_id) == before
 
-    play(boot, act)
 
-
-def test_note_update_leaves_out_other_fields_and_counts_them(
+async def test_note_update_leaves_out_other_fields_and_counts_them(
     boot: Boot, database: Database
 ) -> None:
     note_id = database.add_note(ALICE, iv="iv0")
@@ -280,7 +255,7 @@ def test_note_update_leaves_out_other_fields_and_counts_them(
         "__proto__": {"a": 1}, "title); DROP TABLE notes; --": "x",
     }  # fmt: skip
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         message = {"type": "note_update", "noteId": note_id}
         seen = await scene.say(message | {"changes": extra | {"hidden": True}})
         (reply,), (sync,) = seen.sender, seen.other
@@ -293,15 +268,13 @@ def test_note_update_leaves_out_other_fields_and_counts_them(
             assert count("filtered_fields_total", field=name) == 1
         assert count("filtered_fields_total", field="other") == 2
 
-    play(boot, act)
 
-
-def test_note_update_with_nothing_left_is_refused(
+async def test_note_update_with_nothing_left_is_refused(
     boot: Boot, database: Database
 ) -> None:
     note_id = database.add_note(ALICE)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         message: dict[str, Any] = {"type": "note_update", "noteId": note_id}
         nothing: list[Any] = [{}, {"tags": ["a"]}, {"hiddenAt": None, "x": 1}, None]
         for changes in nothing:
@@ -313,16 +286,14 @@ def test_note_update_with_nothing_left_is_refused(
             seen = await scene.say(message | {"changes": wrong})
             assert seen.refusal == ("Invalid changes", "INVALID_FIELD")
 
-    play(boot, act)
 
-
-def test_note_update_of_anothers_note_or_none_is_told_the_same(
+async def test_note_update_of_anothers_note_or_none_is_told_the_same(
     boot: Boot, database: Database
 ) -> None:
     his = database.add_note(BOB)
     before = database.note(his)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         for note_id in (his, his.upper(), str(uuid.uuid4())):
             seen = await scene.say(
                 {"type": "note_update", "noteId": note_id, "changes": {"title": "x"}}
@@ -331,13 +302,13 @@ def test_note_update_of_anothers_note_or_none_is_told_the_same(
             assert set(seen.reply) == {"type", "message", "code", "noteId"}
         assert database.note(his) == before
 
-    play(boot, act)
 
-
-def test_note_update_takes_an_id_in_capitals(boot: Boot, database: Database) -> None:
+async def test_note_update_takes_an_id_in_capitals(
+    boot: Boot, database: Database
+) -> None:
     note_id = database.add_note(ALICE)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         changes = {"starred": True}
         seen = await scene.say(
             {"type": "note_update", "noteId": note_id.upper(), "changes": changes}
@@ -345,16 +316,15 @@ def test_note_update_takes_an_id_in_capitals(boot: Boot, database: Database) -> 
         assert seen.other[0]["noteId"] == note_id
         assert seen.sender[0]["noteId"] == note_id
 
-    play(boot, act)
 
-
-def test_note_update_moves_only_into_the_senders_own_folders(
+async def test_note_update_moves_only_into_the_senders_own_folders(
     boot: Boot, database: Database
 ) -> None:
     note_id = database.add_note(ALICE)
     mine, his = database.add_folder(ALICE), database.add_folder(BOB)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
+
         async def move(folder: object, **more: object) -> Any:
             changes = {"folderId": folder, **more}
             return await scene.say(
@@ -373,15 +343,13 @@ def test_note_update_moves_only_into_the_senders_own_folders(
         assert (await move(None)).sender[0]["updatedNote"]["folderId"] is None
         assert database.note(note_id)["folder_id"] is None
 
-    play(boot, act)
 
-
-def test_require_encrypted_refuses_plain_text_by_name(
+async def test_require_encrypted_refuses_plain_text_by_name(
     boot: Boot, database: Database
 ) -> None:
     note_id = database.add_note(ALICE)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot, messages={"require_encrypted": True}) as scene:
         message: dict[str, Any] = {"type": "note_update", "noteId": note_id}
         for field, value in (
             ("title", "Plain"), ("content", "Plain"), ("content", None), ("title", ""),
@@ -398,16 +366,14 @@ def test_require_encrypted_refuses_plain_text_by_name(
         assert seen.sender[0]["type"] == "note_update_success"
         assert (await scene.say(message | {"changes": {"starred": True}})).other
 
-    play(boot, act, messages={"require_encrypted": True})
 
-
-def test_updated_at_moves_on_by_a_millisecond_even_behind_a_clock_ahead(
+async def test_updated_at_moves_on_by_a_millisecond_even_behind_a_clock_ahead(
     boot: Boot, database: Database
 ) -> None:
     ahead = datetime(2100, 1, 1, 0, 0, 0, 5_999, tzinfo=UTC)
     note_id = database.add_note(ALICE, updated_at=ahead)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         for number in range(3):
             changes = {"title": f"{number}"}
             seen = await scene.say(
@@ -416,16 +382,15 @@ def test_updated_at_moves_on_by_a_millisecond_even_behind_a_clock_ahead(
             at = seen.sender[0]["updatedNote"]["updatedAt"]
             assert at == f"2100-01-01T00:00:00.{6 + number:03d}Z"
 
-    play(boot, act)
-
 
 # note_created
 
 
-def test_note_created_goes_out_byte_for_byte_and_writes_nothing(
+async def test_note_created_goes_out_byte_for_byte_and_writes_nothing(
     boot: Boot, database: Database
 ) -> None:
-    async def act(scene: Scene) -> None:
+
+    async with played(boot) as scene:
         note = str(uuid.uuid4())
         data = f'{{"id" : "{note}","odd":1.0e0, "userId":"{ALICE}","t":"\\u00e9é"}}'
         message = f'{{"type":"note_created","noteData":{data},"noteId":"{note}"}}'
@@ -439,15 +404,14 @@ def test_note_created_goes_out_byte_for_byte_and_writes_nothing(
         assert is_now(seen.sync["timestamp"])
         assert database.execute("SELECT count(*) AS n FROM notes") == [{"n": 0}]
 
-    play(boot, act)
 
-
-def test_note_created_needs_data_of_the_senders_own(
+async def test_note_created_needs_data_of_the_senders_own(
     boot: Boot, database: Database
 ) -> None:
     mine, his = database.add_note(ALICE), database.add_note(BOB)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
+
         async def create(data: object, **more: object) -> Any:
             return await scene.say({"type": "note_created", "noteData": data, **more})
 
@@ -470,18 +434,16 @@ def test_note_created_needs_data_of_the_senders_own(
         assert (await create({"id": "junk"})).refusal[0] == "Invalid noteId"
         assert (await create({"id": 5})).refusal[0] == "Invalid noteId"
 
-    play(boot, act)
-
 
 # note_deleted
 
 
-def test_note_deleted_goes_out_for_ones_own_and_for_what_is_gone(
+async def test_note_deleted_goes_out_for_ones_own_and_for_what_is_gone(
     boot: Boot, database: Database
 ) -> None:
     mine, his = database.add_note(ALICE), database.add_note(BOB)
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         for note_id in (mine, str(uuid.uuid4())):
             seen = await scene.say({"type": "note_deleted", "noteId": note_id})
             assert list(seen.sync) == ["type", "timestamp", "fromUserId", "noteId"]
@@ -493,13 +455,11 @@ def test_note_deleted_goes_out_for_ones_own_and_for_what_is_gone(
         assert database.note(mine)["deleted"] is False
         assert database.note(his)
 
-    play(boot, act)
-
 
 # requestId and what is no message
 
 
-def test_request_ids_come_back_in_replies_and_errors(
+async def test_request_ids_come_back_in_replies_and_errors(
     boot: Boot, database: Database
 ) -> None:
     note_id = database.add_note(ALICE)
@@ -519,7 +479,7 @@ def test_request_ids_come_back_in_replies_and_errors(
         ({"type": "auth", "token": "junk"}, "auth_failed"),
     ]
 
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         for number, (message, expected) in enumerate(cases):
             for wanted in (f"r{number}", "x" * 64, "", "é\U0001f600"):
                 reply = await scene.sender.ask(message | {"requestId": wanted})
@@ -527,11 +487,10 @@ def test_request_ids_come_back_in_replies_and_errors(
                 if message["type"] == "auth":
                     return
 
-    play(boot, act)
 
+async def test_a_request_id_is_a_text_of_at_most_64_characters(boot: Boot) -> None:
 
-def test_a_request_id_is_a_text_of_at_most_64_characters(boot: Boot) -> None:
-    async def act(scene: Scene) -> None:
+    async with played(boot) as scene:
         refused: list[Any] = ["x" * 65, 5, True, [], {}]
         for bad in refused:
             seen = await scene.say({"type": "ping", "requestId": bad})
@@ -541,8 +500,6 @@ def test_a_request_id_is_a_text_of_at_most_64_characters(boot: Boot) -> None:
             "type": "pong",
             "timestamp": pytest.approx(time.time() * 1000, abs=60_000),
         }
-
-    play(boot, act)
 
 
 @pytest.mark.parametrize(
@@ -573,14 +530,9 @@ def test_a_request_id_is_a_text_of_at_most_64_characters(boot: Boot) -> None:
         ('{"type":"pong"}', "Unknown message type"),
     ],
 )
-def test_what_is_no_message_is_told_so(
+async def test_what_is_no_message_is_told_so(
     boot: Boot, text: str | bytes, answer: str
 ) -> None:
-    async def scenario() -> None:
-        async with boot() as house:
-            for user in (None, ALICE):
-                async with house.device(user) as device:
-                    await told_and_served(house, device, text, answer)
 
     async def told_and_served(
         house: House, device: Any, text: str | bytes, answer: str
@@ -595,4 +547,7 @@ def test_what_is_no_message_is_told_so(
         }
         assert await device.barrier() == []
 
-    run(scenario())
+    async with boot() as house:
+        for user in (None, ALICE):
+            async with house.device(user) as device:
+                await told_and_served(house, device, text, answer)

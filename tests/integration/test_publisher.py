@@ -5,8 +5,7 @@ import redis
 import redis.asyncio
 from click.testing import CliRunner
 
-from tests.daemon import daemon, run
-from tests.postgres import Database
+from tests.daemon import Boot, run
 from tests.redis import RedisServer
 from tests.tokens import mint
 from typelets_ws.cli import main
@@ -15,71 +14,58 @@ from typelets_ws.publisher import AsyncPublisher, Publisher
 ID = "00000000-0000-4000-8000-000000000001"
 
 
-def test_devices_hear_it_except_the_one_that_caused_it(
-    redis_server: RedisServer, database: Database
+async def test_devices_hear_it_except_the_one_that_caused_it(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice") as phone,
-            house.device("alice") as laptop,
-            AsyncPublisher(redis_server.url) as publisher,
-        ):
-            heard = await publisher.notify_note_created(
-                "alice",
-                b'{"id" : 1.0}',
-                from_user_id="alice",
-                except_connection_id=phone.connection_id,
-            )
-            assert heard == 1
-            assert '"noteData":{"id" : 1.0}' in await laptop.receive_raw()
-            assert await phone.barrier() == []
-            with Publisher(redis_server.url) as blocking:
-                assert blocking.notify_note_deleted("alice", ID) == 1
-                assert blocking.notify_note_deleted("bob", ID) == 0
-            assert (await phone.receive())["type"] == "note_deleted_sync"
-
-    run(scenario())
+    async with (
+        boot() as house,
+        house.device("alice") as phone,
+        house.device("alice") as laptop,
+        AsyncPublisher(redis_server.url) as publisher,
+    ):
+        heard = await publisher.notify_note_created(
+            "alice",
+            b'{"id" : 1.0}',
+            from_user_id="alice",
+            except_connection_id=phone.connection_id,
+        )
+        assert heard == 1
+        assert '"noteData":{"id" : 1.0}' in await laptop.receive_raw()
+        assert await phone.barrier() == []
+        with Publisher(redis_server.url) as blocking:
+            assert blocking.notify_note_deleted("alice", ID) == 1
+            assert blocking.notify_note_deleted("bob", ID) == 0
+        assert (await phone.receive())["type"] == "note_deleted_sync"
 
 
-def test_a_revoked_session_closes_and_stays_out(
-    redis_server: RedisServer, database: Database
+async def test_a_revoked_session_closes_and_stays_out(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice", sid="sess_bad") as phone,
-            house.device("alice", sid="sess_good") as laptop,
-            AsyncPublisher(redis_server.url) as publisher,
-        ):
-            assert await publisher.revoke_session("alice", "sess_bad") == 1
-            assert await phone.closed() == 4401
-            assert await laptop.barrier() == []
-            await publisher.disconnect_user("alice")
-            assert await laptop.closed() == 4401
-
-    run(scenario())
+    async with (
+        boot() as house,
+        house.device("alice", sid="sess_bad") as phone,
+        house.device("alice", sid="sess_good") as laptop,
+        AsyncPublisher(redis_server.url) as publisher,
+    ):
+        assert await publisher.revoke_session("alice", "sess_bad") == 1
+        assert await phone.closed() == 4401
+        assert await laptop.barrier() == []
+        await publisher.disconnect_user("alice")
+        assert await laptop.closed() == 4401
 
 
-def test_a_session_revoked_while_nobody_listens_stays_out(
-    redis_server: RedisServer, database: Database
+async def test_a_session_revoked_while_nobody_listens_stays_out(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with AsyncPublisher(redis_server.url) as publisher:
-            assert await publisher.revoke_session("alice", "sess_bad", keep_s=60) == 0
-        assert 0 < redis_server.command("TTL", "typelets:barred:sess_bad") <= 60
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device() as phone,
-            house.device() as laptop,
-        ):
-            answer = await phone.auth(mint("alice", sid="sess_bad"))
-            assert answer["type"] == "auth_failed"
-            assert await phone.closed() == 4401
-            answer = await laptop.auth(mint("alice", sid="sess_good"))
-            assert answer["type"] == "auth_success"
-
-    run(scenario())
+    async with AsyncPublisher(redis_server.url) as publisher:
+        assert await publisher.revoke_session("alice", "sess_bad", keep_s=60) == 0
+    assert 0 < redis_server.command("TTL", "typelets:barred:sess_bad") <= 60
+    async with boot() as house, house.device() as phone, house.device() as laptop:
+        answer = await phone.auth(mint("alice", sid="sess_bad"))
+        assert answer["type"] == "auth_failed"
+        assert await phone.closed() == 4401
+        answer = await laptop.auth(mint("alice", sid="sess_good"))
+        assert answer["type"] == "auth_success"
 
 
 def test_the_operator_too_bars_a_session_when_nobody_listens(
@@ -115,10 +101,7 @@ def test_a_mistake_raises_before_anything_is_awaited() -> None:
         _ = publisher.notify_note_deleted("alice", 7)  # type: ignore[arg-type]
 
 
-def test_an_unreachable_redis_is_an_error() -> None:
-    async def scenario() -> None:
-        async with AsyncPublisher("redis://127.0.0.1:1/0") as publisher:
-            with pytest.raises(redis.ConnectionError):
-                await publisher.notify_note_deleted("alice", ID)
-
-    run(scenario())
+async def test_an_unreachable_redis_is_an_error() -> None:
+    async with AsyncPublisher("redis://127.0.0.1:1/0") as publisher:
+        with pytest.raises(redis.ConnectionError):
+            await publisher.notify_note_deleted("alice", ID)

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 import redis.asyncio as redis_client
 
-from tests.daemon import Device, House, daemon, eventually, publish, run
+from tests.daemon import Boot, Device, House, daemon, eventually, publish
 from tests.postgres import Database
 from tests.redis import LinkProxy, RedisServer, link_proxy
 
@@ -24,48 +24,44 @@ async def resynced(device: Device) -> str:
     return str(message["reason"])
 
 
-def test_killed_and_restarted_under_connected_clients(
-    redis_server: RedisServer, database: Database
+async def test_killed_and_restarted_under_connected_clients(
+    boot: Boot, redis_server: RedisServer, database: Database
 ) -> None:
     user = database.add_user("alice")
     note = database.add_note(user)
-
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice") as phone,
-            house.device("alice") as laptop,
-        ):
-            redis_server.kill()
-            await eventually(lambda: bool(house.daemon.complaints()))
-            code, _, body = await house.get("/ready")
-            assert code == 503
-            assert "redis" in json.loads(body)["reasons"][0]
-            # A device's own update is written, confirmed, and delivered here.
-            update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
-            assert (await phone.ask(update))["type"] == "note_update_success"
-            assert (await laptop.receive())["type"] == "note_sync"
-            assert database.note(note)["title"] == "x"
-            # Somebody new gets in, with this process' own limits.
-            async with house.device("bob") as newcomer:
-                assert newcomer.user_id == "bob"
-                redis_server.start()
-                await eventually(lambda: not house.daemon.complaints())
-                assert (await house.get("/ready"))[0] == 200
-                assert await resynced(phone)
-                assert await resynced(laptop)
-                assert await resynced(newcomer)
-            await publish(redis_server.url, "alice", DELETED)
-            for device in (phone, laptop):
-                assert (await device.receive())["type"] == "note_deleted_sync"
-                assert await device.barrier() == []
-            assert len(house.logged("redis_down")) <= 2
-
-    run(scenario())
+    async with (
+        boot() as house,
+        house.device("alice") as phone,
+        house.device("alice") as laptop,
+    ):
+        redis_server.kill()
+        await eventually(lambda: bool(house.daemon.complaints()))
+        code, _, body = await house.get("/ready")
+        assert code == 503
+        assert "redis" in json.loads(body)["reasons"][0]
+        # A device's own update is written, confirmed, and delivered here.
+        update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
+        assert (await phone.ask(update))["type"] == "note_update_success"
+        assert (await laptop.receive())["type"] == "note_sync"
+        assert database.note(note)["title"] == "x"
+        # Somebody new gets in, with this process' own limits.
+        async with house.device("bob") as newcomer:
+            assert newcomer.user_id == "bob"
+            redis_server.start()
+            await eventually(lambda: not house.daemon.complaints())
+            assert (await house.get("/ready"))[0] == 200
+            assert await resynced(phone)
+            assert await resynced(laptop)
+            assert await resynced(newcomer)
+        await publish(redis_server.url, "alice", DELETED)
+        for device in (phone, laptop):
+            assert (await device.receive())["type"] == "note_deleted_sync"
+            assert await device.barrier() == []
+        assert len(house.logged("redis_down")) <= 2
 
 
 @pytest.mark.parametrize("way", ["cut", "stall", "to_client", "to_server", "refuse"])
-def test_a_bad_link_is_noticed_and_nothing_is_lost_silently(
+async def test_a_bad_link_is_noticed_and_nothing_is_lost_silently(
     redis_server: RedisServer, database: Database, way: str
 ) -> None:
     async def spoil(proxy: LinkProxy) -> None:
@@ -78,96 +74,76 @@ def test_a_bad_link_is_noticed_and_nothing_is_lost_silently(
         else:
             proxy.stall(**{"to_client": False, "to_server": False, way: True})
 
-    async def scenario() -> None:
-        async with (
-            link_proxy(redis_server.port) as proxy,
-            daemon(proxy.url, database.url) as house,
-            house.device("alice") as device,
-        ):
-            await spoil(proxy)
-            if way != "cut":
-                await eventually(lambda: bool(house.daemon.complaints()))
-            await publish(redis_server.url, "alice", DELETED)
-            await proxy.heal()
-            # What was held back may yet arrive; if it did not, there is a word.
-            first = await device.receive()
-            assert first["type"] in {"note_deleted_sync", "resync_required"}
-            await eventually(lambda: not house.daemon.complaints())
-            await device.barrier()
-            await publish(redis_server.url, "alice", {**DELETED, "noteId": "y"})
-            while (message := await device.receive()).get("noteId") != "y":
-                assert message["type"] == "resync_required"
-
-    run(scenario())
+    async with (
+        link_proxy(redis_server.port) as proxy,
+        daemon(proxy.url, database.url) as house,
+        house.device("alice") as device,
+    ):
+        await spoil(proxy)
+        if way != "cut":
+            await eventually(lambda: bool(house.daemon.complaints()))
+        await publish(redis_server.url, "alice", DELETED)
+        await proxy.heal()
+        # What was held back may yet arrive; if it did not, there is a word.
+        first = await device.receive()
+        assert first["type"] in {"note_deleted_sync", "resync_required"}
+        await eventually(lambda: not house.daemon.complaints())
+        await device.barrier()
+        await publish(redis_server.url, "alice", {**DELETED, "noteId": "y"})
+        while (message := await device.receive()).get("noteId") != "y":
+            assert message["type"] == "resync_required"
 
 
-def test_a_subscriber_killed_in_redis_is_replaced_and_told(
-    redis_server: RedisServer, database: Database
+async def test_a_subscriber_killed_in_redis_is_replaced_and_told(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            daemon(redis_server.url, database.url) as house,
-            house.device("alice") as device,
-        ):
-            redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
-            assert await resynced(device) == "lost"
-            await publish(redis_server.url, "alice", DELETED)
-            assert (await device.receive())["type"] == "note_deleted_sync"
-
-    run(scenario())
+    async with boot() as house, house.device("alice") as device:
+        redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
+        assert await resynced(device) == "lost"
+        await publish(redis_server.url, "alice", DELETED)
+        assert (await device.receive())["type"] == "note_deleted_sync"
 
 
-def test_others_are_told_of_what_one_process_could_not_publish(
-    redis_server: RedisServer, database: Database
+async def test_others_are_told_of_what_one_process_could_not_publish(
+    boot: Boot, redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            link_proxy(redis_server.port) as proxy,
-            daemon(proxy.url, database.url) as cut_off,
-            daemon(redis_server.url, database.url) as well,
-            cut_off.device("alice") as phone,
-            well.device("alice") as laptop,
-        ):
-            await proxy.refuse()
-            await eventually(lambda: not cut_off.daemon.bus.listening)
-            await phone.send({"type": "folder_created", "folderData": {"n": 1}})
-            assert await phone.barrier() == []
-            assert await laptop.barrier() == []
-            await proxy.heal()
-            assert await resynced(laptop) == "publish_failed"
-
-    run(scenario())
+    async with (
+        link_proxy(redis_server.port) as proxy,
+        daemon(proxy.url, database.url) as cut_off,
+        boot() as well,
+        cut_off.device("alice") as phone,
+        well.device("alice") as laptop,
+    ):
+        await proxy.refuse()
+        await eventually(lambda: not cut_off.daemon.bus.listening)
+        await phone.send({"type": "folder_created", "folderData": {"n": 1}})
+        assert await phone.barrier() == []
+        assert await laptop.barrier() == []
+        await proxy.heal()
+        assert await resynced(laptop) == "publish_failed"
 
 
-def test_many_devices_are_told_over_a_while(
-    redis_server: RedisServer, database: Database
+async def test_many_devices_are_told_over_a_while(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            daemon(
-                redis_server.url, database.url, redis={"resync_spread_s": 1.0}
-            ) as house,
-            AsyncExitStack() as stack,
-        ):
-            devices = [
-                await stack.enter_async_context(house.device(f"user_{number}"))
-                for number in range(100)
-            ]
-            loop = asyncio.get_running_loop()
+    async with boot(redis={"resync_spread_s": 1.0}) as house, AsyncExitStack() as stack:
+        devices = [
+            await stack.enter_async_context(house.device(f"user_{number}"))
+            for number in range(100)
+        ]
+        loop = asyncio.get_running_loop()
 
-            async def told_at(device: Device) -> float:
-                await resynced(device)
-                return loop.time()
+        async def told_at(device: Device) -> float:
+            await resynced(device)
+            return loop.time()
 
-            redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
-            times = await asyncio.gather(*(told_at(device) for device in devices))
-            # 100 devices at 5 ms each: spread over half a second, in 0.1 s steps.
-            assert max(times) - min(times) > 0.2
-            for device in devices:
-                assert await device.barrier() == []
-            assert house.figure("resyncs_total") == 100
-
-    run(scenario())
+        redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
+        times = await asyncio.gather(*(told_at(device) for device in devices))
+        # 100 devices at 5 ms each: spread over half a second, in 0.1 s steps.
+        assert max(times) - min(times) > 0.2
+        for device in devices:
+            assert await device.barrier() == []
+        assert house.figure("resyncs_total") == 100
 
 
 USERS = [f"user_{number}" for number in range(20)]
@@ -213,36 +189,32 @@ async def listen(device: Device, log: list[int | None]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_no_event_is_lost_without_a_word(
+async def test_no_event_is_lost_without_a_word(
     redis_server: RedisServer, database: Database, seed: int
 ) -> None:
     """5,000 numbered events while the link misbehaves: each device has event n, or
     was told to resync after it."""
-
-    async def scenario() -> None:
-        chance = random.Random(seed)
-        async with (
-            link_proxy(redis_server.port) as proxy,
-            daemon(proxy.url, database.url) as house,
-            AsyncExitStack() as stack,
-            asyncio.TaskGroup() as tasks,
-        ):
-            logs: dict[str, list[int | None]] = {user: [] for user in USERS}
-            for user in USERS:
-                device = await stack.enter_async_context(house.device(user))
-                tasks.create_task(listen(device, logs[user]))
-            trouble = tasks.create_task(misbehave(proxy, chance))
-            sent = await send_numbers(redis_server.url, random.Random(seed + 100))
-            await trouble
-            await settled(house)
-            for user in USERS:
-                await publish(
-                    redis_server.url, user, {"event": "note_deleted", "noteId": "-1"}
-                )
+    chance = random.Random(seed)
+    async with (
+        link_proxy(redis_server.port) as proxy,
+        daemon(proxy.url, database.url) as house,
+        AsyncExitStack() as stack,
+        asyncio.TaskGroup() as tasks,
+    ):
+        logs: dict[str, list[int | None]] = {user: [] for user in USERS}
         for user in USERS:
-            check(sent[user], logs[user])
-
-    run(scenario())
+            device = await stack.enter_async_context(house.device(user))
+            tasks.create_task(listen(device, logs[user]))
+        trouble = tasks.create_task(misbehave(proxy, chance))
+        sent = await send_numbers(redis_server.url, random.Random(seed + 100))
+        await trouble
+        await settled(house)
+        for user in USERS:
+            await publish(
+                redis_server.url, user, {"event": "note_deleted", "noteId": "-1"}
+            )
+    for user in USERS:
+        check(sent[user], logs[user])
 
 
 async def settled(house: House) -> None:

@@ -9,7 +9,7 @@ from jsonschema.validators import validator_for
 from msgspec import structs
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.daemon import Device, House, Message, daemon, run
+from tests.daemon import Boot, Device, House, Message
 from tests.node import node_package
 from tests.postgres import Database
 from tests.redis import RedisServer
@@ -138,17 +138,15 @@ async def publish_all(
             await device.receive()
 
 
-def test_all_that_is_said_fits(redis_server: RedisServer, database: Database) -> None:
+async def test_all_that_is_said_fits(
+    boot: Boot, redis_server: RedisServer, database: Database
+) -> None:
     database.add_user("alice")
     witness = Witness()
-
-    async def scenario() -> None:
-        async with daemon(redis_server.url, database.url) as house:
-            await converse(house, witness, database)
-            async with AsyncPublisher(redis_server.url) as publisher:
-                await publish_all(house, witness, publisher)
-
-    run(scenario())
+    async with boot() as house:
+        await converse(house, witness, database)
+        async with AsyncPublisher(redis_server.url) as publisher:
+            await publish_all(house, witness, publisher)
     kinds = (*messages.CLIENT_MESSAGES, *messages.SERVER_MESSAGES)
     assert witness.seen == {str(kind.__struct_config__.tag) for kind in kinds}
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from websockets.asyncio.client import connect
 
-from tests.daemon import Device, House, eventually, publish, raw_http, run
+from tests.daemon import Device, House, eventually, publish, raw_http
 from tests.integration.scene import ALICE
 from tests.postgres import Database
 from tests.raw import Raw, raw
@@ -114,7 +114,7 @@ def p99(delays: list[float]) -> str:
     return f"{quantiles(delays, n=100)[98] * 1000:.0f} ms"
 
 
-def test_200_devices_that_stop_reading_harm_nobody(
+async def test_200_devices_that_stop_reading_harm_nobody(
     redis_server: RedisServer, database: Database, tmp_path: Path
 ) -> None:
     port, admin = free_port(), free_port()
@@ -132,41 +132,36 @@ def test_200_devices_that_stop_reading_harm_nobody(
         state = 'typelets_ws_connections{state="authenticated"}'
         return (await figures(admin)).get(state) == HONEST
 
-    async def scenario() -> None:
-        house = cast(House, SimpleNamespace(daemon=SimpleNamespace(port=port)))
-        async with process(path) as child, AsyncExitStack() as stack:
-            await eventually(ready)
-            honest = []
-            for _ in range(HONEST):
-                socket = connect(
-                    f"ws://127.0.0.1:{port}/", compression=None, max_size=None
-                )
-                honest.append(Device(await stack.enter_async_context(socket)))
-                await honest[-1].receive()
-                await honest[-1].auth(mint(ALICE))
-            alone, _ = await stream(redis_server.url, honest, child.pid)
-            base = resident(child.pid)
-            stalled = [await stall(stack, house) for _ in range(STALLED)]
-            beside, peak = await stream(redis_server.url, honest, child.pid)
-            await eventually(all_cut, patience=20)
-            for device in honest:
-                assert await device.barrier() == []
-            left = resident(child.pid)
-            print(
-                f"honest p99: {p99(alone)} alone, {p99(beside)} beside the stalled;"
-                f" memory: +{(peak - base) >> 20} MiB, +{(left - base) >> 20} left"
-            )
-            assert peak - base < MOST_GROWTH
-            assert left - base < MOST_LEFT
-            said = await figures(admin)
-            evicted = sum(
-                value
-                for name, value in said.items()
-                if name.startswith('typelets_ws_closes_total{code="1013"')
-            )
-            assert evicted == STALLED
-            for client in stalled[:5]:
-                client.reader._transport.resume_reading()  # type: ignore[attr-defined]
-                await client.ended()
-
-    run(scenario())
+    house = cast(House, SimpleNamespace(daemon=SimpleNamespace(port=port)))
+    async with process(path) as child, AsyncExitStack() as stack:
+        await eventually(ready)
+        honest = []
+        for _ in range(HONEST):
+            socket = connect(f"ws://127.0.0.1:{port}/", compression=None, max_size=None)
+            honest.append(Device(await stack.enter_async_context(socket)))
+            await honest[-1].receive()
+            await honest[-1].auth(mint(ALICE))
+        alone, _ = await stream(redis_server.url, honest, child.pid)
+        base = resident(child.pid)
+        stalled = [await stall(stack, house) for _ in range(STALLED)]
+        beside, peak = await stream(redis_server.url, honest, child.pid)
+        await eventually(all_cut, patience=20)
+        for device in honest:
+            assert await device.barrier() == []
+        left = resident(child.pid)
+        print(
+            f"honest p99: {p99(alone)} alone, {p99(beside)} beside the stalled;"
+            f" memory: +{(peak - base) >> 20} MiB, +{(left - base) >> 20} left"
+        )
+        assert peak - base < MOST_GROWTH
+        assert left - base < MOST_LEFT
+        said = await figures(admin)
+        evicted = sum(
+            value
+            for name, value in said.items()
+            if name.startswith('typelets_ws_closes_total{code="1013"')
+        )
+        assert evicted == STALLED
+        for client in stalled[:5]:
+            client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+            await client.ended()

@@ -191,23 +191,19 @@ def test_null_empties_a_field(database: Database, name: str) -> None:
 
 
 @pytest.mark.parametrize("prepare", [True, False])
-def test_the_same_update_many_times(database: Database, prepare: bool) -> None:
+async def test_the_same_update_many_times(database: Database, prepare: bool) -> None:
     """Beyond the threshold of preparing, with and without a folder."""
     database.add_user("u")
     folder, note = database.add_folder("u"), database.add_note("u")
-
-    async def work() -> None:
-        async with opened(database.url, pool_max=2, prepare=prepare) as store:
-            for title in map(str, range(12)):
-                for folder_id in (folder, None):
-                    written = await store.update_note(
-                        "u", note, {"title": title, "folderId": folder_id}
-                    )
-                    assert isinstance(written, Updated)
-                    row = json.loads(written.row)
-                    assert (row["title"], row["folderId"]) == (title, folder_id)
-
-    run(work())
+    async with opened(database.url, pool_max=2, prepare=prepare) as store:
+        for title in map(str, range(12)):
+            for folder_id in (folder, None):
+                written = await store.update_note(
+                    "u", note, {"title": title, "folderId": folder_id}
+                )
+                assert isinstance(written, Updated)
+                row = json.loads(written.row)
+                assert (row["title"], row["folderId"]) == (title, folder_id)
 
 
 @pytest.mark.parametrize("changes", [{}, {"tags": "x"}, {"title": "x", "id = 1": "y"}])
@@ -303,24 +299,20 @@ def test_folder_deleted_while_the_update_waits(database: Database) -> None:
     assert database.note(note)["title"] == "t"
 
 
-def test_the_granted_rights_are_enough_and_no_more(database: Database) -> None:
+async def test_the_granted_rights_are_enough_and_no_more(database: Database) -> None:
     database.add_user("u")
     folder, note = database.add_folder("u"), database.add_note("u")
     url = database.url_as("typelets_ws")
-
-    async def work() -> None:
-        async with opened(url) as store:
-            everything = {**VALUES, "folderId": folder}
-            assert isinstance(await store.update_note("u", note, everything), Updated)
-            cleared = await store.update_note("u", note, {"folderId": None})
-            assert isinstance(cleared, Updated)
-            missing = await store.update_note("u", note, {"folderId": ABSENT})
-            assert missing is Missing.FOLDER
-            assert await store.note_owner(note) == "u"
-            assert await store.folder_owner(folder) == "u"
-            await store.ping()
-
-    run(work())
+    async with opened(url) as store:
+        everything = {**VALUES, "folderId": folder}
+        assert isinstance(await store.update_note("u", note, everything), Updated)
+        cleared = await store.update_note("u", note, {"folderId": None})
+        assert isinstance(cleared, Updated)
+        missing = await store.update_note("u", note, {"folderId": ABSENT})
+        assert missing is Missing.FOLDER
+        assert await store.note_owner(note) == "u"
+        assert await store.folder_owner(folder) == "u"
+        await store.ping()
     for forbidden in (
         "UPDATE notes SET user_id = 'v'",
         "UPDATE notes SET created_at = now()",
@@ -435,42 +427,32 @@ def test_concurrent_updates_are_told_in_the_order_of_their_commits(
 # Contended, slow, gone.
 
 
-@pytest.mark.parametrize("uv", [False, True])
-def test_a_locked_row_costs_its_user_and_nobody_else(
-    database: Database, uv: bool
-) -> None:
+@pytest.mark.usefixtures("loop_factory")
+async def test_a_locked_row_costs_its_user_and_nobody_else(database: Database) -> None:
     database.add_user("u")
     database.add_user("v")
     locked, other = database.add_note("u"), database.add_note("v")
     metrics = Metrics()
-
-    async def work() -> None:
-        async with opened(database.url, metrics, wait_ms=200) as store:
-            await store.ping()
-            with database.locked(locked), quick(1.5):
-                async with asyncio.TaskGroup() as tasks:
-                    stuck = [
-                        tasks.create_task(
-                            failure(store.update_note("u", locked, {"title": "x"}))
-                        )
-                        for _ in range(20)
-                    ]
-                    await until(lambda: database.waiting_for_locks() == 2)
-                    for _ in range(20):
-                        with quick(0.3):
-                            written = await store.update_note(
-                                "v", other, {"title": "y"}
-                            )
-                            await store.ping()
-                        assert isinstance(written, Updated)
-                    assert database.waiting_for_locks() == 2
-                reasons = {task.result() for task in stuck}
-                assert reasons == {Reason.TIMEOUT, Reason.POOL_FULL}
-            assert isinstance(
-                await store.update_note("u", locked, {"title": "z"}), Updated
-            )
-
-    run(work(), uv=uv)
+    async with opened(database.url, metrics, wait_ms=200) as store:
+        await store.ping()
+        with database.locked(locked), quick(1.5):
+            async with asyncio.TaskGroup() as tasks:
+                stuck = [
+                    tasks.create_task(
+                        failure(store.update_note("u", locked, {"title": "x"}))
+                    )
+                    for _ in range(20)
+                ]
+                await until(lambda: database.waiting_for_locks() == 2)
+                for _ in range(20):
+                    with quick(0.3):
+                        written = await store.update_note("v", other, {"title": "y"})
+                        await store.ping()
+                    assert isinstance(written, Updated)
+                assert database.waiting_for_locks() == 2
+            reasons = {task.result() for task in stuck}
+            assert reasons == {Reason.TIMEOUT, Reason.POOL_FULL}
+        assert isinstance(await store.update_note("u", locked, {"title": "z"}), Updated)
     assert database.note(locked)["title"] == "z"
     value = metrics.registry.get_sample_value
     failures = "typelets_ws_query_failures_total"
@@ -481,25 +463,21 @@ def test_a_locked_row_costs_its_user_and_nobody_else(
     assert value("typelets_ws_postgres_up") == 1
 
 
-def test_a_turn_ends_and_the_next_in_line_has_it(database: Database) -> None:
+async def test_a_turn_ends_and_the_next_in_line_has_it(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
-
-    async def work() -> None:
-        async with (
-            opened(database.url, statement_timeout_ms=5_000, wait_ms=5_000) as store,
-            asyncio.TaskGroup() as tasks,
-        ):
-            with database.locked(note):
-                updates = [
-                    tasks.create_task(store.update_note("u", note, {"title": str(n)}))
-                    for n in range(10)
-                ]
-                await until(lambda: database.waiting_for_locks() == 2)
-            for task in updates:
-                assert isinstance(await task, Updated)
-
-    run(work())
+    async with (
+        opened(database.url, statement_timeout_ms=5_000, wait_ms=5_000) as store,
+        asyncio.TaskGroup() as tasks,
+    ):
+        with database.locked(note):
+            updates = [
+                tasks.create_task(store.update_note("u", note, {"title": str(n)}))
+                for n in range(10)
+            ]
+            await until(lambda: database.waiting_for_locks() == 2)
+        for task in updates:
+            assert isinstance(await task, Updated)
 
 
 def test_too_many_waiting_are_refused_at_once(database: Database) -> None:
@@ -528,24 +506,18 @@ def test_too_many_waiting_are_refused_at_once(database: Database) -> None:
     run(work())
 
 
-@pytest.mark.parametrize("uv", [False, True])
-def test_restart_between_updates_is_noticed_by_nobody(
-    database: Database, uv: bool
-) -> None:
+@pytest.mark.usefixtures("loop_factory")
+async def test_restart_between_updates_is_noticed_by_nobody(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
-
-    async def work() -> None:
-        async with opened(database.url, pool_min=4, wait_ms=2_000) as store:
-            for round_ in range(3):
-                await asyncio.gather(*(store.ping() for _ in range(4)))
-                await asyncio.to_thread(database.stop if round_ else database.crash)
-                await asyncio.to_thread(database.start)
-                with quick(1.0):
-                    written = await store.update_note("u", note, {"title": str(round_)})
-                assert isinstance(written, Updated)
-
-    run(work(), uv=uv)
+    async with opened(database.url, pool_min=4, wait_ms=2_000) as store:
+        for round_ in range(3):
+            await asyncio.gather(*(store.ping() for _ in range(4)))
+            await asyncio.to_thread(database.stop if round_ else database.crash)
+            await asyncio.to_thread(database.start)
+            with quick(1.0):
+                written = await store.update_note("u", note, {"title": str(round_)})
+            assert isinstance(written, Updated)
 
 
 def test_connection_lost_under_a_statement_is_sent_again(database: Database) -> None:
@@ -567,9 +539,9 @@ def test_connection_lost_under_a_statement_is_sent_again(database: Database) -> 
     assert database.note(note)["title"] == "x"
 
 
-@pytest.mark.parametrize("uv", [False, True])
-def test_stopped_database_is_told_quickly_and_comes_back(
-    database: Database, uv: bool
+@pytest.mark.usefixtures("loop_factory")
+async def test_stopped_database_is_told_quickly_and_comes_back(
+    database: Database,
 ) -> None:
     database.add_user("u")
     note = database.add_note("u")
@@ -578,25 +550,22 @@ def test_stopped_database_is_told_quickly_and_comes_back(
     def up() -> float | None:
         return metrics.registry.get_sample_value("typelets_ws_postgres_up")
 
-    async def work() -> None:
-        async with opened(database.url, metrics, wait_ms=2_000) as store:
-            await store.ping()
-            assert up() == 1
-            await asyncio.to_thread(database.stop)
-            with quick(2.5):
-                reason = await failure(store.update_note("u", note, {"title": "x"}))
-            assert reason == Reason.DISCONNECTED
-            assert up() == 0
-            with quick(1.0):  # by now it is known that there is none
-                for _ in range(3):
-                    assert await failure(store.note_owner(note)) == reason
-            await asyncio.to_thread(database.start)
-            await answering(store)
-            assert up() == 1
-            written = await store.update_note("u", note, {"title": "x"})
-            assert isinstance(written, Updated)
-
-    run(work(), uv=uv)
+    async with opened(database.url, metrics, wait_ms=2_000) as store:
+        await store.ping()
+        assert up() == 1
+        await asyncio.to_thread(database.stop)
+        with quick(2.5):
+            reason = await failure(store.update_note("u", note, {"title": "x"}))
+        assert reason == Reason.DISCONNECTED
+        assert up() == 0
+        with quick(1.0):  # by now it is known that there is none
+            for _ in range(3):
+                assert await failure(store.note_owner(note)) == reason
+        await asyncio.to_thread(database.start)
+        await answering(store)
+        assert up() == 1
+        written = await store.update_note("u", note, {"title": "x"})
+        assert isinstance(written, Updated)
 
 
 async def answering(store: Store, seconds: float = 2.0) -> None:
@@ -609,46 +578,36 @@ async def answering(store: Store, seconds: float = 2.0) -> None:
             assert time.monotonic() < deadline, "it did not come back"
 
 
-def test_starts_without_a_database(database: Database) -> None:
+async def test_starts_without_a_database(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
     url = database.url
     database.stop()
-
-    async def work() -> None:
-        with quick(0.3):
-            store = opened(url)
-            started = await store.__aenter__()
-        try:
-            assert await failure(started.note_owner(note)) == Reason.DISCONNECTED
-            await asyncio.to_thread(database.start)
-            await answering(started)
-            assert await started.note_owner(note) == "u"
-        finally:
-            await store.__aexit__(None, None, None)
-
-    run(work())
+    with quick(0.3):
+        store = opened(url)
+        started = await store.__aenter__()
+    try:
+        assert await failure(started.note_owner(note)) == Reason.DISCONNECTED
+        await asyncio.to_thread(database.start)
+        await answering(started)
+        assert await started.note_owner(note) == "u"
+    finally:
+        await store.__aexit__(None, None, None)
 
 
-def test_no_connection_to_be_had(database: Database) -> None:
+async def test_no_connection_to_be_had(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
-
-    async def work() -> None:
-        with database.exhausted():
-            async with opened(database.url) as store:
-                with quick(1.0):
-                    reason = await failure(store.note_owner(note))
-                assert reason == Reason.DISCONNECTED
-        async with opened(database.url, pool_min=1) as store:
-            await store.ping()
-            with database.exhausted():  # the one connection there is serves all
-                owners = await asyncio.gather(
-                    *(store.note_owner(note) for _ in range(20))
-                )
-            assert owners == ["u"] * 20
-
-    run(work())
+    with database.exhausted():
+        async with opened(database.url) as store:
+            with quick(1.0):
+                reason = await failure(store.note_owner(note))
+            assert reason == Reason.DISCONNECTED
+    async with opened(database.url, pool_min=1) as store:
+        await store.ping()
+        with database.exhausted():  # the one connection there is serves all
+            owners = await asyncio.gather(*(store.note_owner(note) for _ in range(20)))
+        assert owners == ["u"] * 20
 
 
 def test_closed_store_refuses(database: Database) -> None:
@@ -705,8 +664,8 @@ class Road:
             writer.close()
 
 
-@pytest.mark.parametrize("uv", [False, True])
-def test_silent_server_is_cut_off(database: Database, uv: bool) -> None:
+@pytest.mark.usefixtures("loop_factory")
+async def test_silent_server_is_cut_off(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
     metrics = Metrics()
@@ -714,87 +673,76 @@ def test_silent_server_is_cut_off(database: Database, uv: bool) -> None:
     def up() -> float | None:
         return metrics.registry.get_sample_value("typelets_ws_postgres_up")
 
-    async def work() -> None:
-        road = Road(database.url)
-        async with road.built() as url, opened(url, metrics, pool_min=2) as store:
-            assert await store.note_owner(note) == "u"
-            road.open.clear()
-            assert await failure(store.ping()) == Reason.TIMEOUT
-            assert up() == 0
-            with quick(1.2):  # 400 ms for the statement, 250 ms of grace
-                reason = await failure(store.update_note("u", note, {"title": "x"}))
-            # The statement is not answered, or the connection that replaces the last.
-            assert reason in {Reason.TIMEOUT, Reason.DISCONNECTED}
-            road.open.set()
-            await answering(store)
-            assert up() == 1
-            assert isinstance(
-                await store.update_note("u", note, {"title": "y"}), Updated
-            )
-            assert road.links > 2
-
-    run(work(), uv=uv)
+    road = Road(database.url)
+    async with road.built() as url, opened(url, metrics, pool_min=2) as store:
+        assert await store.note_owner(note) == "u"
+        road.open.clear()
+        assert await failure(store.ping()) == Reason.TIMEOUT
+        assert up() == 0
+        with quick(1.2):  # 400 ms for the statement, 250 ms of grace
+            reason = await failure(store.update_note("u", note, {"title": "x"}))
+        # The statement is not answered, or the connection that replaces the last.
+        assert reason in {Reason.TIMEOUT, Reason.DISCONNECTED}
+        road.open.set()
+        await answering(store)
+        assert up() == 1
+        assert isinstance(await store.update_note("u", note, {"title": "y"}), Updated)
+        assert road.links > 2
 
 
 # Cancellation.
 
 
-@pytest.mark.parametrize("uv", [False, True])
-def test_cancelled_at_any_moment_the_pool_stays_whole(
-    database: Database, uv: bool
-) -> None:
+@pytest.mark.usefixtures("loop_factory")
+async def test_cancelled_at_any_moment_the_pool_stays_whole(database: Database) -> None:
     database.add_user("u")
     database.add_user("v")
     note, other = database.add_note("u"), database.add_note("v")
-
-    async def work() -> None:
-        async with opened(database.url, pool_min=1, pool_max=2) as store:
-            await store.ping()
-            for moment in range(60):  # from the first turn of the loop to the answer
+    async with opened(database.url, pool_min=1, pool_max=2) as store:
+        await store.ping()
+        for moment in range(60):  # from the first turn of the loop to the answer
+            async with asyncio.TaskGroup() as tasks:
+                some = [
+                    tasks.create_task(store.update_note("u", note, {"title": "x"}))
+                    for _ in range(3)
+                ]
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+                for task in some:
+                    task.cancel()
+            await asyncio.gather(*(store.note_owner(other) for _ in range(4)))
+        with database.locked(note):
+            for twice in (False, True):
                 async with asyncio.TaskGroup() as tasks:
-                    some = [
-                        tasks.create_task(store.update_note("u", note, {"title": "x"}))
-                        for _ in range(3)
-                    ]
-                    for _ in range(moment):
-                        await asyncio.sleep(0)
-                    for task in some:
-                        task.cancel()
-                await asyncio.gather(*(store.note_owner(other) for _ in range(4)))
-            with database.locked(note):
-                for twice in (False, True):
-                    async with asyncio.TaskGroup() as tasks:
-                        executing = tasks.create_task(
-                            store.update_note("u", note, {"title": "stuck"})
-                        )
-                        waiting = tasks.create_task(
-                            store.update_note("u", note, {"title": "stuck"})
-                        )
-                        await until(lambda: database.waiting_for_locks() == 1)
-                        waiting.cancel()
-                        executing.cancel()
-                        if twice:
-                            await asyncio.sleep(0)
-                            executing.cancel()
-                    await until(lambda: database.waiting_for_locks() == 0)
-                    for _ in range(8):
-                        written = await store.update_note("v", other, {"title": "free"})
-                        assert isinstance(written, Updated)
-            with database.locked(other):  # both connections of the pool work
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(
-                        failure(store.update_note("v", other, {"title": "y"}))
+                    executing = tasks.create_task(
+                        store.update_note("u", note, {"title": "stuck"})
+                    )
+                    waiting = tasks.create_task(
+                        store.update_note("u", note, {"title": "stuck"})
                     )
                     await until(lambda: database.waiting_for_locks() == 1)
-                    await store.update_note("u", note, {"title": "last"})
-
-    run(work(), uv=uv)
+                    waiting.cancel()
+                    executing.cancel()
+                    if twice:
+                        await asyncio.sleep(0)
+                        executing.cancel()
+                await until(lambda: database.waiting_for_locks() == 0)
+                for _ in range(8):
+                    written = await store.update_note("v", other, {"title": "free"})
+                    assert isinstance(written, Updated)
+        with database.locked(other):  # both connections of the pool work
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(
+                    failure(store.update_note("v", other, {"title": "y"}))
+                )
+                await until(lambda: database.waiting_for_locks() == 1)
+                await store.update_note("u", note, {"title": "last"})
     assert database.note(note)["title"] == "last"
 
 
-@pytest.mark.parametrize("uv", [False, True])
-def test_cancelled_in_the_moment_a_connection_is_given_it_is_cancelled(
-    database: Database, monkeypatch: pytest.MonkeyPatch, uv: bool
+@pytest.mark.usefixtures("loop_factory")
+async def test_cancelled_in_the_moment_a_connection_is_given_it_is_cancelled(
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pool's wait may swallow it (wait_for before Python 3.12)."""
     given = WaitingClient.set
@@ -806,21 +754,18 @@ def test_cancelled_in_the_moment_a_connection_is_given_it_is_cancelled(
             asking.pop().cancel()
         return taken
 
-    async def work() -> None:
-        async with opened(database.url, pool_min=1, pool_max=1) as store:
-            monkeypatch.setattr(WaitingClient, "set", set_and_cancel)
-            async with asyncio.TaskGroup() as tasks:
-                task = tasks.create_task(store.ping())
-                asking.append(task)
-            assert task.cancelled()
-            await store.ping()
-
-    run(work(), uv=uv)
+    async with opened(database.url, pool_min=1, pool_max=1) as store:
+        monkeypatch.setattr(WaitingClient, "set", set_and_cancel)
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(store.ping())
+            asking.append(task)
+        assert task.cancelled()
+        await store.ping()
 
 
-@pytest.mark.parametrize("uv", [False, True])
-def test_cancelled_while_giving_back_no_connection_is_lost(
-    database: Database, uv: bool
+@pytest.mark.usefixtures("loop_factory")
+async def test_cancelled_while_giving_back_no_connection_is_lost(
+    database: Database,
 ) -> None:
     """Giving back waits for a moment when somebody has just begun to wait."""
     metrics = Metrics()
@@ -830,27 +775,24 @@ def test_cancelled_while_giving_back_no_connection_is_lost(
             "typelets_ws_postgres_pool", {"stat": name}
         )
 
-    async def work() -> None:
-        async with opened(database.url, metrics, pool_min=2, pool_max=2) as store:
-            await asyncio.gather(*(store.ping() for _ in range(8)))
-            for age in range(1, 30):
-                async with asyncio.TaskGroup() as tasks:
-                    some: list[asyncio.Task[None]] = []
-                    for _ in range(80):  # one more begins at each turn of the loop
-                        some.append(tasks.create_task(store.ping()))
-                        await asyncio.sleep(0)
-                        if len(some) > age:
-                            some[-age].cancel()
-                    for task in some[-age:]:
-                        task.cancel()
+    async with opened(database.url, metrics, pool_min=2, pool_max=2) as store:
+        await asyncio.gather(*(store.ping() for _ in range(8)))
+        for age in range(1, 30):
+            async with asyncio.TaskGroup() as tasks:
+                some: list[asyncio.Task[None]] = []
+                for _ in range(80):  # one more begins at each turn of the loop
+                    some.append(tasks.create_task(store.ping()))
+                    await asyncio.sleep(0)
+                    if len(some) > age:
+                        some[-age].cancel()
+                for task in some[-age:]:
+                    task.cancel()
 
-            def whole() -> bool:
-                store.observe_pool()
-                return stat("pool_available") == stat("pool_size") == 2
+        def whole() -> bool:
+            store.observe_pool()
+            return stat("pool_available") == stat("pool_size") == 2
 
-            await until(whole, 2.0)
-
-    run(work(), uv=uv)
+        await until(whole, 2.0)
 
 
 # Connections kept at hand.
@@ -864,15 +806,11 @@ def backends(database: Database) -> set[int]:
     return {row["pid"] for row in rows}
 
 
-@pytest.mark.parametrize("uv", [False, True])
+@pytest.mark.usefixtures("loop_factory")
 @pytest.mark.parametrize("prepare", [True, False])
 @pytest.mark.parametrize("lease_s", [0.0, 0.01, 10.0])
-def test_each_of_many_has_its_own_answer(
-    database: Database,
-    monkeypatch: pytest.MonkeyPatch,
-    lease_s: float,
-    prepare: bool,
-    uv: bool,
+async def test_each_of_many_has_its_own_answer(
+    database: Database, monkeypatch: pytest.MonkeyPatch, lease_s: float, prepare: bool
 ) -> None:
     """However often links change hands, and whoever is cancelled meanwhile."""
     monkeypatch.setattr(store_pool, "LEASE_S", lease_s)
@@ -887,39 +825,36 @@ def test_each_of_many_has_its_own_answer(
         labels = {"stat": name}
         return metrics.registry.get_sample_value("typelets_ws_postgres_pool", labels)
 
-    async def work() -> None:
-        settings = {"pool_max": 3, "prepare": prepare, "wait_ms": 5_000}
-        async with opened(database.url, metrics, **settings) as store:
+    settings = {"pool_max": 3, "prepare": prepare, "wait_ms": 5_000}
+    async with opened(database.url, metrics, **settings) as store:
 
-            async def ask(note: str) -> None:
-                user = owners[note]
-                assert await store.note_owner(note) == user
-                written = await store.update_note(user, note, {"title": user})
-                assert isinstance(written, Updated)
-                row = json.loads(written.row)
-                assert (row["id"], row["title"], row["userId"]) == (note, user, user)
+        async def ask(note: str) -> None:
+            user = owners[note]
+            assert await store.note_owner(note) == user
+            written = await store.update_note(user, note, {"title": user})
+            assert isinstance(written, Updated)
+            row = json.loads(written.row)
+            assert (row["id"], row["title"], row["userId"]) == (note, user, user)
 
-            for _ in range(15):
-                async with asyncio.TaskGroup() as tasks:
-                    some = [tasks.create_task(ask(note)) for note in owners]
-                    for _ in range(chance.randrange(30)):
-                        await asyncio.sleep(0)
-                    for task in chance.sample(some, 5):
-                        task.cancel()
-            assert len(backends(database)) <= 3
+        for _ in range(15):
+            async with asyncio.TaskGroup() as tasks:
+                some = [tasks.create_task(ask(note)) for note in owners]
+                for _ in range(chance.randrange(30)):
+                    await asyncio.sleep(0)
+                for task in chance.sample(some, 5):
+                    task.cancel()
+        assert len(backends(database)) <= 3
 
-            def whole() -> bool:
-                store.observe_pool()
-                return stat("pool_available") == stat("pool_size")
+        def whole() -> bool:
+            store.observe_pool()
+            return stat("pool_available") == stat("pool_size")
 
-            await until(whole)
-
-    run(work(), uv=uv)
+        await until(whole)
 
 
-@pytest.mark.parametrize("uv", [False, True])
-def test_an_old_connection_is_renewed(
-    database: Database, monkeypatch: pytest.MonkeyPatch, uv: bool
+@pytest.mark.usefixtures("loop_factory")
+async def test_an_old_connection_is_renewed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pool's `max_lifetime` holds for connections that are always at hand."""
 
@@ -928,54 +863,41 @@ def test_an_old_connection_is_renewed(
 
     monkeypatch.setattr(store_pool, "LEASE_S", 0.0)
     monkeypatch.setattr(BasePool, "_set_connection_expiry_date", already_old)
-
-    async def work() -> None:
-        async with opened(database.url, pool_min=1, pool_max=1) as store:
-            seen: set[int] = set()
-            for _ in range(5):
-                await store.ping()
-                seen |= backends(database)
-            assert len(seen) > 1
-
-    run(work(), uv=uv)
+    async with opened(database.url, pool_min=1, pool_max=1) as store:
+        seen: set[int] = set()
+        for _ in range(5):
+            await store.ping()
+            seen |= backends(database)
+        assert len(seen) > 1
 
 
-def test_what_is_not_needed_goes_back(database: Database) -> None:
-    async def work() -> None:
-        async with opened(database.url, pool_min=4) as store:
-            at_hand = vars(vars(store)["_pool"])["_at_hand"]
-            deadline = time.monotonic() + 5
-            while len(at_hand) < 2:  # as soon as the pool has made a second one
-                assert time.monotonic() < deadline
-                await asyncio.gather(*(store.ping() for _ in range(40)))
-            for link in at_hand:
-                link.lent_until = 0.0
-            for _ in range(len(at_hand)):
-                await store.ping()
-            assert not at_hand  # each went back after its last use
-
-    run(work())
+async def test_what_is_not_needed_goes_back(database: Database) -> None:
+    async with opened(database.url, pool_min=4) as store:
+        at_hand = vars(vars(store)["_pool"])["_at_hand"]
+        deadline = time.monotonic() + 5
+        while len(at_hand) < 2:  # as soon as the pool has made a second one
+            assert time.monotonic() < deadline
+            await asyncio.gather(*(store.ping() for _ in range(40)))
+        for link in at_hand:
+            link.lent_until = 0.0
+        for _ in range(len(at_hand)):
+            await store.ping()
+        assert not at_hand  # each went back after its last use
 
 
-@pytest.mark.parametrize("uv", [False, True])
-def test_what_runs_when_the_store_closes_may_end(database: Database, uv: bool) -> None:
+@pytest.mark.usefixtures("loop_factory")
+async def test_what_runs_when_the_store_closes_may_end(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
-
-    async def work() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            async with opened(database.url, statement_timeout_ms=5_000) as store:
-                with database.locked(note):
-                    task = tasks.create_task(
-                        store.update_note("u", note, {"title": "x"})
-                    )
-                    await until(lambda: database.waiting_for_locks() == 1)
-                    await store.close()
-                    assert await failure(store.ping()) == Reason.CLOSED
-            assert isinstance(await task, Updated)
-        await until(lambda: not backends(database))
-
-    run(work(), uv=uv)
+    async with asyncio.TaskGroup() as tasks:
+        async with opened(database.url, statement_timeout_ms=5_000) as store:
+            with database.locked(note):
+                task = tasks.create_task(store.update_note("u", note, {"title": "x"}))
+                await until(lambda: database.waiting_for_locks() == 1)
+                await store.close()
+                assert await failure(store.ping()) == Reason.CLOSED
+        assert isinstance(await task, Updated)
+    await until(lambda: not backends(database))
 
 
 def test_no_text_is_cut_at_a_nul(database: Database) -> None:
@@ -1024,15 +946,11 @@ def test_nothing_of_the_database_is_told(database: Database) -> None:
     ]
 
 
-def test_pool_is_observed(database: Database) -> None:
+async def test_pool_is_observed(database: Database) -> None:
     metrics = Metrics()
-
-    async def work() -> None:
-        async with opened(database.url, metrics, pool_min=2) as store:
-            await store.ping()
-            store.observe_pool()
-
-    run(work())
+    async with opened(database.url, metrics, pool_min=2) as store:
+        await store.ping()
+        store.observe_pool()
     value = metrics.registry.get_sample_value
     assert value("typelets_ws_postgres_pool", {"stat": "pool_max"}) == 8
     assert value("typelets_ws_postgres_pool", {"stat": "requests_num"}) == 1

@@ -23,7 +23,7 @@ SLEEP = b"SELECT pg_sleep(30)"
 BIG = 6_000_000
 """More than any socket's buffer takes at once."""
 
-pytestmark = pytest.mark.parametrize("uv", [False, True])
+pytestmark = pytest.mark.usefixtures("loop_factory")
 
 
 @asynccontextmanager
@@ -56,81 +56,57 @@ async def at_work(database: Database, link: Link) -> None:
 
 
 @pytest.mark.parametrize("prepare", [False, True])
-def test_first_row_as_text(database: Database, uv: bool, prepare: bool) -> None:
-    async def work() -> None:
-        async with linked(database, prepare=prepare) as link:
-            for _ in range(3):
-                row = await link.first_row(
-                    b"SELECT $1::text, $2::bool, $3::text, 7",
-                    ["é".encode(), b"t", None],
-                )
-                assert row == ("é".encode(), b"t", None, b"7")
-                assert await link.first_row(b"SELECT 1 WHERE false", []) is None
-                assert await link.first_row(b"SELECT generate_series(5, 9)", []) == (
-                    b"5",
-                )
-            count = b"SELECT count(*) FROM pg_prepared_statements"
-            assert await link.first_row(count, []) == (b"4" if prepare else b"0",)
-
-    run(work(), uv=uv)
+async def test_first_row_as_text(database: Database, prepare: bool) -> None:
+    async with linked(database, prepare=prepare) as link:
+        for _ in range(3):
+            row = await link.first_row(
+                b"SELECT $1::text, $2::bool, $3::text, 7",
+                ["é".encode(), b"t", None],
+            )
+            assert row == ("é".encode(), b"t", None, b"7")
+            assert await link.first_row(b"SELECT 1 WHERE false", []) is None
+            assert await link.first_row(b"SELECT generate_series(5, 9)", []) == (b"5",)
+        count = b"SELECT count(*) FROM pg_prepared_statements"
+        assert await link.first_row(count, []) == (b"4" if prepare else b"0",)
 
 
-def test_prepared_statements_do_not_pile_up(
-    database: Database, monkeypatch: pytest.MonkeyPatch, uv: bool
+async def test_prepared_statements_do_not_pile_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_link, "MOST_PREPARED", 3)
     held = b"SELECT count(*) <= 3 FROM pg_prepared_statements"
-
-    async def work() -> None:
-        async with linked(database) as link:
-            for _ in range(2):
-                for number in range(10):
-                    row = await link.first_row(b"SELECT %d" % number, [])
-                    assert row == (b"%d" % number,)
-                    assert await link.first_row(held, []) == (b"t",)
-
-    run(work(), uv=uv)
+    async with linked(database) as link:
+        for _ in range(2):
+            for number in range(10):
+                row = await link.first_row(b"SELECT %d" % number, [])
+                assert row == (b"%d" % number,)
+                assert await link.first_row(held, []) == (b"t",)
 
 
 @pytest.mark.parametrize("prepare", [False, True])
-def test_error_of_a_statement_leaves_the_link_whole(
-    database: Database, uv: bool, prepare: bool
+async def test_error_of_a_statement_leaves_the_link_whole(
+    database: Database, prepare: bool
 ) -> None:
-    async def work() -> None:
-        async with linked(database, prepare=prepare) as link:
-            with pytest.raises(psycopg.errors.DivisionByZero):
-                await link.first_row(b"SELECT 1 / $1::int", [b"0"])
-            with pytest.raises(psycopg.errors.SyntaxError):
-                await link.first_row(b"SELEC", [])
-            assert link.free
-            assert await link.first_row(b"SELECT 1 / $1::int", [b"1"]) == (b"1",)
-
-    run(work(), uv=uv)
+    async with linked(database, prepare=prepare) as link:
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await link.first_row(b"SELECT 1 / $1::int", [b"0"])
+        with pytest.raises(psycopg.errors.SyntaxError):
+            await link.first_row(b"SELEC", [])
+        assert link.free
+        assert await link.first_row(b"SELECT 1 / $1::int", [b"1"]) == (b"1",)
 
 
 @pytest.mark.parametrize("prepare", [False, True])
-def test_larger_than_any_buffer(database: Database, uv: bool, prepare: bool) -> None:
+async def test_larger_than_any_buffer(database: Database, prepare: bool) -> None:
     text = b"x" * BIG
-
-    async def work() -> None:
-        async with linked(database, prepare=prepare) as link:
-            for _ in range(2):
-                row = await link.first_row(b"SELECT $1::text, length($1)", [text])
-                assert row == (text, b"%d" % BIG)
-
-    run(work(), uv=uv)
+    async with linked(database, prepare=prepare) as link:
+        for _ in range(2):
+            row = await link.first_row(b"SELECT $1::text, length($1)", [text])
+            assert row == (text, b"%d" % BIG)
 
 
-def test_server_that_reads_nothing_is_left(database: Database, uv: bool) -> None:
+async def test_server_that_reads_nothing_is_left(database: Database) -> None:
     """A statement half written, and nobody who takes the rest."""
-
-    async def work() -> None:
-        async with linked(database, limit_s=0.3, prepare=False) as link:
-            await link.first_row(b"SELECT 1", [])
-            with stopped(link.connection.info.backend_pid):
-                with pytest.raises(Overdue):
-                    await link.first_row(b"SELECT length($1)", [b"x" * BIG])
-                assert link.connection.closed
 
     @contextmanager
     def stopped(process: int) -> Iterator[None]:
@@ -140,43 +116,33 @@ def test_server_that_reads_nothing_is_left(database: Database, uv: bool) -> None
         finally:
             os.kill(process, signal.SIGCONT)
 
-    run(work(), uv=uv)
+    async with linked(database, limit_s=0.3, prepare=False) as link:
+        await link.first_row(b"SELECT 1", [])
+        with stopped(link.connection.info.backend_pid):
+            with pytest.raises(Overdue):
+                await link.first_row(b"SELECT length($1)", [b"x" * BIG])
+            assert link.connection.closed
 
 
-def test_what_comes_between_statements_is_no_end(database: Database, uv: bool) -> None:
-    async def work() -> None:
-        async with linked(database) as link:
-            assert await link.first_row(b"LISTEN news", []) is None
-            database.execute("NOTIFY news")  # the loop has not seen it yet
-            assert link.lives()
-            assert link.free
-            assert await link.first_row(b"SELECT 1", []) == (b"1",)
-            while link.connection.pgconn.notifies():
-                pass
-            database.execute("NOTIFY news")
-            # Now the loop reads it.
-            await eventually(lambda: link.connection.pgconn.notifies() is not None)
-            assert link.free
-            assert await link.first_row(b"SELECT 2", []) == (b"2",)
-
-    run(work(), uv=uv)
+async def test_what_comes_between_statements_is_no_end(database: Database) -> None:
+    async with linked(database) as link:
+        assert await link.first_row(b"LISTEN news", []) is None
+        database.execute("NOTIFY news")  # the loop has not seen it yet
+        assert link.lives()
+        assert link.free
+        assert await link.first_row(b"SELECT 1", []) == (b"1",)
+        while link.connection.pgconn.notifies():
+            pass
+        database.execute("NOTIFY news")
+        # Now the loop reads it.
+        await eventually(lambda: link.connection.pgconn.notifies() is not None)
+        assert link.free
+        assert await link.first_row(b"SELECT 2", []) == (b"2",)
 
 
-def test_killed_while_idle_is_known_without_a_round_trip(
-    database: Database, uv: bool
+async def test_killed_while_idle_is_known_without_a_round_trip(
+    database: Database,
 ) -> None:
-    async def work() -> None:
-        for seen in (False, True):
-            async with linked(database) as link:
-                assert await link.first_row(b"SELECT 1", []) == (b"1",)
-                assert link.lives()
-                database.kill_connections(NAME)
-                await gone(database)
-                if seen:  # by the loop, which then lets the socket be
-                    await eventually(lambda: not link.free)
-                assert not link.lives()
-                assert not link.free
-                assert link.connection.closed
 
     async def gone(database: Database) -> None:
         while database.execute(
@@ -184,45 +150,48 @@ def test_killed_while_idle_is_known_without_a_round_trip(
         ):
             pass
 
-    run(work(), uv=uv)
-
-
-def test_killed_under_a_statement(database: Database, uv: bool) -> None:
-    async def work() -> None:
-        async with linked(database) as link, asyncio.TaskGroup() as tasks:
-            asking = tasks.create_task(failure(link))
-            await at_work(database, link)
+    for seen in (False, True):
+        async with linked(database) as link:
+            assert await link.first_row(b"SELECT 1", []) == (b"1",)
+            assert link.lives()
             database.kill_connections(NAME)
-            assert isinstance(await asking, psycopg.OperationalError)
-            # The end of the file follows the word.
-            await eventually(lambda: link.connection.closed)
+            await gone(database)
+            if seen:  # by the loop, which then lets the socket be
+                await eventually(lambda: not link.free)
             assert not link.lives()
+            assert not link.free
+            assert link.connection.closed
+
+
+async def test_killed_under_a_statement(database: Database) -> None:
 
     async def failure(link: Link) -> psycopg.Error:
         with pytest.raises(psycopg.Error) as caught:
             await link.first_row(SLEEP, [])
         return caught.value
 
-    run(work(), uv=uv)
+    async with linked(database) as link, asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(failure(link))
+        await at_work(database, link)
+        database.kill_connections(NAME)
+        assert isinstance(await asking, psycopg.OperationalError)
+        # The end of the file follows the word.
+        await eventually(lambda: link.connection.closed)
+        assert not link.lives()
 
 
-def test_overdue_is_the_statement_and_not_the_link(
-    database: Database, uv: bool
-) -> None:
-    async def work() -> None:
-        async with linked(database, limit_s=0.3) as link:
-            for _ in range(5):  # longer than one may take, all together
-                await link.first_row(b"SELECT pg_sleep(0.1)", [])
-            began = time.monotonic()
-            with pytest.raises(Overdue):
-                await link.first_row(SLEEP, [])
-            assert 0.29 < time.monotonic() - began < 2
-            assert link.connection.closed
-
-    run(work(), uv=uv)
+async def test_overdue_is_the_statement_and_not_the_link(database: Database) -> None:
+    async with linked(database, limit_s=0.3) as link:
+        for _ in range(5):  # longer than one may take, all together
+            await link.first_row(b"SELECT pg_sleep(0.1)", [])
+        began = time.monotonic()
+        with pytest.raises(Overdue):
+            await link.first_row(SLEEP, [])
+        assert 0.29 < time.monotonic() - began < 2
+        assert link.connection.closed
 
 
-def test_called_off_the_link_is_free_again(database: Database, uv: bool) -> None:
+async def test_called_off_the_link_is_free_again(database: Database) -> None:
     async def asked(link: Link) -> None:
         try:
             await link.first_row(SLEEP, [])
@@ -232,80 +201,70 @@ def test_called_off_the_link_is_free_again(database: Database, uv: bool) -> None
             assert link.free
             raise
 
-    async def work() -> None:
-        async with linked(database) as link:
-            async with asyncio.TaskGroup() as tasks:
-                asking = tasks.create_task(asked(link))
-                await at_work(database, link)
-                asking.cancel()
-            assert await link.first_row(b"SELECT 1", []) == (b"1",)
-
-    run(work(), uv=uv)
+    async with linked(database) as link:
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(asked(link))
+            await at_work(database, link)
+            asking.cancel()
+        assert await link.first_row(b"SELECT 1", []) == (b"1",)
 
 
-def test_called_off_twice_it_is_not_free(database: Database, uv: bool) -> None:
+async def test_called_off_twice_it_is_not_free(database: Database) -> None:
     async def asked(link: Link) -> None:
         try:
             await link.first_row(SLEEP, [])
         except asyncio.CancelledError:
             await link.call_off()
 
-    async def work() -> None:
-        async with linked(database) as link, asyncio.TaskGroup() as tasks:
-            asking = tasks.create_task(asked(link))
-            await at_work(database, link)
-            asking.cancel()
-            await asyncio.sleep(0)
-            asking.cancel()
-            await asyncio.wait([asking])
-            assert not link.free
-
-    run(work(), uv=uv)
+    async with linked(database) as link, asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(asked(link))
+        await at_work(database, link)
+        asking.cancel()
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert not link.free
 
 
 @pytest.mark.parametrize("outcome", ["interrupted", "failed"])
-def test_with_a_cancellation_under_way_it_is_not_free(
-    database: Database, uv: bool, outcome: str
+async def test_with_a_cancellation_under_way_it_is_not_free(
+    database: Database, outcome: str
 ) -> None:
     """One that comes late would end whatever the link is given next."""
+    async with linked(database) as link, asyncio.TaskGroup() as tasks:
+        asked_for, answered = asyncio.Event(), asyncio.Event()
 
-    async def work() -> None:
-        async with linked(database) as link, asyncio.TaskGroup() as tasks:
-            asked_for, answered = asyncio.Event(), asyncio.Event()
+        async def cancel_safe(*, timeout: float) -> None:
+            asked_for.set()
+            await answered.wait()
+            raise psycopg.errors.CancellationTimeout
 
-            async def cancel_safe(*, timeout: float) -> None:
-                asked_for.set()
-                await answered.wait()
-                raise psycopg.errors.CancellationTimeout
+        async def asked() -> None:
+            try:
+                await link.first_row(SLEEP, [])
+            except asyncio.CancelledError:
+                await link.call_off()
 
-            async def asked() -> None:
-                try:
-                    await link.first_row(SLEEP, [])
-                except asyncio.CancelledError:
-                    await link.call_off()
-
-            vars(link.connection)["cancel_safe"] = cancel_safe
-            asking = tasks.create_task(asked())
-            await at_work(database, link)
+        vars(link.connection)["cancel_safe"] = cancel_safe
+        asking = tasks.create_task(asked())
+        await at_work(database, link)
+        asking.cancel()
+        await asked_for.wait()
+        process = link.connection.info.backend_pid
+        database.execute("SELECT pg_cancel_backend(%s)", process)
+        info = link.connection.info
+        await eventually(lambda: info.transaction_status == TransactionStatus.IDLE)
+        if outcome == "failed":
+            answered.set()
+        else:
             asking.cancel()
-            await asked_for.wait()
-            process = link.connection.info.backend_pid
-            database.execute("SELECT pg_cancel_backend(%s)", process)
-            info = link.connection.info
-            await eventually(lambda: info.transaction_status == TransactionStatus.IDLE)
-            if outcome == "failed":
-                answered.set()
-            else:
-                asking.cancel()
-            await asyncio.wait([asking])
-            assert not link.free
-
-    run(work(), uv=uv)
+        await asyncio.wait([asking])
+        assert not link.free
 
 
 @pytest.mark.parametrize("prepare", [False, True])
-def test_cancelled_at_any_moment_each_has_its_own_answer(
-    database: Database, uv: bool, prepare: bool
+async def test_cancelled_at_any_moment_each_has_its_own_answer(
+    database: Database, prepare: bool
 ) -> None:
     async def asked(link: Link, number: int) -> None:
         try:
@@ -314,17 +273,14 @@ def test_cancelled_at_any_moment_each_has_its_own_answer(
         except asyncio.CancelledError:
             await link.call_off()
 
-    async def work() -> None:
-        async with linked(database, prepare=prepare) as link:
-            for moment in range(100):
-                async with asyncio.TaskGroup() as tasks:
-                    asking = tasks.create_task(asked(link, moment // 2))
-                    for _ in range(moment):
-                        await asyncio.sleep(0)
-                    asking.cancel()
-                with suppress(asyncio.CancelledError):
-                    await asking
-                assert link.free
-                await asked(link, moment // 2)
-
-    run(work(), uv=uv)
+    async with linked(database, prepare=prepare) as link:
+        for moment in range(100):
+            async with asyncio.TaskGroup() as tasks:
+                asking = tasks.create_task(asked(link, moment // 2))
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+                asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await asking
+            assert link.free
+            await asked(link, moment // 2)

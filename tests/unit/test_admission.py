@@ -132,24 +132,21 @@ def test_a_revoked_session_does_not_come_in() -> None:
     assert asyncio.run(Guest(world).auth("alice/s2"))["type"] == "auth_success"
 
 
-def test_a_session_revoked_on_its_way_in_does_not_come_in() -> None:
+async def test_a_session_revoked_on_its_way_in_does_not_come_in() -> None:
     world = World()
-
-    async def scenario() -> None:
-        world.shared.gate.clear()
-        async with asyncio.TaskGroup() as group:
-            coming = group.create_task(ends(Guest(world)))
-            await asyncio.sleep(0)
-            world.barred.add("s1", NOW_MS)
-            world.shared.gate.set()
-        assert coming.result().reason == "auth_failed"
 
     async def ends(guest: Guest) -> Farewell:
         with pytest.raises(Farewell) as caught:
             await guest.auth()
         return caught.value
 
-    asyncio.run(scenario())
+    world.shared.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        coming = group.create_task(ends(Guest(world)))
+        await asyncio.sleep(0)
+        world.barred.add("s1", NOW_MS)
+        world.shared.gate.set()
+    assert coming.result().reason == "auth_failed"
     assert empty(world)
 
 
@@ -161,59 +158,47 @@ def test_who_is_gone_before_it_is_in_leaves_nothing_behind() -> None:
     assert empty(world)
 
 
-def test_who_is_cancelled_on_its_way_in_leaves_nothing_behind() -> None:
+async def test_who_is_cancelled_on_its_way_in_leaves_nothing_behind() -> None:
     world = World()
-
-    async def scenario() -> None:
-        for gate in (world.clerk.gate, world.subscriptions.gate, world.shared.gate):
-            gate.clear()
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0):
-                    await Guest(world).auth()
-            gate.set()
-
-    asyncio.run(scenario())
+    for gate in (world.clerk.gate, world.subscriptions.gate, world.shared.gate):
+        gate.clear()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await Guest(world).auth()
+        gate.set()
     assert world.admission._holds == {}
     assert world.hub.devices == 0
 
 
-def test_a_device_that_leaves_takes_nothing_from_one_half_way_in() -> None:
+async def test_a_device_that_leaves_takes_nothing_from_one_half_way_in() -> None:
     world = World()
-
-    async def scenario() -> None:
-        first, second = Guest(world, "c1"), Guest(world, "c2")
-        await first.auth()
-        world.shared.gate.clear()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(second.auth())
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            first.leave()
-            assert world.subscriptions.held == {"alice"}
-            world.shared.gate.set()
-        assert world.hub.of_user("alice") == (second.link,)
-        second.leave()
-
-    asyncio.run(scenario())
+    first, second = Guest(world, "c1"), Guest(world, "c2")
+    await first.auth()
+    world.shared.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(second.auth())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        first.leave()
+        assert world.subscriptions.held == {"alice"}
+        world.shared.gate.set()
+    assert world.hub.of_user("alice") == (second.link,)
+    second.leave()
     assert empty(world)
 
 
-def test_of_many_at_once_exactly_the_limit_gets_in() -> None:
+async def test_of_many_at_once_exactly_the_limit_gets_in() -> None:
     world = World(devices_per_user=20)
     world.shared.limit = 1000
-
-    async def scenario() -> None:
-        guests = [Guest(world, f"c{number}") for number in range(26)]
-        answers = await asyncio.gather(
-            *(guest.auth() for guest in guests), return_exceptions=True
-        )
-        assert sum(isinstance(answer, Farewell) for answer in answers) == 6
-        assert world.hub.count("alice") == 20
-        for guest in guests:
-            if guest.session.authenticated:
-                guest.leave()
-
-    asyncio.run(scenario())
+    guests = [Guest(world, f"c{number}") for number in range(26)]
+    answers = await asyncio.gather(
+        *(guest.auth() for guest in guests), return_exceptions=True
+    )
+    assert sum(isinstance(answer, Farewell) for answer in answers) == 6
+    assert world.hub.count("alice") == 20
+    for guest in guests:
+        if guest.session.authenticated:
+            guest.leave()
     assert empty(world)
 
 

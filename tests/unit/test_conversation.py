@@ -5,7 +5,8 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.fakes import NOTE, NOW_MS, FakeLink, Log, World
@@ -15,7 +16,6 @@ from typelets_ws.conversation import INBOX_MESSAGES, Conversation, Services
 from typelets_ws.nonces import nonce_digest
 
 UPDATE = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
-Scenario = Callable[["Talk"], Awaitable[None]]
 
 
 class Talk:
@@ -82,20 +82,19 @@ class Talk:
         return await self.ask({"type": "auth", "token": token})
 
 
-def converse(scenario: Scenario, **limits: int) -> None:
-    async def whole() -> None:
-        async with asyncio.TaskGroup() as group:
-            await scenario(Talk(World(**limits), group))
-
-    asyncio.run(whole())
+@asynccontextmanager
+async def talking(**limits: int) -> AsyncIterator[Talk]:
+    async with asyncio.TaskGroup() as group:
+        yield Talk(World(**limits), group)
 
 
 def kinds(found: list[dict[str, Any]]) -> list[str]:
     return [str(message.get("code", message["type"])) for message in found]
 
 
-def test_what_needs_nobody_is_answered_in_the_same_turn() -> None:
-    async def scenario(talk: Talk) -> None:
+async def test_what_needs_nobody_is_answered_in_the_same_turn() -> None:
+
+    async with talking() as talk:
         talk.say({"type": "ping"})
         talk.say(b"")
         talk.say(b'{"type":"ping"}', text=False)
@@ -105,11 +104,10 @@ def test_what_needs_nobody_is_answered_in_the_same_turn() -> None:
         ]  # fmt: skip
         assert not talk.talk.busy
 
-    converse(scenario)
 
+async def test_what_is_pipelined_waits_for_its_turn() -> None:
 
-def test_what_is_pipelined_waits_for_its_turn() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         talk.world.clerk.gate.clear()
         talk.say({"type": "auth", "token": "alice"})
         talk.say({"type": "ping"})
@@ -125,11 +123,10 @@ def test_what_is_pipelined_waits_for_its_turn() -> None:
         ]  # fmt: skip
         assert talk.link.inside
 
-    converse(scenario)
 
+async def test_an_inbox_that_is_full_stops_the_reading_until_it_is_empty() -> None:
 
-def test_an_inbox_that_is_full_stops_the_reading_until_it_is_empty() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         talk.world.clerk.gate.clear()
         talk.say({"type": "auth", "token": "alice"})
         talk.say(b"x" * 100)
@@ -146,21 +143,19 @@ def test_an_inbox_that_is_full_stops_the_reading_until_it_is_empty() -> None:
         assert talk.holds()
         await talk.let_go(talk.world.store.gate)
 
-    converse(scenario)
 
+async def test_reading_held_for_half_a_message_goes_on_after_auth() -> None:
 
-def test_reading_held_for_half_a_message_goes_on_after_auth() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         talk.world.clerk.gate.clear()
         talk.say({"type": "auth", "token": "alice"})
         talk.link.hold(held=True)
         await talk.let_go(talk.world.clerk.gate)
 
-    converse(scenario)
 
+async def test_behind_a_final_failure_nothing_is_handled() -> None:
 
-def test_behind_a_final_failure_nothing_is_handled() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         talk.say({"type": "auth", "token": "malformed"})
         talk.say({"type": "ping"})
         await talk.idle()
@@ -168,11 +163,10 @@ def test_behind_a_final_failure_nothing_is_handled() -> None:
         assert talk.link.goodbye
         assert talk.link.goodbye.close_code == 4401
 
-    converse(scenario)
 
+async def test_the_rate_refuses_and_a_flood_ends_it() -> None:
 
-def test_the_rate_refuses_and_a_flood_ends_it() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking(rate_messages=2) as talk:
         for _ in range(5):
             talk.say({"type": "ping", "requestId": "r"})
         answers = talk.heard()
@@ -182,11 +176,10 @@ def test_the_rate_refuses_and_a_flood_ends_it() -> None:
         assert talk.link.goodbye
         assert talk.link.goodbye.close_code == 4429
 
-    converse(scenario, rate_messages=2)
 
+async def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -> None:
 
-def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking(message_bytes=500) as talk:
         talk.world.clerk.gate.clear()
         talk.say({"type": "auth", "token": "alice"})
         talk.say(b'{"requestId":"r"}' + b" " * 1000)
@@ -197,22 +190,20 @@ def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -> None
         assert kinds(answers) == ["auth_success", "MESSAGE_TOO_LARGE"]
         assert "requestId" not in answers[1]
 
-    converse(scenario, message_bytes=500)
 
+async def test_an_update_is_answered_and_told() -> None:
 
-def test_an_update_is_answered_and_told() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         await talk.come_in()
         answer = await talk.ask(UPDATE)
         assert answer["type"] == "note_update_success"
         ((user, event),) = talk.published
         assert (user, event["event"]) == ("alice", "note_updated")
 
-    converse(scenario)
 
+async def test_the_reply_shows_the_newest_row_shown_here() -> None:
 
-def test_the_reply_shows_the_newest_row_shown_here() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         await talk.come_in()
         newer = Row("2026-01-02T00:00:00.000Z", b'{"newer":true}')
         talk.services.newest.show(("alice", NOTE), newer, 0)
@@ -223,22 +214,20 @@ def test_the_reply_shows_the_newest_row_shown_here() -> None:
         assert (await talk.ask(UPDATE))["updatedNote"]["id"] == NOTE
         assert talk.link.resyncs == ["conflict"]
 
-    converse(scenario)
 
+async def test_an_announcement_is_told_and_not_answered() -> None:
 
-def test_an_announcement_is_told_and_not_answered() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         await talk.come_in()
         talk.say({"type": "note_deleted", "noteId": NOTE})
         await talk.idle()
         assert talk.heard() == []
         assert talk.published[0][1]["event"] == "note_deleted"
 
-    converse(scenario)
 
+async def test_a_failure_of_the_store_is_logged_under_the_id_that_is_told() -> None:
 
-def test_a_failure_of_the_store_is_logged_under_the_id_that_is_told() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         await talk.come_in()
         talk.world.store.down = True
         answer = await talk.ask(UPDATE)
@@ -248,11 +237,10 @@ def test_a_failure_of_the_store_is_logged_under_the_id_that_is_told() -> None:
         assert line["correlation_id"] == answer["correlationId"]
         assert line["cause"] == "down"
 
-    converse(scenario)
 
+async def test_what_nobody_thought_of_is_an_internal_error_and_no_more() -> None:
 
-def test_what_nobody_thought_of_is_an_internal_error_and_no_more() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         await talk.come_in()
         talk.world.store.answer = RuntimeError("secret detail")
         answer = await talk.ask(UPDATE | {"requestId": "r"})
@@ -265,8 +253,6 @@ def test_what_nobody_thought_of_is_an_internal_error_and_no_more() -> None:
         talk.world.store.answer = None
         assert (await talk.ask(UPDATE))["type"] == "note_update_success"
 
-    converse(scenario)
-
 
 def envelope(secret: str, payload: object, nonce: str = "n") -> dict[str, Any]:
     body = {"payload": payload, "timestamp": NOW_MS, "nonce": nonce}
@@ -275,8 +261,9 @@ def envelope(secret: str, payload: object, nonce: str = "n") -> dict[str, Any]:
     return {**body, "signature": base64.b64encode(mac).decode()}
 
 
-def test_a_signed_message_uses_up_its_nonce_everywhere() -> None:
-    async def scenario(talk: Talk) -> None:
+async def test_a_signed_message_uses_up_its_nonce_everywhere() -> None:
+
+    async with talking() as talk:
         secret = (await talk.come_in())["sessionSecret"]
         assert (await talk.ask(envelope(secret, UPDATE, "n1")))["noteId"] == NOTE
         assert talk.world.shared.used[nonce_digest("n1")] == 1
@@ -288,11 +275,10 @@ def test_a_signed_message_uses_up_its_nonce_everywhere() -> None:
         assert pong["type"] == "pong"
         assert talk.world.shared.used[nonce_digest("n3")] == 0
 
-    converse(scenario)
 
+async def test_a_refused_signature_is_counted_and_logged_by_its_verdict() -> None:
 
-def test_a_refused_signature_is_counted_and_logged_by_its_verdict() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         await talk.come_in()
         answer = await talk.ask(envelope("wrong", UPDATE))
         assert answer["code"] == "SIGNATURE_REJECTED"
@@ -304,13 +290,10 @@ def test_a_refused_signature_is_counted_and_logged_by_its_verdict() -> None:
         kind = "signature_bad_signature"
         assert talk.world.figure("security_events_total", kind=kind) == 1
 
-    converse(scenario)
 
+async def test_other_settings_hold_from_the_next_message_on() -> None:
 
-def test_other_settings_hold_from_the_next_message_on() -> None:
-    async def scenario(talk: Talk) -> None:
+    async with talking() as talk:
         await talk.come_in()
         talk.services.reconfigure(Config(messages=Messages(require_encrypted=True)))
         assert (await talk.ask(UPDATE))["message"] == "title must be encrypted"
-
-    converse(scenario)

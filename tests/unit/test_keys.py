@@ -161,24 +161,21 @@ def test_waiting_ends_when_the_fetch_does_not(monkeypatch: pytest.MonkeyPatch) -
     running(fetch, scenario)
 
 
-def test_closed_store_lets_its_waiters_go() -> None:
-    async def main() -> None:
-        fetching = asyncio.Event()
+async def test_closed_store_lets_its_waiters_go() -> None:
+    fetching = asyncio.Event()
 
-        async def fetch() -> bytes:
-            fetching.set()
-            await asyncio.Event().wait()
-            return b""
+    async def fetch() -> bytes:
+        fetching.set()
+        await asyncio.Event().wait()
+        return b""
 
-        keys = store(fetch, Clock())
-        async with asyncio.TaskGroup() as group:
-            run = group.create_task(keys.run())
-            waiter = group.create_task(keys.renewed())
-            await fetching.wait()
-            run.cancel()
-            assert await waiter
-        assert not await keys.renewed()
-        with pytest.raises(TokenRejected, match="keys_unavailable"):
-            keys.find(None)
-
-    asyncio.run(main())
+    keys = store(fetch, Clock())
+    async with asyncio.TaskGroup() as group:
+        run = group.create_task(keys.run())
+        waiter = group.create_task(keys.renewed())
+        await fetching.wait()
+        run.cancel()
+        assert await waiter
+    assert not await keys.renewed()
+    with pytest.raises(TokenRejected, match="keys_unavailable"):
+        keys.find(None)

@@ -43,157 +43,137 @@ async def whole(turns: Turns, each: int, user: str = "u") -> None:
     )
 
 
-def test_each_user_has_so_many_at_once() -> None:
-    async def scenario() -> None:
-        turns = Turns(2, 10)
-        for user in ("u", "v"):
-            assert await turns.take(user, within(LONG))
-            assert await turns.take(user, within(LONG))
-        assert not await turns.take("u", within(SOON))
-        turns.give_back("u")
-        assert await turns.take("u", within(SOON))
-        for user in ("u", "v"):
-            turns.give_back(user)
-            turns.give_back(user)
-        await whole(turns, 2)
-
-    run(scenario)
+async def test_each_user_has_so_many_at_once() -> None:
+    turns = Turns(2, 10)
+    for user in ("u", "v"):
+        assert await turns.take(user, within(LONG))
+        assert await turns.take(user, within(LONG))
+    assert not await turns.take("u", within(SOON))
+    turns.give_back("u")
+    assert await turns.take("u", within(SOON))
+    for user in ("u", "v"):
+        turns.give_back(user)
+        turns.give_back(user)
+    await whole(turns, 2)
 
 
-def test_who_came_first_goes_first() -> None:
-    async def scenario() -> None:
-        turns = Turns(1, 10)
+async def test_who_came_first_goes_first() -> None:
+    turns = Turns(1, 10)
+    assert await turns.take("u", within(LONG))
+    order: list[int] = []
+
+    async def wait(number: int) -> None:
         assert await turns.take("u", within(LONG))
-        order: list[int] = []
+        order.append(number)
+        turns.give_back("u")
 
-        async def wait(number: int) -> None:
-            assert await turns.take("u", within(LONG))
-            order.append(number)
-            turns.give_back("u")
-
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(5):
-                tasks.create_task(wait(number))
-            await settle()
-            assert order == []
-            turns.give_back("u")
-        assert order == [0, 1, 2, 3, 4]
-        await whole(turns, 1)
-
-    run(scenario)
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(5):
+            tasks.create_task(wait(number))
+        await settle()
+        assert order == []
+        turns.give_back("u")
+    assert order == [0, 1, 2, 3, 4]
+    await whole(turns, 1)
 
 
-def test_the_line_has_room_for_so_many() -> None:
-    async def scenario() -> None:
-        turns = Turns(1, 2)
-        for user in ("u", "v"):
-            assert await turns.take(user, within(LONG))
-        async with asyncio.TaskGroup() as tasks:
-            waiting = [
-                tasks.create_task(turns.take(user, within(LONG))) for user in ("u", "v")
-            ]
-            await settle()
-            assert not await turns.take("u", within(LONG))
-            waiting[0].cancel()
-            await settle()
-            instead = tasks.create_task(turns.take("u", within(LONG)))
-            await settle()
-            turns.give_back("u")
-            turns.give_back("v")
-            assert await instead
-            assert await waiting[1]
+async def test_the_line_has_room_for_so_many() -> None:
+    turns = Turns(1, 2)
+    for user in ("u", "v"):
+        assert await turns.take(user, within(LONG))
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [
+            tasks.create_task(turns.take(user, within(LONG))) for user in ("u", "v")
+        ]
+        await settle()
+        assert not await turns.take("u", within(LONG))
+        waiting[0].cancel()
+        await settle()
+        instead = tasks.create_task(turns.take("u", within(LONG)))
+        await settle()
         turns.give_back("u")
         turns.give_back("v")
-        await whole(turns, 1)
+        assert await instead
+        assert await waiting[1]
+    turns.give_back("u")
+    turns.give_back("v")
+    await whole(turns, 1)
 
-    run(scenario)
 
-
-@pytest.mark.parametrize("uv", [False, True])
-def test_each_waits_until_its_own_time(uv: bool) -> None:
+@pytest.mark.usefixtures("loop_factory")
+async def test_each_waits_until_its_own_time() -> None:
     """Also one who came later and has less time."""
+    turns = Turns(1, 10)
+    assert await turns.take("u", within(LONG))
+    loop = asyncio.get_running_loop()
 
-    async def scenario() -> None:
-        turns = Turns(1, 10)
-        assert await turns.take("u", within(LONG))
-        loop = asyncio.get_running_loop()
+    async def wait(seconds: float) -> float:
+        began = loop.time()
+        assert not await turns.take("u", began + seconds)
+        return loop.time() - began
 
-        async def wait(seconds: float) -> float:
-            began = loop.time()
-            assert not await turns.take("u", began + seconds)
-            return loop.time() - began
-
-        async with asyncio.TaskGroup() as tasks:
-            patient = tasks.create_task(turns.take("u", within(LONG)))
-            waits = {
-                seconds: tasks.create_task(wait(seconds))
-                for seconds in (0.2, 0.05, 0.1, 0.0, -1.0)
-            }
-            for seconds, task in waits.items():  # uvloop's clock has milliseconds
-                assert seconds - 0.002 <= await task < max(seconds, 0) + 1
-            turns.give_back("u")
-            assert await patient
+    async with asyncio.TaskGroup() as tasks:
+        patient = tasks.create_task(turns.take("u", within(LONG)))
+        waits = {
+            seconds: tasks.create_task(wait(seconds))
+            for seconds in (0.2, 0.05, 0.1, 0.0, -1.0)
+        }
+        for seconds, task in waits.items():  # uvloop's clock has milliseconds
+            assert seconds - 0.002 <= await task < max(seconds, 0) + 1
         turns.give_back("u")
-        await whole(turns, 1)
-
-    run(scenario, uv=uv)
+        assert await patient
+    turns.give_back("u")
+    await whole(turns, 1)
 
 
 @pytest.mark.parametrize("when", ["waiting", "granted", "expired"])
-def test_cancelled_in_any_moment_the_turn_goes_on(when: str) -> None:
-    async def scenario() -> None:
-        turns = Turns(1, 10)
-        assert await turns.take("u", within(LONG))
-        async with asyncio.TaskGroup() as tasks:
-            give_up = within(SOON if when == "expired" else LONG)
-            first = tasks.create_task(turns.take("u", give_up))
-            second = tasks.create_task(turns.take("u", within(LONG)))
-            await settle()
-            if when == "granted":
-                turns.give_back("u")
-            if when == "expired":
-                asyncio.get_running_loop().call_at(give_up, first.cancel)
-                await asyncio.wait([first])
-            first.cancel()
-            await settle()
-            assert first.done()
-            if when != "granted":
-                turns.give_back("u")
-            assert await second
-        turns.give_back("u")
-        await whole(turns, 1)
-
-    run(scenario)
+async def test_cancelled_in_any_moment_the_turn_goes_on(when: str) -> None:
+    turns = Turns(1, 10)
+    assert await turns.take("u", within(LONG))
+    async with asyncio.TaskGroup() as tasks:
+        give_up = within(SOON if when == "expired" else LONG)
+        first = tasks.create_task(turns.take("u", give_up))
+        second = tasks.create_task(turns.take("u", within(LONG)))
+        await settle()
+        if when == "granted":
+            turns.give_back("u")
+        if when == "expired":
+            asyncio.get_running_loop().call_at(give_up, first.cancel)
+            await asyncio.wait([first])
+        first.cancel()
+        await settle()
+        assert first.done()
+        if when != "granted":
+            turns.give_back("u")
+        assert await second
+    turns.give_back("u")
+    await whole(turns, 1)
 
 
-def test_none_is_lost_whatever_happens() -> None:
+async def test_none_is_lost_whatever_happens() -> None:
     chance = random.Random(4)
+    turns = Turns(2, 20)
+    busy = {"u": 0, "v": 0}
 
-    async def scenario() -> None:
-        turns = Turns(2, 20)
-        busy = {"u": 0, "v": 0}
+    async def visit() -> None:
+        user = chance.choice("uv")
+        if not await turns.take(user, within(chance.uniform(0, 0.01))):
+            return
+        busy[user] += 1
+        assert busy[user] <= 2
+        try:
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+        finally:
+            busy[user] -= 1
+            turns.give_back(user)
 
-        async def visit() -> None:
-            user = chance.choice("uv")
-            if not await turns.take(user, within(chance.uniform(0, 0.01))):
-                return
-            busy[user] += 1
-            assert busy[user] <= 2
-            try:
-                for _ in range(chance.randrange(4)):
-                    await asyncio.sleep(0)
-            finally:
-                busy[user] -= 1
-                turns.give_back(user)
-
-        async with asyncio.TaskGroup() as tasks:
-            some: list[asyncio.Task[None]] = []
-            for _ in range(3_000):
-                some.append(tasks.create_task(visit()))
-                if chance.random() < 0.3:
-                    chance.choice(some[-20:]).cancel()
-                if chance.random() < 0.5:
-                    await asyncio.sleep(0)
-        await whole(turns, 2)
-
-    run(scenario)
+    async with asyncio.TaskGroup() as tasks:
+        some: list[asyncio.Task[None]] = []
+        for _ in range(3_000):
+            some.append(tasks.create_task(visit()))
+            if chance.random() < 0.3:
+                chance.choice(some[-20:]).cancel()
+            if chance.random() < 0.5:
+                await asyncio.sleep(0)
+    await whole(turns, 2)

@@ -1,5 +1,0 @@
-"""Fuzzing has the same daemons as the integration tests."""
-
-from tests.integration.conftest import boot
-
-__all__ = ["boot"]

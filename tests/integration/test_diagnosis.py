@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from tests.daemon import daemon, eventually, publish, run
-from tests.postgres import Database
+from tests.daemon import Boot, eventually, publish
 from tests.redis import RedisServer
 from tests.tokens import mint
 
@@ -20,73 +19,63 @@ def of_user(house: Any, user: str) -> list[tuple[str, ...]]:
     ]
 
 
-def test_debug_follows_one_connection_from_its_handshake_to_its_end(
-    redis_server: RedisServer, database: Database
+async def test_debug_follows_one_connection_from_its_handshake_to_its_end(
+    boot: Boot,
 ) -> None:
-    async def scenario() -> None:
-        async with daemon(
-            redis_server.url, database.url, log={"level": "debug"}
-        ) as house:
-            async with house.device() as device:
-                await device.auth(mint("alice"))
-                await device.ask({"type": "join_note", "noteId": UNKNOWN})
-                await device.ask({"type": "ping"})
-                name = device.connection_id
-            await eventually(lambda: bool(house.logged("connection_closed")))
-            lines = [x for x in house.log if x.get("connection") == name]
-            assert [
-                (x["event"], x.get("type"), x.get("result") or x.get("reason"))
-                for x in lines
-            ] == [
-                ("connection_opened", None, None),
-                ("authenticated", None, None),
-                ("message_handled", "auth", "ok"),
-                ("message_handled", "join_note", "NOT_FOUND"),
-                ("message_handled", "ping", "ok"),
-                ("connection_closed", None, "client"),
-            ]
-            assert {x["address"] for x in lines} == {"127.0.0.1"}
-            assert "user" not in lines[0]
-            assert {x["user"] for x in lines[1:]} == {"alice"}
-
-    run(scenario())
+    async with boot(log={"level": "debug"}) as house:
+        async with house.device() as device:
+            await device.auth(mint("alice"))
+            await device.ask({"type": "join_note", "noteId": UNKNOWN})
+            await device.ask({"type": "ping"})
+            name = device.connection_id
+        await eventually(lambda: bool(house.logged("connection_closed")))
+        lines = [x for x in house.log if x.get("connection") == name]
+        assert [
+            (x["event"], x.get("type"), x.get("result") or x.get("reason"))
+            for x in lines
+        ] == [
+            ("connection_opened", None, None),
+            ("authenticated", None, None),
+            ("message_handled", "auth", "ok"),
+            ("message_handled", "join_note", "NOT_FOUND"),
+            ("message_handled", "ping", "ok"),
+            ("connection_closed", None, "client"),
+        ]
+        assert {x["address"] for x in lines} == {"127.0.0.1"}
+        assert "user" not in lines[0]
+        assert {x["user"] for x in lines[1:]} == {"alice"}
 
 
-def test_each_refusal_says_whom_it_concerns(
-    redis_server: RedisServer, database: Database
+async def test_each_refusal_says_whom_it_concerns(
+    boot: Boot, redis_server: RedisServer
 ) -> None:
-    async def scenario() -> None:
-        async with daemon(
-            redis_server.url, database.url, limits={"devices_per_user": 1}
-        ) as house:
-            async with house.device("alice") as device, house.device() as second:
-                await second.send({"type": "auth", "token": mint("alice")})
-                await second.closed()
-                await device.ask(device.signed({"type": "ping"}, signature="wrong"))
-                await device.auth(mint("alice", expires_in=-100))
-                await publish(
-                    redis_server.url, "alice", {"event": "note_deleted", "noteId": 7}
-                )
-                await eventually(lambda: bool(house.logged("event_dropped")))
-                await publish(redis_server.url, "alice", {"event": "user_disconnected"})
-                await device.closed()
-            async with house.device() as forged:
-                await forged.send({"type": "auth", "token": "no.to.ken"})
-                await forged.closed()
-            assert of_user(house, "alice") == [
-                ("too_many_devices", ""),
-                ("signature_rejected", ""),
-                ("auth_rejected", "expired"),
-                ("event_dropped", "invalid_field"),
-                ("connection_closed", "user_disconnected"),
-            ]
-            (dropped,) = house.logged("event_dropped")
-            assert dropped["field"] == "noteId"
-            for event in ("too_many_devices", "signature_rejected", "auth_rejected"):
-                for line in house.logged(event):
-                    known = ABOUT if line.get("user") else ABOUT - {"user"}
-                    assert known <= line.keys(), line
-            # Whose token this was meant to be is not known, so it is not said.
-            assert "user" not in house.logged("auth_rejected")[-1]
-
-    run(scenario())
+    async with boot(limits={"devices_per_user": 1}) as house:
+        async with house.device("alice") as device, house.device() as second:
+            await second.send({"type": "auth", "token": mint("alice")})
+            await second.closed()
+            await device.ask(device.signed({"type": "ping"}, signature="wrong"))
+            await device.auth(mint("alice", expires_in=-100))
+            await publish(
+                redis_server.url, "alice", {"event": "note_deleted", "noteId": 7}
+            )
+            await eventually(lambda: bool(house.logged("event_dropped")))
+            await publish(redis_server.url, "alice", {"event": "user_disconnected"})
+            await device.closed()
+        async with house.device() as forged:
+            await forged.send({"type": "auth", "token": "no.to.ken"})
+            await forged.closed()
+        assert of_user(house, "alice") == [
+            ("too_many_devices", ""),
+            ("signature_rejected", ""),
+            ("auth_rejected", "expired"),
+            ("event_dropped", "invalid_field"),
+            ("connection_closed", "user_disconnected"),
+        ]
+        (dropped,) = house.logged("event_dropped")
+        assert dropped["field"] == "noteId"
+        for event in ("too_many_devices", "signature_rejected", "auth_rejected"):
+            for line in house.logged(event):
+                known = ABOUT if line.get("user") else ABOUT - {"user"}
+                assert known <= line.keys(), line
+        # Whose token this was meant to be is not known, so it is not said.
+        assert "user" not in house.logged("auth_rejected")[-1]

@@ -13,7 +13,6 @@ session's to decide, in which order the conversation's; this pumps. Laws:
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Final, cast
 
 from websockets.frames import Frame as WireFrame
@@ -30,6 +29,7 @@ from .frames import PING, Frame, is_pong, whole_text
 from .house import House
 from .liveness import Due
 from .session import Session
+from .wire import forget
 
 __all__ = ["Connection"]
 
@@ -67,7 +67,7 @@ class Connection(Entrance):
         # Ends two cycles of references: the collector has nothing to do with churn.
         self._conversation = None
         if self._protocol is not None:
-            self._protocol.parser.close()
+            forget(self._protocol)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived; what is answered at once leaves in one write."""
@@ -111,6 +111,8 @@ class Connection(Entrance):
         """Let the protocol read, and handle what it has read."""
         ws = self._ws
         ws.receive_data(data)
+        # It is the library's to remember, and by its traceback all that was read.
+        ws.parser_exc = None
         for event in ws.events_received():
             if isinstance(event, Request):
                 self._request(event)
@@ -142,8 +144,9 @@ class Connection(Entrance):
                 self._liveness.ponged()
             elif frame.opcode is Opcode.PING:
                 # Each is answered, so a flood of pings is a flood.
-                with suppress(Refusal):
-                    conversation.session.arrive(0, self._house.now_ms())
+                verdict = conversation.session.arrive(0, self._house.now_ms())
+                if isinstance(verdict, Farewell):
+                    self._fail(verdict)
             elif frame.opcode is Opcode.CLOSE:
                 self._house.observe_end("client", "client", self.log_fields)
             else:

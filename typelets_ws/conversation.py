@@ -28,6 +28,8 @@ __all__ = ["Conversation", "Link", "Services"]
 
 INBOX_BYTES: Final = 1_048_576
 INBOX_MESSAGES: Final = 64
+REFUSAL_BYTES: Final = 512
+"""What a refusal weighs in the inbox: an object of seven short fields."""
 
 
 @dataclass(slots=True)
@@ -108,17 +110,16 @@ class Conversation:
         services = self._services
         services.metrics.received_bytes.inc(len(data))
         item: bytes | Refusal = data
-        try:
-            self.session.arrive(len(data), services.now_ms())
-            if not text or not data:
-                item = Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE)
-        except Refusal as refusal:
-            if len(data) <= services.message_bytes:
-                refusal.request_id = messages.request_id(data)
-            item = refusal
-        except Farewell as farewell:
-            self._link.farewell(farewell)
+        verdict = self.session.arrive(len(data), services.now_ms())
+        if isinstance(verdict, Farewell):
+            self._link.farewell(verdict)
             return
+        if verdict is not None:
+            if len(data) <= services.message_bytes:
+                verdict.request_id = messages.request_id(data)
+            item = verdict
+        elif not text or not data:
+            item = Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE)
         if self.busy:
             self._wait(item)
             return
@@ -131,7 +132,7 @@ class Conversation:
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(item)
-        self._inbox_bytes += len(item) if isinstance(item, bytes) else 0
+        self._inbox_bytes += len(item) if isinstance(item, bytes) else REFUSAL_BYTES
         if self._full:
             self._link.hold(held=True)
 
@@ -144,9 +145,10 @@ class Conversation:
 
     def _admit(self, item: bytes | Refusal) -> Admitted | None:
         """Let a message in, or answer it at once and return None."""
+        if isinstance(item, Refusal):
+            self._refuse(item, "unknown")
+            return None
         try:
-            if isinstance(item, Refusal):
-                raise item
             admitted = self.session.admit(item, self._services.now_ms())
         except Refusal as refusal:
             self._refuse(refusal, "unknown")
@@ -174,7 +176,7 @@ class Conversation:
         inbox = self._inbox
         while inbox and self.session.state is not State.CLOSED:
             item = inbox.popleft()
-            self._inbox_bytes -= len(item) if isinstance(item, bytes) else 0
+            self._inbox_bytes -= len(item) if isinstance(item, bytes) else REFUSAL_BYTES
             admitted = self._admit(item)
             if admitted is not None:
                 return admitted
@@ -248,9 +250,8 @@ class Conversation:
         except Forgotten:
             self._link.ask_resync("conflict", 0)
             return reply
-        if row is outcome.row:
-            return reply
-        return structs.replace(reply, updatedNote=Raw(row.text))
+        same = row is outcome.row
+        return reply if same else structs.replace(reply, updatedNote=Raw(row.text))
 
     def _reply(self, reply: messages.Reply) -> None:
         self._link.say(messages.encode(reply))

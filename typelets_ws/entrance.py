@@ -91,6 +91,7 @@ class Entrance(Wire):
         ws.send_response(response)
         # The protocol's parser holds on to the request for ever: 2 KB of headers.
         request.headers.clear()
+        request._exception = ws.handshake_exc = None
         if ws.state is OPEN:
             self._inside = True
             self._deflate = bool(ws.extensions)

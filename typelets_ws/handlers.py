@@ -242,22 +242,23 @@ async def handle(
     handler, failure = HANDLERS[type(message)]
     try:
         return await handler(context, session, message)
+    # No refusal may have a name here when it is raised: the frame would hold the
+    # refusal, and the refusal, by its traceback, the frame with the message.
     except StoreUnavailable as exc:
-        refusal = Refusal(Code.UNAVAILABLE, failure, correlation_id=context.new_id())
-        _name(refusal, message)
-        raise refusal from exc
+        raise _name(
+            Refusal(Code.UNAVAILABLE, failure, correlation_id=context.new_id()), message
+        ) from exc
     except RecursionError:
         # Nested just so deep that one decoder takes it and the next does not.
-        refusal = Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE)
-        _name(refusal, message)
-        raise refusal from None
+        raise _name(Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE), message) from None
     except Refusal as refusal:
         _name(refusal, message)
         raise
 
 
-def _name(refusal: Refusal, message: messages.ClientMessage) -> None:
+def _name(refusal: Refusal, message: messages.ClientMessage) -> Refusal:
     """Add which request and which note or folder the refusal is about."""
     refusal.request_id = message.requestId
     refusal.note_id = refusal.note_id or getattr(message, "noteId", None)
     refusal.folder_id = refusal.folder_id or getattr(message, "folderId", None)
+    return refusal

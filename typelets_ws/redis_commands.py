@@ -9,6 +9,7 @@ nothing piles up here.
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -83,11 +84,15 @@ class CommandLink:
         Raises `RedisUnavailable`, or `hiredis.ReplyError` for an error reply.
         """
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.send(lambda reply: _settle(answer, reply), *args)
+        self.send(partial(_settle, answer), *args)
         reply = await answer
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+        try:
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+        finally:
+            # The exception refers to this frame, which must not refer to it.
+            del reply, answer
 
     def replace(self, reason: str) -> None:
         """Give this link up for a new one."""

@@ -4,9 +4,9 @@ Theory of operation. A session is `CONNECTED` until its first valid token,
 `AUTHENTICATED` from then on, `CLOSED` once it is sent away. Every message passes
 two gates, in the order it came: `arrive` (its size and the rate; even what is
 refused is counted) and `admit` (envelope, signature, decoding, and whether it
-may be said in this state). The gates return or raise; a `Refusal` is answered
-and the connection goes on, a `Farewell` is answered and it closes. Nothing here
-does I/O or reads a clock: times are arguments, ms since the epoch.
+may be said in this state). A `Refusal` is answered and the connection goes on, a
+`Farewell` is answered and it closes. `arrive` returns them, `admit` raises them.
+Nothing here does I/O or reads a clock: times are arguments, ms since the epoch.
 
 The user never changes during a session: a valid token of somebody else ends it
 before anything of the first user can reach the second (spec section 2).
@@ -109,16 +109,21 @@ class Session:
         """True from the first valid token to the end."""
         return self.state is State.AUTHENTICATED
 
-    def arrive(self, size: int, now_ms: int) -> None:
-        """Count one message of `size` bytes. Raises `Refusal` or `Farewell`."""
+    def arrive(self, size: int, now_ms: int) -> Refusal | Farewell | None:
+        """Count one message of `size` bytes; return why it is refused, if it is.
+
+        Returned, not raised: a raised exception refers to the frames it passed, and
+        those to the bytes of the message.
+        """
         verdict = self._window.arrive(now_ms)
         if verdict is RateVerdict.FLOOD:
-            raise Farewell(CloseCode.TOO_MANY, "flood")
+            return Farewell(CloseCode.TOO_MANY, "flood")
         if verdict is RateVerdict.REFUSED:
             retry = int(self._window.retry_after(now_ms))
-            raise Refusal(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
+            return Refusal(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
         if size > self._limits.message_bytes:
-            raise Refusal(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
+            return Refusal(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
+        return None
 
     def admit(self, data: bytes, now_ms: int) -> Admitted:
         """Open, verify and decode one message of valid UTF-8. Raises `Refusal`."""

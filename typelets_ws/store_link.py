@@ -70,7 +70,7 @@ class Link:
         self._attached = self._writing = self._doubtful = False
         self._done: Future[None] | None = None
         self._result: PGresult | None = None
-        self._error: psycopg.Error | None = None
+        self._error: type[psycopg.Error] | None = None
 
     @property
     def free(self) -> bool:
@@ -206,7 +206,8 @@ class Link:
             self._break(Overdue())
 
     def _break(self, error: psycopg.Error) -> None:
-        self._error = error
+        # Its class alone: a raised exception refers to frames that refer to us.
+        self._error = type(error)
         self.close()
         self._end()
 

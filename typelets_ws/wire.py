@@ -20,7 +20,7 @@ from .house import House
 from .liveness import Liveness
 from .outbox import Outbox
 
-__all__ = ["Wire"]
+__all__ = ["Wire", "forget"]
 
 
 class Wire(asyncio.Protocol):
@@ -226,3 +226,15 @@ class Wire(asyncio.Protocol):
         following = self._liveness.next()
         if following is not None:
             self._house.deadlines.at(self, following)
+
+
+def forget(protocol: Protocol) -> None:
+    """Free what the library's protocol holds, without help from the collector.
+
+    Its parser is a generator over itself, and the exceptions it keeps refer by their
+    tracebacks to it and to all that was read.
+    """
+    protocol.parser.close()
+    protocol.parser_exc = protocol.handshake_exc = None
+    protocol.reader.buffer.clear()
+    protocol.events.clear()

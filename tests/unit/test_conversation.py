@@ -12,7 +12,12 @@ from typing import Any
 from tests.fakes import NOTE, NOW_MS, FakeLink, Log, World
 from typelets_ws.config import Config, Messages
 from typelets_ws.convergence import Newest, Row
-from typelets_ws.conversation import INBOX_MESSAGES, Conversation, Services
+from typelets_ws.conversation import (
+    INBOX_MESSAGES,
+    REFUSAL_BYTES,
+    Conversation,
+    Services,
+)
 from typelets_ws.nonces import nonce_digest
 
 UPDATE = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
@@ -181,6 +186,7 @@ async def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -
 
     async with talking(message_bytes=500) as talk:
         talk.world.clerk.gate.clear()
+        talk.services.inbox_bytes_before_auth = REFUSAL_BYTES
         talk.say({"type": "auth", "token": "alice"})
         talk.say(b'{"requestId":"r"}' + b" " * 1000)
         assert not talk.holds()

@@ -34,7 +34,7 @@ FLOORS = {
     "words": floor(
         0,
         """addresses errors messages events metrics pool_metrics tally ports
-        config config_kinds config_rules settings log log_guard""",
+        config config_kinds config_rules database_url settings log log_guard""",
     ),
     "rules": floor(
         1,
@@ -74,6 +74,7 @@ CLOCKS_AND_IO = names(
 DRIVERS = names("psycopg psycopg_pool redis hiredis websockets uvloop click")
 EXCEPTIONS = {
     ("config_rules", "urllib"): "urllib.parse takes an address apart, no more",
+    ("database_url", "urllib"): "urllib.parse takes an address apart, no more",
     ("log_guard", "pathlib"): "PurePath shortens a name, it opens nothing",
     ("log", "logging"): "it is where the standard library's lines come in",
     ("log", "sys"): "sys.exc_info is what exc_info=True means",

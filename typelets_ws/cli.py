@@ -17,7 +17,6 @@ import redis as redis_client
 
 from . import __version__, events, settings
 from .config import Config, ConfigError
-from .config_rules import require_keys
 from .dev.command import DEFAULT_DATA, dev_command, token_command
 from .log import Output
 from .schema_command import schema_command
@@ -41,11 +40,14 @@ def refuse(text: str, code: int = 1) -> NoReturn:
 
 
 def load(
-    path: Path | None, flags: Mapping[tuple[str, str], object] | None = None
+    path: Path | None,
+    flags: Mapping[tuple[str, str], object] | None = None,
+    *,
+    serving: bool = False,
 ) -> Config:
-    """Read the configuration, or leave with 78."""
+    """Read the configuration, or leave with 78; `serving` as in `settings.load`."""
     try:
-        return settings.load(path, os.environ, flags)
+        return settings.load(path, os.environ, flags, serving=serving)
     except ConfigError as exc:
         refuse(str(exc), EX_CONFIG)
 
@@ -83,26 +85,16 @@ def serve_command(path: Path | None, host: str | None, port: int | None) -> None
 
     flags = {("server", "host"): host, ("server", "port"): port}
 
-    def read() -> Config:
-        config = load(path, flags)
-        try:
-            require_keys(config)
-        except ConfigError as exc:
-            refuse(str(exc), EX_CONFIG)
-        return config
-
-    config = read()
+    config = load(path, flags, serving=True)
     output = Output(config.log, sys.stderr, time.time)
     log = output.logger()
 
     def reload() -> Config | None:
         try:
-            config = settings.load(path, os.environ, flags)
-            require_keys(config)
+            return settings.load(path, os.environ, flags, serving=True)
         except ConfigError as exc:
             log.error("reload_refused", text=str(exc))
             return None
-        return config
 
     systemd = Systemd(os.environ, os.getpid(), time.monotonic)
     with output.attached():
@@ -136,12 +128,11 @@ def check_config_command(path: Path | None) -> None:
     \b
     Example:    typelets-ws check-config -c config.toml
     """
-    config = load(path)
+    config = load(path, serving=True)
     for setting in settings.describe(config):
         mark = " " if setting.is_default else "*"
         click.echo(f"{mark} {setting.name} = {setting.shown}")
     try:
-        require_keys(config)
         certificate(config.server)
     except ConfigError as exc:
         refuse(str(exc), EX_CONFIG)

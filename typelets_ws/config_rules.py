@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from .addresses import UNIX, network
 from .config import Admin, Auth, Config, ConfigError, Database, Redis, Server
+from .database_url import libpq_error
 
 __all__ = ["adopted", "cautions", "complaints", "require_keys"]
 
@@ -63,6 +64,8 @@ def complaints(config: Config) -> Iterator[tuple[str, str, str]]:
             "url",
             "an address with postgresql://, special characters in it written %XX",
         )
+    elif unusable := libpq_error(database.url):
+        yield "database", "url", unusable
     if database.pool_min > database.pool_max:
         yield "database", "pool_min", f"at most {database.pool_max} (pool_max)"
 

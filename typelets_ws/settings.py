@@ -26,7 +26,7 @@ from msgspec import structs
 
 from .config import Config, ConfigError, secret_keys
 from .config_kinds import expected, kinds, read
-from .config_rules import complaints
+from .config_rules import complaints, require_keys
 from .log import scrub
 
 __all__ = ["ALIASES", "Setting", "describe", "load", "parse"]
@@ -73,8 +73,12 @@ def load(
     path: Path | None,
     environ: Mapping[str, str],
     flags: Mapping[Place, object] | None = None,
+    *,
+    serving: bool = False,
 ) -> Config:
     """Merge defaults, file, environment and flags into one checked `Config`.
+
+    `serving` also demands what only the daemon needs: a way to check tokens.
 
     `flags` maps (section, key) to a value; text is read as in the environment, and
     None means that the flag was not given. Raises `ConfigError`, one mistake a line.
@@ -85,11 +89,17 @@ def load(
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"{path}: cannot be read: {_why(exc)}") from None
-    return parse(text, str(path or "defaults"), environ, flags or {})
+    source = str(path or "defaults")
+    return parse(text, source, environ, flags or {}, serving=serving)
 
 
 def parse(
-    text: str, source: str, environ: Mapping[str, str], flags: Mapping[Place, object]
+    text: str,
+    source: str,
+    environ: Mapping[str, str],
+    flags: Mapping[Place, object],
+    *,
+    serving: bool = False,
 ) -> Config:
     """Like `load`, with the file's text given; `source` names it in errors."""
     try:
@@ -97,6 +107,7 @@ def parse(
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{source}: not valid TOML: {exc}") from None
     wrong: list[str] = []
+    bad: set[Place] = set()
     given: dict[Place, _Given] = {}
     sections: dict[str, dict[str, Any]] = {}
     for found in (
@@ -113,17 +124,34 @@ def parse(
         try:
             sections.setdefault(section, {})[key] = _converted(each)
         except _Wrong as mistake:
+            bad.add(each.place)
             wrong.append(str(mistake))
-    if not wrong:
-        config = msgspec.convert(sections, Config)
-        for section, key, wanted in complaints(config):
-            place = section, key
-            value = getattr(getattr(config, section), key)
-            unset = _Given(place, value, f"{source}: [{section}] {key}")
-            wrong.append(str(_refusal(given.get(place, unset), wanted)))
+    config = msgspec.convert(sections, Config)
+    wrong += _broken_rules(config, source, given, bad)
+    if serving and not any(section == "auth" for section, _ in bad):
+        try:
+            require_keys(config)
+        except ConfigError as exc:
+            wrong.append(str(exc))
     if wrong:
         raise ConfigError("\n".join(wrong))
     return config
+
+
+def _broken_rules(
+    config: Config, source: str, given: Mapping[Place, _Given], bad: set[Place]
+) -> Iterator[str]:
+    """The rules that the good values break, each as a line.
+
+    In place of the `bad` ones `config` has defaults, so rules about those are left out.
+    """
+    for section, key, wanted in complaints(config):
+        place = section, key
+        if place in bad or any(f"({name})" in wanted for _, name in bad):
+            continue
+        value = getattr(getattr(config, section), key)
+        unset = _Given(place, value, f"{source}: [{section}] {key}")
+        yield str(_refusal(given.get(place, unset), wanted))
 
 
 def describe(config: Config) -> list[Setting]:

@@ -288,10 +288,11 @@ def test_a_bad_configuration_is_78_and_says_where_what_and_why(tmp_path: Path) -
     for name in ("serve", "check-config"):
         result = command(name, "-c", path)
         assert result.returncode == 78
-        first, second = sorted(result.stderr.splitlines())
+        first, second, keys = sorted(result.stderr.splitlines())
         assert f"{path}: [limits] rate_messages = 'many'" in first
         assert "expected a whole number" in first
         assert f"{path}: [server] prot: unknown key; did you mean port?" in second
+        assert "nothing to check tokens with" in keys
 
 
 def test_a_key_that_is_none_is_78_and_is_not_shown(tmp_path: Path) -> None:

@@ -303,3 +303,29 @@ def test_any_text_is_taken_or_refused_in_words(text: str, place: Place) -> None:
 def test_any_file_is_taken_or_refused_in_words(text: str) -> None:
     said = told(text, {})
     assert not said or said.startswith(FILE)
+
+
+def test_broken_rules_and_missing_keys_are_told_with_all_other_mistakes() -> None:
+    text = """
+    [server]
+    port = "many"
+    allowed_origins = ["https://app.example.com/"]
+    [limits]
+    unread_bytes = 1
+    message_bytes = -1
+    [database]
+    url = "postgresql://h/d?schema=public"
+    pool_min = 9
+    """
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "t.toml", {}, {}, serving=True)
+    lines = str(caught.value).splitlines()
+    named = [line.partition(" = ")[0].partition(": nothing")[0] for line in lines]
+    assert named == [
+        "t.toml: [server] port",
+        "t.toml: [limits] message_bytes",
+        "t.toml: [server] allowed_origins",
+        "t.toml: [database] url",
+        "t.toml: [database] pool_min",
+        "[auth]",
+    ]

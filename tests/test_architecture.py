@@ -50,8 +50,8 @@ FLOORS = {
     "outside": floor(
         3,
         """store store_pool store_link store_turns store_sql bus shared_limits clerk
-        keys jwks subscriber redis_link redis_commands redis_upkeep publishing probe
-        subscriptions""",
+        claims keys jwks happy_eyeballs subscriber redis_link redis_commands
+        redis_upkeep publishing probe subscriptions""",
     ),
     "assembly": floor(
         4,

@@ -16,15 +16,15 @@ and when new ones are fetched: `keys`.
 import asyncio
 from binascii import a2b_base64
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from types import TracebackType
-from typing import Annotated, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import msgspec
 from jwt.algorithms import RSAAlgorithm
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 from structlog.typing import FilteringBoundLogger
 
+from .claims import Claims, signed_identity
 from .config import Auth
 from .jwks import http_fetch
 from .keys import FetchedKeys, FixedKey, Keys
@@ -34,13 +34,11 @@ from .ports import Identity, RejectReason, TokenRejected
 __all__ = ["Clerk"]
 
 _LONGEST_TOKEN = 16_384
-_LONGEST_ID = 256
-_MACHINE = "cl_B7d4PD333AAA"
-"""Clerk's mark on machine-to-machine tokens, signed by the same key (its SDK)."""
-_MACHINE_ID = "mch_"
-"""How a machine's id begins; such a token may bear no category of its own."""
-_Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
-"""Since the epoch, up to the year 9999; beyond it a date is no date."""
+_SESSION_CATEGORIES = (UNSET, "cl_B7d4PD111AAA", "cl_I7d4PD111III")
+"""Header `cat` of tokens that may be session tokens: none, Clerk's mark on session
+tokens, and its mark that says nothing about the class. One key signs all classes."""
+_TEMPLATE_CATEGORY = "cl_B7d4PD222AAA"
+"""Clerk's mark on JWT-template tokens, made to be given to third parties."""
 _T = TypeVar("_T")
 _RS256 = RSAAlgorithm(RSAAlgorithm.SHA256)
 _STANDARD = bytes.maketrans(b"-_+/=", b"+/!!!")
@@ -60,18 +58,6 @@ class _Header(msgspec.Struct):
     cat: object = UNSET
     crit: object = UNSET
     b64: object = UNSET
-
-
-class _Claims(msgspec.Struct):
-    """The claims looked at; as floats msgspec takes finite numbers only, no bool."""
-
-    exp: _Seconds | UnsetType = UNSET
-    iat: _Seconds | UnsetType = UNSET
-    nbf: _Seconds | UnsetType = UNSET
-    sub: object = UNSET
-    iss: object = UNSET
-    azp: object = UNSET
-    sid: object = UNSET
 
 
 class _Parts(NamedTuple):
@@ -142,7 +128,7 @@ class Clerk:
 
     async def verify(self, token: str) -> Identity:
         """Return whom the token speaks for. Raises `TokenRejected`, nothing else."""
-        parts = _parts(token)
+        parts = _parts(token, self._config)
         keys = self._keys
         try:
             _check_signature(parts, keys)
@@ -150,9 +136,9 @@ class Clerk:
             if not await keys.renewed():
                 raise
             _check_signature(parts, keys)
-        claims = _decode(parts.payload, _Claims, RejectReason.BAD_CLAIM)
+        claims = _decode(parts.payload, Claims, RejectReason.BAD_CLAIM)
         now = self._now()
-        identity = _signed_identity(claims, self._config, now)
+        identity = signed_identity(claims, self._config, now)
         self._metrics.token_age.observe(now - identity.issued_at)
         return identity
 
@@ -184,7 +170,7 @@ def _source(config: Auth) -> tuple[object, ...]:
     )
 
 
-def _parts(token: str) -> _Parts:
+def _parts(token: str, config: Auth) -> _Parts:
     if len(token) > _LONGEST_TOKEN:
         raise TokenRejected(RejectReason.MALFORMED)
     # What is not ASCII becomes "?", which base64 does not have either.
@@ -193,7 +179,7 @@ def _parts(token: str) -> _Parts:
     if len(segments) != 3:
         raise TokenRejected(RejectReason.MALFORMED)
     head, payload, signature = map(_unbase64, segments)
-    kid = _kid(_decode(head, _Header, RejectReason.MALFORMED))
+    kid = _kid(_decode(head, _Header, RejectReason.MALFORMED), config)
     return _Parts(kid, text.rpartition(b".")[0], payload, signature)
 
 
@@ -218,7 +204,7 @@ def _decode(raw: bytes, kind: type[_T], otherwise: RejectReason) -> _T:
         raise TokenRejected(RejectReason.MALFORMED) from None
 
 
-def _kid(header: _Header) -> str | None:
+def _kid(header: _Header, config: Auth) -> str | None:
     if header.alg != "RS256":
         raise TokenRejected(RejectReason.BAD_ALGORITHM)
     # Extensions that must be understood, and none is (RFC 7515, RFC 7797).
@@ -227,65 +213,17 @@ def _kid(header: _Header) -> str | None:
     # at+jwt is an OAuth token that a user gave to somebody else's application.
     if header.typ is not UNSET and header.typ.upper() != "JWT":
         raise TokenRejected(RejectReason.WRONG_CATEGORY)
-    if header.cat == _MACHINE:
+    if header.cat not in (
+        (*_SESSION_CATEGORIES, _TEMPLATE_CATEGORY)
+        if config.accept_without_session
+        else _SESSION_CATEGORIES
+    ):
         raise TokenRejected(RejectReason.WRONG_CATEGORY)
     return None if header.kid is UNSET else header.kid
 
 
 def _check_signature(parts: _Parts, keys: Keys) -> None:
-    key = keys.find(parts.kid)
-    if not _RS256.verify(parts.signed, key, parts.signature):
-        raise TokenRejected(RejectReason.BAD_SIGNATURE)
-
-
-def _signed_identity(claims: _Claims, config: Auth, now: float) -> Identity:
-    """Judge the claims of a good signature; a rejection names the user, if it can."""
-    try:
-        return _identity(claims, config, now)
-    except TokenRejected as rejected:
-        with suppress(TokenRejected):
-            rejected.user_id = _user_id(claims.sub)
-        raise
-
-
-def _identity(claims: _Claims, config: Auth, now: float) -> Identity:
-    exp, iat, nbf = claims.exp, claims.iat, claims.nbf
-    if exp is UNSET or iat is UNSET or nbf is UNSET or claims.sub is UNSET:
-        raise TokenRejected(RejectReason.MISSING_CLAIM)
-    user_id = _user_id(claims.sub)
-    session_id = _session_id(claims.sid)
-    _check_origin(claims, config)
-    if exp <= now - config.leeway_s:
-        raise TokenRejected(RejectReason.EXPIRED)
-    if nbf > now + config.leeway_s:
-        raise TokenRejected(RejectReason.NOT_ACTIVE_YET)
-    if iat > now + config.leeway_s:
-        raise TokenRejected(RejectReason.ISSUED_IN_FUTURE)
-    return Identity(user_id, session_id, iat, exp)
-
-
-def _user_id(sub: object) -> str:
-    user_id = _plain_name(sub, RejectReason.BAD_SUBJECT)
-    if user_id.startswith(_MACHINE_ID):
-        raise TokenRejected(RejectReason.WRONG_CATEGORY)
-    return user_id
-
-
-def _session_id(sid: object) -> str | None:
-    return None if sid is UNSET else _plain_name(sid, RejectReason.BAD_CLAIM)
-
-
-def _plain_name(value: object, otherwise: RejectReason) -> str:
-    # It becomes part of channel names, keys and log lines.
-    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
-        raise TokenRejected(otherwise)
-    if not value.isprintable() or " " in value:
-        raise TokenRejected(otherwise)
-    return value
-
-
-def _check_origin(claims: _Claims, config: Auth) -> None:
-    if config.issuer and claims.iss != config.issuer:
-        raise TokenRejected(RejectReason.WRONG_ISSUER)
-    if config.authorized_parties and claims.azp not in config.authorized_parties:
-        raise TokenRejected(RejectReason.WRONG_PARTY)
+    for key in keys.find(parts.kid):
+        if _RS256.verify(parts.signed, key, parts.signature):
+            return
+    raise TokenRejected(RejectReason.BAD_SIGNATURE)

@@ -80,6 +80,11 @@ class Auth(_Section, frozen=True):
     """Expected ``iss``; empty: not checked."""
     authorized_parties: tuple[Text, ...] = ()
     """Accepted ``azp``; empty: not checked."""
+    accept_without_session: bool = False
+    """Accept tokens without ``sid`` and JWT-template tokens: nothing can revoke them,
+    and they are made to be given to third parties."""
+    accept_pending: bool = False
+    """Accept sessions with ``sts`` pending: Clerk counts them as signed out."""
     leeway_s: Delay = 5.0
     """Clerk's default clock skew."""
     auth_timeout_ms: Millis = 30_000

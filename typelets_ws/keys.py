@@ -31,8 +31,8 @@ _LONGEST_RETRY_S = 30.0
 class Keys(Protocol):
     """Where a token's key comes from."""
 
-    def find(self, kid: str | None) -> RSAPublicKey:
-        """Return the one key for `kid`, without waiting. Raises `TokenRejected`."""
+    def find(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
+        """Return the keys for `kid`, without waiting. Raises `TokenRejected`."""
         ...
 
     async def renewed(self) -> bool:
@@ -61,11 +61,11 @@ class FixedKey:
                 "auth.jwt_key: expected an RSA public key in PEM of at least 2048 "
                 "bits (-----BEGIN PUBLIC KEY----- ...)"
             )
-        self._key = key
+        self._keys = (key,)
 
-    def find(self, _kid: str | None) -> RSAPublicKey:
+    def find(self, _kid: str | None) -> tuple[RSAPublicKey, ...]:
         """Return the key."""
-        return self._key
+        return self._keys
 
     async def renewed(self) -> bool:
         """There is never another one."""
@@ -109,15 +109,19 @@ class FetchedKeys:
         self._round = asyncio.Event()
         self._closed = False
 
-    def find(self, kid: str | None) -> RSAPublicKey:
-        """Return the one key for `kid`, without waiting. Raises `TokenRejected`."""
+    def find(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
+        """Return the keys for `kid`, without waiting. Raises `TokenRejected`."""
         if self._keys is None:
             raise TokenRejected(RejectReason.KEYS_UNAVAILABLE)
-        # Never a search through the others: a known kid means one key.
-        key = self._keys.only if kid is None else self._keys.by_kid.get(kid)
-        if key is None:
+        # Never a search through the others: the kid says which.
+        found: tuple[RSAPublicKey, ...] = ()
+        if kid is not None:
+            found = self._keys.by_kid.get(kid, ())
+        elif self._keys.only is not None:
+            found = (self._keys.only,)
+        if not found:
             raise TokenRejected(RejectReason.UNKNOWN_KEY)
-        return key
+        return found
 
     async def renewed(self) -> bool:
         """Wait for the fetch under way, or for a forced one where that is allowed.

@@ -49,6 +49,8 @@ class RejectReason(StrEnum):
     WRONG_ISSUER = "wrong_issuer"
     WRONG_PARTY = "wrong_party"
     WRONG_CATEGORY = "wrong_category"
+    NO_SESSION = "no_session"
+    PENDING = "session_pending"
     UNKNOWN_KEY = "unknown_key"
     KEYS_UNAVAILABLE = "keys_unavailable"
     REVOKED = "revoked"

@@ -71,10 +71,39 @@ def test_pem_goes_for_any_kid_or_none() -> None:
         assert isinstance(judge(token(kid=kid)), Identity)
 
 
-def test_session_id_may_be_missing() -> None:
-    identity = judge(token(sid=None))
+def test_token_without_session_is_accepted_only_on_request() -> None:
+    assert judge(token(sid=None)) is RejectReason.NO_SESSION
+    identity = judge(token(sid=None), accept_without_session=True)
     assert isinstance(identity, Identity)
     assert identity.session_id is None
+
+
+def test_pending_session_is_accepted_only_on_request() -> None:
+    pending = token(claims={"sts": "pending"})
+    assert judge(pending) is RejectReason.PENDING
+    assert isinstance(judge(pending, accept_pending=True), Identity)
+    assert isinstance(judge(token(claims={"sts": "active"})), Identity)
+
+
+@pytest.mark.parametrize(
+    ("category", "session", "lenient"),
+    [
+        ("cl_B7d4PD111AAA", True, True),
+        ("cl_I7d4PD111III", True, True),
+        ("cl_B7d4PD222AAA", False, True),
+        ("cl_B7d4PD333AAA", False, False),
+        ("cl_B7d4PD444AAA", False, False),
+        ("", False, False),
+        (None, False, False),
+        (["cl_B7d4PD111AAA"], False, False),
+    ],
+)
+def test_classes_of_tokens(category: object, session: bool, lenient: bool) -> None:
+    made = token(headers={"cat": category})
+    for setting, accepted in ((False, session), (True, lenient)):
+        verdict = judge(made, accept_without_session=setting)
+        assert verdict is RejectReason.WRONG_CATEGORY or accepted
+        assert isinstance(verdict, Identity) is accepted
 
 
 def test_age_of_accepted_tokens_is_counted() -> None:
@@ -256,9 +285,8 @@ def test_key_inside_the_header_is_no_key() -> None:
         ({"crit": ["exp"], "exp": 1}, RejectReason.MALFORMED),
         ({"crit": None}, RejectReason.MALFORMED),
         ({"crit": []}, RejectReason.MALFORMED),
-        ({"cat": "cl_B7d4PD222AAA"}, None),
         ({"cat": "cl_I7d4PD111III", "oiat": 17, "new": {"a": [1]}}, None),
-        ({"cat": 7}, None),
+        ({"cat": 7}, RejectReason.WRONG_CATEGORY),
         ({"typ": "jwt"}, None),
         ({"typ": None}, None),
     ],

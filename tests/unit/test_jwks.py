@@ -10,7 +10,8 @@ from typelets_ws.jwks import KeysUnavailable, parse_keys
 
 def test_set_with_one_key_serves_tokens_without_kid() -> None:
     keys = parse_keys(jwks(jwk(kid="a")))
-    assert keys.only is keys.by_kid["a"]
+    assert (keys.only,) == keys.by_kid["a"]
+    assert keys.only is not None
     assert keys.only.public_numbers() == key_pair().public_key().public_numbers()
 
 
@@ -58,15 +59,31 @@ def test_private_parts_in_a_set_are_not_used() -> None:
     assert parse_keys(jwks(jwk(kid="a", d="AQAB"))).only is not None
 
 
-def test_first_of_two_entries_with_one_kid() -> None:
+def test_keys_with_one_kid_are_kept_side_by_side() -> None:
     keys = parse_keys(jwks(jwk(kid="a"), jwk(key_pair("b"), kid="a")))
-    mine = key_pair().public_key().public_numbers()
-    assert keys.by_kid["a"].public_numbers() == mine
+    numbers = [key.public_numbers() for key in keys.by_kid["a"]]
+    pairs = (key_pair(), key_pair("b"))
+    assert numbers == [pair.public_key().public_numbers() for pair in pairs]
 
 
-def test_at_most_32_entries() -> None:
-    keys = parse_keys(jwks(*(jwk(kid=f"k{n}") for n in range(40))))
-    assert set(keys.by_kid) == {f"k{n}" for n in range(32)}
+def test_keys_with_one_kid_are_bounded() -> None:
+    keys = parse_keys(jwks(*(jwk(kid="a") for _ in range(9))))
+    assert len(keys.by_kid["a"]) == 4
+
+
+def test_a_key_behind_many_others_is_found() -> None:
+    keys = parse_keys(jwks(*(jwk(kid=f"k{n}") for n in range(200))))
+    assert len(keys.by_kid) == 200
+
+
+def test_entries_are_bounded() -> None:
+    odd = [{"kty": "EC"}] * 1_000
+    with pytest.raises(KeysUnavailable, match="no_keys"):
+        parse_keys(jwks(*odd, jwk()))
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert parse_keys(b"\xef\xbb\xbf" + jwks()).only is not None
 
 
 @pytest.mark.parametrize(

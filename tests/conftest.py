@@ -16,9 +16,11 @@ LOOPS: dict[str, LoopFactory] = {
     "uvloop": uvloop.new_event_loop,
 }
 
-# No deadline per example: a slow machine is no bug. The suite has its own timeout.
-settings.register_profile("suite", deadline=None)
-settings.load_profile("suite")
+# No deadline per example: a slow machine is not a bug, and each test has a timeout.
+# 20 examples keep the unit tests fast on each save; `.ci/run` looks for rare inputs.
+settings.register_profile("quick", deadline=None, max_examples=20)
+settings.register_profile("thorough", deadline=None, max_examples=200)
+settings.load_profile("quick")
 
 pytest_plugins = [
     plugin

@@ -5,7 +5,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -13,7 +13,6 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import pytest
 import structlog
-import uvloop
 from psycopg_pool.base import BasePool
 from psycopg_pool.pool_async import WaitingClient
 from structlog.testing import capture_logs
@@ -44,12 +43,6 @@ async def opened(
         await store.close()
 
 
-def run(work: Coroutine[Any, Any, T], *, uv: bool = False) -> T:
-    factory = uvloop.new_event_loop if uv else None
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
-
-
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Poll a condition that another process brings about."""
     deadline = time.monotonic() + seconds
@@ -65,18 +58,15 @@ async def failure(work: Awaitable[object]) -> str:
     return caught.value.reason
 
 
-def update(
+async def update(
     database: Database,
     user: str,
     note: str,
     changes: dict[str, str | bool | None],
     **settings: Any,
 ) -> Updated | Missing:
-    async def work() -> Updated | Missing:
-        async with opened(database.url, **settings) as store:
-            return await store.update_note(user, note, changes)
-
-    return run(work())
+    async with opened(database.url, **settings) as store:
+        return await store.update_note(user, note, changes)
 
 
 @contextmanager
@@ -89,7 +79,7 @@ def quick(seconds: float) -> Iterator[None]:
 # What is written, and what comes back.
 
 
-def test_row_is_what_it_should_be_byte_for_byte(database: Database) -> None:
+async def test_row_is_what_it_should_be_byte_for_byte(database: Database) -> None:
     database.add_user("user_x")
     folder = database.add_folder("user_x", id="11111111-1111-4111-8111-111111111111")
     note = database.add_note(
@@ -107,7 +97,7 @@ def test_row_is_what_it_should_be_byte_for_byte(database: Database) -> None:
         created_at="2023-12-31 23:59:59.678999",
         updated_at="2999-01-01 00:00:00.999999",
     )
-    written = update(database, "user_x", note, {"starred": True})
+    written = await update(database, "user_x", note, {"starred": True})
     assert isinstance(written, Updated)
     expected = (
         '{"id":"22222222-2222-4222-8222-222222222222","userId":"user_x",'
@@ -126,10 +116,10 @@ def test_row_is_what_it_should_be_byte_for_byte(database: Database) -> None:
     assert type(written.row) is bytes
 
 
-def test_nulls_are_kept(database: Database) -> None:
+async def test_nulls_are_kept(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u", content=None, tags=None, starred=None)
-    written = update(database, "u", note, {"archived": False})
+    written = await update(database, "u", note, {"archived": False})
     assert isinstance(written, Updated)
     row = json.loads(written.row)
     assert len(row) == 18
@@ -156,7 +146,7 @@ VALUES: dict[str, str | bool | None] = {
     "names", [*((name,) for name in VALUES), tuple(VALUES), tuple(reversed(VALUES))]
 )
 @pytest.mark.parametrize("prepare", [True, False])
-def test_fields_alone_and_together(
+async def test_fields_alone_and_together(
     database: Database, names: tuple[str, ...], prepare: bool
 ) -> None:
     database.add_user("u")
@@ -164,7 +154,7 @@ def test_fields_alone_and_together(
     note = database.add_note("u")
     before = database.note(note)
     changes = {name: VALUES[name] for name in names}
-    written = update(database, "u", note, changes, prepare=prepare)
+    written = await update(database, "u", note, changes, prepare=prepare)
     assert isinstance(written, Updated)
     after = database.note(note)
     row = json.loads(written.row)
@@ -181,12 +171,12 @@ def test_fields_alone_and_together(
 @pytest.mark.parametrize(
     "name", ["content", "encryptedTitle", "encryptedContent", "folderId"]
 )
-def test_null_empties_a_field(database: Database, name: str) -> None:
+async def test_null_empties_a_field(database: Database, name: str) -> None:
     database.add_user("u")
     folder = database.add_folder("u")
     texts = {"content": "c", "encrypted_title": "et", "encrypted_content": "ec"}
     note = database.add_note("u", folder_id=folder, **texts)
-    assert isinstance(update(database, "u", note, {name: None}), Updated)
+    assert isinstance(await update(database, "u", note, {name: None}), Updated)
     assert database.note(note)[COLUMNS[name]] is None
 
 
@@ -207,11 +197,11 @@ async def test_the_same_update_many_times(database: Database, prepare: bool) -> 
 
 
 @pytest.mark.parametrize("changes", [{}, {"tags": "x"}, {"title": "x", "id = 1": "y"}])
-def test_other_fields_never_reach_the_database(
+async def test_other_fields_never_reach_the_database(
     database: Database, changes: dict[str, str | bool | None]
 ) -> None:
     with pytest.raises(ValueError, match="fields"):
-        update(database, "u", ABSENT, changes)
+        await update(database, "u", ABSENT, changes)
 
 
 # Whose it is.
@@ -219,7 +209,7 @@ def test_other_fields_never_reach_the_database(
 
 @pytest.mark.parametrize("whose", ["own", "other", "absent"])
 @pytest.mark.parametrize("folder", ["none", "null", "own", "other", "absent"])
-def test_ownership(database: Database, whose: str, folder: str) -> None:
+async def test_ownership(database: Database, whose: str, folder: str) -> None:
     database.add_user("u")
     database.add_user("v")
     notes = {"own": database.add_note("u"), "other": database.add_note("v")}
@@ -228,7 +218,7 @@ def test_ownership(database: Database, whose: str, folder: str) -> None:
     changes: dict[str, str | bool | None] = {"title": "new"}
     if folder != "none":
         changes["folderId"] = None if folder == "null" else folders.get(folder, ABSENT)
-    written = update(database, "u", notes.get(whose, ABSENT), changes)
+    written = await update(database, "u", notes.get(whose, ABSENT), changes)
     if whose != "own":
         assert written is Missing.NOTE
     elif folder in {"other", "absent"}:
@@ -239,24 +229,19 @@ def test_ownership(database: Database, whose: str, folder: str) -> None:
     assert {note: database.note(note) for note in before} == before
 
 
-def test_owners(database: Database) -> None:
+async def test_owners(database: Database) -> None:
     database.add_user("u")
     note, folder = database.add_note("u"), database.add_folder("u")
 
-    async def work() -> list[str | None]:
-        async with opened(database.url) as store:
-            return [
-                await store.note_owner(note),
-                await store.note_owner(folder),
-                await store.folder_owner(folder),
-                await store.folder_owner(note),
-            ]
-
-    assert run(work()) == ["u", None, "u", None]
+    async with opened(database.url) as store:
+        assert await store.note_owner(note) == "u"
+        assert await store.note_owner(folder) is None
+        assert await store.folder_owner(folder) == "u"
+        assert await store.folder_owner(note) is None
 
 
 @pytest.mark.parametrize("into_folder", [False, True])
-def test_row_given_away_while_the_update_waits(
+async def test_row_given_away_while_the_update_waits(
     database: Database, into_folder: bool
 ) -> None:
     database.add_user("u")
@@ -266,36 +251,30 @@ def test_row_given_away_while_the_update_waits(
     if into_folder:
         changes["folderId"] = folder
 
-    async def work() -> Updated | Missing:
-        async with opened(database.url) as store, asyncio.TaskGroup() as tasks:
-            with database.locked(note) as holder:
-                task = tasks.create_task(store.update_note("u", note, changes))
-                await until(lambda: database.waiting_for_locks() == 1)
-                holder.execute("UPDATE notes SET user_id = 'v', title = 'theirs'")
-                holder.commit()
-                return await task
-
-    assert run(work()) is Missing.NOTE
+    async with opened(database.url) as store, asyncio.TaskGroup() as tasks:
+        with database.locked(note) as holder:
+            task = tasks.create_task(store.update_note("u", note, changes))
+            await until(lambda: database.waiting_for_locks() == 1)
+            holder.execute("UPDATE notes SET user_id = 'v', title = 'theirs'")
+            holder.commit()
+            assert await task is Missing.NOTE
     after = database.note(note)
     assert (after["user_id"], after["title"]) == ("v", "theirs")
     assert after["folder_id"] is None
 
 
-def test_folder_deleted_while_the_update_waits(database: Database) -> None:
+async def test_folder_deleted_while_the_update_waits(database: Database) -> None:
     database.add_user("u")
     folder, note = database.add_folder("u"), database.add_note("u")
 
-    async def work() -> Updated | Missing:
-        async with opened(database.url) as store, asyncio.TaskGroup() as tasks:
-            with database.locked(note):
-                task = tasks.create_task(
-                    store.update_note("u", note, {"title": "x", "folderId": folder})
-                )
-                await until(lambda: database.waiting_for_locks() == 1)
-                database.execute("DELETE FROM folders")
-            return await task
-
-    assert run(work()) is Missing.FOLDER
+    async with opened(database.url) as store, asyncio.TaskGroup() as tasks:
+        with database.locked(note):
+            task = tasks.create_task(
+                store.update_note("u", note, {"title": "x", "folderId": folder})
+            )
+            await until(lambda: database.waiting_for_locks() == 1)
+            database.execute("DELETE FROM folders")
+        assert await task is Missing.FOLDER
     assert database.note(note)["title"] == "t"
 
 
@@ -340,27 +319,24 @@ async def test_the_granted_rights_are_enough_and_no_more(database: Database) -> 
         ("2998-12-31 23:59:59.999999", "2999-01-01T00:00:00.000Z"),
     ],
 )
-def test_updated_at_moves_forward_when_the_clock_steps_back(
+async def test_updated_at_moves_forward_when_the_clock_steps_back(
     database: Database, stored: str, expected: str
 ) -> None:
     database.add_user("u")
     note = database.add_note("u", updated_at=stored)
-    written = update(database, "u", note, {"title": "x"})
+    written = await update(database, "u", note, {"title": "x"})
     assert isinstance(written, Updated)
     assert written.updated_at == expected
 
 
-def test_updated_at_is_utc_wherever_the_session_is(database: Database) -> None:
+async def test_updated_at_is_utc_wherever_the_session_is(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
     url = f"{database.url}&options=-c%20TimeZone%3DAsia/Tokyo%20-c%20DateStyle%3DGerman"
 
-    async def work() -> Updated | Missing:
-        async with opened(url) as store:
-            return await store.update_note("u", note, {"title": "x"})
-
     before = time.time()
-    written = run(work())
+    async with opened(url) as store:
+        written = await store.update_note("u", note, {"title": "x"})
     assert isinstance(written, Updated)
     (row,) = database.execute(
         "SELECT extract(epoch FROM %s::timestamp AT TIME ZONE 'UTC')::float AS at",
@@ -369,7 +345,7 @@ def test_updated_at_is_utc_wherever_the_session_is(database: Database) -> None:
     assert before - 0.001 <= row["at"] <= time.time()
 
 
-def test_concurrent_updates_are_told_in_the_order_of_their_commits(
+async def test_concurrent_updates_are_told_in_the_order_of_their_commits(
     database: Database,
 ) -> None:
     """Three pools, one row: each commit is seen by a trigger, in its order."""
@@ -384,21 +360,21 @@ def test_concurrent_updates_are_told_in_the_order_of_their_commits(
         " FOR EACH ROW EXECUTE FUNCTION remember()"
     )
 
-    async def work() -> list[tuple[str, str]]:
-        told: list[tuple[str, str]] = []
+    told: list[tuple[str, str]] = []
 
-        async def device(store: Store, name: int) -> None:
-            for number in range(25):
-                title = f"{name}-{number}"
-                changes: dict[str, str | bool | None] = {"title": title}
-                if number % 2:
-                    changes["folderId"] = folder
-                written = await store.update_note("u", note, changes)
-                assert isinstance(written, Updated)
-                row = json.loads(written.row)
-                assert (row["title"], row["updatedAt"]) == (title, written.updated_at)
-                told.append((written.updated_at, title))
+    async def device(store: Store, name: int) -> None:
+        for number in range(25):
+            title = f"{name}-{number}"
+            changes: dict[str, str | bool | None] = {"title": title}
+            if number % 2:
+                changes["folderId"] = folder
+            written = await store.update_note("u", note, changes)
+            assert isinstance(written, Updated)
+            row = json.loads(written.row)
+            assert (row["title"], row["updatedAt"]) == (title, written.updated_at)
+            told.append((written.updated_at, title))
 
+    try:
         async with (
             opened(database.url, wait_ms=20_000) as one,
             opened(database.url, wait_ms=20_000) as two,
@@ -407,10 +383,6 @@ def test_concurrent_updates_are_told_in_the_order_of_their_commits(
         ):
             for name in range(12):
                 tasks.create_task(device((one, two, three)[name % 3], name))
-        return told
-
-    try:
-        told = run(work())
         history = database.execute("SELECT title, updated_at FROM history ORDER BY at")
     finally:
         database.execute(
@@ -480,30 +452,25 @@ async def test_a_turn_ends_and_the_next_in_line_has_it(database: Database) -> No
             assert isinstance(await task, Updated)
 
 
-def test_too_many_waiting_are_refused_at_once(database: Database) -> None:
+async def test_too_many_waiting_are_refused_at_once(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
 
-    async def work() -> None:
-        async with opened(
-            database.url, max_waiting=1, wait_ms=5_000, statement_timeout_ms=5_000
-        ) as store:
-            with database.locked(note):
-                async with asyncio.TaskGroup() as tasks:
-                    waiting = []
-                    for stuck in (1, 2, 2):
-                        work = store.update_note("u", note, {"title": "x"})
-                        waiting.append(tasks.create_task(work))
-                        await until(lambda: database.waiting_for_locks() == stuck)  # noqa: B023
-                    with quick(0.3):
-                        reason = await failure(
-                            store.update_note("u", note, {"title": "y"})
-                        )
-                    assert reason == Reason.POOL_FULL
-                    for task in waiting:
-                        task.cancel()
-
-    run(work())
+    async with opened(
+        database.url, max_waiting=1, wait_ms=5_000, statement_timeout_ms=5_000
+    ) as store:
+        with database.locked(note):
+            async with asyncio.TaskGroup() as tasks:
+                waiting = []
+                for stuck in (1, 2, 2):
+                    work = store.update_note("u", note, {"title": "x"})
+                    waiting.append(tasks.create_task(work))
+                    await until(lambda: database.waiting_for_locks() == stuck)  # noqa: B023
+                with quick(0.3):
+                    reason = await failure(store.update_note("u", note, {"title": "y"}))
+                assert reason == Reason.POOL_FULL
+                for task in waiting:
+                    task.cancel()
 
 
 @pytest.mark.usefixtures("loop_factory")
@@ -520,22 +487,19 @@ async def test_restart_between_updates_is_noticed_by_nobody(database: Database) 
             assert isinstance(written, Updated)
 
 
-def test_connection_lost_under_a_statement_is_sent_again(database: Database) -> None:
+async def test_connection_lost_under_a_statement_is_sent_again(
+    database: Database,
+) -> None:
     database.add_user("u")
     note = database.add_note("u")
 
-    async def work() -> Updated | Missing:
-        async with opened(database.url, wait_ms=5_000) as store:
-            async with asyncio.TaskGroup() as tasks:
-                with database.locked(note):
-                    task = tasks.create_task(
-                        store.update_note("u", note, {"title": "x"})
-                    )
-                    await until(lambda: database.waiting_for_locks() == 1)
-                    database.kill_connections("typelets-ws")
-            return await task
-
-    assert isinstance(run(work()), Updated)
+    async with opened(database.url, wait_ms=5_000) as store:
+        async with asyncio.TaskGroup() as tasks:
+            with database.locked(note):
+                task = tasks.create_task(store.update_note("u", note, {"title": "x"}))
+                await until(lambda: database.waiting_for_locks() == 1)
+                database.kill_connections("typelets-ws")
+        assert isinstance(await task, Updated)
     assert database.note(note)["title"] == "x"
 
 
@@ -610,13 +574,10 @@ async def test_no_connection_to_be_had(database: Database) -> None:
         assert owners == ["u"] * 20
 
 
-def test_closed_store_refuses(database: Database) -> None:
-    async def work() -> str:
-        async with opened(database.url) as store:
-            await store.ping()
-        return await failure(store.note_owner(ABSENT))
-
-    assert run(work()) == Reason.CLOSED
+async def test_closed_store_refuses(database: Database) -> None:
+    async with opened(database.url) as store:
+        await store.ping()
+    assert await failure(store.note_owner(ABSENT)) == Reason.CLOSED
 
 
 class Road:
@@ -900,38 +861,33 @@ async def test_what_runs_when_the_store_closes_may_end(database: Database) -> No
     await until(lambda: not backends(database))
 
 
-def test_no_text_is_cut_at_a_nul(database: Database) -> None:
+async def test_no_text_is_cut_at_a_nul(database: Database) -> None:
     """To libpq a NUL is the end of a parameter."""
     database.add_user("u")
     note = database.add_note("u")
 
-    async def work() -> str:
-        async with opened(database.url) as store:
-            return await failure(store.update_note("u", note, {"title": "a\0b"}))
-
-    assert run(work()) == Reason.REFUSED
+    async with opened(database.url) as store:
+        reason = await failure(store.update_note("u", note, {"title": "a\0b"}))
+    assert reason == Reason.REFUSED
     assert database.note(note)["title"] == "t"
 
 
 # What is told.
 
 
-def test_nothing_of_the_database_is_told(database: Database) -> None:
+async def test_nothing_of_the_database_is_told(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
     database.execute("ALTER TABLE notes ADD CONSTRAINT short CHECK (title <> 'secret')")
 
-    async def work() -> StoreUnavailable:
-        async with opened(database.url) as store:
-            with pytest.raises(StoreUnavailable) as caught:
-                await store.update_note("u", note, {"title": "secret"})
-            return caught.value
-
     try:
         with capture_logs() as lines:
-            error = run(work())
+            async with opened(database.url) as store:
+                with pytest.raises(StoreUnavailable) as caught:
+                    await store.update_note("u", note, {"title": "secret"})
     finally:
         database.execute("ALTER TABLE notes DROP CONSTRAINT short")
+    error = caught.value
     assert error.reason == Reason.REFUSED
     assert error.__cause__ is None
     assert error.__suppress_context__

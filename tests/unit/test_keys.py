@@ -3,7 +3,8 @@
 import asyncio
 import io
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -37,22 +38,18 @@ def store(
     )
 
 
-def running(
-    fetch: Callable[[], Awaitable[bytes]],
-    scenario: Callable[[FetchedKeys, Clock], Awaitable[None]],
-    log: io.StringIO | None = None,
-) -> None:
-    async def main() -> None:
-        clock = Clock()
-        keys = store(fetch, clock, log)
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(keys.run())
-            try:
-                await scenario(keys, clock)
-            finally:
-                task.cancel()
-
-    asyncio.run(main())
+@asynccontextmanager
+async def running(
+    fetch: Callable[[], Awaitable[bytes]], log: io.StringIO | None = None
+) -> AsyncIterator[tuple[FetchedKeys, Clock]]:
+    clock = Clock()
+    keys = store(fetch, clock, log)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(keys.run())
+        try:
+            yield keys, clock
+        finally:
+            task.cancel()
 
 
 def test_retries_come_slower_up_to_half_a_minute() -> None:
@@ -60,18 +57,18 @@ def test_retries_come_slower_up_to_half_a_minute() -> None:
     assert retry_delay(10**9) == 30
 
 
-def test_fixed_key_never_changes() -> None:
+async def test_fixed_key_never_changes() -> None:
     key = FixedKey(public_pem())
     assert key.find(None) is key.find("any")
-    assert asyncio.run(key.renewed()) is False
-    asyncio.run(key.run())
+    assert await key.renewed() is False
+    await key.run()
 
 
-def test_cold_store_has_no_key_and_waits_for_the_first_fetch() -> None:
+async def test_cold_store_has_no_key_and_waits_for_the_first_fetch() -> None:
     async def fetch() -> bytes:
         return jwks(jwk(kid="a"))
 
-    async def scenario(keys: FetchedKeys, _: Clock) -> None:
+    async with running(fetch) as (keys, _):
         with pytest.raises(TokenRejected, match="keys_unavailable"):
             keys.find("a")
         assert await keys.renewed()
@@ -79,10 +76,8 @@ def test_cold_store_has_no_key_and_waits_for_the_first_fetch() -> None:
         with pytest.raises(TokenRejected, match="unknown_key"):
             keys.find("b")
 
-    running(fetch, scenario)
 
-
-def test_forced_fetches_are_thirty_seconds_apart() -> None:
+async def test_forced_fetches_are_thirty_seconds_apart() -> None:
     fetched = 0
 
     async def fetch() -> bytes:
@@ -90,7 +85,7 @@ def test_forced_fetches_are_thirty_seconds_apart() -> None:
         fetched += 1
         return jwks()
 
-    async def scenario(keys: FetchedKeys, clock: Clock) -> None:
+    async with running(fetch) as (keys, clock):
         await keys.renewed()
         for seconds, forced in [(0, 1), (29.9, 1), (0.2, 2), (29.9, 2), (300, 3)]:
             clock.now += seconds
@@ -98,10 +93,11 @@ def test_forced_fetches_are_thirty_seconds_apart() -> None:
             assert not await keys.renewed()
             assert fetched == 1 + forced
 
-    running(fetch, scenario)
 
-
-def test_any_error_of_a_fetch_is_survived_and_its_text_kept_out_of_the_log() -> None:
+async def test_any_error_of_a_fetch_is_survived_and_its_text_kept_out_of_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("typelets_ws.keys.retry_delay", lambda failures: 0.01)
     log = io.StringIO()
     answers: list[bytes | Exception] = [RuntimeError("s3cret"), jwks()]
 
@@ -111,16 +107,14 @@ def test_any_error_of_a_fetch_is_survived_and_its_text_kept_out_of_the_log() -> 
             raise answer
         return answer
 
-    async def scenario(keys: FetchedKeys, _: Clock) -> None:
+    async with running(fetch, log) as (keys, _):
         assert await keys.renewed()
         with pytest.raises(TokenRejected) as caught:
             keys.find(None)
         assert caught.value.reason is RejectReason.KEYS_UNAVAILABLE
-        # The next try comes by itself, a second later.
+        # The next try comes by itself.
         assert await keys.renewed()
         keys.find(None)
-
-    running(fetch, scenario, log)
     failed, fetched = map(json.loads, log.getvalue().splitlines())
     assert (failed["event"], failed["reason"]) == ("key_fetch_failed", "error")
     assert failed["error"] == "RuntimeError"
@@ -128,7 +122,7 @@ def test_any_error_of_a_fetch_is_survived_and_its_text_kept_out_of_the_log() -> 
     assert "s3cret" not in log.getvalue()
 
 
-def test_failed_forced_fetch_leaves_fresh_keys_to_their_time() -> None:
+async def test_failed_forced_fetch_leaves_fresh_keys_to_their_time() -> None:
     fetched = 0
 
     async def fetch() -> bytes:
@@ -138,27 +132,25 @@ def test_failed_forced_fetch_leaves_fresh_keys_to_their_time() -> None:
             raise KeysUnavailable("unreachable")
         return jwks()
 
-    async def scenario(keys: FetchedKeys, _: Clock) -> None:
+    async with running(fetch) as (keys, _):
         await keys.renewed()
         assert await keys.renewed()
         assert fetched == 2
         keys.find(None)
         assert keys._due == keys._stale_at
 
-    running(fetch, scenario)
 
-
-def test_waiting_ends_when_the_fetch_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_ends_when_the_fetch_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("typelets_ws.keys._WAIT_S", 0.05)
 
     async def fetch() -> bytes:
         await asyncio.Event().wait()
         return b""
 
-    async def scenario(keys: FetchedKeys, _: Clock) -> None:
+    async with running(fetch) as (keys, _):
         assert not await keys.renewed()
-
-    running(fetch, scenario)
 
 
 async def test_closed_store_lets_its_waiters_go() -> None:

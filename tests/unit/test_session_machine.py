@@ -197,7 +197,5 @@ class Clients(RuleBasedStateMachine):
         assert "internal_error" not in {line["event"] for line in self.log.lines}
 
 
-Clients.TestCase.settings = settings(
-    deadline=None, max_examples=60, stateful_step_count=30
-)
+Clients.TestCase.settings = settings(stateful_step_count=30)
 TestClients = Clients.TestCase

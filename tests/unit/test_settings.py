@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from typelets_ws.config import Config, ConfigError
@@ -291,14 +291,12 @@ def told(text: str, environ: dict[str, str]) -> str:
     return ""
 
 
-@settings(max_examples=50)
 @given(st.text(), st.sampled_from(sorted(kinds())))
 def test_any_text_is_taken_or_refused_in_words(text: str, place: Place) -> None:
     said = told("", {f"TYPELETS_WS_{place[0]}_{place[1]}".upper(): text})
     assert not said or ": expected " in said
 
 
-@settings(max_examples=50)
 @given(st.text())
 def test_any_file_is_taken_or_refused_in_words(text: str) -> None:
     said = told(text, {})

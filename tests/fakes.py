@@ -147,6 +147,7 @@ class FakeLink:
         self.goodbye: Farewell | None = None
         self.inside = self.held = False
         self.resyncs: list[str] = []
+        self.since_ms = 0
         self.log_fields = {"connection": connection_id, "address": "192.0.2.1"}
 
     def push(self, frame: Frame) -> None:

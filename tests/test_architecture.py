@@ -34,7 +34,8 @@ FLOORS = {
     "words": floor(
         0,
         """addresses errors messages events metrics pool_metrics tally ports
-        config config_kinds config_rules database_url settings log log_guard""",
+        config config_kinds config_rules database_url settings log log_guard
+        recent_lines""",
     ),
     "rules": floor(
         1,

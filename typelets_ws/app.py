@@ -43,6 +43,7 @@ from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .outbox import Turn
 from .process_metrics import ProcessMetrics
+from .recent_lines import RecentLines
 from .relay import Relay
 from .shared_limits import SharedLimits
 from .signing import NonceRegistry
@@ -56,6 +57,8 @@ NEWEST_KEEP_S: Final = 10.0
 NEWEST_ROOM_BYTES: Final = 32 * 1_048_576
 BARRED_MS: Final = 3_600_000
 """Clerk's session tokens live a minute; templates may make them live an hour."""
+RECENT_LINES: Final = 2_000
+"""Log lines about users that are kept: some 300 bytes each."""
 BARRED_LIMIT: Final = 100_000
 
 
@@ -172,11 +175,11 @@ class _Builder:
     spawn: Callable[[Coroutine[Any, Any, None]], object]
 
     def __post_init__(self) -> None:
+        self.lines = RecentLines(RECENT_LINES, self.now_ms)
+        self.log = self.lines.kept_from(self.log)
         self.metrics = Metrics()
         known_series.declare(self.metrics)
         ProcessMetrics(self.metrics.registry, self.wall())
-        self.metrics.reload_successful.set(1)
-        self.metrics.reload_time.set(self.wall())
         self.hub = Hub()
         self.barred = Barred(BARRED_MS, BARRED_LIMIT)
         self.newest = Newest(NEWEST_KEEP_S, NEWEST_ROOM_BYTES)
@@ -281,6 +284,7 @@ class _Builder:
             draining=lambda: self.daemon.house.draining,
             door=lambda: self.daemon.house.door,
             uptime=lambda: loop.time() - started,
+            recent=self.lines.about,
             pages=self.pages,
         )
         return House(

@@ -44,6 +44,7 @@ class Connection(Entrance):
         "_attached",
         "_authenticated",
         "_conversation",
+        "since_ms",
     )
 
     def __init__(self, house: House) -> None:
@@ -51,6 +52,7 @@ class Connection(Entrance):
         self._conversation: Conversation | None = None
         self._assembly = Assembly()
         self._attached = self._authenticated = False
+        self.since_ms = 0
 
     # The socket.
 
@@ -224,6 +226,7 @@ class Connection(Entrance):
     def authenticated(self) -> None:
         """The device is in; see `conversation.Link`."""
         self._attached = self._authenticated = True
+        self.since_ms = self._house.now_ms()
         self._house.door.authenticated()
         if self._house.debug:
             self._house.log.debug("authenticated", **self.log_fields)
@@ -274,13 +277,7 @@ class Connection(Entrance):
                 if self._liveness.stalled(now, drained, self._outbox.unsent):
                     self._evict("stalled")
             case Due.PONG_MISSING:
-                self._house.metrics.evictions.labels("ping_timeout").inc()
-                self._house.log.info(
-                    "connection_closed",
-                    code="1006",
-                    reason="ping_timeout",
-                    **self.log_fields,
-                )
+                self._house.observe_ping_timeout(self.log_fields)
                 self._transport.abort()
                 return None
             case Due.PING:

@@ -2,13 +2,15 @@
 
 `/health` is 200 while this code runs at all; `/ready` repeats what the probes
 found; `/websocket/status` shows user ids only to the status token or the admin
-listener; `/metrics` is the admin listener's alone.
+listener, with `?user=` one user's connections; `/metrics` is for the admin listener
+alone.
 """
 
 import hmac
 import http
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from prometheus_client import exposition
@@ -38,9 +40,12 @@ class Endpoints:
         draining: Callable[[], bool],
         door: Callable[[], Door],
         uptime: Callable[[], float],
+        recent: Callable[[str], list[Mapping[str, object]]],
         pages: Mapping[str, Page],
     ) -> None:
         """`complaints`: why the daemon is not ready; `uptime` in seconds.
+
+        `recent`: the latest log lines about a user, newest first.
 
         `pages` are further paths; only `dev` has any.
         """
@@ -51,6 +56,7 @@ class Endpoints:
         self._draining = draining
         self._door = door
         self._uptime = uptime
+        self._recent = recent
         self._pages = pages
         self._own: Mapping[str, Callable[[Request, bool], Response]] = {
             "/health": lambda _, __: _json(200, {"status": "ok"}),
@@ -93,13 +99,33 @@ class Endpoints:
             "uptime": _in_words(self._uptime()),
         }
 
+    def user(self, user_id: str) -> Mapping[str, object]:
+        """One user's devices on this process, and the latest log lines about them."""
+        devices = self._hub.of_user(user_id)
+        return {
+            "userId": user_id,
+            "connections": [
+                {
+                    "connectionId": device.connection_id,
+                    "address": device.log_fields["address"],
+                    "since": device.since_ms,
+                }
+                for device in devices
+            ],
+            "recent": self._recent(user_id),
+        }
+
     def _ready(self) -> Response:
         reasons = self._complaints()
         status = 503 if reasons else 200
         return _json(status, {"ready": not reasons, "reasons": reasons})
 
     def _shown(self, request: Request, admin: bool) -> Response:
-        return _json(200, self.status(full=admin or self._shows_users(request)))
+        full = admin or self._shows_users(request)
+        users = parse_qs(urlsplit(request.path).query).get("user", [])
+        if full and users:
+            return _json(200, self.user(users[0]))
+        return _json(200, self.status(full=full))
 
     def _shows_users(self, request: Request) -> bool:
         given = request.headers.get_all("Authorization")

@@ -177,6 +177,11 @@ class House:
         if self.debug:
             self.log.debug("connection_closed", code=code, reason=reason, **about)
 
+    def observe_ping_timeout(self, about: Mapping[str, str]) -> None:
+        """Count and log a connection that is aborted for want of a pong."""
+        self.metrics.evictions.labels("ping_timeout").inc()
+        self.log.info("connection_closed", code="1006", reason="ping_timeout", **about)
+
     def observe_farewell(self, farewell: Farewell, about: Mapping[str, str]) -> None:
         """Count and log a close of ours; `about` are the connection's `log_fields`.
 

@@ -38,6 +38,11 @@ class Device(Protocol):
         ...
 
     @property
+    def since_ms(self) -> int:
+        """When it authenticated, ms since the epoch."""
+        ...
+
+    @property
     def open(self) -> bool:
         """False once it is closing or gone."""
         ...

@@ -65,6 +65,7 @@ async def serve(
     _raise_file_limit(config, log)
     sockets = systemd.sockets()
     async with running(config, log=log, pages=pages, sockets=sockets) as daemon:
+        _record_reload(daemon, taken=True)
         stop = _on_signals(daemon, reload, systemd, output, leave)
         passed = bool(sockets)
         log.info("listening", host=config.server.host, port=daemon.port, passed=passed)
@@ -136,9 +137,7 @@ def _on_signals(
         systemd.reloading()
         config = reload()
         taken = config is not None and _take(config, daemon, output)
-        daemon.metrics.reload_successful.set(taken)
-        if taken:
-            daemon.metrics.reload_time.set_to_current_time()
+        _record_reload(daemon, taken=taken)
         systemd.reloaded()
 
     loop.add_signal_handler(signal.SIGTERM, end)
@@ -157,6 +156,13 @@ def _take(config: Config, daemon: Daemon, output: Output | None) -> bool:
     if output is not None:
         output.set_level(config.log.level)
     return True
+
+
+def _record_reload(daemon: Daemon, *, taken: bool) -> None:
+    """The start counts as a reload that was taken."""
+    daemon.metrics.reload_successful.set(taken)
+    if taken:
+        daemon.metrics.reload_time.set_to_current_time()
 
 
 def _settle_memory() -> None:

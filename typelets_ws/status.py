@@ -5,9 +5,11 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import quote
 
-__all__ = ["StatusUnavailable", "as_table", "fetch"]
+__all__ = ["StatusUnavailable", "as_table", "as_user_table", "fetch", "fetch_user"]
 
 TIMEOUT_S: Final = 5
 MOST_USERS: Final = 20
@@ -15,6 +17,20 @@ MOST_USERS: Final = 20
 
 class StatusUnavailable(Exception):
     """The admin listener did not answer; the text says why."""
+
+
+def fetch_user(host: str, port: int, user_id: str) -> Mapping[str, Any]:
+    """One user's connections and latest log lines. Raises `StatusUnavailable`."""
+    base = f"http://{host}:{port}"
+    try:
+        found: dict[str, Any] = _get(
+            f"{base}/websocket/status?user={quote(user_id, safe='')}"
+        )
+        return {key: found[key] for key in ("userId", "connections", "recent")}
+    except (TypeError, KeyError):
+        raise StatusUnavailable(f"{base} is another program's") from None
+    except (OSError, ValueError, http.client.HTTPException) as exc:
+        raise StatusUnavailable(f"no answer from {base}: {exc}") from None
 
 
 def fetch(host: str, port: int) -> Mapping[str, Any]:
@@ -60,3 +76,25 @@ def as_table(status: Mapping[str, Any]) -> str:
     if len(users) > MOST_USERS:
         lines.append(f"         and {len(users) - MOST_USERS} more; --json has all")
     return "\n".join(lines)
+
+
+def as_user_table(found: Mapping[str, Any]) -> str:
+    """For people: the user's connections here, then the latest lines about them."""
+    connections = found["connections"]
+    count = len(connections) or "no"
+    lines = [f"{found['userId']}: {count} connection(s) on this process"]
+    lines += [
+        f"  {each['connectionId']}  {each['address']}  since {_moment(each['since'])}"
+        for each in connections
+    ]
+    lines += ["", "latest log lines:" if found["recent"] else "no log lines kept"]
+    for line in found["recent"]:
+        known = {"at", "level", "event", "user", "security"}
+        rest = " ".join(f"{key}={line[key]}" for key in line if key not in known)
+        lines.append(f"  {_moment(line['at'])}  {line['event']}  {rest}".rstrip())
+    return "\n".join(lines)
+
+
+def _moment(ms: int) -> str:
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,6 +191,14 @@ class Supervisor:
     @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/"
+
+    def figures(self) -> dict[str, float]:
+        """The metrics without labels, by name."""
+        url = f"http://127.0.0.1:{self.admin_port}/metrics"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        pairs = (line.split() for line in lines if line[0] != "#" and "{" not in line)
+        return {name: float(value) for name, value, *_ in pairs}
 
     def write(self, **sections: Mapping[str, Any]) -> None:
         """The configuration file, with these keys changed."""

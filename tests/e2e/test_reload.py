@@ -208,4 +208,10 @@ async def test_a_file_that_is_refused_changes_nothing(
             if "jwt_key" in (text or ""):
                 assert "MARKER" not in process.text
             assert not process.logged("reloaded")
+            name = "typelets_ws_config_last_reload_successful"
+            assert running.supervisor.figures()[name] == 0
+            running.supervisor.write()
+            process.send(signal.SIGHUP)
+            await process.heard("READY=1", told + 2)
+            assert running.supervisor.figures()[name] == 1
             assert (await device.ask({"type": "ping"}))["type"] == "pong"

@@ -1,10 +1,13 @@
 """What the log says about one connection: enough to find out why a user is away."""
 
+import json
+import time
 from typing import Any
 
 from tests.daemon import Boot, eventually, publish
 from tests.redis import RedisServer
 from tests.tokens import mint
+from typelets_ws.status import as_user_table
 
 UNKNOWN = "5f0c4d1a-0000-4000-8000-000000000001"
 ABOUT = {"connection", "address", "user"}
@@ -79,3 +82,34 @@ async def test_each_refusal_says_whom_it_concerns(
                 assert known <= line.keys(), line
         # Whose token this was meant to be is not known, so it is not said.
         assert "user" not in house.logged("auth_rejected")[-1]
+
+
+async def test_status_of_a_user_shows_connections_and_why_others_were_refused(
+    boot: Boot,
+) -> None:
+    async with (
+        boot() as house,
+        house.device("alice") as device,
+        house.device() as second,
+        house.device() as other,
+    ):
+        await second.auth(mint("alice", expires_in=-100))
+        await other.auth(mint("bob", expires_in=-100))
+        path = "/websocket/status?user=alice"
+        _, _, body = await house.get(path, admin=True)
+        found = json.loads(body)
+        assert found["userId"] == "alice"
+        (connection,) = found["connections"]
+        assert connection["connectionId"] == device.connection_id
+        assert connection["address"] == "127.0.0.1"
+        assert abs(connection["since"] / 1000 - time.time()) < 60
+        (line,) = found["recent"]
+        assert (line["event"], line["reason"]) == ("auth_rejected", "expired")
+        assert line["connection"] != device.connection_id
+        table = as_user_table(found)
+        assert "alice: 1 connection(s)" in table
+        assert "auth_rejected  reason=expired" in table
+        # A stranger learns nothing of it.
+        _, _, body = await house.get(path)
+        assert json.loads(body)["connections"]["perUser"] == []
+        assert b"alice" not in body

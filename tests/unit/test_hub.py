@@ -14,6 +14,7 @@ class Fake:
 
     def __init__(self, connection_id: str) -> None:
         self.connection_id = connection_id
+        self.since_ms = 0
         self.log_fields = {"connection": connection_id}
         self.frames: list[Frame] = []
 

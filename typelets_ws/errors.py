@@ -97,6 +97,7 @@ FOREIGN_RESOURCE: Final = (
     "Access denied: Cannot broadcast resource created by another user"
 )
 SIGNATURE_REJECTED: Final = "Message authentication failed"
+NO_VALID_FIELDS: Final = "No valid fields to update"
 INVALID_MESSAGE: Final = "Invalid message format"
 UNKNOWN_TYPE: Final = "Unknown message type"
 AUTH_REQUIRED: Final = "Authentication required"

@@ -5,6 +5,7 @@ left out rather than refused, as the web client sends some.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -57,22 +58,20 @@ def uuid(text: str | None, name: str) -> str:
 
 def accepted_changes(
     changes: Mapping[str, Raw], *, require_encrypted: bool
-) -> tuple[Changes, list[str]]:
-    """The allowed fields with their values, and the names that were left out.
+) -> tuple[Changes, Counter[str]]:
+    """The allowed fields with their values, and how often a name was left out.
 
-    Raises `Refusal` naming a field of the wrong type, a plain text where only
-    ciphertext may be, or that nothing is left.
+    Raises `Refusal` naming a field of the wrong type, or a plain text where only
+    ciphertext may be.
     """
     accepted: Changes = {}
-    filtered: list[str] = []
+    filtered: Counter[str] = Counter()
     for name, raw in changes.items():
         decoder = ALLOWED.get(name)
         if decoder is None:
-            filtered.append(name if name in FILTERED_NAMES else "other")
+            filtered[name if name in FILTERED_NAMES else "other"] += 1
             continue
         accepted[name] = _value(name, raw, decoder)
-    if not accepted:
-        raise Refusal(Code.INVALID_FIELD, "No valid fields to update")
     if require_encrypted:
         for name in ("title", "content"):
             if accepted.get(name, ENCRYPTED) != ENCRYPTED:

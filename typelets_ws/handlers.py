@@ -20,6 +20,7 @@ from .errors import (
     FOLDER_NOT_FOUND,
     FOREIGN_RESOURCE,
     INVALID_MESSAGE,
+    NO_VALID_FIELDS,
     NOTE_NOT_FOUND,
     Code,
     Refusal,
@@ -55,6 +56,10 @@ class Outcome:
     event: events.Event | None = None
     row: Row | None = None
 
+
+FIELDS: Final = 256
+"""So many fields of one update count as one more message: 0.1 ms. The web client sends
+a dozen; 100,000 fit into one message."""
 
 Handler = Callable[[Context, Session, Any], Awaitable[Outcome]]
 
@@ -94,11 +99,14 @@ async def note_update(
 ) -> Outcome:
     """Write the allowed fields of the sender's own note."""
     note_id = uuid(message.noteId, "noteId")
+    session.charge(len(message.changes or ()) // FIELDS, context.now_ms())
     changes, filtered = accepted_changes(
         message.changes or {}, require_encrypted=context.rules.require_encrypted
     )
-    for name in filtered:
-        context.metrics.filtered_fields.labels(name).inc()
+    for name, count in filtered.items():
+        context.metrics.filtered_fields.labels(name).inc(count)
+    if not changes:
+        raise Refusal(Code.INVALID_FIELD, NO_VALID_FIELDS)
     written = await context.store.update_note(session.user_id, note_id, changes)
     if written is Missing.NOTE:
         raise Refusal(Code.NOT_FOUND, NOTE_NOT_FOUND)

@@ -57,6 +57,19 @@ class SlidingWindow:
         refused.append(now)
         return RateVerdict.REFUSED
 
+    def charge(self, units: int, now: float) -> None:
+        """Count `units` more arrivals at `now`: something cost as much as so many.
+
+        They are never a flood by themselves: the next arrival finds that out.
+        """
+        horizon = now - self._window
+        del self._served[: bisect_right(self._served, horizon)]
+        del self._refused[: bisect_right(self._refused, horizon)]
+        free = self._limit - len(self._served)
+        self._served += [now] * min(units, free)
+        most = self._limit * (FLOOD_FACTOR - 1) - 1 - len(self._refused)
+        self._refused += [now] * min(max(0, units - free), most)
+
     def retry_after(self, now: float) -> float:
         """How long until one more is served."""
         if len(self._served) < self._limit:

@@ -55,7 +55,7 @@ def test_allowed_fields_are_accepted_and_others_told_by_known_names() -> None:
     extra: dict[str, Any] = {"tags": [], "hiddenAt": None, "evil": 1, "__proto__": {}}
     changes, left_out = accepted(**values, **extra)
     assert changes == values
-    assert left_out == ["tags", "hiddenAt", "other", "other"]
+    assert left_out == {"tags": 1, "hiddenAt": 1, "other": 2}
 
 
 @pytest.mark.parametrize(("given_", "value"), [("", None), (None, None)])
@@ -76,11 +76,6 @@ def test_text_of_broken_surrogates_and_endless_nesting_is_refused() -> None:
     for raw in (b'"\\ud800"', b"[" * 50_000):
         with pytest.raises(Refusal, match="Invalid title"):
             fields.accepted_changes({"title": Raw(raw)}, require_encrypted=False)
-
-
-def test_nothing_left_is_refused() -> None:
-    refused("No valid fields to update")
-    refused("No valid fields to update", tags=[])
 
 
 def test_plain_text_is_refused_where_only_ciphertext_may_be() -> None:
@@ -143,7 +138,6 @@ def test_what_is_accepted_has_the_right_types(
         changes, _ = accepted(require_encrypted=require_encrypted, **values)
     except Refusal:
         return
-    assert changes
     assert isinstance(changes.get("title", ""), str)
     assert isinstance(changes.get("starred", True), bool)
     assert set(changes) <= set(fields.ALLOWED)

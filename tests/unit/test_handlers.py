@@ -26,9 +26,14 @@ def session_of(world: World, user: str) -> Session:
     return session
 
 
-def handle(world: World, message: dict[str, Any], user: str = "alice") -> Outcome:
+def handle(
+    world: World,
+    message: dict[str, Any],
+    user: str = "alice",
+    session: Session | None = None,
+) -> Outcome:
     decoded = messages.decode(json.dumps(message).encode())
-    session = session_of(world, user)
+    session = session or session_of(world, user)
     return asyncio.run(handlers.handle(world.context(), session, decoded))
 
 
@@ -101,6 +106,27 @@ def test_note_update() -> None:
     assert outcome.row == Row(at, msgspec.json.encode(row))
     for name in ("tags", "other"):
         assert world.figure("filtered_fields_total", field=name) == 1
+
+
+def test_an_update_with_nothing_left_is_refused_and_counted() -> None:
+    world = World()
+    message = {"type": "note_update", "noteId": NOTE, "changes": {"tags": [], "x": 1}}
+    assert refused(world, message).message == "No valid fields to update"
+    assert world.figure("filtered_fields_total", field="tags") == 1
+    assert world.figure("filtered_fields_total", field="other") == 1
+
+
+def test_an_update_of_very_many_fields_is_charged_as_many_messages() -> None:
+    world = World()
+    session = session_of(world, "alice")
+    changes = {f"key{i}": 1 for i in range(100_000)}
+    message = {"type": "note_update", "noteId": NOTE, "changes": changes}
+    with pytest.raises(Refusal, match="No valid fields"):
+        handle(world, message, session=session)
+    assert world.figure("filtered_fields_total", field="other") == 100_000
+    verdict = session.arrive(1, NOW_MS)
+    assert isinstance(verdict, Refusal)
+    assert verdict.code is Code.RATE_LIMITED
 
 
 def test_note_update_that_is_refused() -> None:

@@ -41,6 +41,19 @@ def test_three_times_the_limit_within_a_window_is_a_flood() -> None:
     assert window.arrive(1) is FLOOD
 
 
+def test_what_is_expensive_counts_as_so_many_more() -> None:
+    window = SlidingWindow(4, 10)
+    assert window.arrive(0) is RateVerdict.SERVED
+    window.charge(2, 0)
+    assert window.arrive(0) is RateVerdict.SERVED
+    assert window.arrive(0) is RateVerdict.REFUSED
+    assert window.arrive(10) is RateVerdict.SERVED
+    window.charge(1_000_000, 10)
+    assert window.retry_after(10) == 10
+    assert window.arrive(10) is RateVerdict.FLOOD
+    assert window.arrive(20) is RateVerdict.SERVED
+
+
 def test_refusals_of_long_ago_make_no_flood() -> None:
     window = SlidingWindow(1, 10)
     window.arrive(0)

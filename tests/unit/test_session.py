@@ -150,6 +150,19 @@ def test_after_auth_everything_may_be_said_plain_or_signed() -> None:
     assert refusal(lambda: one.admit(b"junk", NOW_MS)).code is Code.INVALID_MESSAGE
 
 
+def test_a_bad_signature_is_charged_by_its_size() -> None:
+    one = session(Limits())
+    let_in(one)
+    forged = signed("x", {"type": "ping", "x": "y" * 1_000_000})
+    refusal(lambda: one.admit(forged, NOW_MS))
+    served = [one.arrive(1, NOW_MS) is None for _ in range(101)]
+    assert served == [True] * 100 + [False]
+    refusal(lambda: one.admit(forged, NOW_MS))
+    refusal(lambda: one.admit(forged, NOW_MS))
+    refusal(lambda: one.admit(forged, NOW_MS))
+    assert isinstance(one.arrive(1, NOW_MS), Farewell)
+
+
 def test_a_signature_must_hold_and_counts_once() -> None:
     one = session()
     secret = let_in(one)

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from websockets.asyncio.client import connect
 from websockets.sync.client import connect as connect_sync
 
-from tests.daemon import Device, run
+from tests.daemon import Device
 from tests.e2e.supervisor import (
     COMMAND,
     Process,
@@ -90,7 +90,7 @@ def printed(device: "subprocess.Popen[str]") -> str:
     return device.stdout.readline().rstrip("\n")
 
 
-def test_an_event_of_redis_cli_reaches_all_devices_of_its_user_and_no_other(
+async def test_an_event_of_redis_cli_reaches_all_devices_of_its_user_and_no_other(
     redis_server: RedisServer, database: Database
 ) -> None:
     data = '{"id": "x",  "odd" : 1.0e0, "text": "\u00e9\\u00e9 \\"q\\""}'
@@ -106,7 +106,7 @@ def test_an_event_of_redis_cli_reaches_all_devices_of_its_user_and_no_other(
 
     publish = ["PUBLISH", "typelets:user:alice", event]
 
-    async def scenario(supervisor: Supervisor) -> None:
+    with supervised(redis_server.url, database.url) as supervisor:
         process = supervisor.start()
         await process.heard("READY=1")
         with node_device(supervisor.url, mint("alice")) as node:
@@ -138,9 +138,6 @@ def test_an_event_of_redis_cli_reaches_all_devices_of_its_user_and_no_other(
                 assert await process.ended() == 0
                 closed = json.loads(await asyncio.to_thread(printed, node))
                 assert closed == {"type": "closed", "code": 1012}
-
-    with supervised(redis_server.url, database.url) as supervisor:
-        run(scenario(supervisor))
 
 
 # The companions of a running daemon.

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.daemon import Device, eventually, run
+from tests.daemon import Device, eventually
 from tests.e2e.crowd import crowd
 from tests.e2e.supervisor import Process, Supervisor, supervised, wait_until
 from tests.postgres import Database
@@ -33,12 +33,14 @@ def ready_status(supervisor: Supervisor) -> int:
         return answer.code
 
 
-def test_a_restart_under_load_refuses_nobody_and_everybody_is_back(
+async def test_a_restart_under_load_refuses_nobody_and_everybody_is_back(
     redis_server: RedisServer, database: Database
 ) -> None:
     drain_s, backoff_s = 3.0, 1.0
 
-    async def scenario(supervisor: Supervisor) -> None:
+    with supervised(
+        redis_server.url, database.url, server={"drain_seconds": drain_s}
+    ) as supervisor:
         supervisor.listen()
         first = supervisor.start()
         await first.heard("READY=1")
@@ -68,11 +70,6 @@ def test_a_restart_under_load_refuses_nobody_and_everybody_is_back(
             assert max(devices.away) < drain_s + (up - down) + backoff_s + 3
             assert first.logged("drained")[0]["left"] == 0
 
-    with supervised(
-        redis_server.url, database.url, server={"drain_seconds": drain_s}
-    ) as supervisor:
-        run(scenario(supervisor))
-
 
 async def test_ready_is_told_after_the_first_probes_and_a_start_waits_for_them(
     redis_server: RedisServer, database: Database
@@ -98,10 +95,13 @@ async def test_ready_is_told_after_the_first_probes_and_a_start_waits_for_them(
             assert process.said("STOPPING=1") == 1
 
 
-def test_a_drain_closes_the_port_turns_readiness_red_and_feeds_the_watchdog(
+async def test_a_drain_closes_the_port_turns_readiness_red_and_feeds_the_watchdog(
     redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario(supervisor: Supervisor) -> None:
+
+    with supervised(
+        redis_server.url, database.url, server={"drain_seconds": 2.0}
+    ) as supervisor:
         process = supervisor.start(WATCHDOG_USEC="600000")
         await process.heard("READY=1")
         async with connect(supervisor.url) as early, connect(supervisor.url) as late:
@@ -115,11 +115,6 @@ def test_a_drain_closes_the_port_turns_readiness_red_and_feeds_the_watchdog(
             for socket_ in (early, late):
                 assert await Device(socket_).closed() == 1012
         assert await process.ended() == 0
-
-    with supervised(
-        redis_server.url, database.url, server={"drain_seconds": 2.0}
-    ) as supervisor:
-        run(scenario(supervisor))
 
 
 def test_a_handshake_begun_before_the_drain_is_served_and_then_sent_away(
@@ -157,10 +152,11 @@ def ready_on_port(supervisor: Supervisor) -> None:
         assert answer.status == 200
 
 
-def test_what_is_being_handled_at_the_end_is_finished_and_answered(
+async def test_what_is_being_handled_at_the_end_is_finished_and_answered(
     redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario(supervisor: Supervisor) -> None:
+
+    with supervised(redis_server.url, database.url) as supervisor:
         process = supervisor.start()
         await process.heard("READY=1")
         user = database.add_user("user_1")
@@ -186,14 +182,17 @@ def test_what_is_being_handled_at_the_end_is_finished_and_answered(
         assert await process.ended() == 0
         assert database.note(note)["title"] == "last words"
 
-    with supervised(redis_server.url, database.url) as supervisor:
-        run(scenario(supervisor))
 
-
-def test_a_second_signal_ends_at_once_with_0(
+async def test_a_second_signal_ends_at_once_with_0(
     redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario(supervisor: Supervisor) -> None:
+
+    with supervised(
+        redis_server.url,
+        database.url,
+        server={"drain_seconds": 60.0},
+        database={"statement_timeout_ms": 20_000, "wait_ms": 20_000},
+    ) as supervisor:
         process = supervisor.start()
         await process.heard("READY=1")
         user = database.add_user("user_1")
@@ -215,21 +214,13 @@ def test_a_second_signal_ends_at_once_with_0(
             for socket_ in (one, two):
                 assert await Device(socket_).closed() == 1012
 
-    with supervised(
-        redis_server.url,
-        database.url,
-        server={"drain_seconds": 60.0},
-        database={"statement_timeout_ms": 20_000, "wait_ms": 20_000},
-    ) as supervisor:
-        run(scenario(supervisor))
 
-
-def test_without_uvloop_the_stock_loop_serves_reloads_and_drains(
+async def test_without_uvloop_the_stock_loop_serves_reloads_and_drains(
     redis_server: RedisServer, database: Database
 ) -> None:
     program = "import sys; sys.modules['uvloop'] = None; import typelets_ws.__main__"
 
-    async def scenario(supervisor: Supervisor) -> None:
+    with supervised(redis_server.url, database.url) as supervisor:
         supervisor.listen()
         process = supervisor.start(sys.executable, "-c", program)
         await process.heard("READY=1")
@@ -245,14 +236,17 @@ def test_without_uvloop_the_stock_loop_serves_reloads_and_drains(
             assert await device.closed() == 1012
         assert await process.ended() == 0, process.text
 
-    with supervised(redis_server.url, database.url) as supervisor:
-        run(scenario(supervisor))
 
-
-def test_a_second_signal_does_not_wait_for_a_postgres_that_says_nothing(
+async def test_a_second_signal_does_not_wait_for_a_postgres_that_says_nothing(
     redis_server: RedisServer, database: Database
 ) -> None:
-    async def scenario(supervisor: Supervisor) -> None:
+
+    with supervised(
+        redis_server.url,
+        database.url,
+        server={"drain_seconds": 60.0},
+        database={"statement_timeout_ms": 20_000, "wait_ms": 20_000},
+    ) as supervisor:
         process = supervisor.start()
         await process.heard("READY=1")
         user = database.add_user("user_1")
@@ -277,14 +271,6 @@ def test_a_second_signal_does_not_wait_for_a_postgres_that_says_nothing(
                 assert await process.ended() == 0, process.text
                 assert time.monotonic() - before < 2.0
             assert await device.closed() == 1012
-
-    with supervised(
-        redis_server.url,
-        database.url,
-        server={"drain_seconds": 60.0},
-        database={"statement_timeout_ms": 20_000, "wait_ms": 20_000},
-    ) as supervisor:
-        run(scenario(supervisor))
 
 
 @pytest.mark.parametrize("stuck", ["loop", "subscriber"])

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.daemon import Device, eventually, publish, run
+from tests.daemon import Device, eventually, publish
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint, public_pem
@@ -103,7 +103,9 @@ async def churn(port: int, url: str, seconds: float, seed: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(60 + 3 * SOAK_S)
-def test_churn_leaves_no_trace(redis_server: RedisServer, database: Database) -> None:
+async def test_churn_leaves_no_trace(
+    redis_server: RedisServer, database: Database
+) -> None:
     port = free_port()
     url = redis_server.url
 
@@ -117,7 +119,7 @@ def test_churn_leaves_no_trace(redis_server: RedisServer, database: Database) ->
         except OSError:
             return False
 
-    async def scenario(pid: int) -> None:
+    with served(url, database.url, port) as pid:
         await eventually(answers)
         await churn(port, url, min(5.0, SOAK_S / 2), seed=0)
         await eventually(lambda: subscribed() == 0)
@@ -132,6 +134,3 @@ def test_churn_leaves_no_trace(redis_server: RedisServer, database: Database) ->
         await eventually(lambda: redis_server.command("KEYS", "*:devices:*") == [])
         await eventually(lambda: descriptors(pid) <= files)
         assert resident_mb(pid) < warm * GROWTH + 5
-
-    with served(url, database.url, port) as pid:
-        run(scenario(pid))

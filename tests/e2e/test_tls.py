@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.daemon import Device, eventually, publish, run
+from tests.daemon import Device, eventually, publish
 from tests.e2e.supervisor import quiet_port, supervised
 from tests.postgres import Database
 from tests.redis import RedisServer
@@ -217,10 +217,22 @@ def nginx(place: Path, upstream: int, timeout: str) -> Iterator[int]:
         process.wait(10)
 
 
-def test_behind_nginx_addresses_are_the_clients_and_idle_devices_stay(
+async def test_behind_nginx_addresses_are_the_clients_and_idle_devices_stay(
     redis_server: RedisServer, database: Database, tmp_path: Path
 ) -> None:
-    async def scenario(port: int) -> None:
+
+    with (
+        supervised(
+            redis_server.url,
+            database.url,
+            server={
+                "trusted_proxies": ["127.0.0.1"],
+                "allowed_origins": ["https://app.example.com"],
+            },
+            limits={"ping_interval_s": 0.5},
+        ) as supervisor,
+        nginx(tmp_path, supervisor.port, "1s") as port,
+    ):
         process = supervisor.start()
         await process.heard("READY=1")
         url, context = f"wss://localhost:{port}/", trusting(tmp_path, "one")
@@ -263,17 +275,3 @@ def test_behind_nginx_addresses_are_the_clients_and_idle_devices_stay(
             process.send(signal.SIGTERM)
             assert await device.closed() == 1012
         assert await process.ended() == 0
-
-    with (
-        supervised(
-            redis_server.url,
-            database.url,
-            server={
-                "trusted_proxies": ["127.0.0.1"],
-                "allowed_origins": ["https://app.example.com"],
-            },
-            limits={"ping_interval_s": 0.5},
-        ) as supervisor,
-        nginx(tmp_path, supervisor.port, "1s") as port,
-    ):
-        run(scenario(port))

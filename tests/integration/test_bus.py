@@ -509,7 +509,7 @@ async def test_every_kind_of_address_works(tmp_path: Path) -> None:
         server.kill()
 
 
-def test_missing_rights_are_named_and_granting_them_is_enough(
+async def test_missing_rights_are_named_and_granting_them_is_enough(
     redis_server: RedisServer,
 ) -> None:
     """The rights that the daemon needs, and what shows when they are missing."""
@@ -518,7 +518,9 @@ def test_missing_rights_are_named_and_granting_them_is_enough(
         " +set +del +sadd +srem +smembers +expire +exists +evalsha +eval +script|load"
     )
 
-    async def scenario() -> None:
+    rights = "reset", "on", ">pw", "+client|setname"
+    redis_server.command("ACL", "SETUSER", "ws", *rights)
+    try:
         url = f"redis://ws:pw@127.0.0.1:{redis_server.port}/0"
         with capture_logs() as logs:
             async with house(url) as one:
@@ -527,8 +529,8 @@ def test_missing_rights_are_named_and_granting_them_is_enough(
                 await until(lambda: one.unpublished == [("ann", b"event", "refused")])
                 assert await one.bus.flush()
                 assert not one.bus.listening
-                rights = "~typelets:*", "&typelets:*", *commands.split()
-                redis_server.command("ACL", "SETUSER", "ws", *rights)
+                granted = "~typelets:*", "&typelets:*", *commands.split()
+                redis_server.command("ACL", "SETUSER", "ws", *granted)
                 await one.ready(10)
                 assert await one.bus.subscribe("ann")
                 await one.barrier("ann")
@@ -540,11 +542,6 @@ def test_missing_rights_are_named_and_granting_them_is_enough(
                 await until(lambda: one.sample("shared_limits_up") == 1)
         named = [line for line in logs if line["event"] == "redis_subscribe_refused"]
         assert "NOPERM" in named[0]["reason"]
-
-    rights = "reset", "on", ">pw", "+client|setname"
-    redis_server.command("ACL", "SETUSER", "ws", *rights)
-    try:
-        asyncio.run(scenario())
     finally:
         redis_server.command("ACL", "DELUSER", "ws")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.daemon import daemon, publish, run
+from tests.daemon import daemon, publish
 from tests.postgres import Database
 from typelets_ws.dev.redis import Redis, RedisFailed
 
@@ -45,8 +45,13 @@ def test_what_it_says_of_scripts_is_true(kind: str) -> None:
 
 
 @pytest.mark.parametrize("scripts", [False, True])
-def test_a_daemon_runs_on_it(kind: str, scripts: bool, database: Database) -> None:
-    async def scenario(server: Redis) -> None:
+async def test_a_daemon_runs_on_it(
+    kind: str, scripts: bool, database: Database
+) -> None:
+
+    with Redis() as server:
+        if scripts and not server.runs_scripts:
+            pytest.skip("this fakeredis has no lupa")
         note_id = database.add_note(database.add_user("alice"))
         limits = {"shared_limits": scripts}
         async with (
@@ -75,11 +80,6 @@ def test_a_daemon_runs_on_it(kind: str, scripts: bool, database: Database) -> No
             revoked = {"event": "session_revoked", "sessionId": "sess_1"}
             await publish(server.url, "alice", revoked)
             assert house.logged("redis_down") == []
-
-    with Redis() as server:
-        if scripts and not server.runs_scripts:
-            pytest.skip("this fakeredis has no lupa")
-        run(scenario(server))
 
 
 def test_a_port_that_is_taken_is_named(kind: str) -> None:

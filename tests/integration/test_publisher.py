@@ -5,7 +5,7 @@ import redis
 import redis.asyncio
 from click.testing import CliRunner
 
-from tests.daemon import Boot, run
+from tests.daemon import Boot
 from tests.redis import RedisServer
 from tests.tokens import mint
 from typelets_ws.cli import main
@@ -80,19 +80,16 @@ def test_the_operator_too_bars_a_session_when_nobody_listens(
     assert 3500 < redis_server.command("TTL", "typelets:barred:sess_bad") <= 3600
 
 
-def test_a_given_client_stays_open(redis_server: RedisServer) -> None:
-    async def scenario() -> None:
-        link = redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True)
-        async with AsyncPublisher(link, prefix="notes:") as publisher:
-            assert await publisher.notify_folder_deleted("alice", ID) == 0
-        assert await link.ping()
-        await link.aclose()
-
-    run(scenario())
-    with redis.Redis.from_url(redis_server.url) as link:
-        with Publisher(link) as publisher:
-            assert publisher.revoke_session("alice", "sess_1") == 0
-        assert link.ping()
+async def test_a_given_client_stays_open(redis_server: RedisServer) -> None:
+    link = redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True)
+    async with AsyncPublisher(link, prefix="notes:") as publisher:
+        assert await publisher.notify_folder_deleted("alice", ID) == 0
+    assert await link.ping()
+    await link.aclose()
+    with redis.Redis.from_url(redis_server.url) as client:
+        with Publisher(client) as plain:
+            assert plain.revoke_session("alice", "sess_1") == 0
+        assert client.ping()
 
 
 def test_a_mistake_raises_before_anything_is_awaited() -> None:

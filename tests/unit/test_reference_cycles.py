@@ -149,30 +149,29 @@ def test_a_malformed_event_is_freed(payload: bytes) -> None:
 @pytest.mark.parametrize("token", [
     BIG, BIG * 2, "a.b.c", "e30.e30.e30", "", "eyJhbGciOiJSUzI1NiJ9.e30.AAAA",
 ])  # fmt: skip
-def test_a_refused_token_is_freed(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_token_is_freed(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The last one waits for a key that never comes.
     monkeypatch.setattr(keys, "_WAIT_S", 0.001)
 
-    async def scenario() -> None:
-        async def no_keys() -> bytes:
-            raise OSError
+    async def no_keys() -> bytes:
+        raise OSError
 
-        clerk = Clerk(
-            Auth(secret_key="k"),
-            now=lambda: 0.0,
-            monotonic=lambda: 0.0,
-            metrics=Metrics(),
-            log=World().admission.log,
-            fetch=no_keys,
-        )
-        with suppress(TokenRejected):
-            await clerk.verify(token)
-        with uncollected():
-            for _ in range(10):
-                with suppress(TokenRejected):
-                    await clerk.verify(token)
-
-    asyncio.run(scenario())
+    clerk = Clerk(
+        Auth(secret_key="k"),
+        now=lambda: 0.0,
+        monotonic=lambda: 0.0,
+        metrics=Metrics(),
+        log=World().admission.log,
+        fetch=no_keys,
+    )
+    with suppress(TokenRejected):
+        await clerk.verify(token)
+    with uncollected():
+        for _ in range(10):
+            with suppress(TokenRejected):
+                await clerk.verify(token)
 
 
 def sources() -> list[Path]:

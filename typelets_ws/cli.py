@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -202,6 +203,20 @@ def status_command(path: Path | None, as_json: bool) -> None:
     except StatusUnavailable as exc:
         refuse(str(exc))
     click.echo(json.dumps(found, indent=2) if as_json else as_table(found))
+
+
+@main.command("client")
+@click.option("--types", is_flag=True, help="The TypeScript declarations instead.")
+def client_command(types: bool) -> None:
+    """Print the JavaScript client, one module without dependencies.
+
+    \b
+    Example:    typelets-ws client > typelets-client.mjs
+                typelets-ws client --types > typelets-client.d.mts
+    """
+    name = "typelets-client.d.ts" if types else "typelets-client.js"
+    path = files(__package__) / "client" / name
+    click.echo(path.read_text("utf-8"), nl=False)
 
 
 def _send(

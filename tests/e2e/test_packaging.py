@@ -17,7 +17,8 @@ from typelets_ws import __version__
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 DATA = {
-    "py.typed", "dev/schema.sql", "dev/grants.sql", "dev/page/index.html",
+    "py.typed", "client/typelets-client.js", "client/typelets-client.d.ts",
+    "dev/schema.sql", "dev/grants.sql", "dev/page/index.html",
 }  # fmt: skip
 
 

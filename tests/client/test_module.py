@@ -1,0 +1,121 @@
+"""The JavaScript client in Node: simulated server, clock and network; and its types."""
+
+import json
+import os
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.node import node_package
+from typelets_ws.cli import client_command
+from typelets_ws.fields import ALLOWED
+from typelets_ws.schema import Note
+
+HERE = Path(__file__).parent
+CLIENT = files("typelets_ws") / "client"
+FAULT_SEEDS = 12
+
+USE = """
+import { TypeletsClient, TypeletsError } from "./typelets-client.js";
+import type { Conflict, Note, NoteChanges, Status } from "./typelets-client.js";
+
+declare const session: {
+  getToken(how: { skipCache?: boolean }): Promise<string | null>;
+};
+const client = new TypeletsClient("wss://ws.example.com/", {
+  getToken: (how) => session.getToken(how),
+  storage: {
+    load: (key) => localStorage.getItem(key),
+    save: (key, text) => localStorage.setItem(key, text),
+  },
+});
+const off: () => void = client.on("status", ({ status, pending, retryInMs }) => {
+  const badge: Status = status;
+  console.log(badge, pending.toFixed(), retryInMs?.toFixed());
+});
+client.on("conflict", ({ noteId, changes, theirs }: Conflict) =>
+  client.resolve(noteId, theirs ? changes : null));
+const changes: NoteChanges = { starred: true, folderId: null };
+export const titles: string[] = client.list().map((note: Note) => note.title);
+client.edit("id", changes);
+client.request({ type: "ping" }).catch((error: TypeletsError) => error.code);
+off();
+// @ts-expect-error an event that does not exist
+client.on("sing", () => {});
+// @ts-expect-error a flag that is text
+client.edit("id", { starred: "yes" });
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    """The module under a name that Node takes for an ES module."""
+    node_package("typescript")  # as Node's own tests: missing it fails in CI
+    path = tmp_path / "typelets-client.mjs"
+    path.write_bytes((CLIENT / "typelets-client.js").read_bytes())
+    return path
+
+
+def node(module: Path, *arguments: str | Path) -> str:
+    ended = subprocess.run(
+        ["node", *arguments], env={**os.environ, "CLIENT": str(module)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_the_client_in_a_simulated_world(module: Path) -> None:
+    assert "# fail 0" in node(module, "--test", HERE / "client.test.mjs")
+
+
+def test_no_fault_makes_it_wrong_or_loses_an_edit(module: Path) -> None:
+    said = node(module, HERE / "faults.mjs", "1", str(FAULT_SEEDS))
+    assert said == f"{FAULT_SEEDS} seeds from 1\n"
+
+
+def compile(place: Path, *arguments: str) -> None:
+    compiler = node_package("typescript") / "bin" / "tsc"
+    ended = subprocess.run(
+        ["node", compiler, "--strict", "--target", "es2022", "--module", "es2022",
+         "--moduleResolution", "bundler", "--lib", "es2023,dom", *arguments],
+        cwd=place, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_the_declarations_are_generated_from_the_module(tmp_path: Path) -> None:
+    """To make them anew: the flags below, then copy the file from `made`."""
+    source = tmp_path / "typelets-client.js"
+    source.write_bytes((CLIENT / "typelets-client.js").read_bytes())
+    compile(
+        tmp_path, "--allowJs", "--checkJs", "--declaration", "--emitDeclarationOnly",
+        "--outDir", "made", source.name,
+    )  # fmt: skip
+    made = (tmp_path / "made" / "typelets-client.d.ts").read_text("utf-8")
+    assert (CLIENT / "typelets-client.d.ts").read_text("utf-8") == made
+
+
+def test_the_declarations_tell_right_from_wrong(tmp_path: Path) -> None:
+    types = (CLIENT / "typelets-client.d.ts").read_bytes()
+    (tmp_path / "typelets-client.d.ts").write_bytes(types)
+    (tmp_path / "use.ts").write_text(USE)
+    compile(tmp_path, "--exactOptionalPropertyTypes", "--noEmit", "use.ts")
+
+
+def test_it_knows_the_fields_of_the_daemon(module: Path) -> None:
+    text = module.read_text("utf-8")
+    listed = text.split("const EDITABLE = new Set(", 1)[1].split(");", 1)[0]
+    assert set(json.loads(listed)) == set(ALLOWED)
+    note = text.split("* A note, as the database holds it.", 1)[1].split("*/", 1)[0]
+    row = {"id", "updatedAt"}
+    assert all(f" {name}: " in note for name in {*Note.__struct_fields__} - row)
+
+
+@pytest.mark.parametrize(("flags", "name"), [([], "js"), (["--types"], "d.ts")])
+def test_the_command_prints_it(flags: list[str], name: str) -> None:
+    printed = CliRunner().invoke(client_command, flags)
+    assert printed.output == (CLIENT / f"typelets-client.{name}").read_text("utf-8")

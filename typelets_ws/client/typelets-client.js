@@ -1,0 +1,1105 @@
+/*
+ * Client of Typelets WS: keeps one user's notes and folders equal to the database.
+ * No dependencies. Browsers, Node 22 (Node 20 with `WebSocket` injected), React Native.
+ *
+ * Invariants, each checked by tests/client:
+ * - Messages are applied in the order received. Timestamps of rows are not compared to
+ *   decide which is newer: clocks of REST hosts differ. (`put` is the exception.)
+ * - `notes` and `folders` hold rows as the server sent them. Unconfirmed edits are kept
+ *   in the outbox; `get` lays them over the row.
+ * - The status is `in sync` only after the digest over all rows equalled the server's.
+ *   The cursor moves only then, so saved rows and the saved cursor belong together.
+ * - One update per note is on its way at a time, and it carries `baseUpdatedAt`. An edit
+ *   leaves the outbox when the server confirmed it, or when the app resolved its conflict.
+ * - SHA-256 is computed here, synchronously: messages leave in the order of the calls,
+ *   and React Native and plain http have no WebCrypto.
+ */
+
+/** @typedef {{ id: string, updatedAt: string, [field: string]: any }} Row */
+/**
+ * A note, as the database holds it.
+ * @typedef {Row & {
+ *   userId: string, folderId: string | null, title: string, content: string | null,
+ *   type: string, encryptedTitle: string | null, encryptedContent: string | null,
+ *   iv: string | null, salt: string | null, starred: boolean | null,
+ *   archived: boolean | null, deleted: boolean | null, hidden: boolean | null,
+ *   hiddenAt: string | null, tags: string[] | null, createdAt: string }} Note
+ */
+/**
+ * @typedef {Row & {
+ *   userId: string, name: string, color: string | null, parentId: string | null,
+ *   sortOrder: number, isDefault: boolean | null, createdAt: string }} Folder
+ */
+/**
+ * What an edit may change.
+ * @typedef {Partial<Pick<Note, "title" | "content" | "encryptedTitle" | "encryptedContent"
+ *   | "starred" | "archived" | "deleted" | "hidden" | "folderId">>} NoteChanges
+ */
+/** @typedef {{ type: string, requestId?: string, [field: string]: any }} Message */
+/** @typedef {"notes" | "folders"} Kind */
+/** @typedef {"offline" | "connecting" | "catching up" | "in sync"} Status */
+/**
+ * @typedef {object} StatusEvent
+ * @property {Status} status
+ * @property {number} pending notes with edits that the server has not confirmed
+ * @property {string} reason why the client is offline: text of the close, `stopped`,
+ *   `signed out`, `no token`, `no answer`, `other user`
+ * @property {number} [code] close code
+ * @property {number} [retryInMs] until the next attempt; absent when there is none
+ */
+/**
+ * @typedef {object} Conflict
+ * @property {string} noteId
+ * @property {NoteChanges} changes what the user edited here and the server has not stored
+ * @property {NoteChanges} base the values of these fields when the user began to edit
+ * @property {Note | null} theirs the stored row; null when it is gone
+ * @property {TypeletsError} [error] the server's refusal, when there was one
+ */
+/**
+ * Names of events, and what their listeners get.
+ * @typedef {object} Events
+ * @property {StatusEvent} status for a badge
+ * @property {{ notes: string[], folders: string[] }} change ids to show again
+ * @property {Conflict} conflict answer with `resolve`
+ * @property {{ reason: string }} refetch the server has no `sync`: load all rows over
+ *   REST and hand them to `replace`
+ * @property {Error} error of storage, of the server, of the digest; for a log
+ * @property {Message} message each message received
+ * @property {{ message: Message, signed: boolean }} sent each message sent
+ */
+/**
+ * What tests replace.
+ * @typedef {object} Environment
+ * @property {() => number} now ms since the epoch
+ * @property {() => number} random
+ * @property {(run: () => void, ms: number) => any} setTimeout
+ * @property {(timer: any) => void} clearTimeout
+ * @property {any} WebSocket
+ * @property {any} target has `addEventListener` for `online` and `pageshow`, or undefined
+ * @property {any} document has `addEventListener` for `visibilitychange`, or undefined
+ */
+/**
+ * Both functions may be asynchronous. One client at a time per storage.
+ * @typedef {object} StorageAdapter
+ * @property {(key: string) => any} load the text last saved under the key, or null
+ * @property {(key: string, text: string) => any} save
+ */
+/**
+ * @typedef {object} Options
+ * @property {(how: { skipCache: boolean }) => any} getToken a session token; null when
+ *   the user is signed out. As Clerk's `session.getToken`.
+ * @property {StorageAdapter} [storage] keeps edits and rows while the app is not running
+ * @property {boolean} [saveRows] false: the storage keeps edits only (default true)
+ * @property {boolean} [sign] sign messages (default false)
+ * @property {Partial<Environment>} [environment]
+ */
+
+const KEEPALIVE_MS = 25_000; // after this silence the client pings
+const PONG_MS = 10_000;
+const WAKE_PONG_MS = 3_000; // after sleep a dead connection is likely
+const CONNECT_MS = 15_000; // from asking for a token to auth_success
+const REQUEST_MS = 10_000;
+const SYNC_MS = 30_000; // a page is up to a megabyte
+const STEADY_MS = 10_000; // a connection this old resets the backoff
+const EDIT_MS = 300; // between two updates of a note: 200 a minute, of 300 allowed
+const SAVE_ROWS_MS = 2_000;
+const RENEW_MS = 10_000; // before the token expires
+const MOST_REQUESTS = 100;
+const MOST_UPDATES = 8; // on their way at once
+const MESSAGE_BYTES = 1_048_576;
+const GIVEN_UP = 4000; // our close code for a connection that does not answer
+
+/** Waits before reconnecting: `least` + random * min(`cap`, `base` * 2^attempt). */
+const BACKOFF = { least: 0, base: 500, cap: 30_000 };
+const PAUSE = { least: 2_000, base: 4_000, cap: 120_000 };
+/** @type {Record<number, { least: number, base: number, cap: number }>} */
+const ADVICE = {
+  1002: PAUSE, 1007: PAUSE, 1009: PAUSE, 1011: PAUSE, 1013: PAUSE, 4401: PAUSE,
+  4429: { least: 20_000, base: 20_000, cap: 300_000 },
+};
+const TRANSIENT = new Set(["RATE_LIMITED", "UNAVAILABLE", "INTERNAL", "SIGNATURE_REJECTED",
+  "AUTH_REQUIRED", "TIMEOUT", "DISCONNECTED"]);
+const EDITABLE = new Set(["title", "content", "encryptedTitle", "encryptedContent",
+  "starred", "archived", "deleted", "hidden", "folderId"]);
+
+/**
+ * A request that failed. `code` is the server's (`NOT_FOUND`, `RATE_LIMITED`, …) or ours:
+ * `TIMEOUT` and `DISCONNECTED` (the outcome is unknown), `STORAGE`, `DIGEST`, `OTHER_USER`.
+ */
+export class TypeletsError extends Error {
+  /** @param {string} code @param {string} message @param {Message} [reply] */
+  constructor(code, message, reply) {
+    super(message);
+    this.name = "TypeletsError";
+    this.code = code;
+    this.reply = reply;
+    /** @type {number | undefined} */
+    this.retryAfterMs = reply?.retryAfterMs;
+  }
+}
+
+/** Keeps a copy of one user's notes. Make a new client for another user. */
+export class TypeletsClient {
+  /** @type {ReadonlyMap<string, Note>} rows as the server sent them */
+  notes;
+  /** @type {ReadonlyMap<string, Folder>} */
+  folders;
+  /** Sent along with REST requests (`exceptConnectionId`). Empty while not connected. */
+  connectionId = "";
+  /** Known after the first `auth_success`, or from the storage. */
+  userId = "";
+
+  #url; #getToken; #storage; #saveRows; #sign;
+  /** @type {Environment} */ #env;
+  #tables = { notes: new Table(), folders: new Table() };
+  /** @type {Map<string, Entry>} */ #outbox = new Map();
+  /** @type {Map<string, Set<(event: any) => void>>} */ #listeners = new Map();
+  /** @type {Map<string, any>} */ #timers = new Map();
+  /** @type {Map<string, (error: TypeletsError | null, reply?: any) => void>} */
+  #requests = new Map();
+  #requestNumber = 0;
+  /** @type {any} */ #socket = null;
+  /** @type {(() => void)[] | null} */ #stopListening = null; // null: stopped
+  /** @type {Promise<void> | null} */ #loading = null;
+  /** @type {Map<string, Promise<void>>} */ #saving = new Map();
+  #saveAgain = new Set();
+  /** @type {Status} */ #phase = "offline"; // "catching up": connected
+  /** @type {Omit<StatusEvent, "status" | "pending">} */ #why = { reason: "stopped" };
+  #shown = "";
+  #attempt = 0;
+  #connectedAt = 0;
+  #heardAt = 0;
+  #skewMs = 0; // the server's clock minus ours
+  #expiresAt = 0; // of the token last sent, by the server's clock; 0: unknown
+  #skipCache = false;
+  #expiredTokens = 0;
+  #secret = "";
+  /** @type {string | null} */ #cursor = null;
+  #verified = false; // the digest was equal, and no gap was reported since
+  #syncable = true;
+  #syncTries = 0;
+  /** @type {Sync | null} */ #sync = null;
+
+  /**
+   * @param {string} url for example wss://ws.example.com/
+   * @param {Options} options
+   */
+  constructor(url, { getToken, storage, saveRows = true, sign = false, environment = {} }) {
+    const { WebSocket, document } = globalThis;
+    this.#env = {
+      now: () => Date.now(), random: () => Math.random(), WebSocket, target: globalThis, document,
+      setTimeout: (run, ms) => setTimeout(run, ms), clearTimeout: (timer) => clearTimeout(timer),
+      ...environment,
+    };
+    this.#url = url;
+    this.#getToken = getToken;
+    this.#storage = storage;
+    this.#saveRows = saveRows;
+    this.#sign = sign;
+    this.notes = /** @type {any} */ (this.#tables.notes.rows);
+    this.folders = /** @type {any} */ (this.#tables.folders.rows);
+  }
+
+  /** @returns {Status} */
+  get status() {
+    if (this.#phase !== "catching up") return this.#phase;
+    const unsent = [...this.#outbox.values()].some((entry) => !entry.conflict);
+    return this.#verified && !unsent ? "in sync" : "catching up";
+  }
+
+  /** Messages sent from now on are signed. @param {boolean} on */
+  set sign(on) {
+    this.#sign = on;
+  }
+
+  /**
+   * Listen to an event; returns a function that ends it.
+   * @template {keyof Events} Name
+   * @param {Name} name
+   * @param {(event: Events[Name]) => void} listener
+   * @returns {() => void}
+   */
+  on(name, listener) {
+    const listeners = this.#listeners.get(name) ?? new Set();
+    this.#listeners.set(name, listeners.add(listener));
+    return () => void listeners.delete(listener);
+  }
+
+  /** Connect, and stay connected until `stop`. Resolves when the storage was read. */
+  async start() {
+    if (this.#stopListening) return;
+    const { target, document } = this.#env;
+    const wake = () => document?.hidden || this.wake();
+    this.#stopListening = [
+      ...["online", "pageshow"].map((name) => listen(target, name, wake)),
+      ...["visibilitychange", "resume"].map((name) => listen(document, name, wake)),
+    ];
+    this.#attempt = 0;
+    this.#become("connecting", { reason: "" });
+    await (this.#loading ??= this.#load());
+    if (this.#stopListening && !this.#socket && !this.#timers.has("connect")) this.#connect();
+  }
+
+  /** Disconnect. Edits stay in the outbox. Resolves when the storage took them. */
+  async stop() {
+    this.#end("stopped");
+    this.#save("rows");
+    await this.saved();
+  }
+
+  /** Resolves when the storage took all edits made so far. */
+  async saved() {
+    await Promise.all(this.#saving.values());
+  }
+
+  /**
+   * Check the connection now, or reconnect now. Called by itself when the network is
+   * back or the page is shown; in React Native call it when AppState becomes `active`.
+   */
+  wake() {
+    if (this.#phase === "catching up") this.#ping(WAKE_PONG_MS);
+    else if (this.#timers.has("retry") && !ADVICE[this.#why.code ?? 0]) this.#connect();
+  }
+
+  /** The note with unconfirmed edits laid over it. @param {string} id @returns {Note | undefined} */
+  get(id) {
+    const row = this.notes.get(id);
+    const entry = this.#outbox.get(id);
+    return row && { ...row, ...entry?.sent, ...entry?.changes };
+  }
+
+  /** All notes, as `get` gives them. @returns {Note[]} */
+  list() {
+    return [...this.notes.keys()].map((id) => /** @type {Note} */ (this.get(id)));
+  }
+
+  /** Whether an edit of the note is not confirmed yet. @param {string} id */
+  isPending(id) {
+    return this.#outbox.has(id);
+  }
+
+  /**
+   * Change a note here and on the server, now or when there is a connection.
+   * Throws TypeError for a note or a field that cannot be edited.
+   * @param {string} id @param {NoteChanges} changes
+   */
+  edit(id, changes) {
+    const row = this.notes.get(id);
+    if (!row) throw new TypeError(`there is no note ${id}`);
+    const names = Object.keys(changes).filter((name) => changes[/** @type {"title"} */ (name)] !== undefined);
+    const wrong = names.find((name) => !EDITABLE.has(name));
+    if (wrong) throw new TypeError(`${wrong} cannot be edited`);
+    const entry = this.#outbox.get(id) ?? new Entry(row);
+    if (!entry.edit(row, changes, names)) return;
+    this.#outbox.set(id, entry);
+    this.#changed("notes", [id]);
+    this.#save("outbox");
+    if (entry.conflict) this.#conflict(entry, entry.conflict.theirs, entry.conflict.error);
+    this.#flush();
+  }
+
+  /**
+   * Answer a conflict: what to store over `theirs`, or null to give the edits up. An edit
+   * of a note in conflict emits the conflict again, so the last event has all changes.
+   * @param {string} noteId @param {NoteChanges | null} changes
+   */
+  resolve(noteId, changes) {
+    const entry = this.#outbox.get(noteId);
+    if (!entry?.conflict) return;
+    if (!entry.resolve(changes)) this.#outbox.delete(noteId);
+    this.#changed("notes", [noteId]);
+    this.#save("outbox");
+    this.#flush();
+  }
+
+  /**
+   * Take a row from the answer of your own REST request. A row older than the one held
+   * is ignored. @param {"notes" | "folders"} kind @param {Row} row
+   */
+  put(kind, row) {
+    const known = this.#tables[kind].rows.get(row.id);
+    if (known && known.updatedAt >= row.updatedAt) return;
+    this.#apply(kind, [row]);
+  }
+
+  /** Forget a row that your own REST request deleted. @param {"notes" | "folders"} kind @param {string} id */
+  remove(kind, id) {
+    this.#remove(kind, [id]);
+  }
+
+  /** All rows, loaded over REST after a `refetch` event. @param {{ notes: Row[], folders: Row[] }} all */
+  replace(all) {
+    for (const kind of KINDS) {
+      const ids = new Set(all[kind].map(({ id }) => id));
+      this.#remove(kind, [...this[kind].keys()].filter((id) => !ids.has(id)));
+      this.#apply(kind, all[kind]);
+    }
+    this.#inSync(null);
+  }
+
+  /**
+   * Send a message and wait for its reply. Rejects with TypeletsError.
+   * @param {Message} message @param {{ timeoutMs?: number }} [options]
+   * @returns {Promise<any>}
+   */
+  request(message, { timeoutMs = REQUEST_MS } = {}) {
+    return new Promise((resolve, reject) => {
+      this.#ask(message, timeoutMs, (error, reply) => (error ? reject(error) : resolve(reply)));
+    });
+  }
+
+  /** Send a message that has no reply; false when that is not possible now. @param {Message} message */
+  send(message) {
+    return this.#phase === "catching up" && this.#write(message, this.#sign);
+  }
+
+  // Connecting.
+
+  async #connect() {
+    this.#cancel("retry");
+    this.#after("connect", CONNECT_MS, () => this.#giveUp("connecting took too long"));
+    const timer = this.#timers.get("connect");
+    this.#become("connecting", { reason: "" });
+    const token = await this.#token();
+    if (this.#timers.get("connect") !== timer) return;
+    if (token instanceof Error) return this.#retry(BACKOFF, { reason: "no token" });
+    if (!token) return this.#end("signed out");
+    const socket = (this.#socket = new this.#env.WebSocket(this.#url));
+    const mine = (/** @type {(event: any) => void} */ run) => (/** @type {any} */ event) => {
+      if (socket === this.#socket) run(event);
+    };
+    this.#expiredTokens = 0;
+    socket.onopen = mine(() => {
+      this.#write({ type: "ping" }); // its pong tells the server's time
+      this.#auth(token);
+    });
+    socket.onmessage = mine(({ data }) => this.#receive(JSON.parse(data)));
+    socket.onerror = () => {}; // a close follows
+    socket.onclose = mine(({ code, reason }) => this.#closed(code, reason));
+  }
+
+  /** A token, null when signed out, or the error of `getToken`. */
+  async #token() {
+    try {
+      return await this.#getToken({ skipCache: this.#skipCache });
+    } catch (error) {
+      this.#emit("error", asError(error));
+      return asError(error);
+    }
+  }
+
+  #auth(/** @type {string} */ token) {
+    this.#expiresAt = expiry(token);
+    this.#write({ type: "auth", token }, this.#sign && this.#secret !== "");
+  }
+
+  /** Authenticate again on the same connection, which stays open if that fails. */
+  async #authAgain() {
+    const socket = this.#socket;
+    this.#skipCache = true;
+    const token = await this.#token();
+    if (socket !== this.#socket || !socket) return;
+    if (token instanceof Error) this.#after("renew", RENEW_MS, () => this.#authAgain());
+    else if (token) this.#auth(token);
+    else this.#end("signed out");
+  }
+
+  #welcome(/** @type {Message} */ message) {
+    if (this.userId && this.userId !== message.userId) {
+      this.#emit("error", new TypeletsError("OTHER_USER", `the storage is of ${this.userId}`));
+      return this.#end("other user");
+    }
+    const first = !this.#secret;
+    this.#secret = message.sessionSecret;
+    this.#skipCache = false;
+    this.#expiredTokens = 0;
+    if (this.#expiresAt) {
+      const left = this.#expiresAt - (this.#env.now() + this.#skewMs) - RENEW_MS;
+      this.#after("renew", Math.min(Math.max(left, 5_000), 2 ** 31 - 1), () => this.#authAgain());
+    }
+    if (!first) return;
+    this.userId = message.userId;
+    this.connectionId = message.connectionId;
+    this.#connectedAt = this.#env.now();
+    this.#cancel("connect");
+    this.#after("alive", KEEPALIVE_MS, () => this.#keepAlive());
+    this.#syncable = message.cursor !== undefined;
+    this.#become("catching up", { reason: "" });
+    this.#startSync("connected");
+  }
+
+  #closed(/** @type {number} */ code, /** @type {string} */ reason) {
+    if (code === 1000) return this.#end(reason || "closed", code);
+    if (code === 4401) this.#skipCache = true;
+    this.#retry(ADVICE[code] ?? BACKOFF, { code, reason });
+  }
+
+  #giveUp(/** @type {string} */ reason) {
+    this.#retry(BACKOFF, { reason });
+  }
+
+  /**
+   * @param {{ least: number, base: number, cap: number }} backoff
+   * @param {Omit<StatusEvent, "status" | "pending">} why
+   */
+  #retry({ least, base, cap }, why) {
+    const { now, random } = this.#env;
+    if (this.#connectedAt && now() - this.#connectedAt > STEADY_MS) this.#attempt = 0;
+    const retryInMs = least + random() * Math.min(cap, base * 2 ** this.#attempt++);
+    this.#leave();
+    this.#after("retry", retryInMs, () => this.#connect());
+    this.#become("offline", { ...why, retryInMs });
+  }
+
+  /** Disconnect until `start` is called. @param {string} reason @param {number} [code] */
+  #end(reason, code) {
+    this.#stopListening?.forEach((stop) => stop());
+    this.#stopListening = null;
+    this.#leave(1000);
+    this.#become("offline", code ? { reason, code } : { reason });
+  }
+
+  /** Forget the connection without waiting for its close: a dead one never closes. */
+  #leave(code = GIVEN_UP) {
+    this.#phase = "offline";
+    for (const name of ["connect", "retry", "alive", "pong", "renew", "sync", "flush"]) this.#cancel(name);
+    const socket = this.#socket;
+    this.#socket = this.#sync = null;
+    this.#secret = this.connectionId = "";
+    this.#connectedAt = 0;
+    this.#verified = false;
+    if (socket) {
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.close(code);
+    }
+    const lost = new TypeletsError("DISCONNECTED", "the connection ended before the reply");
+    for (const done of [...this.#requests.values()]) done(lost);
+  }
+
+  // Staying connected.
+
+  #keepAlive() {
+    const silent = this.#env.now() - this.#heardAt;
+    if (silent < KEEPALIVE_MS) this.#after("alive", KEEPALIVE_MS - silent, () => this.#keepAlive());
+    else this.#ping(silent > 2 * KEEPALIVE_MS ? WAKE_PONG_MS : PONG_MS);
+  }
+
+  /** Ping; give the connection up when nothing comes back in time. */
+  #ping(/** @type {number} */ patienceMs) {
+    if (this.#timers.has("pong")) return;
+    const due = this.#env.now() + patienceMs;
+    this.#write({ type: "ping" });
+    this.#after("alive", KEEPALIVE_MS, () => this.#keepAlive());
+    this.#after("pong", patienceMs, () => {
+      // Fired late, the tab was frozen: the pong may be waiting behind this timer.
+      if (this.#env.now() - due > 1_000) this.#ping(WAKE_PONG_MS);
+      else this.#giveUp("no answer");
+    });
+  }
+
+  // Receiving.
+
+  #receive(/** @type {Message} */ message) {
+    const socket = this.#socket;
+    this.#heardAt = this.#env.now();
+    this.#cancel("pong");
+    this.#emit("message", message);
+    if (socket !== this.#socket) return; // a listener stopped the client
+    this.#handle(message);
+    const done = message.requestId === undefined ? undefined : this.#requests.get(message.requestId);
+    if (message.type !== "error") done?.(null, message);
+    else {
+      const error = new TypeletsError(message.code, message.message, message);
+      if (done) done(error);
+      else this.#emit("error", error);
+    }
+  }
+
+  #handle(/** @type {Message} */ message) {
+    switch (message.type) {
+      case "auth_success": return this.#welcome(message);
+      case "auth_failed":
+        this.#skipCache = true;
+        if (message.reason === "token-expired" && ++this.#expiredTokens < 3) this.#authAgain();
+        else if (this.#secret) this.#after("renew", 3 * RENEW_MS, () => this.#authAgain());
+        return; // before the first success the server closes
+      case "pong":
+        this.#skewMs = message.timestamp - this.#env.now();
+        if (this.#verified && !this.#sync && message.cursor) this.#cursor = message.cursor;
+        return;
+      case "note_update_success":
+      case "note_sync":
+        return this.#live("notes", message.noteId, { ...message.changes, ...message.updatedNote });
+      case "note_created_sync": return this.#live("notes", message.noteData?.id, message.noteData);
+      case "note_deleted_sync": return this.#live("notes", message.noteId, null);
+      case "folder_created_sync": return this.#live("folders", message.folderData?.id, message.folderData);
+      case "folder_updated_sync":
+        return this.#live("folders", message.folderId, { ...message.changes, ...message.updatedFolder });
+      case "folder_deleted_sync": return this.#live("folders", message.folderId, null);
+      case "resync_required":
+        this.#verified = false;
+        return this.#startSync(message.reason);
+      case "healed": return this.#healed(message);
+    }
+  }
+
+  /** A row changed on the server: upsert (fields over the row held) or, with null, delete. */
+  #live(/** @type {Kind} */ kind, /** @type {string} */ id, /** @type {Row | any} */ row) {
+    if (typeof id !== "string") return;
+    this.#sync?.touched.add(id);
+    const whole = row && { ...this[kind].get(id), ...row, id };
+    if (!whole) this.#remove(kind, [id]);
+    else if (whole.updatedAt) this.#apply(kind, [whole]);
+    else this.#startSync("part of a row");
+    this.#flush();
+  }
+
+  #apply(/** @type {Kind} */ kind, /** @type {Row[]} */ rows) {
+    for (const row of rows) this.#tables[kind].set(row);
+    this.#changed(kind, rows.map(({ id }) => id));
+  }
+
+  #remove(/** @type {Kind} */ kind, /** @type {string[]} */ ids) {
+    const gone = ids.filter((id) => this.#tables[kind].delete(id));
+    this.#changed(kind, gone);
+    if (kind === "notes" || gone.length === 0) return;
+    // As the database does: ON DELETE SET NULL, which leaves updatedAt as it was.
+    const inside = [...this.notes.values()].filter(({ folderId }) => folderId !== null && gone.includes(folderId));
+    this.#apply("notes", inside.map((note) => ({ ...note, folderId: null })));
+  }
+
+  #changed(/** @type {Kind} */ kind, /** @type {string[]} */ ids) {
+    if (ids.length === 0) return;
+    this.#emit("change", { notes: [], folders: [], [kind]: ids });
+    if (this.#saveRows && !this.#timers.has("rows")) {
+      this.#after("rows", SAVE_ROWS_MS, () => this.#save("rows"));
+    }
+    this.#tell();
+  }
+
+  // Catching up. A sync reads pages until there are no more, then compares digests.
+
+  /** @param {string} reason @param {"changes" | "ids" | "all"} [mode] */
+  #startSync(reason, mode = "changes") {
+    if (this.#phase !== "catching up") return;
+    if (!this.#syncable) return this.#emit("refetch", { reason });
+    if (this.#sync) return void (this.#sync.again = true);
+    this.#cancel("sync");
+    const cursor = mode === "all" ? null : this.#cursor;
+    this.#sync = { mode: cursor ? mode : "all", touched: new Set(), seen: new Set(), again: false };
+    this.#tell();
+    this.#askPage(cursor);
+  }
+
+  #askPage(/** @type {string | null} */ cursor) {
+    const sync = /** @type {Sync} */ (this.#sync);
+    const message = { type: "sync", ...(cursor && { cursor }), ...(sync.mode === "ids" && { ids: true }) };
+    this.#ask(message, SYNC_MS, (error, page) => {
+      if (sync !== this.#sync) return;
+      if (error) this.#syncFailed(error);
+      else this.#page(sync, page);
+    });
+  }
+
+  #page(/** @type {Sync} */ sync, /** @type {any} */ page) {
+    for (const kind of KINDS) {
+      this.#apply(kind, page[kind]);
+      for (const { id } of page[kind]) sync.seen.add(id);
+    }
+    if (page.more) return this.#askPage(page.cursor);
+    const listed = page.noteIds ? new Set([...page.noteIds, ...page.folderIds]) : sync.mode === "all" ? sync.seen : null;
+    for (const kind of listed ? KINDS : []) {
+      this.#remove(kind, [...this[kind].keys()].filter((id) => !listed?.has(id) && !sync.touched.has(id)));
+    }
+    this.#sync = null;
+    if (this.#matches(page.digest)) {
+      this.#inSync(page.cursor);
+      if (sync.again) this.#startSync("again");
+    } else if (sync.touched.size) {
+      // Events arrived between the server's snapshot and its page: compare once more.
+      this.#syncLater(() => this.#startSync("changed meanwhile", sync.mode));
+    } else if (sync.mode !== "all") {
+      this.#startSync("digest", sync.mode === "changes" ? "ids" : "all");
+    } else {
+      this.#emit("error", new TypeletsError("DIGEST", "all rows were read, and the digest differs"));
+      this.#syncLater(() => this.#startSync("digest"));
+    }
+  }
+
+  #syncFailed(/** @type {TypeletsError} */ error) {
+    this.#sync = null;
+    if (error.code === "CURSOR_EXPIRED" && this.#cursor) {
+      this.#cursor = null;
+      this.#startSync("cursor expired");
+    } else if (error.code === "UNKNOWN_TYPE") {
+      this.#syncable = false;
+      this.#startSync("the server has no sync");
+    } else if (error.code !== "DISCONNECTED") {
+      this.#emit("error", error);
+      if (error.code === "TIMEOUT") this.#ping(PONG_MS);
+      this.#syncLater(() => this.#startSync(error.code), error.retryAfterMs);
+    }
+  }
+
+  #syncLater(/** @type {() => void} */ run, /** @type {number} */ least = 0) {
+    const backoff = this.#env.random() * Math.min(60_000, 500 * 2 ** this.#syncTries++);
+    this.#after("sync", least + 100 + backoff, run);
+    this.#tell();
+  }
+
+  #healed(/** @type {Message} */ message) {
+    if (this.#sync) return;
+    if (this.#matches(message.digest)) this.#inSync(message.cursor);
+    else this.#startSync("healed");
+  }
+
+  #inSync(/** @type {string | null} */ cursor) {
+    this.#cancel("sync");
+    this.#cursor = cursor;
+    this.#verified = true;
+    this.#syncTries = 0;
+    if (!this.#timers.has("rows")) this.#after("rows", SAVE_ROWS_MS, () => this.#save("rows"));
+    this.#flush();
+    this.#tell();
+  }
+
+  /** @param {{ notes: Digest, folders: Digest } | undefined} digest absent: nothing to compare */
+  #matches(digest) {
+    return !digest || KINDS.every((kind) => this.#tables[kind].matches(digest[kind]));
+  }
+
+  // Sending edits.
+
+  /** Send what may be sent now; called after each event that may allow more. */
+  #flush() {
+    if (this.#phase !== "catching up" || !this.#verified) return;
+    let free = MOST_UPDATES;
+    for (const entry of this.#outbox.values()) if (entry.sent) free -= 1;
+    let next = Infinity;
+    for (const entry of [...this.#outbox.values()]) {
+      if (entry.sent || entry.conflict) continue;
+      const wait = entry.notBefore - this.#env.now();
+      if (wait > 0) next = Math.min(next, wait);
+      else if (free > 0 && this.#rebased(entry)) {
+        free -= 1;
+        this.#update(entry);
+      }
+    }
+    if (next < Infinity) this.#after("flush", next, () => this.#flush());
+  }
+
+  /** Lay the edits over the row as it is now; whether there is something to send. */
+  #rebased(/** @type {Entry} */ entry) {
+    const row = this.notes.get(entry.id) ?? null;
+    const outcome = entry.rebase(row);
+    if (outcome === "conflict") this.#conflict(entry, row);
+    if (outcome === "done") {
+      this.#outbox.delete(entry.id);
+      this.#save("outbox");
+      this.#tell();
+    }
+    return outcome === "send";
+  }
+
+  #update(/** @type {Entry} */ entry) {
+    entry.send(this.#env.now());
+    const message = { type: "note_update", noteId: entry.id, changes: entry.sent, baseUpdatedAt: entry.version };
+    this.#save("outbox"); // before sending: the outcome may never be known
+    this.#ask(message, REQUEST_MS, (error, reply) => {
+      if (!error) entry.confirmed(reply.updatedNote);
+      else this.#refused(entry, error);
+      if (entry.isEmpty) this.#outbox.delete(entry.id);
+      this.#save("outbox");
+      this.#changed("notes", [entry.id]);
+      this.#flush();
+    });
+  }
+
+  #refused(/** @type {Entry} */ entry, /** @type {TypeletsError} */ error) {
+    entry.unsend(error.code === "TIMEOUT" || error.code === "DISCONNECTED");
+    const theirs = error.reply?.updatedNote;
+    if (error.code === "CONFLICT" && theirs) this.#live("notes", theirs.id, theirs);
+    else if (TRANSIENT.has(error.code)) {
+      const backoff = Math.min(60_000, 1_000 * 2 ** entry.tries++) * (0.5 + this.#env.random() / 2);
+      entry.notBefore = this.#env.now() + (error.retryAfterMs ?? 0) + backoff;
+      if (error.code === "DISCONNECTED") entry.notBefore = 0;
+      else this.#emit("error", error);
+      if (error.code === "TIMEOUT") this.#ping(PONG_MS);
+    } else {
+      this.#conflict(entry, this.notes.get(entry.id) ?? null, error);
+      if (error.code === "NOT_FOUND") this.#startSync("not found");
+    }
+  }
+
+  #conflict(/** @type {Entry} */ entry, /** @type {Note | null} */ theirs, /** @type {TypeletsError | null} */ error = null) {
+    entry.conflict = { theirs, error };
+    const { id: noteId, changes, base } = entry;
+    this.#emit("conflict", { noteId, changes: { ...changes }, base: { ...base }, theirs, ...(error && { error }) });
+    this.#tell();
+  }
+
+  // Words.
+
+  /** Send a request; `done` is called synchronously with the reply's message, once. */
+  #ask(/** @type {Message} */ message, /** @type {number} */ timeoutMs, /** @type {(error: TypeletsError | null, reply?: any) => void} */ done) {
+    const requestId = `${++this.#requestNumber}`;
+    const fail = (/** @type {string} */ code, /** @type {string} */ text) => done(new TypeletsError(code, text));
+    if (this.#phase !== "catching up") return fail("DISCONNECTED", "not connected");
+    if (this.#requests.size >= MOST_REQUESTS) return fail("RATE_LIMITED", "too many requests are waiting");
+    const text = JSON.stringify(message);
+    if (text.length * 3 > MESSAGE_BYTES - 500 && utf8(text).length > MESSAGE_BYTES - 500) {
+      return fail("MESSAGE_TOO_LARGE", "Message too large. Maximum size is 1MB.");
+    }
+    const settle = (/** @type {TypeletsError | null} */ error, /** @type {any} */ reply = null) => {
+      this.#requests.delete(requestId);
+      this.#cancel(`request ${requestId}`);
+      done(error, reply);
+    };
+    this.#requests.set(requestId, settle);
+    this.#after(`request ${requestId}`, timeoutMs, () => settle(new TypeletsError("TIMEOUT", "no reply in time")));
+    this.#write({ ...message, requestId }, this.#sign);
+  }
+
+  /** Write a message, signed or not; false when the socket is not open. */
+  #write(/** @type {Message} */ message, signed = false) {
+    if (this.#socket?.readyState !== 1) return false;
+    this.#socket.send(signed ? this.#signed(message) : JSON.stringify(message));
+    this.#emit("sent", { message, signed });
+    return true;
+  }
+
+  #signed(/** @type {Message} */ payload) {
+    const timestamp = this.#env.now() + this.#skewMs;
+    const nonce = [1, 2, 3].map(() => this.#env.random().toString(36).slice(2)).join("");
+    const text = JSON.stringify({ payload, timestamp, nonce });
+    const signature = btoa(String.fromCharCode(...hmac(this.#secret, text)));
+    return `{"signature":"${signature}",${text.slice(1)}`;
+  }
+
+  // Storage: two keys, `outbox` and `rows`. A second save waits for the first.
+
+  async #load() {
+    const read = async (/** @type {string} */ key) => JSON.parse((await this.#storage?.load(key)) ?? "null");
+    try {
+      const [outbox, rows] = [await read("outbox"), await read("rows")];
+      this.userId = outbox?.userId || rows?.userId || "";
+      for (const kind of rows ? KINDS : []) this.#apply(kind, rows[kind]);
+      this.#cursor = rows?.cursor ?? null;
+      for (const saved of outbox?.entries ?? []) {
+        if (!this.#outbox.has(saved.id)) this.#outbox.set(saved.id, Entry.from(saved));
+      }
+      this.#changed("notes", [...this.#outbox.keys()]);
+    } catch (error) {
+      this.#storage = undefined; // or the edits it holds would be overwritten
+      this.#emit("error", new TypeletsError("STORAGE", `cannot load: ${asError(error).message}`));
+    }
+  }
+
+  #save(/** @type {"outbox" | "rows"} */ key) {
+    if (key === "rows") this.#cancel("rows");
+    if (!this.#storage || !this.userId || (key === "rows" && !this.#saveRows)) return;
+    if (this.#saving.has(key)) return void this.#saveAgain.add(key);
+    const content = key === "outbox"
+      ? { userId: this.userId, entries: [...this.#outbox.values()].map((entry) => entry.saved) }
+      : { userId: this.userId, cursor: this.#cursor, notes: [...this.notes.values()], folders: [...this.folders.values()] };
+    const failed = (/** @type {unknown} */ error) =>
+      this.#emit("error", new TypeletsError("STORAGE", `cannot save: ${asError(error).message}`));
+    try {
+      const saved = this.#storage.save(key, JSON.stringify(content));
+      if (typeof saved?.then !== "function") return;
+      this.#saving.set(key, saved.then(() => {}, failed).then(() => {
+        this.#saving.delete(key);
+        if (this.#saveAgain.delete(key)) this.#save(key);
+        return this.#saving.get(key);
+      }));
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  // Telling.
+
+  #become(/** @type {Status} */ phase, /** @type {Omit<StatusEvent, "status" | "pending">} */ why) {
+    this.#phase = phase;
+    this.#why = why;
+    this.#tell();
+  }
+
+  /** Emit the status when it is not the one last emitted. */
+  #tell() {
+    const event = { status: this.status, pending: this.#outbox.size, ...this.#why };
+    const shown = JSON.stringify(event);
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    this.#emit("status", event);
+  }
+
+  /**
+   * @template {keyof Events} Name
+   * @param {Name} name @param {Events[Name]} event
+   */
+  #emit(name, event) {
+    for (const listener of [...(this.#listeners.get(name) ?? [])]) {
+      try {
+        listener(event);
+      } catch (error) {
+        // A listener's mistake shows up, and does not disturb the connection.
+        this.#env.setTimeout(() => { throw error; }, 0);
+      }
+    }
+  }
+
+  #after(/** @type {string} */ name, /** @type {number} */ ms, /** @type {() => void} */ run) {
+    this.#cancel(name);
+    const timer = this.#env.setTimeout(() => {
+      this.#timers.delete(name);
+      run();
+    }, ms);
+    this.#timers.set(name, timer);
+  }
+
+  #cancel(/** @type {string} */ name) {
+    this.#env.clearTimeout(this.#timers.get(name));
+    this.#timers.delete(name);
+  }
+}
+
+/** @type {Kind[]} folders first: a note's folder exists before the note */
+const KINDS = ["folders", "notes"];
+
+/**
+ * @typedef {object} Sync
+ * @property {"changes" | "ids" | "all"} mode
+ * @property {Set<string>} touched ids of rows changed by live events meanwhile
+ * @property {Set<string>} seen ids on the pages so far
+ * @property {boolean} again
+ */
+
+/** The edits of one note that are not confirmed. Pure: no clock, no I/O. */
+class Entry {
+  /** @type {any} not sent yet */ changes = {};
+  /** @type {any} on its way; null: nothing is */ sent = null;
+  /** @type {any} the fields' values when the user began to edit them */ base = {};
+  /** @type {any} values by field that were sent with an unknown outcome */ attempted = {};
+  /** @type {{ theirs: Note | null, error: TypeletsError | null } | null} */ conflict = null;
+  notBefore = 0;
+  tries = 0;
+
+  constructor(/** @type {{ id: string, updatedAt: string }} */ row) {
+    this.id = row.id;
+    this.version = row.updatedAt;
+  }
+
+  /** What the storage keeps. */
+  get saved() {
+    const { id, version, base, attempted } = this;
+    const changes = { ...this.sent, ...this.changes };
+    const uncertain = this.sent ? withValues(attempted, this.sent) : attempted;
+    return { id, version, base, attempted: uncertain, changes };
+  }
+
+  static from(/** @type {any} */ { id, version, base, attempted, changes }) {
+    return Object.assign(new Entry({ id, updatedAt: version }), { base, attempted, changes });
+  }
+
+  get isEmpty() {
+    return !this.sent && Object.keys(this.changes).length === 0;
+  }
+
+  /** Take an edit; whether it changes what is shown. */
+  edit(/** @type {any} */ row, /** @type {any} */ changes, /** @type {string[]} */ names) {
+    const shown = { ...row, ...this.sent, ...this.changes };
+    const changed = names.filter((name) => shown[name] !== changes[name]);
+    for (const name of changed) {
+      if (!(name in this.base)) this.base[name] = row[name];
+      this.changes[name] = changes[name];
+    }
+    return changed.length > 0;
+  }
+
+  /**
+   * Compare with the stored row, field by field. A field that was not stored by others
+   * since the user saw it is no conflict, even if the row's other fields were.
+   * @param {any} row
+   * @returns {"send" | "done" | "conflict"}
+   */
+  rebase(row) {
+    if (!row) return "conflict";
+    if (row.updatedAt === this.version) return this.isEmpty ? "done" : "send";
+    const base = { ...this.base };
+    for (const name of Object.keys(this.changes)) {
+      const known = row[name] === this.base[name] || this.attempted[name]?.includes(row[name]);
+      if (row[name] !== this.changes[name] && !known) return "conflict";
+      base[name] = row[name];
+    }
+    this.base = base;
+    this.version = row.updatedAt;
+    for (const name of Object.keys(this.changes)) {
+      if (row[name] === this.changes[name]) this.#forget(name);
+    }
+    return this.isEmpty ? "done" : "send";
+  }
+
+  send(/** @type {number} */ now) {
+    this.sent = this.changes;
+    this.changes = {};
+    this.notBefore = now + EDIT_MS;
+  }
+
+  /** The server stored what was sent. */
+  confirmed(/** @type {any} */ row) {
+    const sent = this.sent;
+    this.sent = null;
+    this.tries = 0;
+    this.version = row.updatedAt;
+    for (const name of Object.keys(sent)) {
+      if (name in this.changes) this.base[name] = sent[name];
+      else this.#forget(name);
+      delete this.attempted[name];
+    }
+  }
+
+  /** What was sent is not stored, or perhaps it is. */
+  unsend(/** @type {boolean} */ uncertain) {
+    if (uncertain) this.attempted = withValues(this.attempted, this.sent);
+    this.changes = { ...this.sent, ...this.changes };
+    this.sent = null;
+  }
+
+  /** The app's answer to the conflict; whether something is left to send. */
+  resolve(/** @type {any} */ answer) {
+    const theirs = /** @type {any} */ (this.conflict)?.theirs;
+    const changes = { ...answer };
+    const base = Object.fromEntries(Object.keys(changes).map((name) => [name, theirs?.[name]]));
+    // Compared field by field with the row of then: it may have changed meanwhile.
+    Object.assign(this, { conflict: null, changes, base, attempted: {}, version: "", tries: 0, notBefore: 0 });
+    return !this.isEmpty;
+  }
+
+  #forget(/** @type {string} */ name) {
+    delete this.changes[name];
+    delete this.base[name];
+  }
+}
+
+/** Per field the last values that were sent. */
+function withValues(/** @type {any} */ attempted, /** @type {any} */ sent) {
+  const result = { ...attempted };
+  for (const name of Object.keys(sent)) {
+    const others = (result[name] ?? []).filter((/** @type {any} */ value) => value !== sent[name]);
+    result[name] = [...others, sent[name]].slice(-4);
+  }
+  return result;
+}
+
+/** @typedef {{ count: number, hash: string }} Digest */
+
+/** Rows by id, and their digest, which each change brings up to date. */
+class Table {
+  /** @type {Map<string, any>} */ rows = new Map();
+  #xor = new Int32Array(4);
+
+  set(/** @type {Row} */ row) {
+    const known = this.rows.get(row.id);
+    if (known) this.#toggle(known);
+    this.#toggle(row);
+    this.rows.set(row.id, Object.freeze(row));
+  }
+
+  delete(/** @type {string} */ id) {
+    const known = this.rows.get(id);
+    if (known) this.#toggle(known);
+    return this.rows.delete(id);
+  }
+
+  matches(/** @type {Digest} */ digest) {
+    const hash = [...this.#xor].map((word) => (word >>> 0).toString(16).padStart(8, "0")).join("");
+    return digest.count === this.rows.size && digest.hash === hash;
+  }
+
+  #toggle(/** @type {Row} */ row) {
+    const hash = new DataView(sha256(utf8(`${row.id}:${row.updatedAt}`)).buffer);
+    for (let word = 0; word < 4; word += 1) this.#xor[word] ^= hash.getInt32(4 * word);
+  }
+}
+
+/** When a JWT expires, in ms since the epoch; 0 when that cannot be read. */
+function expiry(/** @type {string} */ token) {
+  try {
+    const claims = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    return 1000 * (Number(JSON.parse(atob(claims)).exp) || 0);
+  } catch {
+    return 0;
+  }
+}
+
+function listen(/** @type {any} */ target, /** @type {string} */ name, /** @type {() => void} */ run) {
+  target?.addEventListener?.(name, run);
+  return () => target?.removeEventListener?.(name, run);
+}
+
+/** @returns {Error} */
+function asError(/** @type {unknown} */ thrown) {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
+}
+
+function utf8(/** @type {string} */ text) {
+  return new TextEncoder().encode(text);
+}
+
+// SHA-256 (FIPS 180-4) and HMAC (RFC 2104).
+
+const PRIMES = Array.from({ length: 312 }, (_, n) => n).filter((n) => {
+  for (let d = 2; d * d <= n; d += 1) if (n % d === 0) return false;
+  return n > 1;
+});
+const fraction = (/** @type {number} */ x) => ((x % 1) * 2 ** 32) | 0;
+const ROUND = PRIMES.map((prime) => fraction(Math.cbrt(prime)));
+const START = PRIMES.slice(0, 8).map((prime) => fraction(Math.sqrt(prime)));
+
+/** @param {Uint8Array} message @returns {Uint8Array} 32 bytes */
+export function sha256(message) {
+  const padded = new Uint8Array(((message.length + 72) >> 6) << 6);
+  padded.set(message);
+  padded[message.length] = 0x80;
+  const view = new DataView(padded.buffer);
+  view.setUint32(padded.length - 8, message.length / 2 ** 29);
+  view.setUint32(padded.length - 4, message.length << 3);
+  const state = Int32Array.from(START);
+  const w = new Int32Array(64);
+  for (let at = 0; at < padded.length; at += 64) {
+    for (let i = 0; i < 16; i += 1) w[i] = view.getInt32(at + 4 * i);
+    for (let i = 16; i < 64; i += 1) {
+      const x = w[i - 15], y = w[i - 2];
+      w[i] = w[i - 16] + w[i - 7]
+        + (((x >>> 7) | (x << 25)) ^ ((x >>> 18) | (x << 14)) ^ (x >>> 3))
+        + (((y >>> 17) | (y << 15)) ^ ((y >>> 19) | (y << 13)) ^ (y >>> 10));
+    }
+    let [a, b, c, d, e, f, g, h] = state;
+    for (let i = 0; i < 64; i += 1) {
+      const t = h + ROUND[i] + w[i] + ((e & f) ^ (~e & g))
+        + (((e >>> 6) | (e << 26)) ^ ((e >>> 11) | (e << 21)) ^ ((e >>> 25) | (e << 7)));
+      const u = ((a & b) ^ (a & c) ^ (b & c))
+        + (((a >>> 2) | (a << 30)) ^ ((a >>> 13) | (a << 19)) ^ ((a >>> 22) | (a << 10)));
+      h = g; g = f; f = e; e = (d + t) | 0;
+      d = c; c = b; b = a; a = (t + u) | 0;
+    }
+    [a, b, c, d, e, f, g, h].forEach((word, i) => { state[i] += word; });
+  }
+  const result = new DataView(new ArrayBuffer(32));
+  state.forEach((word, i) => result.setInt32(4 * i, word));
+  return new Uint8Array(result.buffer);
+}
+
+/** HMAC-SHA256; the key is a text of at most 64 bytes. @param {string} key @param {string} text */
+function hmac(key, text) {
+  const block = new Uint8Array(64);
+  block.set(utf8(key));
+  const hash = (/** @type {number} */ pad, /** @type {Uint8Array} */ tail) => {
+    const message = new Uint8Array(64 + tail.length);
+    message.set(block.map((byte) => byte ^ pad));
+    message.set(tail, 64);
+    return sha256(message);
+  };
+  return hash(0x5c, hash(0x36, utf8(text)));
+}

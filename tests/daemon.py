@@ -162,6 +162,12 @@ class Device:
         assert isinstance(message, dict)
         return message
 
+    async def next_of(self, wire_type: str) -> Message:
+        """The next message of this type; those before it are passed over."""
+        while (message := await self.receive())["type"] != wire_type:
+            pass
+        return message
+
     async def ask(self, message: Mapping[str, Any] | str | bytes) -> Message:
         """Send, and return the next message."""
         await self.send(message)

@@ -27,15 +27,22 @@ the texts of at most `room` bytes are; over that the oldest texts are forgotten,
 and a late message whose newest row was forgotten makes its devices resync.
 """
 
+import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import msgspec
-from msgspec import Raw
 
-__all__ = ["Forgotten", "Newest", "Row", "brought_up_to_date", "version_of"]
+from .protocol.json_members import NotJson, has_surrogates, members, raw_members, text
 
-_fields = msgspec.json.Decoder(dict[str, Raw])
+__all__ = [
+    "Forgotten",
+    "Newest",
+    "Row",
+    "brought_up_to_date",
+    "version_of",
+    "wire_time",
+]
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -119,8 +126,8 @@ class Newest:
 
 def brought_up_to_date(changes: bytes, row: Row) -> bytes:
     """The same fields as in `changes`, with the values of `row`. Returns JSON."""
-    values: Mapping[str, Raw] = _fields.decode(row.text)
-    names = _fields.decode(changes)
+    values = raw_members(row.text)
+    names = raw_members(changes)
     return msgspec.json.encode({name: values[name] for name in names if name in values})
 
 
@@ -129,15 +136,32 @@ class _Version(msgspec.Struct):
 
 
 _version = msgspec.json.Decoder(_Version)
-_VERSION_LENGTH = len("2026-01-01T00:00:00.000Z")
+_VERSION = re.compile(
+    r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z"
+)
+"""As in "2026-01-01T00:00:00.000Z": such texts sort by time."""
 
 
 def version_of(row: bytes) -> str | None:
     """The `updatedAt` of a row's JSON text, when it has the canonical form."""
+    found: str | None
     try:
-        text = _version.decode(row).updatedAt
+        found = _version.decode(row).updatedAt
     except (msgspec.DecodeError, RecursionError):
+        found = _updated_at_beside_surrogates(row)
+    return found if found is not None and _VERSION.fullmatch(found) else None
+
+
+def wire_time(ms: int) -> str:
+    """The version that a row written at `ms` since the epoch has."""
+    moment = datetime.fromtimestamp(ms / 1000, UTC).replace(tzinfo=None)
+    return moment.isoformat(timespec="milliseconds") + "Z"
+
+
+def _updated_at_beside_surrogates(row: bytes) -> str | None:
+    if not has_surrogates(row):
         return None
-    if text is None or len(text) != _VERSION_LENGTH or not text.endswith("Z"):
+    try:
+        return text(members(row.decode()).get("updatedAt"))
+    except NotJson:
         return None
-    return text

@@ -21,6 +21,7 @@ from .errors import INVALID_MESSAGE, Code, Farewell, Refusal
 from .handlers import Context, Outcome
 from .hub import Device
 from .metrics import Metrics
+from .protocol import decoding
 from .session import Admitted, Session, SignatureRefusal, State
 from .signing import Envelope, SignatureVerdict, nonce_digest, nonce_ttl_ms
 
@@ -115,8 +116,7 @@ class Conversation:
             self._link.farewell(verdict)
             return
         if verdict is not None:
-            if len(data) <= services.message_bytes:
-                verdict.request_id = messages.request_id(data)
+            verdict.request_id = decoding.request_id(data)
             item = verdict
         elif not text or not data:
             item = Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE)

@@ -8,14 +8,30 @@ one word of a closed list, and harms nothing else.
 
 import re
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, structs
 
 from . import messages
+from .protocol.json_members import (
+    InvalidMember,
+    NotJson,
+    build,
+    has_surrogates,
+    members,
+    text,
+)
 
 __all__ = ["EVENTS", "Event", "EventRejected", "Reason", "decode", "encode"]
+
+
+SERVER: Final = "server"
+"""`fromUserId` of an event without one."""
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+"""An id, or a word: an event cannot make a key or a log line of any length."""
+MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
 
 
 class Reason(StrEnum):
@@ -51,10 +67,15 @@ class EventRejected(Exception):
 class Event(Struct, tag_field="event", kw_only=True, frozen=True, omit_defaults=True):
     """What every event may carry."""
 
-    fromUserId: str = "server"
-    exceptConnectionId: str | None = None
+    fromUserId: Name | None = SERVER
+    exceptConnectionId: Name | None = None
     publishedAt: int | float | None = None
-    """ms since the epoch."""
+    """ms since the epoch; one beyond the year 9999 counts as absent."""
+
+    @property
+    def sender(self) -> str:
+        """The `fromUserId` of the message that the devices get."""
+        return self.fromUserId or SERVER
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         """What the devices get, at `timestamp` (ms)."""
@@ -64,7 +85,7 @@ class Event(Struct, tag_field="event", kw_only=True, frozen=True, omit_defaults=
 class NoteUpdated(Event, tag="note_updated", frozen=True, kw_only=True):
     """A note was changed."""
 
-    noteId: str
+    noteId: Name
     changes: Raw
     updatedNote: Raw
     version: str | None = None
@@ -76,7 +97,7 @@ class NoteUpdated(Event, tag="note_updated", frozen=True, kw_only=True):
             changes=self.changes,
             updatedNote=self.updatedNote,
             timestamp=timestamp,
-            fromUserId=self.fromUserId,
+            fromUserId=self.sender,
         )
 
 
@@ -87,18 +108,22 @@ class NoteCreated(Event, tag="note_created", frozen=True, kw_only=True):
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         return messages.NoteCreatedSync(
-            noteData=self.noteData, timestamp=timestamp, fromUserId=self.fromUserId
+            noteData=self.noteData,
+            timestamp=timestamp,
+            fromUserId=self.sender,
         )
 
 
 class NoteDeleted(Event, tag="note_deleted", frozen=True, kw_only=True):
     """A note was deleted."""
 
-    noteId: str
+    noteId: Name
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         return messages.NoteDeletedSync(
-            noteId=self.noteId, timestamp=timestamp, fromUserId=self.fromUserId
+            noteId=self.noteId,
+            timestamp=timestamp,
+            fromUserId=self.sender,
         )
 
 
@@ -109,14 +134,16 @@ class FolderCreated(Event, tag="folder_created", frozen=True, kw_only=True):
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         return messages.FolderCreatedSync(
-            folderData=self.folderData, timestamp=timestamp, fromUserId=self.fromUserId
+            folderData=self.folderData,
+            timestamp=timestamp,
+            fromUserId=self.sender,
         )
 
 
 class FolderUpdated(Event, tag="folder_updated", frozen=True, kw_only=True):
     """A folder was changed."""
 
-    folderId: str
+    folderId: Name
     changes: Raw | UnsetType = UNSET
     updatedFolder: Raw | UnsetType = UNSET
 
@@ -126,28 +153,32 @@ class FolderUpdated(Event, tag="folder_updated", frozen=True, kw_only=True):
             changes=self.changes,
             updatedFolder=self.updatedFolder,
             timestamp=timestamp,
-            fromUserId=self.fromUserId,
+            fromUserId=self.sender,
         )
 
 
 class FolderDeleted(Event, tag="folder_deleted", frozen=True, kw_only=True):
     """A folder was deleted."""
 
-    folderId: str
+    folderId: Name
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         return messages.FolderDeletedSync(
-            folderId=self.folderId, timestamp=timestamp, fromUserId=self.fromUserId
+            folderId=self.folderId,
+            timestamp=timestamp,
+            fromUserId=self.sender,
         )
 
 
 class ResyncRequired(Event, tag="resync_required", frozen=True, kw_only=True):
     """Events may have been missed: the devices shall fetch anew."""
 
-    reason: str = "requested"
+    reason: Name | None = "requested"
 
     def message(self, timestamp: int) -> messages.ServerMessage:
-        return messages.ResyncRequired(reason=self.reason, timestamp=timestamp)
+        return messages.ResyncRequired(
+            reason=self.reason or "requested", timestamp=timestamp
+        )
 
 
 class Order(Event, frozen=True, kw_only=True):
@@ -157,13 +188,13 @@ class Order(Event, frozen=True, kw_only=True):
 class SessionRevoked(Order, tag="session_revoked", frozen=True, kw_only=True):
     """A session (the token's `sid`) ended: its connections close."""
 
-    sessionId: str
+    sessionId: Name
 
 
 class UserDisconnected(Order, tag="user_disconnected", frozen=True, kw_only=True):
     """All of the user's connections close."""
 
-    reason: str | None = None
+    reason: Name | None = None
 
 
 AnyEvent = (
@@ -183,7 +214,10 @@ _decoder: Final = msgspec.json.Decoder(AnyEvent)
 _head: Final = msgspec.json.Decoder(dict[str, Raw])
 _FIELD: Final = re.compile(r"at `\$\.(\w+)|field `(\w+)`|^(\w+) is not")
 _FIELDS: Final = {"event", *(f for kind in EVENTS for f in kind.__struct_fields__)}
-_NAMES: Final = frozenset(str(kind.__struct_config__.tag) for kind in EVENTS)
+_KINDS: Final = {str(kind.__struct_config__.tag): kind for kind in EVENTS}
+DATA_FIELDS: Final = (
+    "changes", "updatedNote", "noteData", "folderData", "updatedFolder",
+)  # fmt: skip
 encode: Final = msgspec.json.Encoder().encode
 
 
@@ -193,7 +227,11 @@ def name(event: Event) -> str:
 
 
 def decode(payload: bytes) -> Event:
-    """Read one event. Raises `EventRejected`."""
+    """Read one event. Raises `EventRejected`.
+
+    Null in an optional field means absent, unknown keys are ignored, and lone
+    surrogates are passed on in relayed data.
+    """
     if not payload.isascii():
         # msgspec does not look inside raw slices, and a text frame must be UTF-8.
         try:
@@ -203,16 +241,52 @@ def decode(payload: bytes) -> Event:
     try:
         event: Event = _decoder.decode(payload)
     except msgspec.ValidationError as exc:
-        raise EventRejected(_misfit(payload), str(exc)) from None
+        event = _decode_misfit(payload, str(exc))
     except RecursionError:
         raise EventRejected(Reason.TOO_DEEP) from None
     except msgspec.DecodeError:
-        raise EventRejected(Reason.NOT_JSON) from None
-    for field in ("changes", "updatedNote", "noteData", "folderData", "updatedFolder"):
+        if not has_surrogates(payload):
+            raise EventRejected(Reason.NOT_JSON) from None
+        event = _decode_members(payload)
+    return _normalised(event)
+
+
+def _normalised(event: Event) -> Event:
+    """The event without its nulls and its absurd time. Raises `EventRejected`."""
+    instead: dict[str, Any] = {}
+    for field in DATA_FIELDS:
         raw = getattr(event, field, UNSET)
-        if raw is not UNSET and bytes(raw)[:1] != b"{":
+        if raw is UNSET or bytes(memoryview(raw)[:1]) == b"{":
+            continue
+        if not isinstance(event, FolderUpdated) or bytes(raw) != b"null":
             raise EventRejected(Reason.INVALID_FIELD, f"{field} is not an object")
-    return event
+        instead[field] = UNSET
+    published = event.publishedAt
+    if published is not None and not 0 <= published <= MAX_TIMESTAMP_MS:
+        instead["publishedAt"] = None
+    return structs.replace(event, **instead) if instead else event
+
+
+def _decode_misfit(payload: bytes, complaint: str) -> Event:
+    if has_surrogates(payload):
+        return _decode_members(payload)
+    raise EventRejected(_misfit(payload), complaint)
+
+
+def _decode_members(payload: bytes) -> Event:
+    """Read an event with lone surrogates. Raises `EventRejected`."""
+    try:
+        found = members(payload.decode())
+    except NotJson:
+        raise EventRejected(Reason.NOT_JSON) from None
+    kind = _KINDS.get(text(found.get("event")) or "")
+    if kind is None:
+        raise EventRejected(Reason.UNKNOWN_EVENT)
+    try:
+        return build(kind, found)
+    except InvalidMember as invalid:
+        complaint = f"field `{invalid.name}`"
+    raise EventRejected(Reason.INVALID_FIELD, complaint)
 
 
 def _misfit(payload: bytes) -> Reason:
@@ -220,4 +294,4 @@ def _misfit(payload: bytes) -> Reason:
         kind = msgspec.json.decode(_head.decode(payload)["event"], type=str)
     except (KeyError, msgspec.DecodeError, RecursionError):
         return Reason.UNKNOWN_EVENT
-    return Reason.INVALID_FIELD if kind in _NAMES else Reason.UNKNOWN_EVENT
+    return Reason.INVALID_FIELD if kind in _KINDS else Reason.UNKNOWN_EVENT

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from .errors import FOREIGN_RESOURCE, Code, Refusal
+from .protocol.json_members import build, members
 
 __all__ = [
     "ALLOWED", "Changes", "accepted_changes", "json_object", "refuse_foreign", "uuid",
@@ -112,12 +113,20 @@ def json_object(raw: Raw, name: str) -> Raw | None:
     return raw
 
 
+def _read_owned(data: Raw) -> _Owned:
+    try:
+        return _owned.decode(data)
+    except msgspec.DecodeError:
+        # It was read member by member, so a lone surrogate is in it.
+        return build(_Owned, members(bytes(data).decode()))
+
+
 def refuse_foreign(data: Raw, user_id: str, id_name: str) -> str | None:
     """Refuse data whose `userId` is not the sender; return its `id`, if any.
 
     Raises `Refusal`.
     """
-    owned = _owned.decode(data)
+    owned = _read_owned(data)
     if bytes(owned.userId):
         try:
             owner = _text.decode(owned.userId)

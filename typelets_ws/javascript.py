@@ -10,9 +10,11 @@ Whatever the text, the work is linear in its length, nothing recurses, and at mo
 
 import json
 import re
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, TypeAlias
 
-__all__ = ["MAX_VALUES", "NotJson", "members", "reserialise"]
+from .protocol.json_members import STRING, WS, NotJson, unquote
+
+__all__ = ["MAX_VALUES", "NotJson", "reserialise"]
 
 # A note has some 30 values. A message with more values than this is accepted only if
 # it was signed as it is sent; that bounds the time for a hostile one to some 10 ms.
@@ -21,33 +23,23 @@ MAX_VALUES: Final = 2_000
 # The largest array index, ECMA-262 section 6.1.7: such keys come first, by number.
 _LAST_INDEX: Final = 2**32 - 2
 
-_WS: Final = r"[ \t\n\r]*+"
-# Python before 3.11.5 does not step back from a possessive group that fails halfway
-# (CPython issue 106052). Hence any escape will do here, `_unquote` reads it exactly,
-# and the groups of a number are not possessive.
-_STRING: Final = r'"[^"\\\x00-\x1f]*+(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*+)*+"'
+# The groups of a number are not possessive: see `json_members.STRING`.
 _NUMBER: Final = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
-_KEY_PART: Final = rf"{_WS}(?P<key>{_STRING}){_WS}:"
+_KEY_PART: Final = rf"{WS}(?P<key>{STRING}){WS}:"
 _VALUE_PART: Final = (
-    rf"{_WS}(?:(?P<string>{_STRING})|(?P<number>{_NUMBER})|(?P<word>true|false|null)"
-    rf"|(?P<nothing>\{{{_WS}\}}|\[{_WS}\])|(?P<open>[\[{{]))"
+    rf"{WS}(?:(?P<string>{STRING})|(?P<number>{_NUMBER})|(?P<word>true|false|null)"
+    rf"|(?P<nothing>\{{{WS}\}}|\[{WS}\])|(?P<open>[\[{{]))"
 )
-_key: Final = re.compile(_KEY_PART + _WS)
 _element: Final = re.compile(_VALUE_PART)
 _member: Final = re.compile(_KEY_PART + _VALUE_PART)
-_after: Final = re.compile(rf"{_WS}([,\]}}])")
-_object: Final = re.compile(rf"{_WS}\{{")
-_end: Final = re.compile(rf"{_WS}\Z")
+_after: Final = re.compile(rf"{WS}([,\]}}])")
+_end: Final = re.compile(rf"{WS}\Z")
 _short_integer: Final = re.compile(r"-?[1-9][0-9]{0,14}|0")
 _index: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 
 # Text in pieces. Containers stay nested until the end: joining them level by level
 # would copy the innermost text once for each level.
 _Piece: TypeAlias = "str | list[_Piece]"
-
-
-class NotJson(ValueError):
-    """The text is not JSON, or has more values than are read."""
 
 
 class _Array:
@@ -84,7 +76,7 @@ class _Object:
     def next(self, text: str, at: int) -> "re.Match[str] | None":
         found = _member.match(text, at)
         if found is not None:
-            self._key = _unquote(found["key"])
+            self._key = unquote(found["key"])
         return found
 
     def add(self, piece: _Piece) -> None:
@@ -134,66 +126,18 @@ def reserialise(text: str) -> str:
     raise NotJson
 
 
-def members(text: str) -> dict[str, str]:
-    """The members of a JSON object, each value as the very text it is written in.
-
-    Of a repeated key the last value counts. Unlike msgspec this reads lone
-    surrogates. Raises `NotJson`, also for an empty object and for nesting deeper than
-    the interpreter's recursion limit.
-    """
-    opened = _object.match(text)
-    if opened is None:
-        raise NotJson
-    found: dict[str, str] = {}
-    at = opened.end()
-    while True:
-        key = _key.match(text, at)
-        if key is None:
-            raise NotJson
-        try:
-            _, at = _decoder.raw_decode(text, key.end())
-        except (ValueError, RecursionError):
-            raise NotJson from None
-        found[_unquote(key["key"])] = text[key.end() : at]
-        after = _after.match(text, at)
-        if after is None or after[1] == "]":
-            raise NotJson
-        at = after.end()
-        if after[1] == "}":
-            break
-    if _end.match(text, at) is None:
-        raise NotJson
-    return found
-
-
-def _refuse(word: str) -> NoReturn:
-    raise NotJson(word)
-
-
-# parse_int=float: Python refuses to convert more than 4300 digits to an int.
-_decoder: Final = json.JSONDecoder(parse_constant=_refuse, parse_int=float)
 _encoder: Final = json.JSONEncoder(ensure_ascii=False)
 
 
 def _scalar(found: "re.Match[str]") -> str:
     """What JavaScript writes for a value that holds no other value."""
     if (string := found["string"]) is not None:
-        return string if "\\" not in string else _quote(_unquote(string))
+        return string if "\\" not in string else _quote(unquote(string))
     if (number := found["number"]) is not None:
         return _number(number)
     if (empty := found["nothing"]) is not None:
         return empty[0] + empty[-1]
     return found["word"]
-
-
-def _unquote(literal: str) -> str:
-    if "\\" not in literal:
-        return literal[1:-1]
-    try:
-        text: str = json.loads(literal)
-    except ValueError:
-        raise NotJson from None
-    return text
 
 
 def _quote(text: str) -> str:

@@ -1,27 +1,25 @@
 """The wire protocol between clients and the daemon (spec sections 2 to 5).
 
 Each struct is one message; its tag is the wire type and its fields carry the
-wire's own names. Client messages are decoded in one pass; only a message that
-does not fit is looked at again, to name what is wrong with it. Data that is
-passed on (`Raw`) is never re-encoded. UTF-8 is the caller's to check: msgspec
-does not look inside strings that it skips.
+wire's own names. Data that is passed on (`Raw`) is never re-encoded. How client
+messages are read: `decoding`.
 
 Client messages: `auth ping join_note leave_note note_update note_created
 note_deleted folder_created folder_updated folder_deleted`. To add one: a struct
 here, a handler in `handlers`.
 """
 
-import re
-from typing import Final, Literal, NoReturn
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from .errors import INVALID_MESSAGE, UNKNOWN_TYPE, Code, Refusal
+from .errors import Code, Refusal
 
-__all__ = ["CLIENT_MESSAGES", "SERVER_MESSAGES", "decode", "encode", "request_id"]
+__all__ = ["CLIENT_MESSAGES", "ECHO_LENGTH", "SERVER_MESSAGES", "encode", "error"]
 
-REQUEST_ID_LENGTH: Final = 64
+ECHO_LENGTH: Final = 64
+"""Characters of an id that are echoed: its own limit in the spec, and a UUID's 36."""
 _NOTHING: Final = Raw(b"")
 
 
@@ -94,7 +92,7 @@ class FolderDeleted(ClientMessage, tag="folder_deleted", frozen=True, kw_only=Tr
     folderId: str | None = None
 
 
-AnyClientMessage = (
+AnyClientMessage: TypeAlias = (
     Auth
     | Ping
     | JoinNote
@@ -244,53 +242,14 @@ SERVER_MESSAGES: Final[tuple[type[ServerMessage], ...]] = (
 )  # fmt: skip
 
 
-class _Head(Struct):
-    """As much of a misfit as is needed to say what is wrong with it."""
-
-    type: Raw = _NOTHING
-    requestId: Raw = _NOTHING
-    payload: Raw = _NOTHING
-
-
-_decoder: Final = msgspec.json.Decoder(AnyClientMessage)
-_head: Final = msgspec.json.Decoder(_Head)
-_text: Final = msgspec.json.Decoder(str)
-_WIRE_TYPES: Final = frozenset(
-    str(kind.__struct_config__.tag) for kind in CLIENT_MESSAGES
-)
 encode: Final = msgspec.json.Encoder().encode
 
 
-def decode(data: bytes) -> ClientMessage:
-    """Read one client message from valid UTF-8. Raises `Refusal`."""
-    try:
-        message: ClientMessage = _decoder.decode(data)
-    except msgspec.ValidationError as exc:
-        _explain(data, str(exc))
-    except (msgspec.DecodeError, RecursionError):
-        raise Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE) from None
-    if message.requestId is not None and len(message.requestId) > REQUEST_ID_LENGTH:
-        raise Refusal(Code.INVALID_FIELD, "Invalid requestId")
-    return message
-
-
-def request_id(data: bytes) -> str | None:
-    """Return the `requestId` of a message that is not decoded, if it has one.
-
-    That of a signed message is in its payload. `data` may be anything.
-    """
-    if b'"requestId"' not in data:
-        return None
-    try:
-        head = _head.decode(data)
-        found = _text.decode(head.requestId or _head.decode(head.payload).requestId)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return found if len(found) <= REQUEST_ID_LENGTH else None
-
-
 def error(refusal: Refusal) -> Error:
-    """The `error` message that tells of a refusal."""
+    """The `error` message that tells of a refusal.
+
+    Ids are echoed up to `ECHO_LENGTH` characters: those of the client may be longer.
+    """
     return Error(
         message=refusal.message,
         code=refusal.code,
@@ -310,21 +269,4 @@ def echo(message: ClientMessage) -> str | UnsetType:
 
 
 def _given(text: str | None) -> str | UnsetType:
-    return UNSET if text is None else text
-
-
-def _explain(data: bytes, complaint: str) -> NoReturn:
-    """Refuse a message that is JSON but not a message, naming the reason."""
-    try:
-        wire_type = _text.decode(_head.decode(data).type)
-    except (msgspec.DecodeError, RecursionError):
-        raise Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE) from None
-    if wire_type not in _WIRE_TYPES:
-        raise Refusal(Code.UNKNOWN_TYPE, UNKNOWN_TYPE, request_id=request_id(data))
-    # msgspec ends its complaint with the path: "... - at `$.noteId`".
-    field = re.search(r"at `\$\.(\w+)", complaint)
-    raise Refusal(
-        Code.INVALID_FIELD,
-        f"Invalid {field[1]}" if field else INVALID_MESSAGE,
-        request_id=request_id(data),
-    )
+    return UNSET if text is None else text[:ECHO_LENGTH]

@@ -15,7 +15,14 @@ from msgspec import Raw, structs
 
 from . import events, messages
 from .admission import Barred
-from .convergence import Forgotten, Newest, Row, brought_up_to_date, version_of
+from .convergence import (
+    Forgotten,
+    Newest,
+    Row,
+    brought_up_to_date,
+    version_of,
+    wire_time,
+)
 from .errors import CloseCode
 from .events import EventRejected, Reason
 from .frames import Frame
@@ -26,8 +33,12 @@ __all__ = ["Relay"]
 
 RESYNC_GAP_S: Final = 0.005
 """Devices that must fetch anew are told at least this far apart, up to the spread."""
-UNDELIVERABLE: Final = frozenset({Reason.TOO_LARGE, Reason.TOO_DEEP})
-"""Well-formed for all we know, so the devices have missed something."""
+UNDELIVERABLE_DELAY_S: Final = 1.0
+"""Before the devices are told of an event that could not be delivered: the resyncs of
+a publisher that sends nothing else gather into one a second."""
+MAX_AHEAD_MS: Final = 300_000
+"""A row whose `updatedAt` is further ahead of our clock is delivered, but never shown
+in place of another row: the publisher's clock or the row is wrong."""
 
 
 @dataclass(slots=True)
@@ -56,8 +67,7 @@ class Relay:
                 raise EventRejected(Reason.TOO_LARGE)
             event = events.decode(payload)
         except EventRejected as rejected:
-            if rejected.reason in UNDELIVERABLE:
-                self.resync([user_id], f"event_{rejected.reason}")
+            self.on_undeliverable(user_id, rejected.reason)
             self.metrics.events.labels("unknown", rejected.reason).inc()
             self.log.warning(
                 "event_dropped",
@@ -70,9 +80,14 @@ class Relay:
         if isinstance(event, events.Order):
             self._obey(user_id, event)
         elif isinstance(event, events.ResyncRequired):
-            self.resync([user_id], event.reason)
+            self.resync([user_id], event.reason or "requested")
         else:
             self._deliver(user_id, event)
+
+    def on_undeliverable(self, user_id: str, reason: Reason) -> None:
+        """An event of this user could not be read: its devices have missed a change."""
+        for device in self.hub.of_user(user_id):
+            device.ask_resync(f"event_{reason}", UNDELIVERABLE_DELAY_S)
 
     def _deliver(self, user_id: str, event: events.Event) -> None:
         if isinstance(event, events.NoteUpdated):
@@ -96,8 +111,14 @@ class Relay:
     def _in_order(self, user_id: str, event: events.NoteUpdated) -> events.NoteUpdated:
         """See `convergence`. Raises `Forgotten`."""
         text = bytes(event.updatedNote)
-        version = event.version or version_of(text)
+        version = version_of(text)
+        if event.version != version:
+            # A publisher cannot set it: it only ever repeats the row's own.
+            event = structs.replace(event, version=None)
         if version is None:
+            return event
+        if version > wire_time(self.now_ms() + MAX_AHEAD_MS):
+            self.resync([user_id], "conflict")
             return event
         key = (user_id, event.noteId)
         row = self.newest.show(key, Row(version, text), self.monotonic())

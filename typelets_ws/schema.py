@@ -228,7 +228,7 @@ def _plain(kind: type[Struct], field: structs.FieldInfo) -> Schema:
         types = [each for each in get_args(field.type) if each is not UnsetType]
         return msgspec.json.schema(types[0] if len(types) == 1 else field.type)
     if field.name == "requestId":
-        text = {"type": "string", "maxLength": messages.REQUEST_ID_LENGTH}
+        text = {"type": "string", "maxLength": messages.ECHO_LENGTH}
         return {"anyOf": [text, {"type": "null"}]}
     if field.name in {"noteId", "folderId"}:
         return UUID

@@ -29,6 +29,7 @@ from .errors import (
 from .limits import RateVerdict, SlidingWindow
 from .messages import Auth, ClientMessage, Ping
 from .ports import Identity, RejectReason, TokenRejected
+from .protocol import decoding
 
 __all__ = ["Admitted", "Session", "State"]
 
@@ -135,13 +136,13 @@ class Session:
         """Open, verify and decode one message of valid UTF-8. Raises `Refusal`."""
         envelope = signing.open_envelope(data)
         if envelope is None:
-            message = messages.decode(data)
+            message = decoding.decode(data)
             self._may_be_said(message, signed=False)
             return Admitted(message)
         if not self.authenticated:
             return Admitted(self._auth_in_envelope(envelope))
         self._verify(envelope, now_ms)
-        message = messages.decode(bytes(envelope.payload))
+        message = decoding.decode(bytes(envelope.payload))
         self._may_be_said(message, signed=True)
         return Admitted(message, envelope)
 
@@ -164,7 +165,7 @@ class Session:
         The token alone decides (field-notes, client trap 4).
         """
         try:
-            message = messages.decode(bytes(envelope.payload))
+            message = decoding.decode(bytes(envelope.payload))
         except Refusal as refusal:
             request_id = refusal.request_id
         else:
@@ -183,7 +184,7 @@ class Session:
         if verdict is not signing.SignatureVerdict.OK:
             if verdict is signing.SignatureVerdict.BAD_SIGNATURE:
                 self.charge(len(envelope.payload) // FORGED_BYTES, now_ms)
-            request_id = messages.request_id(bytes(envelope.payload))
+            request_id = decoding.request_id(bytes(envelope.payload))
             raise SignatureRefusal(verdict, request_id)
 
     def auth_succeeded(

@@ -11,7 +11,6 @@ next, and a forged message uses up no nonce.
 """
 
 import json
-import re
 from binascii import b2a_base64
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -22,7 +21,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from .javascript import NotJson, members, reserialise
+from .javascript import NotJson, reserialise
 from .nonces import (
     MAX_AGE_MS,
     NonceMemory,
@@ -31,6 +30,7 @@ from .nonces import (
     nonce_digest,
     nonce_ttl_ms,
 )
+from .protocol.json_members import has_surrogates, members
 
 __all__ = [
     "Envelope",
@@ -88,7 +88,6 @@ class _Wire(Struct):
 
 
 _wire: Final = msgspec.json.Decoder(_Wire)
-_surrogate: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def open_envelope(data: bytes) -> Envelope | None:
@@ -104,7 +103,7 @@ def open_envelope(data: bytes) -> Envelope | None:
         wire = _wire.decode(data)
     except (msgspec.DecodeError, RecursionError):
         # msgspec refuses lone surrogates, which JavaScript writes and signs.
-        if _surrogate.search(data) is None or (slow := _open_slowly(data)) is None:
+        if not has_surrogates(data) or (slow := _open_slowly(data)) is None:
             return None
         wire = slow
     timestamp = bytes(wire.timestamp)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from typelets_ws import events, messages, signing
 from typelets_ws.errors import Code, Refusal
 from typelets_ws.events import EventRejected
+from typelets_ws.protocol import decoding
 
 PIECES = [
     b'"type"', b'"ping"', b'"auth"', b'"note_update"', b'"noteId"', b'"changes"',
@@ -56,7 +57,7 @@ def is_utf8(data: bytes) -> bool:
 def test_a_message_is_read_or_refused(data: bytes) -> None:
     refusal = None
     try:
-        message = messages.decode(data)
+        message = decoding.decode(data)
     except Refusal as exc:
         refusal = exc
     else:
@@ -69,7 +70,7 @@ def test_a_message_is_read_or_refused(data: bytes) -> None:
 
 @given(anything)
 def test_a_request_id_is_found_in_anything_or_not(data: bytes) -> None:
-    found = messages.request_id(data)
+    found = decoding.request_id(data)
     assert found is None or len(found) <= 64
 
 

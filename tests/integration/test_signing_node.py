@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from typelets_ws.javascript import NotJson, members, reserialise
+from typelets_ws.javascript import NotJson, reserialise
+from typelets_ws.protocol.json_members import members
 from typelets_ws.signing import open_envelope, session_secret, verify
 
 ORACLE = r"""

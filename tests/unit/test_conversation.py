@@ -194,7 +194,7 @@ async def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -
         await talk.idle()
         answers = talk.heard()
         assert kinds(answers) == ["auth_success", "MESSAGE_TOO_LARGE"]
-        assert "requestId" not in answers[1]
+        assert answers[1]["requestId"] == "r"
 
 
 async def test_an_update_is_answered_and_told() -> None:

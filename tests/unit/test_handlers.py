@@ -14,6 +14,7 @@ from typelets_ws.convergence import Row
 from typelets_ws.errors import Code, Refusal
 from typelets_ws.handlers import Outcome
 from typelets_ws.ports import Identity, Missing, StoreUnavailable
+from typelets_ws.protocol import decoding
 from typelets_ws.session import Session
 from typelets_ws.signing import NonceRegistry
 
@@ -32,7 +33,7 @@ def handle(
     user: str = "alice",
     session: Session | None = None,
 ) -> Outcome:
-    decoded = messages.decode(json.dumps(message).encode())
+    decoded = decoding.decode(json.dumps(message).encode())
     session = session or session_of(world, user)
     return asyncio.run(handlers.handle(world.context(), session, decoded))
 

@@ -7,11 +7,12 @@ import pytest
 
 from typelets_ws import messages
 from typelets_ws.errors import Code, Refusal
+from typelets_ws.protocol import decoding
 
 
 def refusal_of(data: bytes) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        messages.decode(data)
+        decoding.decode(data)
     return caught.value
 
 
@@ -19,14 +20,14 @@ def refusal_of(data: bytes) -> Refusal:
 def test_each_client_message_is_read_by_its_type(kind: type) -> None:
     word = kind.__struct_config__.tag  # type: ignore[attr-defined]
     data = json.dumps({"x": 1, "requestId": "r", "type": word}).encode()
-    message = messages.decode(data)
+    message = decoding.decode(data)
     assert type(message) is kind
     assert message.requestId == "r"
     assert messages.echo(message) == "r"
 
 
 def test_without_a_request_id_nothing_is_echoed() -> None:
-    message = messages.decode(b'{"type":"ping"}')
+    message = decoding.decode(b'{"type":"ping"}')
     assert messages.echo(message) is msgspec.UNSET
 
 
@@ -61,7 +62,7 @@ def test_without_a_request_id_nothing_is_echoed() -> None:
             b'{"type":"ping","requestId":"%s"}' % (b"x" * 65),
             Code.INVALID_FIELD,
             "Invalid requestId",
-            None,
+            "x" * 64,
         ),
     ],
 )
@@ -81,7 +82,10 @@ def test_what_does_not_fit_is_named(
         (b'{"payload":{"requestId":"r"},"requestId":"s"}', "s"),
         (b'{"payload":5,"requestId":5}', None),
         (b'{"payload":"\\"requestId\\""}', None),
-        (b'{"requestId":"%s"}' % (b"x" * 65), None),
+        (b'{"requestId":"%s"}' % (b"x" * 65), "x" * 64),
+        (b'{"requestId":"r","x":"\\ud83d"}', "r"),
+        (b'{"payload":{"requestId":"r","x":"\\ud83d"}}', "r"),
+        (b'{"requestId":"\\ud83d"}', None),
         (b'{"requestId":"\xff"}', None),
         (b'"requestId"', None),
         (b'{"x":' + b"[" * 100_000 + b'"requestId"', None),
@@ -89,7 +93,7 @@ def test_what_does_not_fit_is_named(
     ],
 )
 def test_the_request_id_of_what_is_not_decoded(data: bytes, found: str | None) -> None:
-    assert messages.request_id(data) == found
+    assert decoding.request_id(data) == found
 
 
 def test_an_error_has_only_what_applies() -> None:

@@ -59,7 +59,11 @@ FLOORS = {
         """app daemon service systemd known_series process_metrics
         schema schema_asyncapi schema_typescript""",
     ),
-    "doors": floor(5, "cli status dev schema_command __main__"),
+    "doors": floor(
+        5,
+        """cli check_command command_options environment_file operator_commands status
+        dev schema_command __main__""",
+    ),
 }
 BESIDE = {
     # What a Python REST service imports must not pull the daemon in.

@@ -29,7 +29,7 @@ from .config_kinds import expected, kinds, read
 from .config_rules import complaints, require_keys
 from .log import scrub
 
-__all__ = ["ALIASES", "Setting", "describe", "load", "parse"]
+__all__ = ["ALIASES", "Place", "Setting", "describe", "key_of", "load", "parse"]
 
 Place = tuple[str, str]
 """(section, key)."""
@@ -193,12 +193,8 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given | _Wrong]:
     first: dict[Place, str] = {}
     for name, value in environ.items():
         plain = name.removesuffix(_FILE)
-        if plain in ALIASES:
-            place = ALIASES[plain]
-        elif name.startswith(_PREFIX):
-            section, _, key = plain.removeprefix(_PREFIX).lower().partition("_")
-            place = section, key
-        else:
+        place = key_of(name)
+        if place is None:
             continue
         if place in first:
             yield _Wrong(f"{first[place]} and {name} are both set; keep one of them")
@@ -210,6 +206,17 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given | _Wrong]:
             yield mistake
         else:
             yield _known(_Given(place, text, name, is_text=True))
+
+
+def key_of(name: str) -> Place | None:
+    """(section, key) that an environment name sets, also with `_FILE` behind it."""
+    plain = name.removesuffix(_FILE)
+    if plain in ALIASES:
+        return ALIASES[plain]
+    if not name.startswith(_PREFIX):
+        return None
+    section, _, key = plain.removeprefix(_PREFIX).lower().partition("_")
+    return section, key
 
 
 def _content(name: str, path: str) -> str:

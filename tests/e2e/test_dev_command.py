@@ -1,5 +1,6 @@
 """`typelets-ws dev` and its companions, as a newcomer meets them."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.dev import COMMAND, Dev, descendants, dev
 from tests.postgres import Database
@@ -48,9 +50,14 @@ def test_every_printed_command_works_as_pasted(dev: Dev) -> None:
         if line.startswith("  typelets-ws ")
     ]
     assert [command[1] for command in commands] == ["token", "publish", "status"]
-    for _, *words in commands:
-        done = run(*words)
-        assert done.returncode == 0, done.stderr
+    token = re.findall(r"^  user_alice +(\S+)$", dev.said, re.MULTILINE)[0]
+    with connect(dev.page.replace("http", "ws"), compression=None) as device:
+        device.recv(5)
+        device.send(json.dumps({"type": "auth", "token": token}))
+        assert json.loads(device.recv(5))["type"] == "auth_success"
+        for _, *words in commands:
+            done = run(*words)
+            assert done.returncode == 0, done.stderr
     assert "ready          yes" in done.stdout
 
 

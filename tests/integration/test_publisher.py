@@ -102,3 +102,15 @@ async def test_an_unreachable_redis_is_an_error() -> None:
     async with AsyncPublisher("redis://127.0.0.1:1/0") as publisher:
         with pytest.raises(redis.ConnectionError):
             await publisher.notify_note_deleted("alice", ID)
+
+
+def test_a_command_that_reached_no_process_says_so_and_fails(
+    redis_server: RedisServer,
+) -> None:
+    for args in (
+        ["publish", "--user", "alice", "note_deleted", f'{{"noteId": "{ID}"}}'],
+        ["disconnect", "--user", "alice"],
+    ):
+        result = CliRunner().invoke(main, args, env={"REDIS_URL": redis_server.url})
+        assert result.exit_code == 1, result.output
+        assert "no process heard it" in result.stderr

@@ -9,7 +9,7 @@ although a missing one is answered rather than misread, and what to do about a c
 
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Raw, Struct, UnsetType, structs
@@ -85,6 +85,20 @@ class Note(Struct):
     updatedAt: str
 
 
+class Folder(Struct):
+    """A whole folder; timestamps are `YYYY-MM-DDTHH:MM:SS.mmmZ`."""
+
+    id: str
+    userId: str
+    name: str
+    color: str | None
+    parentId: str | None
+    sortOrder: int
+    isDefault: bool | None
+    createdAt: str
+    updatedAt: str
+
+
 class SignedMessage(Struct):
     """A client message with its signature (base64 HMAC-SHA256)."""
 
@@ -97,13 +111,23 @@ class SignedMessage(Struct):
 _INSIDE: Final[Mapping[tuple[type, str], str]] = {
     (SignedMessage, "payload"): "ClientMessage",
     (messages.NoteUpdate, "changes"): "NoteChanges",
-    (messages.NoteUpdateSuccess, "updatedNote"): "Note",
     (messages.NoteSync, "changes"): "NotePatch",
-    (messages.NoteSync, "updatedNote"): "Note",
+    (messages.FolderUpdated, "changes"): "FolderPatch",
+    (messages.FolderUpdatedSync, "changes"): "FolderPatch",
     (events.NoteUpdated, "changes"): "NotePatch",
-    (events.NoteUpdated, "updatedNote"): "Note",
+    (events.FolderUpdated, "changes"): "FolderPatch",
 }
-"""What is inside the data that is passed on; elsewhere it is any object."""
+"""What is inside the data that is passed on, where the field's name does not say it."""
+
+_DATA: Final = {
+    "noteData": "NoteData",
+    "updatedNote": "Note",
+    "folderData": "FolderData",
+    "updatedFolder": "FolderData",
+}
+"""What is inside a field of this name; the daemon does not check it."""
+
+_NAMES: Final = {"Error": "ErrorMessage"}  # JavaScript has a global `Error`
 
 _OPTIONAL: Final = frozenset({
     (messages.NoteCreated, "noteId"), (messages.FolderCreated, "folderId"),
@@ -127,7 +151,7 @@ _REMARKS: Final = {
 def name_of(kind: type[Struct]) -> str:
     """The name of a type in every document. Events end in Event."""
     suffix = "Event" if issubclass(kind, events.Event) else ""
-    return kind.__name__ + suffix
+    return _NAMES.get(kind.__name__, kind.__name__) + suffix
 
 
 def definitions(prefix: str) -> dict[str, Schema]:
@@ -150,9 +174,25 @@ class _Definitions:
         self._prefix = prefix
 
     def all(self) -> Iterator[tuple[str, Schema]]:
-        yield "Note", self._object(Note)
-        yield "NotePatch", self._patch()
+        for whole in (Note, Folder):
+            name = whole.__name__
+            yield name, self._object(whole)
+            yield (
+                f"{name}Data",
+                self._part(
+                    whole, ["id"], f"A {name.lower()} as announced, whole if possible."
+                ),
+            )
+            yield (
+                f"{name}Patch",
+                self._part(
+                    whole,
+                    [],
+                    f"Some fields of a {name.lower()}; lay them over your copy.",
+                ),
+            )
         yield "NoteChanges", self._changes()
+        yield "AuthFailedReason", _choices(messages.AuthFailed, "reason")
         yield "Code", _enumeration(Code, CODES)
         yield "CloseCode", _enumeration(CloseCode, CLOSE_CODES)
         groups: list[tuple[str, tuple[type[Struct], ...]]] = [
@@ -189,9 +229,11 @@ class _Definitions:
         }
 
     def _field(self, kind: type[Struct], field: structs.FieldInfo) -> Schema:
-        inside = _INSIDE.get((kind, field.name))
+        inside = _INSIDE.get((kind, field.name)) or _DATA.get(field.name)
         if inside is not None:
             return self._ref(inside)
+        if get_origin(field.type) is Literal:
+            return self._ref(kind.__name__ + field.name.capitalize())
         types = set(get_args(field.type) or (field.type,))
         if Code in types:
             return self._ref("Code")
@@ -202,18 +244,15 @@ class _Definitions:
             schema = {**schema, "description": _REMARKS[field.name]}
         return schema
 
-    def _patch(self) -> Schema:
-        return {
-            **self._object(Note),
-            "description": "Some fields of a note; lay them over your copy.",
-            "required": [],
-        }
+    def _part(self, whole: type[Struct], required: list[str], text: str) -> Schema:
+        described = self._object(whole)
+        return {**described, "description": text, "required": required}
 
     def _changes(self) -> Schema:
         properties = {
             name: msgspec.json.schema(decoder.type) for name, decoder in ALLOWED.items()
         }
-        properties["folderId"] = {"anyOf": [UUID, {"enum": ["", None]}]}
+        properties["folderId"] = {"anyOf": [UUID, {"const": ""}, {"type": "null"}]}
         return {
             "type": "object",
             "description": "What a note update may change; other fields are left out.",
@@ -241,6 +280,13 @@ def _must_be_there(kind: type[Struct], field: structs.FieldInfo) -> bool:
     if issubclass(kind, messages.ServerMessage):
         return UnsetType not in get_args(field.type)
     return field.required
+
+
+def _choices(kind: type[Struct], name: str) -> Schema:
+    """The values of a field that is one of a few texts."""
+    (found,) = (f for f in structs.fields(kind) if f.name == name)
+    one_of = [{"const": value, "title": value} for value in get_args(found.type)]
+    return {"description": f"`{name}` of `{kind.__name__}`.", "oneOf": one_of}
 
 
 def _enumeration(kind: type[Enum], meanings: Mapping[Any, str]) -> Schema:

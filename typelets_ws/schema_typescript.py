@@ -51,11 +51,12 @@ def _members(schema: Schema) -> str:
 
 
 def _enumerated(members: list[Schema]) -> str:
-    return "\n".join(
-        f"  /** {each['title']}: {each['description']} */\n"
-        f"  | {json.dumps(each['const'])}"
-        for each in members
-    )
+    lines = []
+    for each in members:
+        if "description" in each:
+            lines.append(f"  /** {each['title']}: {each['description']} */")
+        lines.append(f"  | {json.dumps(each['const'])}")
+    return "\n".join(lines)
 
 
 def _lines(types: Iterable[str]) -> str:

@@ -8,8 +8,8 @@ from tests.node import node_package
 
 USE = """
 import type {
-  ClientMessage, CloseCode, Code, Note, NoteChanges, ServerMessage, ServiceEvent,
-  SignedMessage,
+  ClientMessage, CloseCode, Code, FolderData, Note, NoteChanges, ServerMessage,
+  ServiceEvent, SignedMessage,
 } from "./protocol";
 
 interface Mine { id: string; title: string }
@@ -29,6 +29,8 @@ export const final: CloseCode = 4401;
 
 export function heard(message: ServerMessage): Note | string | undefined {
   switch (message.type) {
+    case "note_created_sync": return message.noteData.title;
+    case "folder_updated_sync": return message.updatedFolder?.name;
     case "note_sync": return message.updatedNote;
     case "error": return advice[message.code] ?? message.requestId;
     case "auth_success": return message.connectionId;
@@ -40,13 +42,25 @@ export function heard(message: ServerMessage): Note | string | undefined {
 export const unknown: ClientMessage = { type: "sing" };
 // @ts-expect-error a field that is missing
 export const incomplete: ClientMessage = { type: "join_note" };
+// @ts-expect-error a key that folders do not have
+export const unnamed: FolderData = { id: "1", title: "t" };
 // @ts-expect-error a flag that is text
 export const wrong: NoteChanges = { starred: "yes" };
 """
 
 
-def test_the_types_compile_and_tell_right_from_wrong(tmp_path: Path) -> None:
+def compile_types(place: Path, name: str) -> None:
+    """Compile a file strictly, with what it imports."""
     compiler = node_package("typescript") / "bin" / "tsc"
+    checked = subprocess.run(
+        ["node", compiler, "--strict", "--exactOptionalPropertyTypes",
+         "--noUncheckedIndexedAccess", "--target", "es2022", "--noEmit", name],
+        cwd=place, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_types_compile_and_tell_right_from_wrong(tmp_path: Path) -> None:
     printed = subprocess.run(
         [Path(sys.executable).with_name("typelets-ws"), "schema",
          "--format", "typescript"],
@@ -54,9 +68,4 @@ def test_the_types_compile_and_tell_right_from_wrong(tmp_path: Path) -> None:
     )  # fmt: skip
     (tmp_path / "protocol.ts").write_bytes(printed.stdout)
     (tmp_path / "use.ts").write_text(USE)
-    checked = subprocess.run(
-        ["node", compiler, "--strict", "--exactOptionalPropertyTypes",
-         "--noUncheckedIndexedAccess", "--noEmit", "use.ts"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert checked.returncode == 0, checked.stdout
+    compile_types(tmp_path, "use.ts")

@@ -278,7 +278,10 @@ def test_the_watchdog_is_not_fed_by_a_process_that_is_stuck(
     redis_server: RedisServer, database: Database, stuck: str
 ) -> None:
     """A stuck loop is one that does not run; a deaf subscriber one whose link is a
-    black hole that takes even what reconnects."""
+    black hole that takes even what reconnects.
+
+    The probe's own timeout is long: on a busy machine a late probe would replace the
+    subscriber, and one that is just connecting is not stuck."""
 
     def fed_within(process: Process, seconds: float) -> int:
         before = process.said("WATCHDOG=1")
@@ -288,7 +291,9 @@ def test_the_watchdog_is_not_fed_by_a_process_that_is_stuck(
         return process.said("WATCHDOG=1") - before
 
     with supervised(
-        redis_server.url, database.url, redis={"probe_interval_s": 0.1}
+        redis_server.url,
+        database.url,
+        redis={"probe_interval_s": 0.1, "probe_timeout_s": 20.0},
     ) as supervisor:
         process = supervisor.start(WATCHDOG_USEC="400000")
         process.await_note("READY=1")

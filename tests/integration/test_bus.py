@@ -500,9 +500,10 @@ async def test_every_kind_of_address_works(tmp_path: Path) -> None:
         for address in (tls, f"redis://ws:wrong@127.0.0.1:{server.port}"):
             with capture_logs() as logs:
                 async with house(address) as one:
-                    await until(lambda: logs)
+                    await until(
+                        lambda: "redis_down" in {line["event"] for line in logs}
+                    )
                     assert not await one.bus.subscribe("ann")
-            assert logs[0]["event"] == "redis_down"
             assert "pa:ss" not in str(logs)
             assert "wrong" not in str(logs)
     finally:

@@ -17,6 +17,7 @@ from typelets_ws.hub import Hub
 from typelets_ws.log import FilteringBoundLogger
 from typelets_ws.metrics import Metrics
 from typelets_ws.ports import (
+    Conflict,
     Identity,
     Missing,
     Place,
@@ -104,6 +105,7 @@ class FakeStore:
         self.owners = {NOTE: "alice", FOLDER: "alice"}
         self.answer: Updated | Missing | Exception | None = None
         self.written: list[Mapping[str, str | bool | None]] = []
+        self.stands: Conflict | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.down = False
@@ -122,6 +124,17 @@ class FakeStore:
         self.written.append(changes)
         at = f"2026-01-01T00:00:00.{next(self._versions):03d}Z"
         return Updated(f'{{"id":"{note_id}","updatedAt":"{at}"}}'.encode(), at)
+
+    async def update_note_based(
+        self,
+        user_id: str,
+        note_id: str,
+        changes: Mapping[str, str | bool | None],
+        base: str,
+    ) -> Updated | Missing | Conflict:
+        if self.stands is not None and self.stands.updated_at != base:
+            return self.stands
+        return await self.update_note(user_id, note_id, changes)
 
     async def note_owner(self, note_id: str) -> str | None:
         await self.gate.wait()

@@ -127,7 +127,9 @@ class Database:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     place = Path(tempfile.mkdtemp(prefix="typelets-test-"))
-    server = Postgres(place / "data", max_connections=MAX_CONNECTIONS)
+    server = Postgres(
+        place / "data", max_connections=MAX_CONNECTIONS, max_prepared_transactions=5
+    )
     try:
         try:
             server.start()

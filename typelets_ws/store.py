@@ -13,21 +13,20 @@ No text of the database leaves this module: callers get a `Reason`; the log gets
 statement's name and the SQLSTATE.
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
 from . import config, store_sql
 from .log import FilteringBoundLogger
 from .metrics import Metrics
-from .ports import Missing, StoreUnavailable, Updated
-from .store_pool import Failed, ForeignKeyViolation, Pool, Reason, Row
+from .ports import Conflict, Missing, StoreUnavailable, Updated
+from .postgres.changes import ChangeReader
+from .store_pool import Failed, ForeignKeyViolation, Reason, Row
+from .store_statements import Statements
 from .store_turns import Turns
 
 __all__ = ["Reason", "Store"]
 
-
-EVERYBODY: Final = ""
 TRUE: Final = b"t"
 
 
@@ -36,7 +35,7 @@ class Store:
 
     Every operation ends within ``wait_ms`` + ``statement_timeout_ms`` and raises
     `StoreUnavailable` with a `Reason` when it could not be done. Ids are UUIDs in
-    canonical text.
+    canonical text. `changes` reads row versions over the same pool.
     """
 
     def __init__(
@@ -46,19 +45,11 @@ class Store:
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._wait_s = settings.wait_ms / 1000
         self._metrics = metrics
-        self._log = log
-        self._up: bool | None = None
-        self._pool = Pool(settings, on_outage=lambda: self._answers(False))
+        self._statements = Statements(settings, metrics, log)
+        self._pool = self._statements.pool
         self._turns = Turns(max(1, settings.pool_max // 4), settings.max_waiting)
-        # The pool's own line costs a task for each who waits: as much as an UPDATE.
-        self._line = Turns(settings.pool_max, settings.max_waiting)
-        self._timings = {
-            name: metrics.queries.labels(name)
-            for name in ("update_note", "note_owner", "folder_owner", "ping")
-        }
+        self.changes = ChangeReader(self._statements, settings.pool_max, log)
 
     async def start(self) -> None:
         """Begin to connect and return at once, whether Postgres is there or not.
@@ -76,14 +67,10 @@ class Store:
     ) -> Updated | Missing:
         """Write the fields (wire names, checked values) of the user's own note.
 
-        Another user's note or folder is a missing one; a missing note is told before
-        a missing folder. Raises ValueError for fields clients may not change.
+        Another user's note or folder is a missing one; a missing note is reported
+        before a missing folder. Raises ValueError for fields clients may not change.
         """
-        if not changes or not changes.keys() <= store_sql.COLUMNS.keys():
-            raise ValueError("no fields, or fields that may not be changed")
-        into_folder = changes.get("folderId") is not None
-        fields = tuple(name for name in store_sql.COLUMNS if name in changes)
-        query = store_sql.update_note(fields, into_folder=into_folder)
+        query = _update_query(changes, based=False)
         params = {**changes, "note": note_id, "user": user_id}
         try:
             found = await self._update(user_id, query, params)
@@ -96,6 +83,33 @@ class Store:
             return Missing.NOTE if note_missing == TRUE else Missing.FOLDER
         return Updated(row, updated_at.decode())
 
+    async def update_note_based(
+        self,
+        user_id: str,
+        note_id: str,
+        changes: Mapping[str, str | bool | None],
+        base: str,
+    ) -> Updated | Missing | Conflict:
+        """As `update_note`, only while the note's updatedAt equals `base`.
+
+        Otherwise returns the note as it stands: no newer version is overwritten.
+        """
+        query = _update_query(changes, based=True)
+        params = {**changes, "note": note_id, "user": user_id, "base": base}
+        try:
+            found = await self._update(user_id, query, params)
+        except ForeignKeyViolation:
+            return Missing.FOLDER
+        assert found is not None, "the statement begins with a row of its own"
+        row, updated_at, stands, stands_at = found
+        if row is not None and updated_at is not None:
+            return Updated(row, updated_at.decode())
+        if stands is None or stands_at is None:
+            return Missing.NOTE
+        if stands_at.decode() == base:
+            return Missing.FOLDER
+        return Conflict(stands, stands_at.decode())
+
     async def note_owner(self, note_id: str) -> str | None:
         """The user the note belongs to; None when there is no such row."""
         return await self._owner("note_owner", store_sql.NOTE_OWNER, note_id)
@@ -107,10 +121,12 @@ class Store:
     async def ping(self) -> None:
         """Return when Postgres answers; for readiness, and to end an outage."""
         try:
-            await self._ask("ping", store_sql.ALIVE, {}, self._give_up())
+            await self._statements.first_row(
+                "ping", store_sql.ALIVE, {}, self._statements.deadline()
+            )
         except StoreUnavailable as unavailable:
             if unavailable.reason == Reason.TIMEOUT:  # it waits for no row's lock
-                self._answers(False)
+                self._statements.answers(False)
             raise
 
     def observe_pool(self) -> None:
@@ -119,74 +135,28 @@ class Store:
             self._metrics.postgres_pool.labels(stat).set(value)
         self._metrics.pool.observe(self._pool.stats())
 
-    def _give_up(self) -> float:
-        return self._loop.time() + self._wait_s
-
     async def _owner(self, name: str, query: bytes, row_id: str) -> str | None:
-        found = await self._ask(name, query, {"id": row_id}, self._give_up())
+        found = await self._statements.first_row(
+            name, query, {"id": row_id}, self._statements.deadline()
+        )
         return found[0].decode() if found and found[0] is not None else None
 
     async def _update(
         self, user_id: str, query: bytes, params: Mapping[str, object]
     ) -> Row | None:
-        give_up = self._give_up()
-        if not await self._turns.take(user_id, give_up):
-            raise self._unavailable("update_note", Failed(Reason.POOL_FULL))
+        statements = self._statements
+        deadline = statements.deadline()
+        if not await self._turns.take(user_id, deadline):
+            raise statements.unavailable("update_note", Failed(Reason.POOL_FULL))
         try:
-            return await self._ask("update_note", query, params, give_up)
+            return await statements.first_row("update_note", query, params, deadline)
         finally:
             self._turns.give_back(user_id)
 
-    async def _ask(
-        self, name: str, query: bytes, params: Mapping[str, object], give_up: float
-    ) -> Row | None:
-        began = self._loop.time()
-        try:
-            text, names = store_sql.numbered(query)
-            values = [_text(params[name]) for name in names]
-            if not await self._line.take(EVERYBODY, give_up):
-                raise Failed(Reason.POOL_FULL)
-            try:
-                found = await self._pool.first_row(text, values, give_up)
-            finally:
-                self._line.give_back(EVERYBODY)
-        except Failed as failed:
-            raise self._unavailable(name, failed) from None
-        finally:
-            self._timings[name].observe(self._loop.time() - began)
-        self._answers(True)
-        return found
 
-    def _unavailable(self, name: str, failed: Failed) -> StoreUnavailable:
-        self._metrics.query_failures.labels(failed.reason).inc()
-        if failed.reason is Reason.DISCONNECTED:
-            self._answers(False)
-        # The readiness probe fails every two seconds; an outage is told once.
-        tell = self._log.debug if name == "ping" else self._log.warning
-        tell(
-            "statement_failed",
-            statement=name,
-            reason=str(failed.reason),
-            sqlstate=failed.sqlstate,
-        )
-        return StoreUnavailable(failed.reason)
-
-    def _answers(self, up: bool) -> None:
-        if up is not self._up:
-            self._up = up
-            self._metrics.postgres_up.set(up)
-            if up:
-                self._log.info("postgres_answers")
-            else:
-                self._log.warning("postgres_unreachable")
-
-
-def _text(value: object) -> bytes | None:
-    """A parameter in the text format of Postgres."""
-    if isinstance(value, str):
-        if "\0" in value:  # libpq would take it for the end
-            raise Failed(Reason.REFUSED)
-        return value.encode()
-    if value is None:
-        return None
-    return b"t" if value else b"f"
+def _update_query(changes: Mapping[str, str | bool | None], *, based: bool) -> bytes:
+    if not changes or not changes.keys() <= store_sql.COLUMNS.keys():
+        raise ValueError("no fields, or fields that may not be changed")
+    into_folder = changes.get("folderId") is not None
+    fields = tuple(name for name in store_sql.COLUMNS if name in changes)
+    return store_sql.update_note(fields, into_folder=into_folder, based=based)

@@ -107,22 +107,41 @@ class Link:
         return False
 
     async def first_row(self, query: bytes, values: list[bytes | None]) -> Row | None:
-        """Run one statement. Raises `psycopg.Error`.
+        """Run one statement and return its first row. Raises `psycopg.Error`.
 
         When cancelled, the statement may go on: see `call_off`.
         """
+        result = await self._run(query, values)
+        return _columns(result, 0) if result.ntuples else None
+
+    async def all_rows(self, query: bytes, values: list[bytes | None]) -> list[Row]:
+        """Run one statement and return all its rows; otherwise as `first_row`."""
+        result = await self._run(query, values)
+        return [_columns(result, number) for number in range(result.ntuples)]
+
+    async def _run(self, query: bytes, values: list[bytes | None]) -> PGresult:
         self._deadline = self._loop.time() + self._limit_s
         if self._timer is None:
             self._timer = self._loop.call_later(self._limit_s, self._look)
         if self._names is None:
             self._pgconn.send_query_params(query, values)
-        else:
-            name = self._names.get(query) or await self._prepare(query, self._names)
-            self._pgconn.send_query_prepared(name, values)
-        result = await self._answer()
-        if not result.ntuples:
-            return None
-        return tuple([result.get_value(0, n) for n in range(result.nfields)])
+            return await self._answer()
+        try:
+            return await self._run_prepared(query, values, self._names)
+        except psycopg.errors.FeatureNotSupported:
+            # A migration changed a column's type. Postgres then refuses each prepared
+            # statement ("cached plan must not change result type") before it runs.
+            if not self._names:
+                raise
+        await self._deallocate(self._names)
+        return await self._run_prepared(query, values, self._names)
+
+    async def _run_prepared(
+        self, query: bytes, values: list[bytes | None], names: dict[bytes, bytes]
+    ) -> PGresult:
+        name = names.get(query) or await self._prepare(query, names)
+        self._pgconn.send_query_prepared(name, values)
+        return await self._answer()
 
     async def call_off(self) -> None:
         """Have the server drop what it works at, and wait until it has."""
@@ -139,15 +158,18 @@ class Link:
     async def _prepare(self, query: bytes, names: dict[bytes, bytes]) -> bytes:
         """Prepare under a name never used: a lost answer leaves no doubt about it."""
         if len(names) >= MOST_PREPARED:
-            names.clear()
-            self._pgconn.send_query(b"DEALLOCATE ALL")  # which PgBouncer knows as well
-            await self._answer()
+            await self._deallocate(names)
         self._named += 1
         name = b"s%d" % self._named
         self._pgconn.send_prepare(name, query)
         await self._answer()
         names[query] = name
         return name
+
+    async def _deallocate(self, names: dict[bytes, bytes]) -> None:
+        names.clear()
+        self._pgconn.send_query(b"DEALLOCATE ALL")  # which PgBouncer knows as well
+        await self._answer()
 
     async def _answer(self) -> PGresult:
         """Wait for the end of what has been sent."""
@@ -215,6 +237,10 @@ class Link:
         done, self._done = self._done, None
         if done is not None and not done.done():
             done.set_result(None)
+
+
+def _columns(result: PGresult, row: int) -> Row:
+    return tuple([result.get_value(row, n) for n in range(result.nfields)])
 
 
 def cut(connection: Connection) -> None:

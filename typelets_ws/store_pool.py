@@ -21,9 +21,9 @@ No text of the database leaves this module, only a `Reason` and the SQLSTATE.
 import asyncio
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 
 import psycopg
 from psycopg.errors import ForeignKeyViolation
@@ -31,6 +31,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from . import config
 from .store_link import Connection, Link, Overdue, Row, cut
+from .store_turns import Turns
 
 __all__ = ["GRACE_S", "Failed", "ForeignKeyViolation", "Pool", "Reason", "Row"]
 
@@ -47,6 +48,13 @@ OUTAGE_WAIT_S: Final = 0.25
 
 _SETTINGS: Final = """SELECT set_config('statement_timeout', %s, false),
     set_config('default_transaction_isolation', 'read committed', false)"""
+
+
+EVERYBODY: Final = ""
+"""The one key of the line in which all statements wait for a connection."""
+
+Result = TypeVar("Result")
+_Run = Callable[[Link, bytes, list[bytes | None]], Awaitable[Result]]
 
 
 class Reason(StrEnum):
@@ -104,6 +112,7 @@ class Pool:
         self._lent = 0
         self._asking = 0
         self._taken = 0
+        self._line = Turns(settings.pool_max, settings.max_waiting)
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             settings.url,
             connection_class=Connection,
@@ -155,21 +164,46 @@ class Pool:
         `give_up` is the loop's time beyond which no connection is waited for.
         Raises `Failed`, or `ForeignKeyViolation`.
         """
-        for _ in range(TRIES - 1):
-            try:
-                return await self._try(query, values, give_up)
-            except Failed as failed:
-                again = failed.sent and failed.reason in _AGAIN
-                if not again or self._loop.time() >= give_up:
-                    raise
-        return await self._try(query, values, give_up)
+        return await self._run(Link.first_row, query, values, give_up)
+
+    async def all_rows(
+        self, query: bytes, values: list[bytes | None], give_up: float
+    ) -> list[Row]:
+        """Run one statement and return all its rows; otherwise as `first_row`."""
+        return await self._run(Link.all_rows, query, values, give_up)
+
+    async def _run(
+        self,
+        run: _Run[Result],
+        query: bytes,
+        values: list[bytes | None],
+        give_up: float,
+    ) -> Result:
+        # psycopg's own line costs a task for each who waits: as much as an UPDATE.
+        if not await self._line.take(EVERYBODY, give_up):
+            raise Failed(Reason.POOL_FULL)
+        try:
+            for _ in range(TRIES - 1):
+                try:
+                    return await self._try(run, query, values, give_up)
+                except Failed as failed:
+                    again = failed.sent and failed.reason in _AGAIN
+                    if not again or self._loop.time() >= give_up:
+                        raise
+            return await self._try(run, query, values, give_up)
+        finally:
+            self._line.give_back(EVERYBODY)
 
     async def _try(
-        self, query: bytes, values: list[bytes | None], give_up: float
-    ) -> Row | None:
+        self,
+        run: _Run[Result],
+        query: bytes,
+        values: list[bytes | None],
+        give_up: float,
+    ) -> Result:
         link = await self._take(give_up)
         try:
-            return await link.first_row(query, values)
+            return await run(link, query, values)
         except asyncio.CancelledError:
             await link.call_off()
             raise

@@ -61,8 +61,10 @@ _FORWARD: Final = """updated_at = greatest(
 _MINE: Final = "n.id = %(note)s::uuid AND n.user_id = %(user)s"
 
 
-@lru_cache(maxsize=1 << len(COLUMNS))
-def update_note(fields: tuple[str, ...], *, into_folder: bool) -> bytes:
+@lru_cache(maxsize=4 << len(COLUMNS))
+def update_note(
+    fields: tuple[str, ...], *, into_folder: bool, based: bool = False
+) -> bytes:
     """The UPDATE of the fields (wire names, all in `COLUMNS`).
 
     Its parameters are the fields, ``note`` and ``user``. Its one row is: the note as
@@ -70,10 +72,15 @@ def update_note(fields: tuple[str, ...], *, into_folder: bool) -> bytes:
     null when nothing was written, and there may be no row when the note is missing.
     With `into_folder` the folder ``folderId`` must be the user's own. It is judged as
     of the statement's beginning; one deleted meanwhile breaks the foreign key.
+    With `based` nothing is written unless the row's updatedAt equals ``base``; there
+    is always a row then, and in place of the third column the note as it stood and its
+    updatedAt, null when there is none.
     """
     changes = ", ".join(f"{COLUMNS[name]} = %({name})s" for name in fields)
     update = f"UPDATE notes AS n SET {changes}, {_FORWARD} WHERE {_MINE}"  # noqa: S608
     returning = f"""RETURNING {NOTE_ROW} AS "row", {_iso("n.updated_at")} AS at"""
+    if based:
+        return _based_update(update, returning, into_folder=into_folder)
     if not into_folder:
         return f"{update} {returning}, false".encode()
     return f"""
@@ -86,10 +93,26 @@ def update_note(fields: tuple[str, ...], *, into_folder: bool) -> bytes:
         FROM folder LEFT JOIN written ON true""".encode()  # noqa: S608
 
 
+def _based_update(update: str, returning: str, *, into_folder: bool) -> bytes:
+    # The row is locked first: without the lock the current row would be the one of
+    # the statement's beginning, and older than the one the UPDATE was judged by.
+    folder = """AND EXISTS (
+        SELECT FROM folders WHERE id = %(folderId)s::uuid AND user_id = %(user)s)"""
+    return f"""
+        WITH current AS MATERIALIZED (
+            SELECT {NOTE_ROW} AS "row", {_iso("n.updated_at")} AS at
+            FROM notes AS n WHERE {_MINE} FOR NO KEY UPDATE),
+        written AS ({update} AND (SELECT at FROM current) = %(base)s
+            {folder if into_folder else ""} {returning})
+        SELECT written."row", written.at, current."row", current.at
+        FROM (SELECT) AS one LEFT JOIN written ON true
+            LEFT JOIN current ON true""".encode()  # noqa: S608
+
+
 _NAMED: Final = re.compile(rb"%\((\w+)\)s")
 
 
-@lru_cache(maxsize=2 << len(COLUMNS))
+@lru_cache(maxsize=8 << len(COLUMNS))
 def numbered(query: bytes) -> tuple[bytes, tuple[str, ...]]:
     """A statement of ours as libpq wants it, and the names of its $1, $2 and so on."""
     names = tuple(dict.fromkeys(_NAMED.findall(query)))

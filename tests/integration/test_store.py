@@ -298,7 +298,7 @@ async def test_the_granted_rights_are_enough_and_no_more(database: Database) -> 
         "DELETE FROM notes",
         "INSERT INTO notes (user_id, title) VALUES ('u', 't')",
         "UPDATE folders SET name = 'x'",
-        "SELECT name FROM folders",
+        "SELECT email FROM users",
         "SELECT id FROM users",
     ):
         with (

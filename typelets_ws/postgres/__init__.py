@@ -1,0 +1,1 @@
+"""Postgres: statements over pooled libpq connections."""

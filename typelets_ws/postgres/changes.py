@@ -1,0 +1,240 @@
+"""Row versions of notes and folders: horizons, changes, rows by id, digests.
+
+Fulfils `ports.Changes` (recovery.md section 1). Invariants:
+
+- **Recovery never starves clients' updates**: at most a quarter of the pool runs its
+  statements. The others wait up to `WAIT_S` without a connection.
+- **A standby is refused** (`Unsupported.STANDBY`): what it has not replayed yet would
+  be missing below a horizon of its primary.
+- **Missing privileges switch recovery off and nothing else.** `supported` says why;
+  it is asked for again from time to time, so a GRANT needs no restart.
+
+The SQL is in `changes_sql`.
+"""
+
+import asyncio
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from ..log import FilteringBoundLogger
+from ..ports import (
+    Digest,
+    Extent,
+    RowIds,
+    RowKey,
+    RowKind,
+    Since,
+    Snapshot,
+    StoredRow,
+    StoreUnavailable,
+    TableDigest,
+    UserChanges,
+)
+from ..store_pool import Failed, Reason, Row
+from ..store_statements import Statements
+from ..store_turns import Turns
+from . import changes_sql
+from .changes_sql import Abilities
+
+__all__ = ["ChangeReader", "Unsupported"]
+
+WAIT_S: Final = 30.0
+"""For one of recovery's connections; 5,000 returning devices take some seconds."""
+MOST_WAITING: Final = 20_000
+OLDEST_VERSION: Final = 140_000
+"""`bit_xor` and the cast from xid8 to xid came with PostgreSQL 14."""
+_RECOVERY: Final = "recovery"
+_KINDS: Final = {RowKind.FOLDER: "f", RowKind.NOTE: "n"}
+_BY_LETTER: Final = {b"f": RowKind.FOLDER, b"n": RowKind.NOTE}
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_NONE: Final = "0" * 32
+
+
+class Unsupported(StrEnum):
+    """Why recovery is off: a label of the log and the metrics."""
+
+    OLD_SERVER = "old_server"
+    NO_PRIVILEGE = "no_privilege"
+    STANDBY = "standby"
+
+
+class ChangeReader:
+    """Reads row versions; fulfils `ports.Changes`."""
+
+    def __init__(
+        self, statements: Statements, pool_max: int, log: FilteringBoundLogger
+    ) -> None:
+        self._statements = statements
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._turns = Turns(max(1, pool_max // 4), MOST_WAITING)
+        self._abilities: Abilities | None = None
+
+    async def supported(self) -> Unsupported | None:
+        """Ask whether the server and the role allow recovery; None when they do.
+
+        Raises `StoreUnavailable` when Postgres does not answer.
+        """
+        found = await self._first_row("abilities", changes_sql.ABILITIES)
+        if found is None or int(found[0] or b"0") < OLDEST_VERSION:
+            return Unsupported.OLD_SERVER
+        self._take_abilities(Abilities(found[1] == b"t", found[2] == b"t"))
+        try:
+            await self.changed((), Extent(1, 1, digest=True))
+        except StoreUnavailable as unavailable:
+            if unavailable.reason == Reason.REFUSED:
+                return Unsupported.NO_PRIVILEGE
+            if unavailable.reason == Reason.READ_ONLY:
+                return Unsupported.STANDBY
+            raise
+        return None
+
+    async def horizon(self) -> Snapshot:
+        """The horizon as of now. Raises `StoreUnavailable`, as all of these."""
+        abilities = self._abilities or Abilities()
+        found = await self._first_row("horizon", changes_sql.horizon(abilities))
+        assert found is not None, "the head is always there"
+        return _snapshot(found)
+
+    async def changed(
+        self, wanted: Sequence[Since], extent: Extent
+    ) -> tuple[Snapshot, list[UserChanges]]:
+        """The changes of each of `wanted`, all from one snapshot."""
+        query = changes_sql.changed(
+            self._abilities or Abilities(),
+            digest=extent.digest,
+            ids=extent.ids,
+            narrow=extent.narrow,
+        )
+        users = [_wanted(number, since) for number, since in enumerate(wanted)]
+        params = {
+            "users": msgspec.json.encode([user for user in users if user]),
+            "rows": extent.rows,
+            "bytes": extent.bytes,
+        }
+        found = await self._all_rows("changed", query, params)
+        return _snapshot(found[0]), _by_user(wanted, found[1:], extent.rows)
+
+    async def rows(
+        self, keys: Sequence[RowKey], *, versions: bool = True
+    ) -> Mapping[RowKey, StoredRow]:
+        """The rows as of now; one that is not there is missing from the result.
+
+        Without `versions` no privilege for recovery is needed.
+        """
+        asked = [
+            {"n": number, "user_id": user_id, "kind": _KINDS[kind], "id": row_id}
+            for number, (user_id, kind, row_id) in enumerate(keys)
+            if _storable(user_id)
+        ]
+        query = changes_sql.rows(versions=versions)
+        found = await self._all_rows(
+            "rows", query, {"keys": msgspec.json.encode(asked)}
+        )
+        rows = [_stored(row, keys[int(row[1] or b"")].user_id) for row in found]
+        return {row.key: row for row in rows}
+
+    def _take_abilities(self, abilities: Abilities) -> None:
+        if abilities != self._abilities and not all(abilities):
+            missing = [name for name, able in abilities._asdict().items() if not able]
+            self._log.warning("database_identity_incomplete", missing=missing)
+        self._abilities = abilities
+
+    async def _first_row(self, name: str, query: bytes) -> Row | None:
+        deadline = await self._take(name)
+        try:
+            return await self._statements.first_row(name, query, {}, deadline)
+        finally:
+            self._turns.give_back(_RECOVERY)
+
+    async def _all_rows(
+        self, name: str, query: bytes, params: Mapping[str, object]
+    ) -> list[Row]:
+        deadline = await self._take(name)
+        try:
+            return await self._statements.all_rows(name, query, params, deadline)
+        finally:
+            self._turns.give_back(_RECOVERY)
+
+    async def _take(self, name: str) -> float:
+        """Wait for one of recovery's connections. Returns the statement's deadline."""
+        if not await self._turns.take(_RECOVERY, self._loop.time() + WAIT_S):
+            raise self._statements.unavailable(name, Failed(Reason.POOL_FULL))
+        return self._statements.deadline()
+
+
+def _storable(user_id: str) -> bool:
+    """Whether Postgres can hold the text; otherwise no row has it."""
+    return "\0" not in user_id and not _SURROGATE.search(user_id)
+
+
+def _wanted(number: int, since: Since) -> dict[str, object] | None:
+    if not _storable(since.user_id):
+        return None
+    return {
+        "n": number,
+        "user_id": since.user_id,
+        "horizon": None if since.horizon is None else str(since.horizon),
+        "settled": None if since.settled is None else str(since.settled),
+        "kind": since.after and _KINDS[since.after[0]],
+        "after": since.after and since.after[1],
+        "since_s": since.since_s,
+    }
+
+
+def _snapshot(head: Row) -> Snapshot:
+    _, _, _, horizon, standby, identity, newest = head
+    if standby == b"t":
+        raise StoreUnavailable(Reason.READ_ONLY)
+    return Snapshot(
+        (identity or b"").decode(), int(horizon or b"0"), int(newest or b"0")
+    )
+
+
+def _by_user(wanted: Sequence[Since], found: list[Row], most: int) -> list[UserChanges]:
+    rows: dict[int, list[StoredRow]] = defaultdict(list)
+    more: set[int] = set()
+    digests: dict[int, Digest] = {}
+    ids: dict[int, RowIds] = {}
+    for row in found:
+        letter, number = row[0] or b"", int(row[1] or b"0")
+        if letter in _BY_LETTER:
+            rows[number].append(_stored(row, wanted[number].user_id))
+        elif letter == b"m":
+            more.add(number)
+        elif letter == b"d":
+            digests[number] = Digest(_table_digest(row[3]), _table_digest(row[5]))
+        else:
+            ids[number] = RowIds(row[3] or b"[]", row[5] or b"[]")
+    changes = []
+    for number in range(len(wanted)):
+        some = sorted(rows[number], key=_page_order)[:most]
+        changes.append(
+            UserChanges(some, number in more, digests.get(number), ids.get(number))
+        )
+    return changes
+
+
+def _page_order(row: StoredRow) -> tuple[bool, str]:
+    return row.key.kind is RowKind.NOTE, row.key.row_id
+
+
+def _stored(row: Row, user_id: str) -> StoredRow:
+    letter, _, row_id, version, settled, updated_at, text = row
+    return StoredRow(
+        RowKey(user_id, _BY_LETTER[letter or b""], (row_id or b"").decode()),
+        (version or b"").decode(),
+        settled == b"t",
+        (updated_at or b"").decode(),
+        text or b"",
+    )
+
+
+def _table_digest(text: bytes | None) -> TableDigest:
+    count, _, bits = (text or b"0 ").decode().partition(" ")
+    return TableDigest(int(count), f"{int(bits, 2):032x}" if bits else _NONE)

@@ -31,7 +31,6 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from . import config
 from .store_link import Connection, Link, Overdue, Row, cut
-from .store_turns import Turns
 
 __all__ = ["GRACE_S", "Failed", "ForeignKeyViolation", "Pool", "Reason", "Row"]
 
@@ -49,9 +48,6 @@ OUTAGE_WAIT_S: Final = 0.25
 _SETTINGS: Final = """SELECT set_config('statement_timeout', %s, false),
     set_config('default_transaction_isolation', 'read committed', false)"""
 
-
-EVERYBODY: Final = ""
-"""The one key of the line in which all statements wait for a connection."""
 
 Result = TypeVar("Result")
 _Run = Callable[[Link, bytes, list[bytes | None]], Awaitable[Result]]
@@ -112,7 +108,6 @@ class Pool:
         self._lent = 0
         self._asking = 0
         self._taken = 0
-        self._line = Turns(settings.pool_max, settings.max_waiting)
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             settings.url,
             connection_class=Connection,
@@ -179,20 +174,14 @@ class Pool:
         values: list[bytes | None],
         give_up: float,
     ) -> Result:
-        # psycopg's own line costs a task for each who waits: as much as an UPDATE.
-        if not await self._line.take(EVERYBODY, give_up):
-            raise Failed(Reason.POOL_FULL)
-        try:
-            for _ in range(TRIES - 1):
-                try:
-                    return await self._try(run, query, values, give_up)
-                except Failed as failed:
-                    again = failed.sent and failed.reason in _AGAIN
-                    if not again or self._loop.time() >= give_up:
-                        raise
-            return await self._try(run, query, values, give_up)
-        finally:
-            self._line.give_back(EVERYBODY)
+        for _ in range(TRIES - 1):
+            try:
+                return await self._try(run, query, values, give_up)
+            except Failed as failed:
+                again = failed.sent and failed.reason in _AGAIN
+                if not again or self._loop.time() >= give_up:
+                    raise
+        return await self._try(run, query, values, give_up)
 
     async def _try(
         self,

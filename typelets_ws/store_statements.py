@@ -14,9 +14,12 @@ from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .ports import StoreUnavailable
 from .store_pool import Failed, Pool, Reason, Row
+from .store_turns import Turns
 
 __all__ = ["Statements"]
 
+EVERYBODY: Final = ""
+"""The one key of the line in which all statements wait for a connection."""
 PROBES: Final = frozenset({"ping", "abilities"})
 """They fail every few seconds during an outage, which is logged once."""
 
@@ -32,6 +35,7 @@ class Statements:
         self._metrics = metrics
         self._log = log
         self._up: bool | None = None
+        self._line = Turns(settings.pool_max, settings.max_waiting)
         self.pool = Pool(settings, on_outage=lambda: self.answers(False))
 
     def deadline(self) -> float:
@@ -48,7 +52,11 @@ class Statements:
         began = self._loop.time()
         try:
             text, values = _encoded(query, params)
-            found = await self.pool.first_row(text, values, deadline)
+            await self._take(deadline)
+            try:
+                found = await self.pool.first_row(text, values, deadline)
+            finally:
+                self._line.give_back(EVERYBODY)
         except Failed as failed:
             raise self.unavailable(name, failed) from None
         finally:
@@ -63,7 +71,11 @@ class Statements:
         began = self._loop.time()
         try:
             text, values = _encoded(query, params)
-            found = await self.pool.all_rows(text, values, deadline)
+            await self._take(deadline)
+            try:
+                found = await self.pool.all_rows(text, values, deadline)
+            finally:
+                self._line.give_back(EVERYBODY)
         except Failed as failed:
             raise self.unavailable(name, failed) from None
         finally:
@@ -94,6 +106,11 @@ class Statements:
                 self._log.info("postgres_answers")
             else:
                 self._log.warning("postgres_unreachable")
+
+    async def _take(self, deadline: float) -> None:
+        # psycopg's own line costs a task for each who waits: as much as an UPDATE.
+        if not await self._line.take(EVERYBODY, deadline):
+            raise Failed(Reason.POOL_FULL)
 
     def _observe(self, name: str, began: float) -> None:
         self._metrics.queries.labels(name).observe(self._loop.time() - began)

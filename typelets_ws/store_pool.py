@@ -50,7 +50,7 @@ _SETTINGS: Final = """SELECT set_config('statement_timeout', %s, false),
 
 
 Result = TypeVar("Result")
-_Run = Callable[[Link, bytes, list[bytes | None]], Awaitable[Result]]
+_Run = Callable[[Link], Awaitable[Result]]
 
 
 class Reason(StrEnum):
@@ -159,40 +159,28 @@ class Pool:
         `give_up` is the loop's time beyond which no connection is waited for.
         Raises `Failed`, or `ForeignKeyViolation`.
         """
-        return await self._run(Link.first_row, query, values, give_up)
+        return await self._run(lambda link: link.first_row(query, values), give_up)
 
     async def all_rows(
         self, query: bytes, values: list[bytes | None], give_up: float
     ) -> list[Row]:
         """Run one statement and return all its rows; otherwise as `first_row`."""
-        return await self._run(Link.all_rows, query, values, give_up)
+        return await self._run(lambda link: link.all_rows(query, values), give_up)
 
-    async def _run(
-        self,
-        run: _Run[Result],
-        query: bytes,
-        values: list[bytes | None],
-        give_up: float,
-    ) -> Result:
+    async def _run(self, run: _Run[Result], give_up: float) -> Result:
         for _ in range(TRIES - 1):
             try:
-                return await self._try(run, query, values, give_up)
+                return await self._try(run, give_up)
             except Failed as failed:
                 again = failed.sent and failed.reason in _AGAIN
                 if not again or self._loop.time() >= give_up:
                     raise
-        return await self._try(run, query, values, give_up)
+        return await self._try(run, give_up)
 
-    async def _try(
-        self,
-        run: _Run[Result],
-        query: bytes,
-        values: list[bytes | None],
-        give_up: float,
-    ) -> Result:
+    async def _try(self, run: _Run[Result], give_up: float) -> Result:
         link = await self._take(give_up)
         try:
-            return await run(link, query, values)
+            return await run(link)
         except asyncio.CancelledError:
             await link.call_off()
             raise

@@ -1,6 +1,6 @@
 """Row versions of notes and folders: horizons, changes, rows by id, digests.
 
-Fulfils `ports.Changes` (recovery.md section 1). Invariants:
+Fulfils `recovery_ports.Changes` (recovery.md section 1). Invariants:
 
 - **Recovery never starves clients' updates**: at most a quarter of the pool runs its
   statements. The others wait up to `WAIT_S` without a connection.
@@ -22,7 +22,8 @@ from typing import Final
 import msgspec
 
 from ..log import FilteringBoundLogger
-from ..ports import (
+from ..ports import StoreUnavailable
+from ..recovery_ports import (
     Digest,
     Extent,
     RowIds,
@@ -31,7 +32,6 @@ from ..ports import (
     Since,
     Snapshot,
     StoredRow,
-    StoreUnavailable,
     TableDigest,
     UserChanges,
 )
@@ -64,7 +64,7 @@ class Unsupported(StrEnum):
 
 
 class ChangeReader:
-    """Reads row versions; fulfils `ports.Changes`."""
+    """Reads row versions; fulfils `recovery_ports.Changes`."""
 
     def __init__(
         self, statements: Statements, pool_max: int, log: FilteringBoundLogger

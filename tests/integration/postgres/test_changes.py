@@ -17,7 +17,9 @@ from structlog.testing import capture_logs
 from tests.postgres import Database
 from typelets_ws import config
 from typelets_ws.metrics import Metrics
-from typelets_ws.ports import (
+from typelets_ws.ports import StoreUnavailable
+from typelets_ws.postgres.changes import ChangeReader, Unsupported
+from typelets_ws.recovery_ports import (
     Digest,
     Extent,
     RowKey,
@@ -25,11 +27,9 @@ from typelets_ws.ports import (
     Since,
     Snapshot,
     StoredRow,
-    StoreUnavailable,
     TableDigest,
     UserChanges,
 )
-from typelets_ws.postgres.changes import ChangeReader, Unsupported
 from typelets_ws.store import Store
 
 ALICE, BOB = "user_alice", "user_bob"

@@ -34,7 +34,7 @@ FLOORS = {
     "words": floor(
         0,
         """addresses protocol errors messages events metrics pool_metrics tally ports
-        config config_kinds config_rules database_url settings log log_guard
+        recovery_ports config config_kinds config_rules database_url settings log log_guard
         recent_lines""",
     ),
     "rules": floor(

@@ -1,0 +1,145 @@
+"""What recovery asks of the database: row versions, horizons, digests.
+
+`postgres.changes` fulfils `Changes`; delivery knows only this module. A horizon is a
+transaction id of one database, and means nothing in another one: whoever keeps one
+keeps `Snapshot.identity` beside it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+__all__ = [
+    "Changes",
+    "Digest",
+    "Extent",
+    "RowIds",
+    "RowKey",
+    "RowKind",
+    "Since",
+    "Snapshot",
+    "StoredRow",
+    "TableDigest",
+    "UserChanges",
+]
+
+
+class RowKind(StrEnum):
+    """The table of a row; pages show folders before notes."""
+
+    FOLDER = "folder"
+    NOTE = "note"
+
+
+class RowKey(NamedTuple):
+    """A row of one user. A row that changes hands is another key."""
+
+    user_id: str
+    kind: RowKind
+    row_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row as read: its version (``xmin``), its updatedAt and its JSON text.
+
+    `version` is empty when it was read without the privilege. `settled` is True when
+    the row has had this version since before the horizon `Since.settled`.
+    """
+
+    key: RowKey
+    version: str
+    settled: bool
+    updated_at: str
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A point in the history of one database, named by `identity`.
+
+    Every transaction below `horizon` had ended; `newest` is the next id to be given.
+    """
+
+    identity: str
+    horizon: int
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """What is wanted of one user: rows at or above `horizon`, all rows if None.
+
+    `after` is where the last page ended. `since_s` limits them to rows whose updatedAt
+    is at most so many seconds old.
+    """
+
+    user_id: str
+    horizon: int | None
+    after: tuple[RowKind, str] | None = None
+    settled: int | None = None
+    since_s: float | None = None
+
+
+class TableDigest(NamedTuple):
+    """Row count and XOR (32 hex digits) of one user's rows in one table."""
+
+    rows: int
+    xor: str
+
+
+class Digest(NamedTuple):
+    """Equal digests prove equal sets of ids and updatedAt."""
+
+    notes: TableDigest
+    folders: TableDigest
+
+
+class RowIds(NamedTuple):
+    """All ids of one user, as JSON arrays."""
+
+    notes: bytes
+    folders: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UserChanges:
+    """The changes of one user, in the order of pages; `more` when some are left."""
+
+    rows: list[StoredRow]
+    more: bool
+    digest: Digest | None = None
+    ids: RowIds | None = None
+
+
+class Extent(NamedTuple):
+    """How much is read of each user, and what beside the rows.
+
+    `narrow` selects notes by updatedAt first, with an hour's margin; each
+    `Since.since_s` must be set then.
+    """
+
+    rows: int
+    bytes: int
+    digest: bool = False
+    ids: bool = False
+    narrow: bool = False
+
+
+class Changes(Protocol):
+    """Row versions of the database; every method may raise `StoreUnavailable`."""
+
+    async def horizon(self) -> Snapshot:
+        """The horizon as of now."""
+        ...
+
+    async def changed(
+        self, wanted: Sequence[Since], extent: Extent
+    ) -> tuple[Snapshot, list[UserChanges]]:
+        """The changes of each, all from one snapshot."""
+        ...
+
+    async def rows(self, keys: Sequence[RowKey]) -> Mapping[RowKey, StoredRow]:
+        """The rows as of now; a row that is not there is missing from the result."""
+        ...

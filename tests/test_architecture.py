@@ -34,8 +34,8 @@ FLOORS = {
     "words": floor(
         0,
         """addresses protocol errors messages events metrics pool_metrics tally ports
-        recovery_ports config config_kinds config_rules database_url settings log log_guard
-        recent_lines""",
+        recovery_ports config config_kinds config_rules database_url settings
+        log log_guard recent_lines""",
     ),
     "rules": floor(
         1,

@@ -219,16 +219,20 @@ async def daemon(
     database_url: str,
     *,
     pages: Mapping[str, Page] | None = None,
+    wall: Callable[[], float] = time.time,
     **sections: Mapping[str, Any],
 ) -> AsyncIterator[House]:
-    """A daemon that is ready, on free ports; see `configured` for `sections`."""
+    """A daemon that is ready, on free ports; see `configured` for `sections`.
+
+    `wall` is what it takes for the system's clock.
+    """
     sections["redis"] = {"url": redis_url, **sections.get("redis", {})}
     sections["database"] = {"url": database_url, **sections.get("database", {})}
     stream = io.StringIO()
     level = sections.get("log", {}).get("level", "info")
     output = Output(Log(level=level, format="json"), stream, time.time)
     config = configured(**sections)
-    async with running(config, log=output.logger(), pages=pages) as built:
+    async with running(config, log=output.logger(), pages=pages, wall=wall) as built:
         house = House(built, stream)
         await eventually(lambda: not built.complaints())
         yield house

@@ -86,6 +86,10 @@ class FakeShared:
         places.add(connection_id)
         return Place.GRANTED
 
+    async def is_revoked(self, session_id: str) -> bool:
+        await self.gate.wait()
+        return session_id in self.revoked
+
     def release(self, user_id: str, connection_id: str) -> None:
         places = self.places.get(user_id, set())
         places.discard(connection_id)
@@ -214,7 +218,7 @@ class World:
         self.clerk, self.subscriptions = FakeClerk(), FakeSubscriptions()
         self.shared = FakeShared(self.limits.devices_per_user)
         self.store, self.hub, self.metrics = FakeStore(), Hub(), Metrics()
-        self.barred = Barred(60_000, 3)
+        self.barred = Barred(60.0, 3)
         self.rules = Messages()
         self.admission = Admission(
             clerk=self.clerk,
@@ -226,6 +230,7 @@ class World:
             metrics=self.metrics,
             log=Log().bound(),
             now_ms=lambda: self.now_ms,
+            monotonic=lambda: self.now_ms / 1000,
             devices_per_user=self.limits.devices_per_user,
         )
 

@@ -9,8 +9,8 @@ subscription lives while the count does, so a device that leaves cannot take
 away what another, half-way in, relies on.
 """
 
-from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import messages, signing
@@ -33,25 +33,26 @@ __all__ = ["Admission", "Barred"]
 
 
 class Barred:
-    """Revoked sessions, until their tokens have expired. Times in ms."""
+    """Revoked sessions, until their tokens have expired. Monotonic times in seconds."""
 
-    def __init__(self, keep_ms: int, limit: int) -> None:
-        self._keep_ms = keep_ms
+    def __init__(self, keep_s: float, limit: int) -> None:
+        self._keep_s = keep_s
         self._limit = limit
-        self._until: MutableMapping[str, int] = {}
+        self._until: OrderedDict[str, float] = OrderedDict()
 
-    def add(self, session_id: str, now_ms: int) -> None:
+    def add(self, session_id: str, now: float) -> None:
         """Bar a session from now on."""
-        for old in [sid for sid, until in self._until.items() if until <= now_ms]:
-            del self._until[old]
+        self._until.pop(session_id, None)
+        while self._until and next(iter(self._until.values())) <= now:
+            self._until.popitem(last=False)
         if len(self._until) >= self._limit:
             # The oldest are nearest to their end; Redis remembers them as well.
-            del self._until[next(iter(self._until))]
-        self._until[session_id] = now_ms + self._keep_ms
+            self._until.popitem(last=False)
+        self._until[session_id] = now + self._keep_s
 
-    def holds(self, session_id: str | None, now_ms: int) -> bool:
+    def holds(self, session_id: str | None, now: float) -> bool:
         """True while the session may not come in."""
-        return session_id is not None and self._until.get(session_id, 0) > now_ms
+        return session_id is not None and self._until.get(session_id, 0.0) > now
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ class Admission:
     metrics: Metrics
     log: FilteringBoundLogger
     now_ms: Callable[[], int]
+    monotonic: Callable[[], float]
     devices_per_user: int
     _holds: Counter[str] = field(default_factory=Counter, init=False)
 
@@ -80,9 +82,13 @@ class Admission:
         try:
             identity = await self.clerk.verify(message.token)
             self._refuse_barred(identity)
+            if session.authenticated:
+                await self._refuse_barred_elsewhere(identity)
         except TokenRejected as rejection:
             return self._rejected(device, session, rejection, message)
         if session.authenticated:
+            if not device.open:
+                raise Farewell(CloseCode.GOING_AWAY, "gone")
             return self._welcome(session, identity, message)
         return await self._let_in(device, session, identity, message)
 
@@ -143,7 +149,7 @@ class Admission:
                 **{**device.log_fields, "user": identity.user_id},
             )
             refusal = Refusal(
-                Code.RATE_LIMITED, TOO_MANY_DEVICES, request_id=message.requestId
+                Code.TOO_MANY_DEVICES, TOO_MANY_DEVICES, request_id=message.requestId
             )
             raise Farewell(
                 CloseCode.TOO_MANY,
@@ -152,8 +158,17 @@ class Admission:
             )
 
     def _refuse_barred(self, identity: Identity) -> None:
-        if self.barred.holds(identity.session_id, self.now_ms()):
+        if self.barred.holds(identity.session_id, self.monotonic()):
             raise TokenRejected(RejectReason.REVOKED, identity.user_id)
+
+    async def _refuse_barred_elsewhere(self, identity: Identity) -> None:
+        """At a first `auth`, `SharedLimits.acquire` asks the same of Redis."""
+        if identity.session_id is None:
+            return
+        if await self.shared.is_revoked(identity.session_id):
+            raise TokenRejected(RejectReason.REVOKED, identity.user_id)
+        # Its own event may have come while Redis was asked.
+        self._refuse_barred(identity)
 
     def _welcome(
         self, session: Session, identity: Identity, message: messages.Auth

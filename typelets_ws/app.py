@@ -181,7 +181,7 @@ class _Builder:
         known_series.declare(self.metrics)
         ProcessMetrics(self.metrics.registry, self.wall())
         self.hub = Hub()
-        self.barred = Barred(BARRED_MS, BARRED_LIMIT)
+        self.barred = Barred(BARRED_MS / 1000, BARRED_LIMIT)
         self.newest = Newest(NEWEST_KEEP_S, NEWEST_ROOM_BYTES)
 
     def now_ms(self) -> int:
@@ -252,6 +252,7 @@ class _Builder:
             metrics=self.metrics,
             log=self.log,
             now_ms=self.now_ms,
+            monotonic=self.loop.time,
             devices_per_user=self.config.limits.devices_per_user,
         )
 

@@ -146,7 +146,7 @@ class Connection(Entrance):
                 self._liveness.ponged()
             elif frame.opcode is Opcode.PING:
                 # Each is answered, so a flood of pings is a flood.
-                verdict = conversation.session.arrive(0, self._house.now_ms())
+                verdict = conversation.session.arrive(0, self._house.monotonic())
                 if isinstance(verdict, Farewell):
                     self._fail(verdict)
             elif frame.opcode is Opcode.CLOSE:

@@ -111,7 +111,7 @@ class Conversation:
         services = self._services
         services.metrics.received_bytes.inc(len(data))
         item: bytes | Refusal = data
-        verdict = self.session.arrive(len(data), services.now_ms())
+        verdict = self.session.arrive(len(data), services.monotonic())
         if isinstance(verdict, Farewell):
             self._link.farewell(verdict)
             return

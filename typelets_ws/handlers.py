@@ -99,7 +99,7 @@ async def note_update(
 ) -> Outcome:
     """Write the allowed fields of the sender's own note."""
     note_id = uuid(message.noteId, "noteId")
-    session.charge(len(message.changes or ()) // FIELDS, context.now_ms())
+    session.charge(len(message.changes or ()) // FIELDS)
     changes, filtered = accepted_changes(
         message.changes or {}, require_encrypted=context.rules.require_encrypted
     )

@@ -46,7 +46,7 @@ LOST_LINK: Final = ("lost", "timeout", "garbled", "unexpected", "readonly", "ref
 PUBLISH_FAILURES: Final = (*LOST_LINK, "down", "full", "closed")
 GAPS: Final = (*LOST_LINK, "deaf", "unreachable", "publish_failed")
 REDIS_COMMANDS: Final = _words(
-    """ping publish subscribe unsubscribe set del sadd srem expire script eval
+    """ping publish subscribe unsubscribe set exists del sadd srem expire script eval
     evalsha"""
 )
 KEY_FETCHES: Final = _words(

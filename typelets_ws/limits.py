@@ -32,16 +32,18 @@ class SlidingWindow:
     refused together reaching three times the limit within one window is a flood.
     """
 
-    __slots__ = ("_limit", "_refused", "_served", "_window")
+    __slots__ = ("_last", "_limit", "_refused", "_served", "_window")
 
     def __init__(self, limit: int, window: float) -> None:
         self._limit = limit
         self._window = window
+        self._last = 0.0
         self._served: list[float] = []
         self._refused: list[float] = []
 
     def arrive(self, now: float) -> RateVerdict:
         """Count one arrival at `now` (must not go backwards)."""
+        self._last = now
         horizon = now - self._window
         served = self._served
         if served and served[0] <= horizon:
@@ -57,14 +59,13 @@ class SlidingWindow:
         refused.append(now)
         return RateVerdict.REFUSED
 
-    def charge(self, units: int, now: float) -> None:
-        """Count `units` more arrivals at `now`: something cost as much as so many.
+    def charge(self, units: int) -> None:
+        """Count the last arrival as `units` more: it cost as much as so many.
 
         They are never a flood by themselves: the next arrival finds that out.
         """
-        horizon = now - self._window
-        del self._served[: bisect_right(self._served, horizon)]
-        del self._refused[: bisect_right(self._refused, horizon)]
+        now = self._last
+        del self._refused[: bisect_right(self._refused, now - self._window)]
         free = self._limit - len(self._served)
         self._served += [now] * min(units, free)
         most = self._limit * (FLOOD_FACTOR - 1) - 1 - len(self._refused)

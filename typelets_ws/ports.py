@@ -174,6 +174,10 @@ class SharedLimits(Protocol):
         """Take one of the user's places for a device, unless its session is barred."""
         ...
 
+    async def is_revoked(self, session_id: str) -> bool:
+        """Whether any process revoked the session."""
+        ...
+
     def release(self, user_id: str, connection_id: str) -> None:
         """Give the place back."""
         ...

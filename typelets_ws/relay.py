@@ -139,7 +139,7 @@ class Relay:
         # What came before the order is for those who are sent away as well.
         self.hub.send()
         if isinstance(order, events.SessionRevoked):
-            self.barred.add(order.sessionId, self.now_ms())
+            self.barred.add(order.sessionId, self.monotonic())
             self.remember_revoked(order.sessionId)
             for device in self.hub.of_user(user_id):
                 if device.session_id == order.sessionId:

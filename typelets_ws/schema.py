@@ -41,6 +41,9 @@ CODES: Final[Mapping[Code, str]] = {
     Code.ACCESS_DENIED: "It is somebody else's.",
     Code.SIGNATURE_REJECTED: "Sign with the latest secret and a fresh nonce.",
     Code.UNAVAILABLE: "Nothing was done; try again later.",
+    Code.TOO_MANY_DEVICES: "Close another device of this user, then reconnect.",
+    Code.CONFLICT: "The note has changed; `updatedNote` is what is stored.",
+    Code.CURSOR_EXPIRED: "Sync again without a cursor.",
     Code.INTERNAL: "Our mistake; the log has the `correlationId`.",
 }
 """What an `error` asks of the client."""

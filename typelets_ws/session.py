@@ -6,13 +6,15 @@ two gates, in the order it came: `arrive` (its size and the rate; even what is
 refused is counted) and `admit` (envelope, signature, decoding, and whether it
 may be said in this state). A `Refusal` is answered and the connection goes on, a
 `Farewell` is answered and it closes. `arrive` returns them, `admit` raises them.
-Nothing here does I/O or reads a clock: times are arguments, ms since the epoch.
+Nothing here does I/O or reads a clock: times are arguments, `now_ms` in ms since the
+epoch and `now` in seconds on the monotonic clock.
 
 The user never changes during a session: a valid token of somebody else ends it
 before anything of the first user can reach the second (spec section 2).
 """
 
 from enum import Enum, auto
+from math import ceil
 from typing import Final
 
 from . import config, messages, signing
@@ -87,7 +89,7 @@ class Session:
         self.session_id: str | None = None
         self._limits = limits
         self._require_signed = rules.require_signed_messages
-        self._window = SlidingWindow(limits.rate_messages, limits.rate_window_ms)
+        self._window = _rate_window(limits)
         self._failed_tries = 0
         self._secrets: signing.Secrets | None = None
         self._registry: signing.NonceRegistry | None = None
@@ -105,32 +107,34 @@ class Session:
             limits.rate_messages,
             limits.rate_window_ms,
         ):
-            self._window = SlidingWindow(limits.rate_messages, limits.rate_window_ms)
+            self._window = _rate_window(limits)
 
     @property
     def authenticated(self) -> bool:
         """True from the first valid token to the end."""
         return self.state is State.AUTHENTICATED
 
-    def arrive(self, size: int, now_ms: int) -> Refusal | Farewell | None:
+    def arrive(self, size: int, now: float) -> Refusal | Farewell | None:
         """Count one message of `size` bytes; return why it is refused, if it is.
+
+        `now` is monotonic, in seconds: no change of the system clock lets more in.
 
         Returned, not raised: a raised exception refers to the frames it passed, and
         those to the bytes of the message.
         """
-        verdict = self._window.arrive(now_ms)
+        verdict = self._window.arrive(now)
         if verdict is RateVerdict.FLOOD:
             return Farewell(CloseCode.TOO_MANY, "flood")
         if verdict is RateVerdict.REFUSED:
-            retry = int(self._window.retry_after(now_ms))
+            retry = ceil(self._window.retry_after(now) * 1000)
             return Refusal(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
         if size > self._limits.message_bytes:
             return Refusal(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
         return None
 
-    def charge(self, units: int, now_ms: int) -> None:
+    def charge(self, units: int) -> None:
         """Count an expensive message as so many more (spec section 5)."""
-        self._window.charge(units, now_ms)
+        self._window.charge(units)
 
     def admit(self, data: bytes, now_ms: int) -> Admitted:
         """Open, verify and decode one message of valid UTF-8. Raises `Refusal`."""
@@ -183,7 +187,7 @@ class Session:
         verdict = signing.judge(envelope, self._secrets, self._nonces, now_ms)
         if verdict is not signing.SignatureVerdict.OK:
             if verdict is signing.SignatureVerdict.BAD_SIGNATURE:
-                self.charge(len(envelope.payload) // FORGED_BYTES, now_ms)
+                self.charge(len(envelope.payload) // FORGED_BYTES)
             request_id = decoding.request_id(bytes(envelope.payload))
             raise SignatureRefusal(verdict, request_id)
 
@@ -245,6 +249,10 @@ class Session:
     def close(self) -> None:
         """Nothing may be said from now on."""
         self.state = State.CLOSED
+
+
+def _rate_window(limits: config.Limits) -> SlidingWindow:
+    return SlidingWindow(limits.rate_messages, limits.rate_window_ms / 1000)
 
 
 class SignatureRefusal(Refusal):

@@ -98,7 +98,8 @@ class SharedLimits:
         GRANTED while Redis is away. Asking again for the same device is harmless.
         """
         if not self._config.shared_limits:
-            return Place.GRANTED
+            revoked = session_id is not None and await self.is_revoked(session_id)
+            return Place.REVOKED if revoked else Place.GRANTED
         # Held from now on, so that an era that begins meanwhile registers it.
         self._here.setdefault(user_id, set()).add(connection_id)
         try:
@@ -109,6 +110,12 @@ class SharedLimits:
         if place is not Place.GRANTED:
             self.release(user_id, connection_id)
         return place
+
+    async def is_revoked(self, session_id: str) -> bool:
+        """Whether any process revoked the session; False while Redis is away."""
+        key = redis_key(self._barred, session_id)
+        reply = await self._call(b"EXISTS", key)
+        return reply is not False and reply == 1
 
     def release(self, user_id: str, connection_id: str) -> None:
         """Give a place back; harmless when it was never taken."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import zlib
 from contextlib import AsyncExitStack
 
@@ -260,7 +261,7 @@ async def test_of_26_racing_devices_exactly_20_get_in(boot: Boot) -> None:
         refusal = json.loads(next(a for a in got if b"_success" not in a))
         assert told(refusal) == (
             "Maximum connections exceeded for this user",
-            "RATE_LIMITED",
+            "TOO_MANY_DEVICES",
         )
         assert refusal["requestId"] == "r"
         for client in bad:
@@ -413,3 +414,33 @@ async def test_unsent_bytes_are_bounded(boot: Boot, redis_server: RedisServer) -
         await eventually(lambda: house.daemon.hub.count(ALICE) == 1)
         assert house.figure("evictions_total", reason="unsent_bytes") == 1
         await eventually(lambda: len(house.daemon.house.connections) == 1)
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+async def test_a_step_of_the_clock_neither_locks_out_nor_lets_in(
+    boot: Boot, step_s: float
+) -> None:
+    clock = SteppingClock()
+    limits = {"rate_messages": 5, "rate_window_ms": 500}
+    async with (
+        boot(limits=limits, wall=clock) as house,
+        house.device(ALICE) as device,
+    ):
+        await device.barrier()
+        clock.step_s = step_s
+        for _ in range(3):
+            assert (await device.ask({"type": "ping"}))["type"] == "pong"
+        refused = await device.ask({"type": "ping"})
+        assert refused["code"] == "RATE_LIMITED"
+        assert 0 < refused["retryAfterMs"] <= 500
+        await asyncio.sleep(refused["retryAfterMs"] / 1000)
+        assert (await device.ask({"type": "ping"}))["type"] == "pong"
+
+
+class SteppingClock:
+    """The system's clock, which an operator or NTP has set by `step_s`."""
+
+    step_s = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.step_s

@@ -210,6 +210,20 @@ async def test_a_disconnected_user_is_out_everywhere_and_may_come_back(
             assert again.user_id == "alice"
 
 
+async def test_a_re_auth_finds_a_session_that_another_process_barred(
+    boot: Boot, redis_server: RedisServer
+) -> None:
+    revoked = {"event": "session_revoked", "sessionId": "sess_b"}
+    async with boot() as here, boot() as there:
+        async with there.device("alice", sid="sess_b") as laptop:
+            await publish(redis_server.url, "alice", revoked)
+            assert await laptop.closed() == 4401
+        async with here.device("alice", sid="sess_a") as phone:
+            answer = await phone.auth(mint("alice", sid="sess_b"))
+            assert (answer["type"], answer["reason"]) == ("auth_failed", "auth-failed")
+            assert await phone.closed() == 4401
+
+
 def is_empty(house: House) -> bool:
     return not house.daemon.house.connections
 

@@ -212,3 +212,48 @@ def test_barred_sessions_are_kept_for_a_while_and_bounded() -> None:
     barred.add("c", 110)
     barred.add("d", 120)
     assert [barred.holds(sid, 120) for sid in "abcd"] == [False, False, True, True]
+
+
+def test_a_session_barred_elsewhere_is_refused_at_a_re_auth() -> None:
+    world = World()
+    guest = Guest(world)
+    asyncio.run(guest.auth("alice/s1"))
+    world.shared.revoked.add("s1")
+    ended = farewell_of(guest, "alice/s1")
+    assert ended.close_code is CloseCode.UNAUTHENTICATED
+    assert ended.answer is not None
+    assert json.loads(ended.answer)["reason"] == "auth-failed"
+
+
+async def reason_of(guest: Guest) -> str:
+    try:
+        await guest.auth("alice/s1")
+    except Farewell as farewell:
+        return farewell.reason
+    return "accepted"
+
+
+async def test_a_session_barred_during_a_re_auth_is_refused() -> None:
+    world = World()
+    guest = Guest(world)
+    await guest.auth("alice/s1")
+    world.shared.gate.clear()
+    async with asyncio.TaskGroup() as tasks:
+        again = tasks.create_task(reason_of(guest))
+        await asyncio.sleep(0)
+        world.barred.add("s1", world.now_ms / 1000)
+        world.shared.gate.set()
+    assert again.result() == "auth_failed"
+
+
+async def test_a_device_that_left_during_a_re_auth_is_not_answered() -> None:
+    world = World()
+    guest = Guest(world)
+    await guest.auth("alice/s1")
+    world.shared.gate.clear()
+    async with asyncio.TaskGroup() as tasks:
+        again = tasks.create_task(reason_of(guest))
+        await asyncio.sleep(0)
+        guest.link.open = False
+        world.shared.gate.set()
+    assert again.result() == "gone"

@@ -7,7 +7,8 @@ from typelets_ws.errors import CloseCode, Code, Farewell, Refusal
 def test_codes_are_those_of_the_specification() -> None:
     assert " ".join(Code) == (
         "AUTH_REQUIRED RATE_LIMITED MESSAGE_TOO_LARGE INVALID_MESSAGE UNKNOWN_TYPE "
-        "INVALID_FIELD NOT_FOUND ACCESS_DENIED SIGNATURE_REJECTED UNAVAILABLE INTERNAL"
+        "INVALID_FIELD NOT_FOUND ACCESS_DENIED SIGNATURE_REJECTED UNAVAILABLE INTERNAL "
+        "TOO_MANY_DEVICES CONFLICT CURSOR_EXPIRED"
     )
 
 

@@ -44,11 +44,11 @@ def test_three_times_the_limit_within_a_window_is_a_flood() -> None:
 def test_what_is_expensive_counts_as_so_many_more() -> None:
     window = SlidingWindow(4, 10)
     assert window.arrive(0) is RateVerdict.SERVED
-    window.charge(2, 0)
+    window.charge(2)
     assert window.arrive(0) is RateVerdict.SERVED
     assert window.arrive(0) is RateVerdict.REFUSED
     assert window.arrive(10) is RateVerdict.SERVED
-    window.charge(1_000_000, 10)
+    window.charge(1_000_000)
     assert window.retry_after(10) == 10
     assert window.arrive(10) is RateVerdict.FLOOD
     assert window.arrive(20) is RateVerdict.SERVED

@@ -34,6 +34,18 @@ def test_it_answers_on_loopback_and_ends(kind: str) -> None:
         socket.create_connection(("127.0.0.1", server.port), 1)
 
 
+def test_it_can_be_stopped_and_started_on_the_same_port(kind: str) -> None:
+    with Redis() as server, redis.Redis.from_url(server.url) as link:
+        link.set("key", "value")
+        server.stop()
+        server.stop()
+        with pytest.raises(redis.ConnectionError):
+            link.ping()
+        server.start()
+        server.start()
+        assert link.get("key") is None
+
+
 def test_what_it_says_of_scripts_is_true(kind: str) -> None:
     with Redis() as server, redis.Redis.from_url(server.url) as link:
         try:

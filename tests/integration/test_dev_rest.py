@@ -107,6 +107,26 @@ def test_what_cannot_be_done_is_refused(
     with pytest.raises(Refused) as refused:
         rest.publish(ALICE, event, subject, "x")
     assert refused.value.status == status
+    # Postgres' own words quote the values.
+    assert "syntax" not in str(refused.value)
+    assert "uuid" not in str(refused.value)
+
+
+def test_a_publish_can_be_skipped_and_a_clock_be_wrong(
+    rest: Rest, redis_server: RedisServer
+) -> None:
+    with redis_client.Redis.from_url(redis_server.url) as link, link.pubsub() as heard:
+        heard.subscribe(f"typelets:user:{ALICE}")
+        heard.get_message(timeout=5)
+        note = note_id(1, 1)
+        before = rest.publish(ALICE, "note_updated", note, "a")["published"]
+        done = rest.publish(ALICE, "note_updated", note, "b", skew_s=-3600, silent=True)
+        assert done["heard"] is None
+        after = done["published"]["updatedNote"]
+        assert after["title"] == "b"
+        assert after["updatedAt"] < before["updatedNote"]["updatedAt"]
+        heard.get_message(timeout=5)
+        assert heard.get_message(timeout=0.1) is None
 
 
 def test_a_revoked_session_is_known(rest: Rest, redis_server: RedisServer) -> None:
@@ -117,14 +137,14 @@ def test_a_revoked_session_is_known(rest: Rest, redis_server: RedisServer) -> No
 
 def test_what_is_away_is_named(database: Database) -> None:
     rest = Rest(database.url, "redis://127.0.0.1:1/0", "typelets:")
-    with pytest.raises(Refused, match=r"^redis: ") as refused:
+    with pytest.raises(Refused, match=r"^Redis does not answer") as refused:
         rest.is_revoked("sess_1")
     assert refused.value.status == 503
-    with pytest.raises(Refused, match=r"^redis: "):
+    with pytest.raises(Refused, match=r"^Redis does not answer"):
         rest.publish(ALICE, "user_disconnected", "", "")
     rest.close()
     rest = Rest("postgresql://127.0.0.1:1/none", "redis://127.0.0.1:1/0", "typelets:")
-    with pytest.raises(Refused, match=r"^postgres: ") as refused:
+    with pytest.raises(Refused, match=r"^Postgres does not answer") as refused:
         rest.listing(ALICE)
     assert refused.value.status == 503
     rest.close()

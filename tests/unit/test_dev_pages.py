@@ -68,14 +68,14 @@ def test_every_path_has_the_strict_policy(site: Site) -> None:
 
 def test_what_is_dynamic_wants_the_header_no_foreign_page_can_send(site: Site) -> None:
     dynamic = [path for path in site.pages() if path.startswith("/dev/")]
-    assert len(dynamic) == 5
+    assert len(dynamic) == 6
     for path in dynamic:
         assert get(site, f"{path}?user=user_1").status_code == 403
 
 
 def test_files_refer_to_nothing_elsewhere(site: Site) -> None:
     files = [path for path in site.pages() if not path.startswith("/dev/")]
-    assert {"/", "/client.js", "/style.css", "/icon.svg"} <= set(files)
+    assert {"/", "/typelets-client.js", "/style.css", "/icon.svg"} <= set(files)
     for path in files:
         response = get(site, path)
         assert response.status_code == 200
@@ -96,12 +96,18 @@ def test_tokens(site: Site) -> None:
     assert value(get(site, "/dev/users", **OWN)) == ["user_1"]
 
 
+def test_a_fault_that_does_not_exist_is_refused(site: Site) -> None:
+    for query in ("", "?kind=sing", "?kind=redis", "?kind=close&user=user_1&code=1"):
+        assert get(site, f"/dev/fault{query}", **OWN).status_code == 400
+
+
 def test_what_is_away_is_said(site: Site) -> None:
     for path in (
         "/dev/notes?user=user_1",
         "/dev/publish?user=user_1&event=user_disconnected",
         "/dev/token?user=user_1&session=sess_1",
         "/dev/figures",
+        "/dev/fault?kind=close&user=user_1&code=1012",
     ):
         response = get(site, path, **OWN)
         assert response.status_code == 503

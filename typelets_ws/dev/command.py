@@ -101,23 +101,23 @@ def dev_command(
             database=Database(url=postgres.url()),
             log=Log(level=log_level),  # type: ignore[arg-type]  # one of the choices
         )
-        _serve(stack, data, config, key, redis.kind)
+        _serve(stack, data, config, key, redis)
 
 
 def _serve(
-    stack: ExitStack, data: Path, config: Config, key: SigningKey, redis_kind: str
+    stack: ExitStack, data: Path, config: Config, key: SigningKey, redis: Redis
 ) -> None:
     """Run the daemon with its page until Ctrl-C."""
     rest = Rest(config.database.url, config.redis.url, config.redis.prefix)
     stack.enter_context(closing(rest))
-    site = Site(key, rest, USERS, config.server.host)
+    site = Site(key, rest, USERS, config.server.host, redis)
     companion = data / "config.toml"
     stack.callback(companion.unlink, missing_ok=True)
 
     def announce(daemon: Daemon) -> None:
         site.show(daemon)
         _leave_config(companion, daemon)
-        click.echo(greeting(daemon, key, data, redis_kind, default=DEFAULT_DATA))
+        click.echo(greeting(daemon, key, data, redis.kind, default=DEFAULT_DATA))
 
     click.echo(warning(config.server.host), err=True, nl=False)
     output = Output(config.log, sys.stderr, time.time)

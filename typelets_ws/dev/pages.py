@@ -20,7 +20,9 @@ from websockets.http11 import Request, Response
 
 from ..daemon import Daemon
 from ..endpoints import Page, respond
+from ..errors import CloseCode
 from .keys import SigningKey
+from .redis import Redis, RedisFailed
 from .rest import Refused, Rest
 
 __all__ = ["Site", "is_at_home"]
@@ -30,6 +32,7 @@ TOKEN_S: Final = 60
 """As long as Clerk's live."""
 
 FILES: Final = files(__package__) / "page"
+CLIENT: Final = files("typelets_ws") / "client" / "typelets-client.js"
 KINDS: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -52,11 +55,16 @@ Query = Mapping[str, str]
 
 
 class Site:
-    """The page and its paths for `users`; `host` is the name `dev` listens on."""
+    """The page and its paths for `users`; `host` is the name `dev` listens on.
+
+    `redis` is the server that the page may stop and start.
+    """
 
     def __init__(
-        self, key: SigningKey, rest: Rest, users: Sequence[str], host: str
-    ) -> None:
+        self, key: SigningKey, rest: Rest, users: Sequence[str], host: str,
+        redis: Redis | None = None,
+    ) -> None:  # fmt: skip
+        self._redis = redis
         self._key = key
         self._rest = rest
         self._users = users
@@ -74,10 +82,12 @@ class Site:
             "/dev/token": self._token,
             "/dev/notes": lambda query: self._rest.listing(_one(query, "user")),
             "/dev/publish": self._publish,
+            "/dev/fault": self._fault,
             "/dev/figures": lambda _: self._figures(),
         }
         return {
             **{f"/{file.name}": self._file(file) for file in FILES.iterdir()},
+            f"/{CLIENT.name}": self._file(CLIENT),
             "/": self._file(FILES / "index.html"),
             **{path: self._dynamic(answer) for path, answer in paths.items()},
         }
@@ -88,10 +98,7 @@ class Site:
         session_id = query.get("session") or None
         if session_id is not None and self._rest.is_revoked(session_id):
             raise Refused(401, "this session was revoked")
-        try:
-            lives_s = int(query.get("expires", TOKEN_S))
-        except ValueError:
-            raise Refused(400, "expires must be a number of seconds") from None
+        lives_s = _number(query, "expires", TOKEN_S)
         return {"token": self._key.token(_one(query, "user"), lives_s, session_id)}
 
     def _publish(self, query: Query) -> object:
@@ -100,7 +107,29 @@ class Site:
             _one(query, "event"),
             query.get("subject", ""),
             query.get("name", ""),
+            skew_s=_number(query, "skew", 0),
+            silent="silent" in query,
         )
+
+    def _fault(self, query: Query) -> object:
+        """Cause a fault: `close` a user's connections, or stop and start `redis`."""
+        kind = _one(query, "kind")
+        if kind == "redis" and self._redis is not None:
+            return {"done": _switch(self._redis, _one(query, "action"))}
+        if kind == "close":
+            return {"done": self._close(_one(query, "user"), _one(query, "code"))}
+        raise Refused(400, f"unknown fault {kind!r}")
+
+    def _close(self, user: str, text: str) -> str:
+        known = {str(code.value): code for code in CloseCode}
+        if text not in known:
+            raise Refused(400, f"code must be one of {', '.join(known)}")
+        if self._daemon is None:
+            raise Refused(503, "still starting")
+        devices = self._daemon.hub.of_user(user)
+        for device in devices:
+            device.close(known[text], "asked_for")
+        return f"closed {len(devices)} connections of {user} with {text}"
 
     def _figures(self) -> object:
         """What `/websocket/status`, `/ready` and `/metrics` say, in one answer."""
@@ -172,6 +201,23 @@ def _one(query: Query, name: str) -> str:
     if not query.get(name):
         raise Refused(400, f"{name} is missing")
     return query[name]
+
+
+def _number(query: Query, name: str, default: int) -> int:
+    try:
+        return int(query.get(name, default))
+    except ValueError:
+        raise Refused(400, f"{name} must be a number of seconds") from None
+
+
+def _switch(redis: Redis, action: str) -> str:
+    if action not in {"start", "stop"}:
+        raise Refused(400, "action must be start or stop")
+    try:
+        (redis.start if action == "start" else redis.stop)()
+    except RedisFailed as exc:
+        raise Refused(503, str(exc)) from exc
+    return "Redis is started" if action == "start" else "Redis is stopped"
 
 
 def _json(status: int, value: Any) -> Response:

@@ -30,6 +30,7 @@ class Redis:
     def __init__(self, port: int = 0) -> None:
         self.port = port or _free_port()
         self.kind = ""
+        self._running = False
         self._process: subprocess.Popen[bytes] | None = None
         self._stop: Callable[[], None] = lambda: None
 
@@ -47,12 +48,25 @@ class Redis:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start it, empty, unless it runs. Raises `RedisFailed`."""
+        if self._running:
+            return
         program = shutil.which("redis-server")
         if program is not None:
             self._start_server(program)
         else:
             self._start_fake()
-        return self
+        self._running = True
+
+    def stop(self) -> None:
+        """Stop it, unless it is stopped. Connections to it end."""
+        if self._running:
+            self._running = False
+            self._stop()
 
     def __exit__(
         self,
@@ -60,7 +74,7 @@ class Redis:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop()
+        self.stop()
 
     def _start_server(self, program: str) -> None:
         self.kind = "redis-server"

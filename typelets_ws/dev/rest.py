@@ -20,6 +20,9 @@ from ..store_sql import NOTE_ROW
 __all__ = ["Refused", "Rest"]
 
 PATIENCE_S: Final = 1
+NO_REDIS: Final = "Redis does not answer. What was to be written is written."
+NO_POSTGRES: Final = "Postgres does not answer. Nothing was written."
+NOT_STORABLE: Final = "Postgres cannot store these values: look at the id and the name."
 
 _FOLDER_ROW: Final = """(SELECT row_to_json(r) FROM (SELECT
     f.id, f.user_id AS "userId", f.name, f.color, f.parent_id AS "parentId",
@@ -29,21 +32,26 @@ _FOLDER_ROW: Final = """(SELECT row_to_json(r) FROM (SELECT
 ) AS r)"""
 _WRITES: Final = {
     "note_created": """
-        INSERT INTO notes AS n (user_id, title) VALUES (%(user)s, %(name)s)""",
+        INSERT INTO notes AS n (user_id, title, updated_at)
+        VALUES (%(user)s, %(name)s, now() + %(skew)s * interval '1 second')""",
     "note_updated": """
-        UPDATE notes AS n SET title = %(name)s,
-            updated_at = greatest(now(), n.updated_at + interval '1 millisecond')
+        UPDATE notes AS n SET title = %(name)s, updated_at = CASE %(skew)s
+            WHEN 0 THEN greatest(now(), n.updated_at + interval '1 millisecond')
+            ELSE now() + %(skew)s * interval '1 second' END
         WHERE n.id = %(id)s::uuid AND n.user_id = %(user)s""",
     "note_deleted": """
         DELETE FROM notes AS n WHERE n.id = %(id)s::uuid AND n.user_id = %(user)s""",
     "folder_created": """
-        INSERT INTO folders AS f (user_id, name) VALUES (%(user)s, %(name)s)""",
+        INSERT INTO folders AS f (user_id, name, updated_at)
+        VALUES (%(user)s, %(name)s, now() + %(skew)s * interval '1 second')""",
     "folder_updated": """
-        UPDATE folders AS f SET name = %(name)s, updated_at = now()
+        UPDATE folders AS f SET name = %(name)s,
+            updated_at = now() + %(skew)s * interval '1 second'
         WHERE f.id = %(id)s::uuid AND f.user_id = %(user)s""",
     "folder_deleted": """
         DELETE FROM folders AS f WHERE f.id = %(id)s::uuid AND f.user_id = %(user)s""",
 }
+"""The host's clock is wrong by `skew` seconds."""
 _ORDERS: Final = {"session_revoked", "user_disconnected", "resync_required"}
 
 _LISTING: Final = f"""SELECT
@@ -87,18 +95,21 @@ class Rest:
         try:
             return bool(self._redis.exists(f"{self._prefix}barred:{session_id}"))
         except redis.RedisError as exc:
-            raise Refused(503, f"redis: {exc}") from exc
+            raise Refused(503, NO_REDIS) from exc
 
     def publish(
-        self, user_id: str, event: str, subject: str, name: str
-    ) -> Mapping[str, Any]:
-        """Do what the event says, and publish it.
+        self, user_id: str, event: str, subject: str, name: str, *,
+        skew_s: int = 0, silent: bool = False,
+    ) -> Mapping[str, Any]:  # fmt: skip
+        """Do what the event says, and publish it unless `silent`.
 
         `subject` is the id it is about, `name` the new title or name, both empty
-        where they mean nothing. Returns the event and how many processes heard it.
+        where they mean nothing; `skew_s` is the error of this host's clock. Returns
+        the event and how many processes heard it, None when it was not published.
         """
         if event in _WRITES:
-            row = self._write(event, {"user": user_id, "id": subject, "name": name})
+            values = {"user": user_id, "id": subject, "name": name, "skew": skew_s}
+            row = self._write(event, values)
             fields = _fields(event, row)
         elif event in _ORDERS:
             fields = {"sessionId": subject} if event == "session_revoked" else {}
@@ -107,13 +118,15 @@ class Rest:
         whole = {"event": event, "publishedAt": time.time_ns() // 1_000_000, **fields}
         payload = msgspec.json.encode(whole)
         decode(payload)
+        heard = None
         try:
-            heard = self._redis.publish(f"{self._prefix}user:{user_id}", payload)
+            if not silent:
+                heard = self._redis.publish(f"{self._prefix}user:{user_id}", payload)
         except redis.RedisError as exc:
-            raise Refused(503, f"redis: {exc}") from exc
+            raise Refused(503, NO_REDIS) from exc
         return {"published": whole, "heard": heard}
 
-    def _write(self, event: str, values: Mapping[str, str]) -> Mapping[str, Any]:
+    def _write(self, event: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
         kind = event.partition("_")[0]
         returned = NOTE_ROW if kind == "note" else _FOLDER_ROW
         row = self._ask(f"{_WRITES[event]} RETURNING {returned}", values)
@@ -122,7 +135,7 @@ class Rest:
         written: Mapping[str, Any] = row[0]
         return written
 
-    def _ask(self, query: str, values: Mapping[str, str]) -> tuple[Any, ...] | None:
+    def _ask(self, query: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
         options = f"-c statement_timeout={PATIENCE_S * 1000} -c timezone=UTC"
         try:
             with psycopg.connect(
@@ -133,9 +146,9 @@ class Rest:
             ) as db:
                 return db.execute(query.encode(), values).fetchone()
         except (psycopg.DataError, psycopg.IntegrityError) as exc:
-            raise Refused(400, str(exc)) from exc
+            raise Refused(400, NOT_STORABLE) from exc
         except psycopg.Error as exc:
-            raise Refused(503, f"postgres: {exc}") from exc
+            raise Refused(503, NO_POSTGRES) from exc
 
 
 def _fields(event: str, row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -42,7 +42,8 @@ export class Figures {
       this.#show("down", "not reachable");
       return;
     }
-    this.#show(now.status, [now.status, ...now.reasons].join(": "));
+    const redis = now.redis ? ` · Redis ${now.redis}` : "";
+    this.#show(now.status, [now.status, ...now.reasons].join(": ") + redis);
     TILES.forEach(([, read], index) => {
       const value = this.#values[index];
       const text = String(read(now));
@@ -51,13 +52,12 @@ export class Figures {
       value.getAnimations().forEach((animation) => animation.cancel());
       value.animate([{ color: "var(--accent)" }, {}], 900);
     });
-    this.#users.replaceChildren(
-      ...now.connections.perUser.map(({ userId, deviceCount }) => el("span", {}, `${userId} × ${deviceCount}`)),
-    );
+    const users = now.connections.perUser.map(({ userId, deviceCount }) => `${userId} × ${deviceCount}`);
+    this.#users.replaceChildren(...(users.length ? users : ["No devices are connected."]).map((text) => el("span", {}, text)));
   }
 
   #show(status, text) {
     document.body.dataset.status = status;
-    this.#status.textContent = text;
+    if (this.#status.textContent !== text) this.#status.textContent = text;
   }
 }

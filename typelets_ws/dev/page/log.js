@@ -28,13 +28,13 @@ export class Log {
   #add(way, message, signed) {
     const shown = JSON.stringify(
       message,
-      (key, value) => (SECRETS.has(key) ? `${value.slice(0, 8)}…` : value),
+      (key, value) => (SECRETS.has(key) ? `${String(value).slice(0, 8)}…` : value),
       2,
     );
     const summary = el(
       "summary",
       {},
-      el("span", { className: "way", title: way }, way === "sent" ? "↑" : "↓"),
+      el("span", { className: "way", role: "img", "aria-label": way }, way === "sent" ? "↑" : "↓"),
       el("code", {}, message.type),
       el("span", { className: "hint" }, signed ? "signed" : hint(message)),
       el("time", {}, clock()),

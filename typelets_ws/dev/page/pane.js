@@ -1,30 +1,20 @@
 /** One device: its connection, its notes, and every message that comes and goes. */
 
+import { TypeletsClient } from "/typelets-client.js";
 import { api } from "./api.js";
-import { Client } from "./client.js";
-import { el, fill, setValue } from "./dom.js";
+import { action, el, fill, keyed, setValue } from "./dom.js";
 import { Log } from "./log.js";
-import { Notes } from "./notes.js";
-
-const WORDS = {
-  offline: "offline",
-  connecting: "connecting",
-  online: "online",
-  waiting: "waiting",
-  "signed-out": "signed out",
-  closed: "closed",
-};
 
 export class Pane {
   sessionId = "";
   user = "";
 
   #client;
-  #notes;
   #log = new Log();
-  #state = "offline";
+  #why = {};
+  #conflicts = new Map();
   #open = ""; // the id of the note that is open
-  #joined = "";
+  #joined = ""; // connection and note last told to the server
   #parts;
   #changed;
 
@@ -42,151 +32,190 @@ export class Pane {
     this.user = user;
     this.sessionId = `sess_${this.name.toLowerCase()}_${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`;
     this.#open = "";
-    const client = new Client(
-      `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/`,
-      () => api.token(this.user, this.sessionId),
-      {
-        state: (state, details) => this.#became(state, details),
-        sent: (message, signed) => this.#log.sent(message, signed),
-        received: (message) => {
-          this.#log.received(message);
-          this.#notes.receive(message);
-        },
-        refetch: () => this.#notes.refetch(),
-      },
-    );
-    client.signed = this.#parts.signed.checked;
+    this.#conflicts.clear();
+    const client = new TypeletsClient(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/`, {
+      getToken: () => api.token(user, this.sessionId),
+      sign: this.#parts.signed.checked,
+    });
     this.#client = client;
-    this.#notes = new Notes(client, () => api.notes(user), (error) => this.#render(error));
-    this.#render();
-    this.#changed(this);
+    this.#parts.failure.textContent = "";
+    client.on("status", (event) => this.#became(event));
+    client.on("change", () => this.#render());
+    client.on("conflict", (conflict) => {
+      this.#conflicts.set(conflict.noteId, conflict);
+      this.#render();
+    });
+    client.on("refetch", () => api.notes(user).then((all) => client.replace(all), (error) => this.#failed(error)));
+    client.on("error", (error) => this.#failed(error));
+    client.on("message", (message) => this.#log.received(message));
+    client.on("sent", ({ message, signed }) => this.#log.sent(message, signed));
     client.start();
+    this.#changed(this);
   }
 
   // The connection.
 
-  #became(state, { waitMs, code, reason }) {
-    this.#state = state;
-    this.#joined = "";
+  #became({ status, reason, code, retryInMs }) {
     const why = [code, reason].filter(Boolean).join(" ");
-    const wait = waitMs === undefined ? "" : `, again in ${(waitMs / 1000).toFixed(1)} s`;
-    if (state !== "connecting") this.#log.note(WORDS[state] + (why && `: ${why}`) + wait);
-    if (state === "online") this.#join();
-    this.#parts.why.textContent = state === "online" ? "" : why + wait;
+    const wait = retryInMs === undefined ? "" : `, again in ${(retryInMs / 1000).toFixed(1)} s`;
+    if (status !== this.#why.status && status !== "connecting") this.#log.note(status + (why && `: ${why}`) + wait);
+    if (status === "in sync") this.#parts.failure.textContent = "";
+    this.#why = { status, reason, text: reason === "stopped" ? "" : why + wait };
     this.#render();
   }
 
-  /** Tell the server which note is open here. */
+  #failed(error) {
+    this.#log.note(error.message);
+    this.#parts.failure.textContent = error.message;
+  }
+
+  /** Tell the server which note is open here, once per connection and note. */
   #join() {
-    if (!this.#client.online || this.#joined === this.#open) return;
-    if (this.#joined) this.#client.send({ type: "leave_note", noteId: this.#joined });
-    if (this.#open) this.#client.send({ type: "join_note", noteId: this.#open });
-    this.#joined = this.#open;
+    const { connectionId } = this.#client;
+    const joined = connectionId && this.#open ? `${connectionId} ${this.#open}` : "";
+    if (!connectionId || joined === this.#joined) return;
+    const [connection, before] = this.#joined.split(" ");
+    if (before && connection === connectionId) this.#client.send({ type: "leave_note", noteId: before });
+    this.#joined = joined;
+    if (joined) this.#client.send({ type: "join_note", noteId: this.#open });
   }
 
   #toggle() {
-    if (this.#state === "signed-out") this.signIn(this.user);
-    else if (this.#state === "offline" || this.#state === "closed") this.#client.start();
+    if (this.#why.reason === "signed out") this.signIn(this.user);
+    else if (this.#isStopped) this.#client.start();
     else this.#client.stop();
+  }
+
+  /** Whether the client has given up connecting until it is told to start. */
+  get #isStopped() {
+    return this.#client.status === "offline" && !this.#why.text.includes("again in");
   }
 
   // What is shown.
 
-  #render(error) {
-    const { element, state, toggle, tabs, title, content, star, saved } = this.#parts;
-    element.dataset.state = this.#state;
-    state.textContent = WORDS[this.#state];
-    toggle.textContent = { offline: "Go online", closed: "Go online", "signed-out": "Sign in again" }[this.#state] ?? "Go offline";
-    const notes = this.#notes.all();
+  #render() {
+    const { element, state, why, toggle, tabs, title, content, star, saved, folders } = this.#parts;
+    const { status } = this.#client;
+    element.dataset.state = this.#why.reason === "signed out" ? "signed-out" : status.replaceAll(" ", "-");
+    state.textContent = this.#why.reason === "signed out" ? "signed out" : status;
+    why.textContent = status === "offline" ? this.#why.text ?? "" : "";
+    toggle.textContent = this.#why.reason === "signed out" ? "Sign in again" : this.#isStopped ? "Go online" : "Go offline";
+    const notes = this.#client.list().filter((note) => !note.deleted).sort((a, b) => (a.createdAt + a.id < b.createdAt + b.id ? -1 : 1));
     if (!notes.some(({ id }) => id === this.#open)) this.#open = notes[0]?.id ?? "";
     this.#join();
-    tabs.replaceChildren(...notes.map((note) => this.#tab(note)));
-    this.#renderFolders();
-    const note = this.#notes.get(this.#open);
-    for (const part of [title, content, star]) part.disabled = !note || this.#state === "signed-out";
+    keyed(tabs, notes, ({ id }) => id, (note) => this.#tab(note.id), (button, note) => {
+      const text = (note.starred ? "★ " : "") + (note.title || "Untitled");
+      if (button.textContent !== text) button.textContent = text;
+      button.setAttribute("aria-pressed", note.id === this.#open);
+    });
+    this.#parts.noNotes.hidden = notes.length > 0;
+    const names = [...this.#client.folders.values()].map(({ name }) => name);
+    folders.textContent = names.length ? `Folders: ${names.join(", ")}` : "No folders";
+    const note = this.#client.get(this.#open);
+    for (const part of [title, content]) part.disabled = this.#obstacle() !== "";
     setValue(title, note?.title ?? "");
     setValue(content, note?.content ?? "");
     star.textContent = note?.starred ? "★" : "☆";
     star.setAttribute("aria-pressed", Boolean(note?.starred));
-    saved.textContent = error?.message ?? this.#savedWords(note);
-    saved.classList.toggle("refused", Boolean(error));
+    star.check();
+    saved.textContent = this.#savedWords(note);
+    this.#renderConflict();
+  }
+
+  /** Why the open note cannot be edited, or "". */
+  #obstacle() {
+    if (this.#why.reason === "signed out") return "Signed out: sign in again to edit.";
+    return this.#open ? "" : "There is no note to edit: create one on the REST side.";
   }
 
   #savedWords(note) {
+    if (this.#why.reason === "signed out") return this.#obstacle();
     if (!note) return "";
-    if (this.#notes.isSaved(note.id)) return `stored ${note.updatedAt.slice(11, 23)} UTC`;
-    return this.#state === "online" ? "sending …" : "not sent yet";
+    if (this.#conflicts.has(note.id)) return "not stored: changed elsewhere";
+    if (!this.#client.isPending(note.id)) return `stored ${note.updatedAt.slice(11, 23)} UTC`;
+    return this.#client.connectionId ? "sending …" : "not sent yet";
   }
 
-  #renderFolders() {
-    const names = [...this.#notes.folders.values()].map(({ name }) => name);
-    this.#parts.folders.textContent = names.length ? `Folders: ${names.join(", ")}` : "No folders";
+  #renderConflict() {
+    const { conflict, conflictText } = this.#parts;
+    for (const id of this.#conflicts.keys()) if (!this.#client.isPending(id)) this.#conflicts.delete(id);
+    const found = this.#conflicts.get(this.#open) ?? this.#conflicts.values().next().value;
+    conflict.hidden = !found;
+    if (!found) return;
+    conflict.dataset.note = found.noteId;
+    const { changes, theirs, error } = found;
+    const name = Object.keys(changes)[0];
+    const here = `Here: “${changes[name]}”.`;
+    if (error) conflictText.textContent = `Refused: ${error.message}. ${here}`;
+    else conflictText.textContent = theirs ? `${name} was changed elsewhere to “${theirs[name]}”. ${here}` : `The note was deleted elsewhere. ${here}`;
+    this.#parts.keep.check();
   }
 
-  #tab(note) {
-    return el(
-      "button",
-      {
-        type: "button",
-        "aria-pressed": note.id === this.#open,
-        onclick: () => {
-          this.#open = note.id;
-          this.#render();
-        },
-      },
-      (note.starred ? "★ " : "") + (note.title || "Untitled"),
-    );
+  #resolve(mine) {
+    const found = this.#conflicts.get(this.#parts.conflict.dataset.note);
+    this.#conflicts.delete(found.noteId);
+    this.#client.resolve(found.noteId, mine ? found.changes : null);
+    this.#render();
+    this.#parts.content.focus();
+  }
+
+  #tab(id) {
+    return action("", () => {
+      this.#open = id;
+      this.#render();
+    });
   }
 
   #edit(changes) {
-    this.#notes.edit(this.#open, changes);
+    this.#client.edit(this.#open, changes);
   }
 
   #build(users) {
-    const button = (text, onclick) => el("button", { type: "button", onclick }, text);
     const label = (text) => `${text} of ${this.name}`;
     const parts = {
       state: el("span", { className: "state", role: "status" }),
-      why: el("span", { className: "why" }),
+      why: el("p", { className: "why" }),
+      failure: el("p", { className: "failure", role: "alert" }),
       user: el("select", { "aria-label": label("User"), onchange: (event) => this.signIn(event.target.value) }),
-      signed: el("input", {
-        type: "checkbox",
-        disabled: !crypto.subtle,
-        onchange: (event) => (this.#client.signed = event.target.checked),
-      }),
-      toggle: button("", () => this.#toggle()),
-      tabs: el("div", { className: "tabs" }),
+      signed: el("input", { type: "checkbox", onchange: (event) => (this.#client.sign = event.target.checked) }),
+      toggle: action("", () => this.#toggle()),
+      tabs: el("div", { className: "tabs", role: "group", "aria-label": label("Notes") }),
+      noNotes: el("p", { className: "empty", hidden: true }, "No notes yet. The REST side can create one."),
       title: el("input", { "aria-label": label("Title"), oninput: (event) => this.#edit({ title: event.target.value }) }),
-      star: button("☆", () => this.#edit({ starred: !this.#notes.get(this.#open).starred })),
-      content: el("textarea", {
-        rows: 5,
-        "aria-label": label("Content"),
-        oninput: (event) => this.#edit({ content: event.target.value }),
+      star: action("☆", () => this.#edit({ starred: !this.#client.get(this.#open).starred }), { why: () => this.#obstacle() }),
+      content: el("textarea", { rows: 5, "aria-label": label("Content"), oninput: (event) => this.#edit({ content: event.target.value }) }),
+      conflictText: el("p", {}),
+      keep: action("Keep mine", () => this.#resolve(true), {
+        why: () => (this.#conflicts.get(this.#parts?.conflict.dataset.note)?.theirs === null ? "The note is gone." : ""),
       }),
       saved: el("span", { className: "saved" }),
       folders: el("span", { className: "folders" }),
     };
-    fill(parts.user, users.map((user) => [user, user]));
+    fill(parts.user, users.map((user) => [user, user]), "no users");
     parts.star.classList.add("star");
     parts.star.setAttribute("aria-label", label("Star"));
+    parts.conflict = el("div", { className: "conflict", role: "group", "aria-label": label("Conflict"), hidden: true },
+      parts.conflictText, parts.keep, action("Take theirs", () => this.#resolve(false)));
     parts.element = el(
       "section",
       { className: "card pane", "aria-label": this.name },
-      el("header", {}, el("h2", {}, this.name), parts.state, el("button", {
-        type: "button",
+      el("header", {}, el("h2", {}, this.name), parts.state, action("×", () => this.#remove(), {
         className: "quiet",
         title: "Remove this device",
         "aria-label": `Remove ${this.name}`,
-        onclick: () => this.#remove(),
-      }, "×")),
+      })),
       el("div", { className: "controls" }, parts.user, el("label", { title: "HMAC-SHA256 over every message" }, parts.signed, "signed"), parts.toggle),
       parts.why,
+      parts.failure,
       parts.tabs,
+      parts.noNotes,
       el("div", { className: "note" }, el("div", { className: "title" }, parts.title, parts.star), parts.content),
+      parts.conflict,
       el("footer", {}, parts.saved, parts.folders),
-      el("div", { className: "loghead" }, el("h3", {}, "Messages"), button("Clear", () => this.#log.clear())),
+      el("div", { className: "loghead" }, el("h3", {}, "Messages"), action("Clear", () => this.#log.clear(), { "aria-label": `Clear messages of ${this.name}` })),
       this.#log.element,
     );
+    this.#log.element.setAttribute("aria-label", label("Messages"));
     this.#parts = parts;
     this.element = parts.element;
   }

@@ -67,15 +67,14 @@ FLOORS = {
 }
 BESIDE = {
     # What a Python REST service imports must not pull the daemon in.
-    "publisher": frozenset(
-        {
-            "events",
-            "messages",
-            "errors",
-            "protocol",
-            "publisher_data",
-        }
+    "publisher": names("_publisher_events _publisher_redis _publisher_unsent"),
+    "_publisher_events": names(
+        """events messages errors protocol publisher_data _publisher_rows
+        _publisher_unsent"""
     ),
+    "_publisher_redis": frozenset(),
+    "_publisher_rows": frozenset(),
+    "_publisher_unsent": frozenset(),
     "publisher_data": frozenset(),
 }
 

@@ -5,232 +5,146 @@
     publisher = Publisher("redis://127.0.0.1:6379/0")
     publisher.notify_note_deleted("user_2abc", note_id)
 
-Publish after the commit, never before: devices may fetch as soon as they hear.
-Everything is checked before anything is sent; what does not fit raises `ValueError`
-naming the argument. Every method returns how many daemon processes heard it; none
-is no error, it means that no device of this user is connected.
+Publish after the commit, never before: devices may fetch as soon as they hear. Every
+method returns how many daemon processes heard it; 0 is no error: no device of this
+user is connected.
+
+A wrong argument raises `ValueError` that names it, before anything is sent. A Redis
+that does not answer raises nothing: the database has the change already, so the request
+must succeed. A call waits at most `timeout_s` and returns 0; `failures` counts it,
+`on_failure` is called, and the user's devices are told to fetch again as soon as Redis
+answers (`_publisher_unsent`). Until then calls do not wait. With `raise_errors` the
+error is raised as well.
 
 Data (`changes`, `note_data` and so on) is a mapping, or JSON of an object as bytes,
 which then travels byte for byte. In a mapping a `datetime` becomes
 `YYYY-MM-DDTHH:MM:SS.mmmZ` (UTC, as a naive one is taken to be; what is below a
 millisecond is cut off) and a `UUID` its text.
 
-`AsyncPublisher` has the same methods, to be awaited.
+`AsyncPublisher` has the same methods, to be awaited. Both need redis-py and msgspec
+only, none of the daemon's other dependencies.
 """
 
+import asyncio
+import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
-from uuid import UUID
+from typing import Any, Final, Self
 
 import redis
 import redis.asyncio
 
-from . import events
-from .publisher_data import data, identifier, is_whole, optional_data, text
+from ._publisher_events import Data, Notifications
+from ._publisher_redis import async_client, client
+from ._publisher_unsent import FAILED, Failure, Message, OnFailure, Outcomes
 
-__all__ = ["AsyncPublisher", "Data", "Publisher"]
+__all__ = ["AsyncPublisher", "Data", "Failure", "Publisher"]
 
-Data = Mapping[str, Any] | bytes
-Id = str | UUID
-Heard = TypeVar("Heard")
-
-SESSION_KEEP_S: Final = 3600
-"""Longer than any token of a session lives: Clerk's templates allow an hour."""
-
-
-class _Notifications(Generic[Heard]):
-    """The methods of both publishers. `clock`: seconds since the epoch.
-
-    Arguments of all of them: `from_user_id` is who caused the change (default:
-    "server"); `except_connection_id` is the device that need not be told, as it had
-    its `connectionId` from `auth_success`.
-    """
-
-    def __init__(self, prefix: str, clock: Callable[[], float]) -> None:
-        self._prefix = prefix
-        self._clock = clock
-
-    def _send(self, channel: str, payload: bytes, bar: tuple[str, int] | None) -> Heard:
-        """Publish; before that bar a session, given as key and seconds."""
-        raise NotImplementedError
-
-    def notify_note_update(
-        self,
-        user_id: str,
-        note_id: Id,
-        changes: Data,
-        updated_note: Data,
-        *,
-        from_user_id: str | None = None,
-        except_connection_id: str | None = None,
-    ) -> Heard:
-        """`note_sync`: these fields were changed, and this is the whole note now."""
-        event = events.NoteUpdated(
-            noteId=identifier(note_id, "note_id"),
-            changes=data(changes, "changes"),
-            updatedNote=data(updated_note, "updated_note"),
-            **self._common(from_user_id, except_connection_id),
-        )
-        return self._publish(user_id, event)
-
-    def notify_note_created(
-        self,
-        user_id: str,
-        note_data: Data,
-        *,
-        from_user_id: str | None = None,
-        except_connection_id: str | None = None,
-    ) -> Heard:
-        """`note_created_sync`: there is a new note."""
-        event = events.NoteCreated(
-            noteData=data(note_data, "note_data"),
-            **self._common(from_user_id, except_connection_id),
-        )
-        return self._publish(user_id, event)
-
-    def notify_note_deleted(
-        self,
-        user_id: str,
-        note_id: Id,
-        *,
-        from_user_id: str | None = None,
-        except_connection_id: str | None = None,
-    ) -> Heard:
-        """`note_deleted_sync`: a note is gone."""
-        event = events.NoteDeleted(
-            noteId=identifier(note_id, "note_id"),
-            **self._common(from_user_id, except_connection_id),
-        )
-        return self._publish(user_id, event)
-
-    def notify_folder_created(
-        self,
-        user_id: str,
-        folder_data: Data,
-        *,
-        from_user_id: str | None = None,
-        except_connection_id: str | None = None,
-    ) -> Heard:
-        """`folder_created_sync`: there is a new folder."""
-        event = events.FolderCreated(
-            folderData=data(folder_data, "folder_data"),
-            **self._common(from_user_id, except_connection_id),
-        )
-        return self._publish(user_id, event)
-
-    def notify_folder_updated(
-        self,
-        user_id: str,
-        folder_id: Id,
-        changes: Data | None = None,
-        updated_folder: Data | None = None,
-        *,
-        from_user_id: str | None = None,
-        except_connection_id: str | None = None,
-    ) -> Heard:
-        """`folder_updated_sync`: these fields were changed, and the folder is this."""
-        event = events.FolderUpdated(
-            folderId=identifier(folder_id, "folder_id"),
-            changes=optional_data(changes, "changes"),
-            updatedFolder=optional_data(updated_folder, "updated_folder"),
-            **self._common(from_user_id, except_connection_id),
-        )
-        return self._publish(user_id, event)
-
-    def notify_folder_deleted(
-        self,
-        user_id: str,
-        folder_id: Id,
-        *,
-        from_user_id: str | None = None,
-        except_connection_id: str | None = None,
-    ) -> Heard:
-        """`folder_deleted_sync`: a folder is gone."""
-        event = events.FolderDeleted(
-            folderId=identifier(folder_id, "folder_id"),
-            **self._common(from_user_id, except_connection_id),
-        )
-        return self._publish(user_id, event)
-
-    def require_resync(self, user_id: str, reason: str = "requested") -> Heard:
-        """`resync_required`: so much has changed that devices shall fetch anew."""
-        return self._publish(
-            user_id,
-            events.ResyncRequired(reason=text(reason, "reason"), **self._common()),
-        )
-
-    def revoke_session(
-        self, user_id: str, session_id: str, *, keep_s: int = SESSION_KEEP_S
-    ) -> Heard:
-        """Close the connections of a session (the token's `sid`) and bar it.
-
-        It stays barred for `keep_s` seconds, on every process, even if no device
-        of the user is connected at this moment.
-        """
-        text(session_id, "session_id")
-        if not is_whole(keep_s) or keep_s < 1:
-            raise ValueError("keep_s: expected a whole number of seconds from 1")
-        event = events.SessionRevoked(sessionId=session_id, **self._common())
-        return self._publish(
-            user_id, event, (f"{self._prefix}barred:{session_id}", keep_s)
-        )
-
-    def disconnect_user(self, user_id: str, reason: str | None = None) -> Heard:
-        """Close all of the user's connections; valid tokens may come back."""
-        if reason is not None:
-            text(reason, "reason")
-        return self._publish(
-            user_id, events.UserDisconnected(reason=reason, **self._common())
-        )
-
-    def _common(
-        self, from_user_id: str | None = None, except_connection_id: str | None = None
-    ) -> dict[str, Any]:
-        fields: dict[str, Any] = {"publishedAt": int(self._clock() * 1000)}
-        if from_user_id is not None:
-            fields["fromUserId"] = text(from_user_id, "from_user_id")
-        if except_connection_id is not None:
-            fields["exceptConnectionId"] = text(
-                except_connection_id, "except_connection_id"
-            )
-        return fields
-
-    def _publish(
-        self, user_id: str, event: events.Event, bar: tuple[str, int] | None = None
-    ) -> Heard:
-        channel = f"{self._prefix}user:{text(user_id, 'user_id')}"
-        return self._send(channel, events.encode(event), bar)
+TIMEOUT_S: Final = 0.25
+CONNECTIONS: Final = 16
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 2.0
 
 
-class Publisher(_Notifications[int]):
-    """Publishes over `link`, a `redis.Redis` or a URL; raises what redis-py raises.
+class Publisher(Notifications[int]):
+    """Publishes over `link`: a redis-py client of any kind, or a URL for one.
 
-    `prefix` as the daemon's `redis.prefix`. A client made from a URL is closed by
-    `close` or at the end of a `with`; a given one is left alone.
+    `prefix` as the daemon's `redis.prefix`; `timeout_s` is the longest wait of a call,
+    of which at most `connections` are under way at once. A client made from a URL is
+    closed by `close` or at the end of a `with`; a given one is left alone. Threads may
+    share a publisher.
     """
 
     def __init__(
         self,
-        link: redis.Redis | str,
+        link: "redis.Redis | str",
         *,
         prefix: str = "typelets:",
+        timeout_s: float = TIMEOUT_S,
+        connections: int = CONNECTIONS,
+        on_failure: OnFailure | None = None,
+        raise_errors: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(prefix, clock)
         self._own = isinstance(link, str)
-        self._redis = redis.Redis.from_url(link) if isinstance(link, str) else link
+        self._redis = (
+            client(link, timeout_s, connections) if isinstance(link, str) else link
+        )
+        self._timeout_s = timeout_s
+        self._raise_errors = raise_errors
+        self._slots = threading.BoundedSemaphore(connections)
+        self._outcomes = Outcomes(self._resync_message, on_failure)
+        self._closed = threading.Event()
+        self._healing = threading.Lock()
+        self._healer: threading.Thread | None = None
 
-    def _send(self, channel: str, payload: bytes, bar: tuple[str, int] | None) -> int:
-        with self._redis.pipeline(transaction=False) as pipeline:
-            if bar is not None:
-                pipeline.set(bar[0], b"1", ex=bar[1])
-            pipeline.publish(channel, payload)
-            return int(pipeline.execute()[-1])
+    @property
+    def failures(self) -> int:
+        """How many events Redis did not take."""
+        return self._outcomes.failures
+
+    @property
+    def pending(self) -> int:
+        """Users who have yet to be told to fetch again, and unsent orders."""
+        return self._outcomes.pending
+
+    def _send(self, message: Message) -> int:
+        try:
+            self._outcomes.raise_if_down()
+            if not self._slots.acquire(timeout=self._timeout_s):
+                raise TimeoutError("all connections are busy")
+            try:
+                return self._publish_now(message)
+            finally:
+                self._slots.release()
+        except FAILED as error:
+            self._outcomes.failed(message, error)
+            self._heal_soon()
+            if self._raise_errors:
+                raise
+            return 0
+
+    def _publish_now(self, message: Message) -> int:
+        if message.revocation is not None:
+            key, seconds = message.revocation
+            self._redis.set(key, b"1", ex=seconds)
+        return int(self._redis.publish(message.channel, message.payload))
+
+    def _heal_soon(self) -> None:
+        with self._healing:
+            if self._healer is None or not self._healer.is_alive():
+                self._healer = threading.Thread(
+                    target=self._heal, name="typelets-ws-publisher", daemon=True
+                )
+                self._healer.start()
+
+    def _heal(self) -> None:
+        """Send what is owed until nothing is, or the publisher is closed."""
+        pause = FIRST_PAUSE_S
+        while not self._closed.wait(pause):
+            with self._healing:
+                message = self._outcomes.take()
+                if message is None:
+                    # In the lock: a failure from now on starts another thread.
+                    self._healer = None
+                    return
+            try:
+                self._publish_now(message)
+            except FAILED:
+                self._outcomes.give_back(message)
+                pause = min(pause * 2 or FIRST_PAUSE_S, LONGEST_PAUSE_S)
+            else:
+                self._outcomes.sent()
+                pause = 0.0
 
     def close(self) -> None:
-        """Close the connection, if it is ours."""
+        """Stop, and close the connections if they are ours."""
+        self._closed.set()
+        healer = self._healer
+        if healer is not None:
+            healer.join(self._timeout_s)
         if self._own:
             self._redis.close()
 
@@ -246,36 +160,96 @@ class Publisher(_Notifications[int]):
         self.close()
 
 
-class AsyncPublisher(_Notifications[Coroutine[Any, Any, int]]):
-    """The same for asyncio: over a `redis.asyncio.Redis` or a URL.
+class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
+    """The same for asyncio: over a redis.asyncio client of any kind, or a URL.
 
     Mistakes raise at the call, before anything is awaited.
     """
 
     def __init__(
         self,
-        link: redis.asyncio.Redis | str,
+        link: "redis.asyncio.Redis | str",
         *,
         prefix: str = "typelets:",
+        timeout_s: float = TIMEOUT_S,
+        connections: int = CONNECTIONS,
+        on_failure: OnFailure | None = None,
+        raise_errors: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(prefix, clock)
         self._own = isinstance(link, str)
         self._redis = (
-            redis.asyncio.Redis.from_url(link) if isinstance(link, str) else link
+            async_client(link, timeout_s, connections)
+            if isinstance(link, str)
+            else link
         )
+        self._timeout_s = timeout_s
+        self._raise_errors = raise_errors
+        self._slots = asyncio.Semaphore(connections)
+        self._outcomes = Outcomes(self._resync_message, on_failure)
+        self._healer: asyncio.Task[None] | None = None
 
-    async def _send(
-        self, channel: str, payload: bytes, bar: tuple[str, int] | None
-    ) -> int:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            if bar is not None:
-                pipeline.set(bar[0], b"1", ex=bar[1])
-            pipeline.publish(channel, payload)
-            return int((await pipeline.execute())[-1])
+    @property
+    def failures(self) -> int:
+        """How many events Redis did not take."""
+        return self._outcomes.failures
+
+    @property
+    def pending(self) -> int:
+        """Users who have yet to be told to fetch again, and unsent orders."""
+        return self._outcomes.pending
+
+    async def _send(self, message: Message) -> int:
+        try:
+            self._outcomes.raise_if_down()
+            async with asyncio.timeout(self._timeout_s), self._slots:
+                return await self._publish_now(message)
+        except FAILED as error:
+            self._failed(message, error)
+            if self._raise_errors:
+                raise
+            return 0
+        except asyncio.CancelledError as error:
+            # The request is gone, and the change is committed all the same.
+            self._failed(message, error)
+            raise
+
+    def _failed(self, message: Message, error: BaseException) -> None:
+        self._outcomes.failed(message, error)
+        if self._healer is None or self._healer.done():
+            loop = asyncio.get_running_loop()
+            self._healer = loop.create_task(self._heal())
+
+    async def _publish_now(self, message: Message) -> int:
+        if message.revocation is not None:
+            key, seconds = message.revocation
+            await self._redis.set(key, b"1", ex=seconds)
+        return int(await self._redis.publish(message.channel, message.payload))
+
+    async def _heal(self) -> None:
+        """Send what is owed until nothing is."""
+        pause = FIRST_PAUSE_S
+        while True:
+            await asyncio.sleep(pause)
+            message = self._outcomes.take()
+            if message is None:
+                return
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._publish_now(message)
+            except FAILED:
+                self._outcomes.give_back(message)
+                pause = min(pause * 2 or FIRST_PAUSE_S, LONGEST_PAUSE_S)
+            else:
+                self._outcomes.sent()
+                pause = 0.0
 
     async def aclose(self) -> None:
-        """Close the connection, if it is ours."""
+        """Stop, and close the connections if they are ours."""
+        if self._healer is not None:
+            self._healer.cancel()
+            await asyncio.wait([self._healer])
         if self._own:
             await self._redis.aclose()
 

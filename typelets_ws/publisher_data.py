@@ -4,7 +4,8 @@ Law: nothing half right is sent. The error names the argument and the way into i
 ("updated_note.tags[2]"), so that it is found where it was made.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, Final
@@ -13,9 +14,10 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-__all__ = ["data", "identifier", "is_whole", "optional_data", "text"]
+__all__ = ["data", "is_whole", "optional_data", "text", "user_text"]
 
-_object: Final = msgspec.json.Decoder(dict[str, Any])
+LONGEST_ID: Final = 255
+Check = Callable[[Mapping[str, Any], str], None]
 
 
 def text(value: object, name: str) -> str:
@@ -29,31 +31,50 @@ def text(value: object, name: str) -> str:
     return value
 
 
-def identifier(value: object, name: str) -> str:
-    """An id as text; a `UUID` in its usual form."""
-    return str(value) if isinstance(value, UUID) else text(value, name)
+def user_text(value: object) -> str:
+    """A user id: it becomes part of a channel name and of log lines."""
+    user_id = text(value, "user_id")
+    if not user_id.isprintable() or " " in user_id or len(user_id) > LONGEST_ID:
+        raise ValueError("user_id: expected printable text without spaces")
+    return user_id
 
 
-def optional_data(value: object, name: str) -> Raw | UnsetType:
+def optional_data(value: object, name: str, check: Check) -> Raw | UnsetType:
     """Like `data`; None is left out of the event."""
-    return UNSET if value is None else data(value, name)
+    return UNSET if value is None else data(value, name, check)
 
 
-def data(value: object, name: str) -> Raw:
-    """JSON of an object: of a mapping, or as it is in bytes."""
+def data(value: object, name: str, check: Check) -> Raw:
+    """JSON of an object: of a mapping, or as it is in bytes.
+
+    `check` gets the object and `name`, and raises `ValueError`.
+    """
     if isinstance(value, bytes):
-        try:
-            value.decode()
-            _object.decode(value)
-        except (ValueError, RecursionError):
-            raise ValueError(f"{name}: expected JSON of an object") from None
+        check(_read(value, name), name)
         return Raw(value.strip())
     if not isinstance(value, Mapping):
         raise ValueError(f"{name}: expected a mapping, or JSON of an object as bytes")
     try:
-        return Raw(msgspec.json.encode(_plain(value, name)))
+        encoded = msgspec.json.encode(_plain(value, name))
     except RecursionError:
         raise ValueError(f"{name}: nested too deep, or in a circle") from None
+    check(value, name)
+    return Raw(encoded)
+
+
+def _read(value: bytes, name: str) -> Mapping[str, Any]:
+    """The object in `value`, also one with lone surrogates, as JavaScript writes."""
+    try:
+        found = json.loads(value.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{name}: expected JSON of an object")
+    return found
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
 
 
 def _plain(value: object, path: str) -> Any:

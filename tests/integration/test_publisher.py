@@ -1,22 +1,31 @@
 """The publisher against a real Redis and a whole daemon."""
 
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import redis
 import redis.asyncio
 from click.testing import CliRunner
 
-from tests.daemon import Boot
+from tests.daemon import Boot, eventually
+from tests.notes import NOTE_ID, whole_note
 from tests.redis import RedisServer
 from tests.tokens import mint
 from typelets_ws.cli import main
 from typelets_ws.publisher import AsyncPublisher, Publisher
 
-ID = "00000000-0000-4000-8000-000000000001"
+ID = NOTE_ID
 
 
 async def test_devices_hear_it_except_the_one_that_caused_it(
     boot: Boot, redis_server: RedisServer
 ) -> None:
+    data = json.dumps(whole_note("alice"), separators=(" ,", ": ")).encode()
     async with (
         boot() as house,
         house.device("alice") as phone,
@@ -25,12 +34,12 @@ async def test_devices_hear_it_except_the_one_that_caused_it(
     ):
         heard = await publisher.notify_note_created(
             "alice",
-            b'{"id" : 1.0}',
+            data,
             from_user_id="alice",
             except_connection_id=phone.connection_id,
         )
         assert heard == 1
-        assert '"noteData":{"id" : 1.0}' in await laptop.receive_raw()
+        assert f'"noteData":{data.decode()}' in await laptop.receive_raw()
         assert await phone.barrier() == []
         with Publisher(redis_server.url) as blocking:
             assert blocking.notify_note_deleted("alice", ID) == 1
@@ -98,10 +107,127 @@ def test_a_mistake_raises_before_anything_is_awaited() -> None:
         _ = publisher.notify_note_deleted("alice", 7)  # type: ignore[arg-type]
 
 
-async def test_an_unreachable_redis_is_an_error() -> None:
-    async with AsyncPublisher("redis://127.0.0.1:1/0") as publisher:
+async def test_an_unreachable_redis_is_an_error_to_those_who_ask_for_it() -> None:
+    url = "redis://127.0.0.1:1/0"
+    async with AsyncPublisher(url, raise_errors=True) as publisher:
         with pytest.raises(redis.ConnectionError):
             await publisher.notify_note_deleted("alice", ID)
+    async with AsyncPublisher(url) as publisher:
+        assert await publisher.notify_note_deleted("alice", ID) == 0
+        assert publisher.failures == 1
+
+
+LONGEST_WAIT_S = 0.75
+"""Of a call: 0.25 s, and what a busy machine adds."""
+
+
+async def test_a_redis_that_says_nothing_costs_a_request_a_quarter_of_a_second(
+    redis_server: RedisServer,
+) -> None:
+    async with AsyncPublisher(redis_server.url) as publisher:
+        with redis_server.frozen():
+            for _ in range(3):
+                began = time.monotonic()
+                assert await publisher.notify_note_deleted("alice", ID) == 0
+                assert time.monotonic() - began < LONGEST_WAIT_S
+            began = time.monotonic()
+            for _ in range(100):
+                await publisher.notify_note_deleted("alice", ID)
+            # It is not asked again and again.
+            assert time.monotonic() - began < LONGEST_WAIT_S
+            assert publisher.failures == 103
+    with Publisher(redis_server.url) as blocking, redis_server.frozen():
+        began = time.monotonic()
+        assert blocking.notify_note_deleted("alice", ID) == 0
+        assert blocking.notify_note_deleted("alice", ID) == 0
+        assert time.monotonic() - began < LONGEST_WAIT_S
+
+
+async def test_two_hundred_calls_at_once_are_all_sent(
+    redis_server: RedisServer,
+) -> None:
+    async with AsyncPublisher(redis_server.url, timeout_s=5) as publisher:
+        calls = [publisher.notify_note_deleted("alice", ID) for _ in range(200)]
+        assert await asyncio.gather(*calls) == [0] * 200
+        assert publisher.failures == 0
+    # A client of the caller's own, whose pool refuses above 100.
+    link = redis.asyncio.Redis.from_url(redis_server.url)
+    async with AsyncPublisher(link, timeout_s=5) as publisher:
+        calls = [publisher.notify_note_deleted("alice", ID) for _ in range(200)]
+        await asyncio.gather(*calls)
+        assert publisher.failures == 0
+    await link.aclose()
+    assert redis_server.calls("publish") == 400
+    with Publisher(redis_server.url, timeout_s=5, connections=4) as blocking:
+        with ThreadPoolExecutor(50) as pool:
+            list(pool.map(lambda _: blocking.disconnect_user("alice"), range(200)))
+        assert blocking.failures == 0
+    assert redis_server.calls("publish") == 600
+
+
+async def test_users_whose_events_were_lost_fetch_again_when_redis_is_back(
+    boot: Boot, redis_server: RedisServer
+) -> None:
+    async with boot() as house, AsyncPublisher(redis_server.url) as publisher:
+        with Publisher(redis_server.url) as blocking:
+            redis_server.stop()
+            await eventually(lambda: bool(house.logged("redis_down")))
+            assert await publisher.notify_note_deleted("alice", ID) == 0
+            assert await publisher.notify_note_deleted("alice", ID) == 0
+            assert await publisher.revoke_session("bob", "sess_bad") == 0
+            assert blocking.notify_note_deleted("carol", ID) == 0
+            assert (publisher.pending, blocking.pending) == (2, 1)
+            redis_server.start()
+            spy = redis.asyncio.Redis.from_url(redis_server.url).pubsub()
+            await spy.psubscribe("typelets:user:*")
+            heard: dict[str, str] = {}
+            async with asyncio.timeout(10):
+                while len(heard) < 3:
+                    message = await spy.get_message(timeout=1)
+                    if message and message["type"] == "pmessage":
+                        user = message["channel"].decode().rpartition(":")[2]
+                        heard[user] = json.loads(message["data"])["event"]
+            await spy.aclose()  # type: ignore[no-untyped-call]
+            assert heard == {
+                "alice": "resync_required",
+                "bob": "session_revoked",
+                "carol": "resync_required",
+            }
+            assert redis_server.command("TTL", "typelets:barred:sess_bad") > 3500
+            await eventually(lambda: publisher.pending + blocking.pending == 0)
+            assert await publisher.notify_note_deleted("alice", ID) == 0
+            assert (publisher.failures, blocking.failures) == (3, 1)
+
+
+async def test_a_cancelled_request_still_owes_its_event(
+    redis_server: RedisServer,
+) -> None:
+    async with AsyncPublisher(redis_server.url, timeout_s=30) as publisher:
+        with redis_server.frozen():
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await publisher.notify_note_deleted("alice", ID)
+            assert publisher.pending == 1
+        await eventually(lambda: publisher.pending == 0)
+        assert await publisher.notify_note_deleted("alice", ID) == 0
+        assert publisher.failures == 1
+
+
+def test_it_needs_redis_and_msgspec_alone() -> None:
+    """As after `pip install` of those two: nothing else of the daemon's is there."""
+    program = """
+import sys
+ours = {"websockets", "psycopg", "psycopg_pool", "structlog", "click", "uvloop",
+        "prometheus_client", "jwt", "cryptography", "hiredis"}
+for name in ours:
+    sys.modules[name] = None
+import typelets_ws.publisher
+print("fine")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "fine\n", done.stderr
 
 
 def test_a_command_that_reached_no_process_says_so_and_fails(

@@ -1,0 +1,138 @@
+"""What a publisher could not send, kept until Redis takes it.
+
+Invariants: memory is bounded (`MOST_USERS`, `MOST_ORDERS`); beyond it the oldest is
+forgotten and counted. A change that was not sent is replaced by `resync_required` for
+its user: by then the event may be older than what the devices have. A revocation or a
+disconnection has no such substitute and is sent again as it was. Threads may share an
+`Outcomes`.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import redis
+
+__all__ = ["FAILED", "Failure", "Message", "OnFailure", "Outcomes"]
+
+MOST_USERS: Final = 10_000
+MOST_ORDERS: Final = 1_000
+FAILED: Final = (redis.RedisError, OSError, TimeoutError)
+"""What a client raises when Redis did not take something."""
+_log: Final = logging.getLogger("typelets_ws.publisher")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One publication. `revocation`: key and seconds, set before it is published.
+
+    `is_order`: it must arrive, a `resync_required` does not replace it.
+    """
+
+    user_id: str
+    event: str
+    channel: str
+    payload: bytes
+    revocation: tuple[str, int] | None = None
+    is_order: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One event that Redis did not take. `error` is redis-py's, or a timeout."""
+
+    user_id: str
+    event: str
+    error: Exception
+
+
+OnFailure = Callable[[Failure], None]
+
+
+class Outcomes:
+    """Counts failures and keeps what must be made up for.
+
+    `resync` makes the message that tells one user's devices to fetch again.
+    """
+
+    def __init__(
+        self, resync: Callable[[str], Message], on_failure: OnFailure | None
+    ) -> None:
+        self.failures = 0
+        self.forgotten = 0
+        self._resync = resync
+        self._on_failure = on_failure
+        self._lock = threading.Lock()
+        self._users: dict[str, None] = {}
+        self._orders: deque[Message] = deque()
+        self._order_was_last = False
+        self._down = False
+
+    @property
+    def pending(self) -> int:
+        """Users who have yet to be told to fetch again, and orders not sent yet."""
+        return len(self._users) + len(self._orders)
+
+    def raise_if_down(self) -> None:
+        """Raise `redis.ConnectionError` from a lost connection until Redis answers."""
+        if self._down:
+            raise redis.ConnectionError("redis did not answer a moment ago")
+
+    def failed(self, message: Message, error: BaseException) -> None:
+        """Count a failure, keep what makes up for it, call `on_failure`."""
+        with self._lock:
+            self.failures += 1
+            first = not self.pending
+            # A refusal of one command says nothing about the next.
+            if isinstance(error, FAILED) and not isinstance(error, redis.ResponseError):
+                self._down = True
+            self._keep(message)
+        if first:
+            _log.warning("redis did not take an event: %s", type(error).__name__)
+        if self._on_failure is None or not isinstance(error, Exception):
+            return
+        try:
+            self._on_failure(Failure(message.user_id, message.event, error))
+        except Exception:
+            _log.exception("on_failure failed")
+
+    def sent(self) -> None:
+        """Redis has taken something."""
+        self._down = False
+
+    def take(self) -> Message | None:
+        """The next message to send, which is not kept any more; None when all are.
+
+        Orders and users take turns: one that is refused for ever delays no other.
+        """
+        with self._lock:
+            if self._orders and not (self._order_was_last and self._users):
+                self._order_was_last = True
+                return self._orders.popleft()
+            self._order_was_last = False
+            if not self._users:
+                self._down = False
+                return None
+            user_id = next(iter(self._users))
+            del self._users[user_id]
+        return self._resync(user_id)
+
+    def give_back(self, message: Message) -> None:
+        """Keep a message that was taken and not sent, behind the others."""
+        with self._lock:
+            self._keep(message)
+
+    def _keep(self, message: Message) -> None:
+        if message.is_order:
+            self._orders.append(message)
+            if len(self._orders) > MOST_ORDERS:
+                self._orders.popleft()
+                self.forgotten += 1
+        else:
+            self._users[message.user_id] = None
+            if len(self._users) > MOST_USERS:
+                del self._users[next(iter(self._users))]
+                self.forgotten += 1

@@ -51,8 +51,9 @@ FLOORS = {
     "outside": floor(
         3,
         """store store_pool store_link store_turns store_sql store_statements postgres
-        bus shared_limits clerk claims keys jwks happy_eyeballs subscriber redis_link
-        redis_commands redis_upkeep publishing probe subscriptions""",
+        bus shared_limits clerk claims keys jwks happy_eyeballs subscriber redis
+        redis_link redis_commands redis_upkeep publishing probe subscriptions
+        bus_health redis_acquire""",
     ),
     "assembly": floor(
         4,

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import hiredis
 
+from .bus_health import BusHealth, OnGap
 from .config import Redis as Config
 from .log import FilteringBoundLogger
 from .metrics import Metrics
@@ -23,7 +24,7 @@ from .publishing import EVERYBODY, OnUnpublished, Publishing
 from .redis_commands import CommandLink
 from .redis_link import Redis, RedisUnavailable
 from .redis_upkeep import Outage, Upkeep
-from .subscriber import OnEvent, OnGap, Subscriber
+from .subscriber import OnEvent, Subscriber
 
 __all__ = ["Bus"]
 
@@ -34,9 +35,10 @@ class Bus:
     `clock` is the wall clock and `monotonic` the other one, both in seconds.
     `on_event(user_id, payload)` is called in order and must be quick.
     `on_gap(user_ids, reason)` names users who may have missed events; reasons:
-    ``lost timeout deaf garbled refused unexpected readonly`` (how the last connection
-    ended), ``unreachable`` (there was none yet), ``publish_failed`` (another process
-    could not publish). `on_unpublished`: see `Publishing`.
+    ``lost timeout deaf garbled refused unexpected readonly`` (how a connection ended,
+    or why a probe proved nothing), ``unreachable`` (there was no connection yet),
+    ``publish_failed`` (another process could not publish).
+    `on_unpublished`: see `Publishing`.
     """
 
     def __init__(
@@ -56,7 +58,6 @@ class Bus:
         outage = Outage(metrics, log, monotonic)
         self._log = log
         self._metrics = metrics
-        self._on_gap = on_gap
         self.commands = CommandLink(
             config,
             Upkeep("commands", redis, outage, chance),
@@ -64,13 +65,10 @@ class Bus:
             log=log,
         )
         channel = f"{config.prefix}probe:{chance.getrandbits(64):016x}".encode()
-        self._probe = Probe(
-            config,
-            channel,
-            monotonic=monotonic,
-            metrics=metrics,
-            every_time=self._often,
+        self._health = BusHealth(
+            metrics, log, on_gap, lambda: self._subscriber.heard_users
         )
+        self._probe = Probe(config, channel, self, monotonic=monotonic, metrics=metrics)
         self._publishing = Publishing(
             config,
             self.commands,
@@ -85,7 +83,7 @@ class Bus:
             metrics=metrics,
             log=log,
             on_event=on_event,
-            on_gap=on_gap,
+            health=self._health,
             internal={
                 channel: self._probe.heard,
                 f"{config.prefix}control".encode(): self._told,
@@ -94,12 +92,17 @@ class Bus:
         )
         self.commands.when_up(self._publishing.repair)
         self.commands.when_up(self._probe.soon)
-        self.commands.when_demoted(lambda: self._subscriber.replace("readonly"))
+        self.commands.when_lost(self._commands_lost)
 
     @property
     def listening(self) -> bool:
         """True while connected with all subscriptions confirmed."""
         return self._subscriber.listening
+
+    @property
+    def proven(self) -> bool:
+        """True while events are known to arrive: see `BusHealth`."""
+        return self._health.proven
 
     def probe_age(self) -> float | None:
         """Seconds since a probe last came back through Redis; None: never yet."""
@@ -139,9 +142,30 @@ class Bus:
             group.create_task(self._subscriber.run())
             group.create_task(self._probe.run(self.commands, self._subscriber))
 
-    def _often(self) -> None:
+    def on_probe_due(self) -> None:
+        """Bring metrics up to date and publish the resynchronisations still owed."""
         self.commands.count()
         self._publishing.repair()
+
+    def on_probe_sent(self) -> None:
+        """What is acknowledged from now on is not proven by this probe."""
+        self._publishing.begin_proof()
+
+    def on_probe_refused(self) -> None:
+        """Redis answered a probe with an error."""
+        self._health.doubt("refused")
+
+    def on_proof(self) -> None:
+        """A probe came back over connections that lead to a master."""
+        self._publishing.proven()
+        self._health.prove()
+
+    def _commands_lost(self, reason: str) -> None:
+        self._publishing.lost()
+        self._health.doubt(reason)
+        if reason == "readonly":
+            # A replica's subscribers hear only what the master passes on.
+            self._subscriber.replace(reason)
 
     def _told(self, payload: bytes) -> None:
         """A message on the control channel."""
@@ -149,5 +173,4 @@ class Bus:
             self._metrics.events.labels(event="unknown", result="refused").inc()
             self._log.warning("control_message_refused", size=len(payload))
             return
-        self._metrics.gaps.labels(reason="publish_failed").inc()
-        self._on_gap(list(self._subscriber.users), "publish_failed")
+        self._health.report(list(self._subscriber.users), "publish_failed")

@@ -82,8 +82,11 @@ class Daemon:
         if not self.bus.commands.up:
             found.append("redis does not answer")
         age = self.bus.probe_age()
-        if age is None or age > PROBE_AGE_S or not self.bus.listening:
+        proven = self.bus.listening and self.bus.proven
+        if age is None or age > PROBE_AGE_S or not proven:
             found.append("no probe came back through redis")
+        if self.shared.refused:
+            found.append("redis refuses commands of the shared limits")
         return found
 
     def publish(self, user_id: str, event: bytes) -> None:

@@ -47,7 +47,7 @@ PUBLISH_FAILURES: Final = (*LOST_LINK, "down", "full", "closed")
 GAPS: Final = (*LOST_LINK, "deaf", "unreachable", "publish_failed")
 REDIS_COMMANDS: Final = _words(
     """ping publish subscribe unsubscribe set exists del sadd srem expire script eval
-    evalsha"""
+    evalsha hello"""
 )
 KEY_FETCHES: Final = _words(
     "ok timeout unreachable http_4xx http_5xx junk no_keys too_large"

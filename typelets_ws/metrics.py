@@ -87,6 +87,9 @@ class Metrics:
         self.gaps = self._counter(
             "gaps", "Times events may have been missed, by reason.", "reason"
         )
+        self.refused_channels = self._counter(
+            "redis_refused_channels", "Times Redis refused a user's channel."
+        )
         self.resyncs = self._counter("resyncs", "resync_required messages sent.")
         self.repairs = self._counter(
             "order_repairs", "note_sync that came late and were brought up to date."

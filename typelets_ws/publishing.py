@@ -1,13 +1,16 @@
 """Publishing users' events, and making good what could not be published.
 
-Law: events reach Redis in the order of `publish`; every event Redis did not surely
-take is handed to `on_unpublished`, in the same order, and its user is told to
-resynchronise, on every process, once Redis is back. Duplicates are harmless,
-silence is not.
+Invariants. Events reach Redis in the order of `publish`. Every event that Redis did
+not surely take is handed to `on_unpublished`, in the same order, and its user is told
+to resynchronise, on every process, once Redis is back. A demoted master acknowledges
+events that reach no other process: all that was acknowledged since the last proof but
+one counts as not taken when a connection ends. Duplicates are harmless, silence is not.
 """
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import hiredis
@@ -26,6 +29,8 @@ OnUnpublished = Callable[[str, bytes, str], None]
 MOST_BYTES = 64 * 1_048_576
 """Events are up to 1 MiB: their number alone would not bound the memory."""
 REPAIR_BATCH = 256
+EVERY_USER = ""
+"""In place of more users than are remembered."""
 EVERYBODY = b'{"event":"resync_everybody","reason":"publish_failed"}'
 """On the control channel, when more users are concerned than are remembered."""
 
@@ -64,6 +69,9 @@ class Publishing:
         self._owed: dict[str, None] = {}
         self._owed_everybody = False
         self._repairing = 0
+        self._repaired = False
+        # Users of acknowledged events: before the last proof, since, and during.
+        self._unproven: deque[dict[str, None]] = deque([{}, {}], maxlen=3)
 
     @property
     def owed(self) -> int:
@@ -95,8 +103,9 @@ class Publishing:
                 self._everybody_told, b"PUBLISH", self._control, EVERYBODY
             )
             return
-        some = list(self._owed)[:REPAIR_BATCH]
+        some = list(islice(self._owed, REPAIR_BATCH))
         self._repairing = len(some)
+        self._repaired = False
         event = self._resync_required() if some else b""
         for user_id in some:
             del self._owed[user_id]
@@ -105,10 +114,47 @@ class Publishing:
                 partial(self._told, user_id), b"PUBLISH", channel, event
             )
 
+    def begin_proof(self) -> None:
+        """A probe is sent: what is acknowledged from now on is not proven by it."""
+        if len(self._unproven) == 3:
+            # The last probe proved nothing.
+            latest = self._unproven.pop()
+            self._unproven[-1] |= latest
+        self._unproven.append({})
+
+    def proven(self) -> None:
+        """The probe came back, over connections that lead to a master.
+
+        One generation more is kept: sentinels may name a new master to others first.
+        """
+        if len(self._unproven) == 3:
+            self._unproven.popleft()
+
+    def lost(self) -> None:
+        """A connection ended: owe all users whose events are not proven."""
+        for generation in self._unproven:
+            users = list(generation)
+            generation.clear()
+            if EVERY_USER in users:
+                self._owe_everybody()
+            for user_id in users:
+                self._owe(user_id)
+
+    def _acknowledged(self, user_id: str) -> None:
+        latest = self._unproven[-1]
+        if EVERY_USER in latest:
+            return
+        latest[user_id] = None
+        if len(latest) > self._most:
+            latest.clear()
+            latest[EVERY_USER] = None
+
     def _answered(self, user_id: str, event: bytes, reply: Any) -> None:
         self._waiting -= 1
         self._waiting_bytes -= len(event)
-        if reply.__class__ is not int:
+        if reply.__class__ is int:
+            self._acknowledged(user_id)
+        else:
             self._failed(user_id, event, _word(reply))
 
     def _failed(self, user_id: str, event: bytes, reason: str) -> None:
@@ -124,14 +170,21 @@ class Publishing:
             return
         self._owed[user_id] = None
         if len(self._owed) > self._most:
-            self._owed.clear()
-            self._owed_everybody = True
+            self._owe_everybody()
+
+    def _owe_everybody(self) -> None:
+        self._owed.clear()
+        self._owed_everybody = True
 
     def _told(self, user_id: str, reply: Any) -> None:
         self._repairing -= 1
         if isinstance(reply, Exception):
             self._owe(user_id)
-        elif not self._repairing:
+        else:
+            self._repaired = True
+            self._acknowledged(user_id)
+        # A user who is refused must not keep the others waiting.
+        if not self._repairing and self._repaired:
             self.repair()
 
     def _everybody_told(self, reply: Any) -> None:
@@ -140,6 +193,7 @@ class Publishing:
             self._owed.clear()
             self._owed_everybody = True
         else:
+            self._acknowledged(EVERY_USER)
             self.repair()
 
     def _resync_required(self) -> bytes:

@@ -46,7 +46,7 @@ class CommandLink:
         self._log = log
         self._link: _Replies | None = None
         self._when_up: list[Callable[[], None]] = []
-        self._when_demoted: list[Callable[[], None]] = []
+        self._when_lost: list[Callable[[str], None]] = []
         self._sent: Counter[bytes] = Counter()
 
     @property
@@ -58,9 +58,13 @@ class CommandLink:
         """Call `tell` each time a link opens, before anybody else's command."""
         self._when_up.append(tell)
 
-    def when_demoted(self, tell: Callable[[], None]) -> None:
-        """Call `tell` when Redis has become a replica: a failover has happened."""
-        self._when_demoted.append(tell)
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the reason each time a link has ended.
+
+        Every command that waited has its answer by then. The reason ``readonly``
+        means that Redis has become a replica: a failover has happened.
+        """
+        self._when_lost.append(tell)
 
     def send(self, then: Then, *args: Argument) -> None:
         """Send a command; `then` gets the reply, or an exception object.
@@ -100,7 +104,7 @@ class CommandLink:
             self._link.drop(reason)
 
     def proven(self) -> None:
-        """The link does what it should."""
+        """A probe has come back over a link that leads to a master."""
         self._upkeep.proven()
 
     async def run(self) -> None:
@@ -128,13 +132,13 @@ class CommandLink:
         failure = RedisUnavailable(reason)
         for _, then in waiting:
             self._tell(then, failure)
+        for tell in self._when_lost:
+            tell(reason)
 
     def _answer(self, then: Then, reply: Any) -> None:
         self._tell(then, reply)
         if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("READONLY"):
             self.replace("readonly")
-            for tell in self._when_demoted:
-                tell()
 
     def _tell(self, then: Then, reply: Any) -> None:
         try:

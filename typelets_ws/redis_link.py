@@ -19,13 +19,27 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
-__all__ = ["Link", "Redis", "RedisUnavailable", "pack", "redis_key"]
+from .redis.connections import dialled
+
+__all__ = [
+    "Link",
+    "NotAMaster",
+    "Redis",
+    "RedisUnavailable",
+    "pack",
+    "redis_key",
+    "role_complaint",
+]
 
 Waiting = TypeVar("Waiting")
 
 MORE: Final = object()
 """What the reader returns when the next reply is not all there yet."""
+REPLICA: Final = (b"replica", b"slave")
 
 
 def redis_key(prefix: bytes, name: str) -> bytes:
@@ -153,12 +167,17 @@ class Link(asyncio.Protocol, Generic[Waiting]):
             self._timer = self._loop.call_later(self._timeout / 10, self._watch)
 
 
+class NotAMaster(ConnectionError):
+    """The server says that it is a replica, a sentinel or a node of a Cluster."""
+
+
 class Redis:
     """Where Redis is. `url` as redis-py reads it; raises ValueError or TypeError."""
 
     def __init__(self, url: str, connect_timeout: float) -> None:
         self._timeout = connect_timeout
         self._pool = ConnectionPool.from_url(url)
+        self._pool.connection_class = dialled(self._pool.connection_class)
         self._pool.connection_kwargs.update(
             protocol=2,
             decode_responses=False,
@@ -166,6 +185,8 @@ class Redis:
             # With one, redis-py writes through `asyncio.wait_for`, which loses a
             # cancellation that comes at the wrong moment (Python 3.11).
             socket_timeout=None,
+            # `Upkeep` tries again, and reports why the last attempt failed.
+            retry=Retry(NoBackoff(), 0),
         )
         self._pool.connection_kwargs.setdefault("client_name", "typelets-ws")
         self._make()
@@ -174,12 +195,13 @@ class Redis:
         """Connect, log in and hand the transport to `link`.
 
         Returns what must be kept while the link lives and then given to `shut`.
-        Raises what redis-py raises, or TimeoutError.
+        Raises what redis-py raises, TimeoutError, or `NotAMaster`.
         """
         connection = self._make()
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
+                await _check_role(connection)
             # The one private name of redis-py that is used: it has no public one.
             writer = connection._writer
             if writer is None or writer.transport.is_closing():
@@ -198,3 +220,31 @@ class Redis:
     def _make(self) -> AbstractConnection:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         return connection
+
+
+async def _check_role(connection: AbstractConnection) -> None:
+    """Raise `NotAMaster` unless the server can be the only Redis.
+
+    HELLO needs no rights (ACL leaves it out) and changes nothing. A server or proxy
+    that does not know it is taken for a master.
+    """
+    await connection.send_command("HELLO")
+    try:
+        reply = await connection.read_response()
+    except ResponseError:
+        return
+    complaint = role_complaint(reply)
+    if complaint:
+        raise NotAMaster(complaint)
+
+
+def role_complaint(reply: object) -> str:
+    """Why the server of this HELLO reply cannot be used; empty when it can."""
+    if not isinstance(reply, list):
+        return ""
+    facts = dict(zip(reply[::2], reply[1::2], strict=False))
+    if facts.get(b"mode") == b"cluster":
+        return "this is a node of a Redis Cluster"
+    if facts.get(b"mode") == b"sentinel":
+        return "this is a sentinel"
+    return "this is a replica" if facts.get(b"role") in REPLICA else ""

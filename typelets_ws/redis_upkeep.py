@@ -18,11 +18,12 @@ __all__ = ["Backoff", "Outage", "Upkeep"]
 AnyLink = TypeVar("AnyLink", bound=Link[Any])
 
 FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 1.0
+"""Bounds how long events stay away after Redis is back."""
 
 
 class Backoff:
-    """Pauses between attempts: 0.1 s doubling to 5 s, each times 0.5 to 1.
+    """Pauses between attempts: 0.1 s doubling to 1 s, each times 0.5 to 1.
 
     The jitter keeps many processes from coming back at one moment.
     """

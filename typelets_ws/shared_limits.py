@@ -9,13 +9,15 @@ places come free by themselves.
 Law: whatever happened to the link, the next era tells the truth. It begins by ending
 the last one and registering every device that is here, so a lost release, an
 unanswered acquire and a Redis that has forgotten everything need no thought of their
-own. While Redis is away everything is granted: the process' own limits hold.
+own. While Redis is unreachable everything is granted: the process' own limits hold.
+A Redis that answers with errors is a fault: `refused` is true until a check of every
+kind of command has succeeded, and the daemon is not ready meanwhile.
 """
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from math import ceil
 from typing import Any, Final
@@ -26,31 +28,18 @@ from .config import Redis as Config
 from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .ports import Place
+from .redis_acquire import ACQUIRE, run_acquire
 from .redis_commands import CommandLink, Then
 from .redis_link import RedisUnavailable, redis_key
 
 __all__ = ["SharedLimits"]
 
-ACQUIRE: Final = b"""
-if ARGV[4] ~= '' and redis.call('EXISTS', ARGV[4]) == 1 then return -1 end
-local held, eras = 0, {}
-for _, member in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local era = string.sub(member, 1, 16)
-  if eras[era] == nil then eras[era] = redis.call('EXISTS', ARGV[1] .. era) end
-  if member == ARGV[2] then return 1 end
-  if eras[era] == 1 then held = held + 1
-  else redis.call('SREM', KEYS[1], member) end
-end
-if held >= tonumber(ARGV[3]) then return 0 end
-redis.call('SADD', KEYS[1], ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[5])
-return 1
-"""
-ACQUIRE_SHA: Final = hashlib.sha1(ACQUIRE, usedforsecurity=False).hexdigest()
-ANSWERS: Final = {1: Place.GRANTED, 0: Place.FULL, -1: Place.REVOKED}
 FORGOTTEN_AFTER_S: Final = 3600
 """A user's set lives this long unless touched; each is touched three times in it."""
 BATCH: Final = 256
+REFUSED_RETRY_S: Final = 1.0
+NO_USER: Final = ""
+"""Names the keys of the check; a user id is never empty."""
 
 
 class SharedLimits:
@@ -83,8 +72,16 @@ class SharedLimits:
         self._round: Iterator[str] = iter(())
         self._stale = False
         self._up = True
+        self._refusals = 0
+        self._check_due = asyncio.Event()
         if config.shared_limits:
             commands.when_up(self._begin)
+        commands.when_up(self._check_due.set)
+
+    @property
+    def refused(self) -> bool:
+        """True after Redis answered with an error, until a check has succeeded."""
+        return self._refusals > 0
 
     def reconfigure(self, devices_per_user: int) -> None:
         """Take another limit, for who comes from now on."""
@@ -95,7 +92,9 @@ class SharedLimits:
     ) -> Place:
         """Take one of the user's places, unless none is free or the session is barred.
 
-        GRANTED while Redis is away. Asking again for the same device is harmless.
+        GRANTED while Redis is unreachable, and when it answers with an error (the
+        daemon is not ready then) unless the session is known to be barred. Asking
+        again for the same device is harmless.
         """
         if not self._config.shared_limits:
             revoked = session_id is not None and await self.is_revoked(session_id)
@@ -145,27 +144,62 @@ class SharedLimits:
         self._commands.send(self._judge, b"SET", key, b"1", b"PX", keep_ms)
 
     async def run(self) -> None:
-        """Renew the lease until cancelled."""
-        if not self._config.shared_limits:
-            return
+        """Renew the lease and check refused commands until cancelled."""
         pause = self._config.lease_s / 3
+        loop = asyncio.get_running_loop()
+        renew_at = loop.time() + pause
         while True:
-            await asyncio.sleep(pause)
-            key = self._eras + self._era
-            renewed = await self._call(b"SET", key, b"1", b"XX", b"PX", self._lease_ms)
-            if renewed is None or (self._stale and self._commands.up):
-                # Redis has forgotten us, or we have something to make good.
-                self._begin()
-            else:
-                users = len(self._here) * pause * 3 / FORGOTTEN_AFTER_S
-                self._register(self._touching(ceil(users)), self._judge)
+            wait = renew_at - loop.time()
+            if self.refused:
+                wait = min(wait, REFUSED_RETRY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._check_due.wait()
+            if self._check_due.is_set() or self.refused:
+                self._check_due.clear()
+                await self._check_commands()
+            if loop.time() >= renew_at:
+                renew_at = loop.time() + pause
+                if self._config.shared_limits:
+                    await self._renew(pause)
+
+    async def _renew(self, pause: float) -> None:
+        key = self._eras + self._era
+        renewed = await self._call(b"SET", key, b"1", b"XX", b"PX", self._lease_ms)
+        if renewed is None or (self._stale and self._commands.up):
+            # Redis has forgotten us, or we have something to make good.
+            self._begin()
+        else:
+            users = len(self._here) * pause * 3 / FORGOTTEN_AFTER_S
+            self._register(self._touching(ceil(users)), self._judge)
+
+    async def _check_commands(self) -> None:
+        """Try each kind of command on keys of no user; all succeed: not refused."""
+        before = self._refusals
+        try:
+            if self._config.shared_limits:
+                await self._run_acquire(NO_USER, NO_USER, NO_USER)
+                key = redis_key(self._devices, NO_USER)
+                await self._commands.call(b"SREM", key, self._member(NO_USER))
+                await self._commands.call(b"EXPIRE", key, FORGOTTEN_AFTER_S)
+                await self._commands.call(b"SADD", key, self._member(NO_USER))
+                await self._commands.call(b"DEL", key)
+            if self._config.shared_nonces:
+                key = redis_key(self._nonces, NO_USER)
+                await self._commands.call(b"SET", key, b"1", b"NX", b"PX", 1)
+        except (RedisUnavailable, hiredis.ReplyError) as exc:
+            self._judge(exc)
+            return
+        if self._refusals == before:
+            self._refusals = 0
+            self._tell_up(up=not self._stale)
 
     def _begin(self) -> None:
         """Begin an era: the last one's places end, and all who are here get theirs."""
         old, self._era = self._era, self._new_era()
         era = self._eras + self._era
         self._stale = False
-        self._tell_up(up=True)
+        self._tell_up(up=not self.refused)
         self._commands.send(self._judge, b"SCRIPT", b"LOAD", ACQUIRE)
         self._commands.send(self._judge, b"SET", era, b"1", b"PX", self._lease_ms)
         self._commands.send(self._judge, b"DEL", self._eras + old)
@@ -199,6 +233,23 @@ class SharedLimits:
     async def _ask(
         self, user_id: str, connection_id: str, session_id: str | None
     ) -> Place:
+        try:
+            return await self._run_acquire(user_id, connection_id, session_id)
+        except RedisUnavailable as exc:
+            self._judge(exc)
+            return Place.GRANTED
+        except hiredis.ReplyError as exc:
+            self._judge(exc)
+        if session_id is None:
+            return Place.GRANTED
+        # The bar alone needs one right less, and no memory.
+        barred = await self._call(b"EXISTS", redis_key(self._barred, session_id))
+        return Place.REVOKED if barred == 1 else Place.GRANTED
+
+    async def _run_acquire(
+        self, user_id: str, connection_id: str, session_id: str | None
+    ) -> Place:
+        """Raises `RedisUnavailable` or `hiredis.ReplyError`."""
         arguments: tuple[bytes | int, ...] = (
             1,
             redis_key(self._devices, user_id),
@@ -208,17 +259,7 @@ class SharedLimits:
             b"" if session_id is None else redis_key(self._barred, session_id),
             FORGOTTEN_AFTER_S,
         )
-        try:
-            try:
-                answer = await self._commands.call(b"EVALSHA", ACQUIRE_SHA, *arguments)
-            except hiredis.ReplyError as exc:
-                if not str(exc).startswith("NOSCRIPT"):
-                    raise
-                answer = await self._commands.call(b"EVAL", ACQUIRE, *arguments)
-        except (RedisUnavailable, hiredis.ReplyError) as exc:
-            self._judge(exc)
-            return Place.GRANTED
-        return ANSWERS[answer]
+        return await run_acquire(self._commands, arguments)
 
     async def _call(self, *args: bytes | int) -> Any:
         """Redis' reply; False when there is none to be had."""
@@ -230,6 +271,10 @@ class SharedLimits:
 
     def _judge(self, reply: Any) -> None:
         """After a failure nobody knows what Redis holds: the next era does."""
+        if isinstance(reply, hiredis.ReplyError):
+            if not self.refused:
+                self._check_due.set()
+            self._refusals += 1
         if isinstance(reply, Exception):
             self._stale = True
             self._tell_up(up=False, reason=str(reply))

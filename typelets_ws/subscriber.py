@@ -7,24 +7,25 @@ link's queue of wishes says which one each is for; any other is a reason to star
 over. Nothing is remembered from one link to the next but the wishes: what was being
 taken back when a link broke is simply not asked for again.
 
-Law: whoever was wanted while not being heard is reported to `on_gap`, once, as soon
-as they are heard again.
+Invariants. A user who was wanted while not being heard is reported to `BusHealth`,
+once, as soon as they are heard again. A channel that Redis refuses concerns its user
+only: see `RefusedChannels`.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from .bus_health import BusHealth
 from .config import Redis as Config
 from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .redis_link import pack, redis_key
 from .redis_upkeep import Upkeep
-from .subscriptions import Messages, Wish
+from .subscriptions import Asked, LeavingUsers, Messages, RefusedChannels, Wish
 
-__all__ = ["OnEvent", "OnGap", "Subscriber"]
+__all__ = ["OnEvent", "Subscriber"]
 
 OnEvent = Callable[[str, bytes], None]
-OnGap = Callable[[Collection[str], str], None]
 
 
 class Subscriber:
@@ -42,7 +43,7 @@ class Subscriber:
         metrics: Metrics,
         log: FilteringBoundLogger,
         on_event: OnEvent,
-        on_gap: OnGap,
+        health: BusHealth,
         internal: Mapping[bytes, Callable[[bytes], None]],
         on_listening: Callable[[], None],
     ) -> None:
@@ -52,17 +53,17 @@ class Subscriber:
         self._log = log
         self._on_event = on_event
         self._when_read: list[Callable[[], None]] = []
-        self._on_gap = on_gap
+        self._health = health
         self._internal = internal
         self._on_listening = on_listening
         self._prefix = f"{config.prefix}user:".encode()
         self._wishes: dict[str, Wish] = {}
         self._by_channel: dict[bytes, Wish] = {}
         self._asking: list[Wish] = []
-        self._leaving: dict[str, float] = {}
-        self._leave_timer: asyncio.TimerHandle | None = None
+        self._leaving = LeavingUsers(self._leave, config.unsubscribe_delay_s)
         self._link: Messages | None = None
-        self._unconfirmed = 0
+        self._unconfirmed: set[Wish] = set()
+        self._refused = RefusedChannels(self._ask, config.subscribe_batch)
         self._announced = False
         self._recovered: list[str] = []
         self._reason = "unreachable"
@@ -70,13 +71,18 @@ class Subscriber:
 
     @property
     def listening(self) -> bool:
-        """True when Redis has confirmed all that was wanted when the link opened."""
-        return self._link is not None and self._unconfirmed == 0
+        """True when Redis has answered all that was wanted when the link opened."""
+        return self._link is not None and not self._unconfirmed
 
     @property
     def users(self) -> Collection[str]:
-        """Who is wanted."""
+        """The users who are wanted."""
         return self._wishes.keys()
+
+    @property
+    def heard_users(self) -> list[str]:
+        """The users whose channel Redis has confirmed on this link."""
+        return [user_id for user_id, wish in self._wishes.items() if wish.confirmed]
 
     @property
     def era(self) -> object:
@@ -88,13 +94,13 @@ class Subscriber:
 
         False when it cannot be had now; `on_gap` follows when it can. Never raises.
         """
-        self._leaving.pop(user_id, None)
+        self._leaving.discard(user_id)
         wish = self._wishes.get(user_id)
         if wish is None:
             wish = self._wish(user_id)
         if wish.confirmed:
             return True
-        if self._link is None:
+        if self._link is None or wish.refused:
             wish.missed = True
             return False
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -103,13 +109,8 @@ class Subscriber:
 
     def unsubscribe(self, user_id: str) -> None:
         """Stop hearing the user after a while, unless they come back before."""
-        if user_id not in self._wishes:
-            return
-        loop = asyncio.get_running_loop()
-        self._leaving.pop(user_id, None)
-        self._leaving[user_id] = loop.time() + self._config.unsubscribe_delay_s
-        if self._leave_timer is None:
-            self._leave_timer = loop.call_at(self._leaving[user_id], self._leave)
+        if user_id in self._wishes:
+            self._leaving.add(user_id)
 
     def when_read(self, tell: Callable[[], None]) -> None:
         """Call `tell` each time `on_event` has had all that had arrived.
@@ -133,8 +134,8 @@ class Subscriber:
             timeout = self._config.command_timeout_s
             await self._upkeep.run(lambda: Messages(timeout, self), self._opened)
         finally:
-            if self._leave_timer is not None:
-                self._leave_timer.cancel()
+            self._refused.clear()
+            self._leaving.clear()
 
     def _wish(self, user_id: str) -> Wish:
         channel = redis_key(self._prefix, user_id)
@@ -165,26 +166,20 @@ class Subscriber:
 
     def _send(self, link: "Messages", command: bytes, wishes: list[Wish]) -> None:
         batch = self._config.subscribe_batch
-        kind = command.lower()
         for start in range(0, len(wishes), batch):
-            some = wishes[start : start + batch]
-            link.write(pack(command, *(wish.channel for wish in some)))
-            self._metrics.redis_commands.labels(command=kind.decode()).inc()
-            for wish in some:
-                link.expect((kind, wish))
+            self._send_batch(link, command, wishes[start : start + batch])
 
-    def _leave(self) -> None:
-        self._leave_timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        gone: list[Wish] = []
-        while self._leaving:
-            user_id, due = next(iter(self._leaving.items()))
-            if due > now:
-                self._leave_timer = loop.call_at(due, self._leave)
-                break
-            del self._leaving[user_id]
-            gone.append(self._forget(user_id))
+    def _send_batch(
+        self, link: "Messages", command: bytes, wishes: Sequence[Wish]
+    ) -> None:
+        kind = command.lower()
+        link.write(pack(command, *(wish.channel for wish in wishes)))
+        self._metrics.redis_commands.labels(command=kind.decode()).inc()
+        for wish in wishes:
+            link.expect(Asked(kind, wish, wishes))
+
+    def _leave(self, users: list[str]) -> None:
+        gone = [self._forget(user_id) for user_id in users]
         if self._link is not None:
             self._send(
                 self._link, b"UNSUBSCRIBE", [wish for wish in gone if wish.asked]
@@ -193,6 +188,7 @@ class Subscriber:
     def _forget(self, user_id: str) -> Wish:
         wish = self._wishes.pop(user_id)
         del self._by_channel[wish.channel]
+        self._refused.discard(user_id)
         wish.settle(heard=False)
         return wish
 
@@ -202,15 +198,40 @@ class Subscriber:
         self._link = link
         self._announced = False
         internal = [Wish("", channel) for channel in self._internal]
-        wishes = [*internal, *self._wishes.values()]
-        self._unconfirmed = len(wishes)
-        if any(wish.missed for wish in wishes):
-            self._metrics.gaps.labels(reason=self._reason).inc()
-        self._ask(wishes)
+        self._unconfirmed = {*internal, *self._wishes.values()}
+        # In a command of their own: a refused user must not refuse them.
+        self._ask(internal)
+        self._ask(self._wishes.values())
 
-    def refused(self, error: Exception) -> None:
-        """Redis will not let us listen."""
-        self._log.error("redis_subscribe_refused", reason=str(error))
+    def refused(self, error: Exception, kind: bytes, wishes: Sequence[Wish]) -> None:
+        """Find the refused channels by halves; the others are asked for again."""
+        if self._link is None:
+            return
+        if kind != b"subscribe":
+            self._log.warning("redis_unsubscribe_refused", reason=str(error))
+        elif not wishes[0].user_id:
+            self._log.error("redis_subscribe_refused", reason=str(error))
+            self._link.drop("refused")
+        elif len(wishes) == 1:
+            self._refuse(wishes[0], str(error))
+        else:
+            middle = len(wishes) // 2
+            self._send_batch(self._link, b"SUBSCRIBE", wishes[:middle])
+            self._send_batch(self._link, b"SUBSCRIBE", wishes[middle:])
+
+    def _refuse(self, wish: Wish, reason: str) -> None:
+        self._metrics.refused_channels.inc()
+        self._unconfirmed.discard(wish)
+        wish.asked = False
+        if self._wishes.get(wish.user_id) is not wish:
+            return
+        if not wish.refused:
+            self._log.error(
+                "redis_channel_refused", user_id=wish.user_id, reason=reason
+            )
+        wish.refused = wish.missed = True
+        wish.settle(heard=False)
+        self._refused.add(wish)
 
     def lost(self, reason: str) -> None:
         """The link is over: from now on everybody wanted misses events."""
@@ -218,12 +239,13 @@ class Subscriber:
             return
         self._link = None
         self._reason = reason
+        self._health.doubt(reason)
         self._recovered.clear()
         self._asking.clear()
+        self._refused.clear()
         self._metrics.subscriptions.set(0)
-        for user_id in list(self._leaving):
+        for user_id in self._leaving.clear():
             self._forget(user_id)
-        self._leaving.clear()
         for wish in self._wishes.values():
             wish.asked = False
             wish.missed = True
@@ -252,9 +274,9 @@ class Subscriber:
         self._channels = channels
         if kind != b"subscribe":
             return
-        if self._unconfirmed:
-            self._unconfirmed -= 1
+        self._unconfirmed.discard(wish)
         if self._wishes.get(wish.user_id) is wish:
+            wish.refused = False
             if wish.missed:
                 self._recovered.append(wish.user_id)
                 wish.missed = False
@@ -265,11 +287,8 @@ class Subscriber:
         self._metrics.subscriptions.set(self._channels)
         recovered, self._recovered = self._recovered, []
         if recovered:
-            try:
-                self._on_gap(recovered, self._reason)
-            except Exception:
-                self._log.exception("gap_handler_failed")
-        if self._unconfirmed == 0 and not self._announced:
+            self._health.recovered(recovered, self._reason)
+        if not self._unconfirmed and not self._announced:
             self._announced = True
             self._upkeep.usable()
             self._on_listening()

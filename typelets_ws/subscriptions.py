@@ -1,25 +1,38 @@
 """What is wanted of Redis, and what Redis says to it.
 
-Law: Redis confirms each channel in the order in which it was asked for. The link's
-queue of wishes is therefore the only account of what is subscribed, and anything
-that is neither a message nor the next confirmation ends the link.
+Invariant: Redis confirms each channel in the order in which it was asked for, or
+refuses a whole command with one error. The link's queue of wishes is therefore the
+only account of what is subscribed. A reply that is neither a message, nor the next
+confirmation, nor an error in place of a command's first confirmation ends the link.
 """
 
 import asyncio
 from collections import deque
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple, Protocol
 
 import hiredis
 
 from .redis_link import Link
 
-__all__ = ["Messages", "Owner", "Wish"]
+__all__ = ["Asked", "LeavingUsers", "Messages", "Owner", "RefusedChannels", "Wish"]
+
+REFUSED_RETRY_S: Final = 2.0
 
 
 class Wish:
     """One channel to hear, for as long as it is wanted."""
 
-    __slots__ = ("asked", "channel", "confirmed", "missed", "user_id", "waiters")
+    __slots__ = (
+        "asked",
+        "channel",
+        "confirmed",
+        "missed",
+        "refused",
+        "user_id",
+        "waiters",
+    )
 
     def __init__(self, user_id: str, channel: bytes) -> None:
         self.user_id = user_id
@@ -27,6 +40,7 @@ class Wish:
         self.asked = False
         self.confirmed = False
         self.missed = False
+        self.refused = False
         self.waiters: list[asyncio.Future[bool]] = []
 
     def settle(self, *, heard: bool) -> None:
@@ -36,6 +50,99 @@ class Wish:
             if not waiter.done():
                 waiter.set_result(heard)
         self.waiters.clear()
+
+
+class Asked(NamedTuple):
+    """One awaited confirmation: `command` holds all channels of its command."""
+
+    kind: bytes
+    wish: Wish
+    command: Sequence[Wish]
+
+
+class RefusedChannels:
+    """Channels that Redis refused: each is asked for again, a batch every few seconds.
+
+    `ask(wishes)` sends one batch; the longest refused come first.
+    """
+
+    def __init__(self, ask: Callable[[Sequence[Wish]], None], batch: int) -> None:
+        self._ask = ask
+        self._batch = batch
+        self._wishes: dict[str, Wish] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, wish: Wish) -> None:
+        """Ask for this channel again later."""
+        self._wishes[wish.user_id] = wish
+        self._schedule()
+
+    def discard(self, user_id: str) -> None:
+        """The user is not wanted any more."""
+        self._wishes.pop(user_id, None)
+
+    def clear(self) -> None:
+        """The connection is over: the next one asks for everything."""
+        self._wishes.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self) -> None:
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(REFUSED_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._timer = None
+        users = list(islice(self._wishes, self._batch))
+        self._ask([self._wishes.pop(user_id) for user_id in users])
+        if self._wishes:
+            self._schedule()
+
+
+class LeavingUsers:
+    """Users without a device, until `leave(user_ids)` is called after `delay_s`."""
+
+    def __init__(self, leave: Callable[[list[str]], None], delay_s: float) -> None:
+        self._leave = leave
+        self._delay_s = delay_s
+        self._due: dict[str, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, user_id: str) -> None:
+        """Leave after the delay, counted from now."""
+        loop = asyncio.get_running_loop()
+        self._due.pop(user_id, None)
+        self._due[user_id] = loop.time() + self._delay_s
+        if self._timer is None:
+            self._timer = loop.call_at(self._due[user_id], self._expire)
+
+    def discard(self, user_id: str) -> None:
+        """The user is back."""
+        self._due.pop(user_id, None)
+
+    def clear(self) -> list[str]:
+        """Return the users who were leaving; `leave` is not called for them."""
+        users, self._due = list(self._due), {}
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return users
+
+    def _expire(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        gone: list[str] = []
+        for user_id, due in self._due.items():
+            if due > now:
+                self._timer = loop.call_at(due, self._expire)
+                break
+            gone.append(user_id)
+        for user_id in gone:
+            del self._due[user_id]
+        self._leave(gone)
 
 
 class Owner(Protocol):
@@ -57,8 +164,8 @@ class Owner(Protocol):
         """So were all confirmations."""
         ...
 
-    def refused(self, error: Exception) -> None:
-        """Redis will not let us listen: rights, most likely."""
+    def refused(self, error: Exception, kind: bytes, wishes: Sequence[Wish]) -> None:
+        """Redis refused a command with these channels: rights, or no memory left."""
         ...
 
     def lost(self, reason: str) -> None:
@@ -66,7 +173,7 @@ class Owner(Protocol):
         ...
 
 
-class Messages(Link[tuple[bytes, Wish]]):
+class Messages(Link[Asked]):
     """The link's side: takes replies apart, and confirmations in their order."""
 
     def __init__(self, timeout: float, owner: Owner) -> None:
@@ -83,15 +190,14 @@ class Messages(Link[tuple[bytes, Wish]]):
                 self._owner.message(channel, content)
                 return
             if self._is_next(kind, channel):
-                wish = self.waiting.popleft()[1][1]
+                wish = self.waiting.popleft()[1].wish
                 self._changed = True
                 self._owner.confirmed(kind, wish, content)
                 return
-        if isinstance(reply, hiredis.ReplyError):
-            self._owner.refused(reply)
-            self.drop("refused")
+        if isinstance(reply, hiredis.ReplyError) and self._refuses_next():
+            self._refuse(reply)
         else:
-            # What we hear is no longer what we think we hear.
+            # The subscriptions at Redis are no longer those in the queue.
             self.drop("unexpected")
 
     def read(self) -> None:
@@ -101,12 +207,26 @@ class Messages(Link[tuple[bytes, Wish]]):
             self._changed = False
             self._owner.settled()
 
-    def ended(self, waiting: deque[tuple[float, tuple[bytes, Wish]]], why: str) -> None:
+    def ended(self, waiting: deque[tuple[float, Asked]], why: str) -> None:
         """Tell the owner that the link is over."""
         self._owner.lost(why)
 
     def _is_next(self, kind: object, channel: object) -> bool:
         if not self.waiting:
             return False
-        expected, wish = self.waiting[0][1]
-        return kind == expected and channel == wish.channel
+        asked = self.waiting[0][1]
+        return kind == asked.kind and channel == asked.wish.channel
+
+    def _refuses_next(self) -> bool:
+        """Whether an error now can refuse a command, none of it being confirmed."""
+        if not self.waiting:
+            return False
+        asked = self.waiting[0][1]
+        return asked.wish is asked.command[0]
+
+    def _refuse(self, error: Exception) -> None:
+        asked = self.waiting[0][1]
+        for _ in asked.command:
+            self.waiting.popleft()
+        self._changed = True
+        self._owner.refused(error, asked.kind, asked.command)

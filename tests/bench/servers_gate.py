@@ -22,8 +22,8 @@ from jwt.algorithms import RSAAlgorithm
 
 from typelets_ws import messages
 from typelets_ws.frames import Frame
+from typelets_ws.redis_acquire import ACQUIRE, ACQUIRE_SHA
 from typelets_ws.redis_link import Link, Redis, pack
-from typelets_ws.shared_limits import ACQUIRE, ACQUIRE_SHA
 
 __all__ = ["gate"]
 

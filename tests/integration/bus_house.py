@@ -78,7 +78,7 @@ class House:
             return age is not None and time.monotonic() - age > since
 
         await until(
-            lambda: self.bus.listening and self.bus.commands.up and came_back(),
+            lambda: self.bus.proven and self.bus.commands.up and came_back(),
             timeout_s,
         )
 

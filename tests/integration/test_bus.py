@@ -101,7 +101,7 @@ async def test_ten_thousand_users_are_subscribed_in_batches(
         assert one.sample("redis_subscriptions") == 10_002
         redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
         await until(lambda: len(one.gaps) == 10_000, 10)
-        assert redis_server.calls("subscribe") - before == 80
+        assert redis_server.calls("subscribe") - before == 81
         for user in users:
             one.bus.unsubscribe(user)
         await until(lambda: one.sample("redis_subscriptions") == 2)
@@ -170,7 +170,8 @@ async def frozen(server: RedisServer, proxy: LinkProxy, one: House) -> None:
 async def replica(server: RedisServer, proxy: LinkProxy, one: House) -> None:
     """A failover behind one address: our master has become somebody's replica."""
     server.command("REPLICAOF", "127.0.0.1", free_port())
-    await until(lambda: ("ann", "readonly") in one.gaps)
+    await until(lambda: not one.bus.proven)
+    await until(lambda: not one.bus.commands.up)
     server.command("REPLICAOF", "NO", "ONE")
 
 
@@ -213,7 +214,7 @@ async def test_trouble_with_both_links_is_over_when_redis_is_back(
 
 
 @pytest.mark.usefixtures("loop_factory")
-async def test_killing_the_command_link_costs_no_gap_and_is_made_good(
+async def test_losing_the_command_link_heals_the_users_of_this_process(
     redis_server: RedisServer,
 ) -> None:
     async with ready(redis_server.url) as one, ready(redis_server.url, 1) as other:
@@ -228,7 +229,10 @@ async def test_killing_the_command_link_costs_no_gap_and_is_made_good(
         assert abs(event.pop("publishedAt") - time.time() * 1000) < 60_000
         assert event == {"event": "resync_required", "reason": "publish_failed"}
         assert one.sample("publish_failures_total", reason="down") == 1
-        assert one.gaps == other.gaps == []
+        # Publishers may have had the same trouble meanwhile.
+        await until(lambda: one.gaps)
+        await until(lambda: other.gaps)
+        assert one.gaps == other.gaps == [("ann", "lost")]
         await one.barrier("ann")
         assert len(one.events) == 2
 

@@ -1,0 +1,1 @@
+"""Connections to Redis and the limits shared over all processes."""

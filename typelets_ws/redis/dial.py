@@ -55,7 +55,8 @@ async def first_success(
         try:
             results.append(await attempts[index]())
         except Exception as exc:
-            failures[index] = exc
+            # Without its frames: they refer to `failures`.
+            failures[index] = exc.with_traceback(None)
         changed.set()
 
     kept = 0

@@ -192,11 +192,15 @@ class Supervisor:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/"
 
-    def figures(self) -> dict[str, float]:
-        """The metrics without labels, by name."""
+    def metrics_text(self) -> str:
+        """What Prometheus would read."""
         url = f"http://127.0.0.1:{self.admin_port}/metrics"
         with urllib.request.urlopen(url, timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
+            return str(answer.read().decode())
+
+    def figures(self) -> dict[str, float]:
+        """The metrics without labels, by name."""
+        lines = self.metrics_text().splitlines()
         pairs = (line.split() for line in lines if line[0] != "#" and "{" not in line)
         return {name: float(value) for name, value, *_ in pairs}
 

@@ -1,0 +1,102 @@
+"""The command `scripts/chaos`."""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import uvloop
+
+from tests.chaos.faults import Entry, plan
+from tests.chaos.play import Size, Verdict, play
+
+ROUNDS = 12
+"""Most runs that the reduction of a failing schedule may take."""
+
+
+def run(seed: int, size: Size, schedule: Sequence[Entry]) -> Verdict:
+    """One run on the loop that production uses."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(play(seed, size, schedule))
+
+
+def reduce(seed: int, size: Size, schedule: list[Entry]) -> list[Entry]:
+    """Leave out faults as long as the run still fails: delta debugging."""
+    parts, rounds = 2, 0
+    while len(schedule) > 1 and rounds < ROUNDS:
+        length = max(1, len(schedule) // parts)
+        for start in range(0, len(schedule), length):
+            rest = schedule[:start] + schedule[start + length :]
+            rounds += 1
+            if rest and run(seed, size, rest).violations:
+                schedule, parts = rest, max(2, parts - 1)
+                print(f"  still fails with {len(rest)} faults", flush=True)
+                break
+            if rounds >= ROUNDS:
+                break
+        else:
+            if length == 1:
+                break
+            parts *= 2
+    return schedule
+
+
+def main() -> int:
+    """Play seed after seed until the time is over; returns the exit code."""
+    options = arguments()
+    size = Size(
+        daemons=options.daemons,
+        users=max(2, options.devices // 4),
+        devices=options.devices,
+        seconds=options.round,
+    )
+    end, seed, totals = time.monotonic() + options.seconds, options.seed, Counter[str]()
+    while True:
+        schedule = plan(random.Random(seed), size.seconds)
+        if options.schedule:
+            schedule = [Entry.parse(text) for text in options.schedule.split(",")]
+        verdict = run(seed, size, schedule)
+        totals += verdict.counts
+        totals["runs"] += 1
+        print(
+            f"seed {seed}: {len(schedule)} faults, "
+            f"{len(verdict.violations)} violations, "
+            f"equal after {verdict.converged_s:.1f} s",
+            flush=True,
+        )
+        if verdict.violations:
+            print(*verdict.violations, sep="\n")
+            if options.reduce:
+                schedule = reduce(seed, size, schedule)
+            shown = ",".join(map(str, schedule))
+            print(f"again: scripts/chaos --seed {seed} --schedule {shown}")
+            return 1
+        if time.monotonic() >= end or options.schedule:
+            break
+        seed += 1
+    print(*(f"{count:8} {name}" for name, count in sorted(totals.items())), sep="\n")
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos",
+        description="Faults at random against real daemons, Redis and Postgres.",
+        epilog="example: scripts/chaos --seed 1 --seconds 3600 --daemons 4",
+    )
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--seconds", type=float, default=0.0, help="one run by default")
+    parser.add_argument("--round", type=float, default=10.0, help="seconds of faults")
+    parser.add_argument("--daemons", type=int, default=2)
+    parser.add_argument("--devices", type=int, default=24)
+    parser.add_argument("--schedule", help="play these faults, as printed")
+    parser.add_argument("--reduce", action="store_true", help="find the shortest one")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

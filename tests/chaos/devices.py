@@ -1,0 +1,218 @@
+"""Devices as they are in the field: the old web client's rules, and hostile ones.
+
+The old client loads its rows once, before its socket is there. It applies
+`*_created_sync` to unknown ids and `*_sync` to known ones, and it never asks again.
+"""
+
+import asyncio
+import json
+import random
+import re
+from collections import Counter
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from tests.chaos.rows import Row, folders_of, notes_of
+from tests.chaos.world import World
+from tests.tokens import mint
+
+__all__ = ["OldClient", "hostile"]
+
+OTHER_USERS = re.compile(r"user_c(\d+)")
+LOST = (OSError, WebSocketException, TimeoutError)
+
+
+class OldClient:
+    """One device of one user, following the old web client's rules."""
+
+    def __init__(self, world: World, user: str, rng: random.Random) -> None:
+        self.world = world
+        self.user = user
+        self.rng = rng
+        self.notes: dict[str, Row] = {}
+        self.folders: dict[str, Row] = {}
+        self.acknowledged: list[tuple[str, str]] = []
+        """Note and title of each update that was confirmed."""
+
+        self.connected = False
+        self.socket: ClientConnection | None = None
+        self.seen: Counter[str] = Counter()
+        self._sent = 0
+
+    def load(self) -> None:
+        """Load the page: the rows as they are now."""
+        with self.world.connect() as link:
+            self.notes = notes_of(link, self.user)
+            self.folders = folders_of(link, self.user)
+
+    async def live(self) -> None:
+        """Connect, and connect again, until cancelled."""
+        await asyncio.to_thread(self.load)
+        while True:
+            try:
+                await self._session()
+            except LOST:
+                self.seen["lost"] += 1
+            self.connected, self.socket = False, None
+            await asyncio.sleep(self.rng.uniform(0.1, 0.6))
+
+    async def save(self) -> None:
+        """Change a note through the socket, as typing does."""
+        if not self.connected or self.socket is None or not self.notes:
+            return
+        self._sent += 1
+        note = self.rng.choice(sorted(self.notes))
+        title = f"{self.user} {id(self)} {self._sent}"
+        message = {"type": "note_update", "noteId": note, "changes": {"title": title}}
+        try:
+            await self.socket.send(json.dumps(message))
+        except LOST:
+            self.seen["unsent"] += 1
+
+    async def _session(self) -> None:
+        port = self.rng.choice(self.world.daemons).port
+        async with connect(
+            f"ws://127.0.0.1:{port}/",
+            compression=None,
+            open_timeout=5,
+            ping_interval=None,
+            close_timeout=0.5,
+            max_queue=None,
+        ) as socket:
+            await socket.send(
+                json.dumps({"type": "auth", "token": mint(self.user, expires_in=3600)})
+            )
+            self.socket = socket
+            async for raw in socket:
+                assert isinstance(raw, str)
+                self._heard(raw)
+
+    def _heard(self, raw: str) -> None:
+        for number in OTHER_USERS.findall(raw):
+            if f"user_c{number}" != self.user:
+                self.world.violated(f"{self.user} was sent {raw[:300]}")
+        message = json.loads(raw)
+        self.seen[message["type"]] += 1
+        if message["type"] == "auth_success":
+            self.connected = True
+        self.apply(message)
+
+    def apply(self, message: dict[str, Any]) -> None:
+        """Do what the old client does with a message."""
+        kind = message["type"]
+        if kind == "note_sync":
+            # The old client asks for a truthy row, and lays `changes` over its copy.
+            known = self.notes.get(message["noteId"])
+            if known is not None and message.get("updatedNote"):
+                known.update(message["changes"])
+        elif kind == "note_update_success":
+            row = message["updatedNote"]
+            self.acknowledged.append((message["noteId"], row["title"]))
+            self.notes[message["noteId"]] = dict(row)
+        elif kind == "note_created_sync":
+            self.notes.setdefault(message["noteData"]["id"], message["noteData"])
+        elif kind == "note_deleted_sync":
+            self.notes.pop(message["noteId"], None)
+        elif kind == "folder_created_sync":
+            self.folders.setdefault(message["folderData"]["id"], message["folderData"])
+        elif kind == "folder_updated_sync":
+            known = self.folders.get(message["folderId"])
+            if known is not None:
+                known.update(message.get("changes") or {})
+        elif kind == "folder_deleted_sync":
+            self.folders.pop(message["folderId"], None)
+
+    def differences(self, notes: dict[str, Row], folders: dict[str, Row]) -> list[str]:
+        """How the screen differs from the rows, field by field.
+
+        A row that was deleted without an event stays on an old client's screen; only
+        a client that compares digests can know of it.
+        """
+        found = []
+        for kind, rows, shown in (
+            ("note", notes, self.notes),
+            ("folder", folders, self.folders),
+        ):
+            for row_id, row in rows.items():
+                mine = shown.get(row_id)
+                if mine is None:
+                    found.append(f"{kind} {row_id} is missing")
+                    continue
+                found += [
+                    f"{kind} {row_id}: {key} is {mine.get(key)!r}, not {value!r}"
+                    for key, value in row.items()
+                    if mine.get(key) != value
+                ]
+        return [f"{self.user}: {text}" for text in found]
+
+
+async def hostile(world: World, rng: random.Random) -> None:
+    """Misbehave in a random way, again and again, until cancelled."""
+    while True:
+        port = rng.choice(world.daemons).port
+        try:
+            async with asyncio.timeout(5):
+                await rng.choice(ATTACKS)(port, rng)
+        except LOST:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(rng.uniform(0.0, 0.2))
+
+
+async def _bytes(port: int, rng: random.Random) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(rng.randbytes(rng.randrange(1, 5_000)))
+    await writer.drain()
+    await reader.read(1_000)
+    writer.transport.abort()
+
+
+async def _half_a_handshake(port: int, rng: random.Random) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nUpgr")
+    await asyncio.sleep(rng.uniform(0.0, 1.0))
+    writer.transport.abort()
+
+
+async def _junk_messages(port: int, rng: random.Random) -> None:
+    async with connect(f"ws://127.0.0.1:{port}/", max_queue=None) as socket:
+        for _ in range(rng.randrange(1, 200)):
+            await socket.send(rng.choice(JUNK))
+
+
+async def _flood(port: int, rng: random.Random) -> None:
+    token = mint(f"user_h{rng.randrange(3)}")
+    async with connect(f"ws://127.0.0.1:{port}/", max_queue=None) as socket:
+        await socket.send(json.dumps({"type": "auth", "token": token}))
+        for _ in range(rng.randrange(100, 1_000)):
+            await socket.send('{"type":"ping"}')
+        socket.transport.abort()
+
+
+async def _too_large(port: int, rng: random.Random) -> None:
+    async with connect(f"ws://127.0.0.1:{port}/", max_queue=None) as socket:
+        await socket.send("x" * rng.randrange(60_000, 200_000))
+        await socket.recv()
+
+
+async def _many(port: int, rng: random.Random) -> None:
+    """More devices of one user than a user may have."""
+    token = mint("user_h9", expires_in=600)
+    sockets = []
+    try:
+        for _ in range(25):
+            socket = await connect(f"ws://127.0.0.1:{port}/", max_queue=None)
+            sockets.append(socket)
+            await socket.send(json.dumps({"type": "auth", "token": token}))
+    finally:
+        for socket in sockets:
+            socket.transport.abort()
+
+
+JUNK: list[str | bytes] = [
+    "", "{", "[]", "null", '{"type":"auth"}', '{"type":"auth","token":"x.y.z"}',
+    '{"type":"note_update","noteId":"x"}', '{"type":1}', "\ud7ff", '{"a":' * 500,
+    '{"payload":{},"signature":"x","timestamp":1,"nonce":"n"}', b"\0\1\2",
+]  # fmt: skip
+ATTACKS = [_bytes, _half_a_handshake, _junk_messages, _flood, _too_large, _many]

@@ -1,0 +1,234 @@
+"""Faults: each does harm to one part of the world, and undoes it at its end.
+
+A fault on a daemon holds that daemon's lock, so that two never meet on one process.
+"""
+
+import asyncio
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import psycopg
+
+from tests.chaos.world import DaemonProcess, World
+
+__all__ = ["FAULTS", "Entry", "apply", "plan"]
+
+Fault = Callable[[World, random.Random], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One fault of a schedule: when (s), which, and the seed of its choices."""
+
+    at: float
+    fault: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.at:.2f}:{self.fault}:{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Entry":
+        """From what `str` gives."""
+        at, fault, seed = text.split(":")
+        return cls(float(at), fault, int(seed))
+
+
+def plan(rng: random.Random, seconds: float) -> list[Entry]:
+    """A random schedule: faults about every second, each kind as likely."""
+    entries, at = [], rng.uniform(0.3, 1.0)
+    while at < seconds:
+        fault = rng.choice(list(FAULTS))
+        entries.append(Entry(round(at, 2), fault, rng.getrandbits(32)))
+        at += rng.uniform(0.2, 1.6)
+    return entries
+
+
+async def apply(world: World, entry: Entry) -> None:
+    """Wait for the entry's time, and let the fault happen."""
+    await asyncio.sleep(entry.at)
+    await FAULTS[entry.fault](world, random.Random(entry.seed))
+
+
+def _daemon(world: World, rng: random.Random) -> DaemonProcess:
+    return rng.choice(world.daemons)
+
+
+# Daemons.
+
+
+async def kill_daemon(world: World, rng: random.Random) -> None:
+    """Kill -9 at any moment, and start again."""
+    daemon = _daemon(world, rng)
+    async with daemon.busy:
+        await daemon.kill()
+        await asyncio.sleep(rng.uniform(0.0, 1.0))
+        await daemon.start()
+
+
+async def restart_daemon(world: World, rng: random.Random) -> None:
+    """Stop and start, as an upgrade of the package does."""
+    daemon = _daemon(world, rng)
+    async with daemon.busy:
+        await daemon.stop()
+        await daemon.start()
+
+
+async def freeze_daemon(world: World, rng: random.Random) -> None:
+    """The process gets no CPU for a while, as on a machine that swaps."""
+    daemon = _daemon(world, rng)
+    async with daemon.busy:
+        daemon.process.send(signal.SIGSTOP)
+        await asyncio.sleep(rng.uniform(0.2, 3.0))
+        daemon.process.send(signal.SIGCONT)
+
+
+async def reload_daemon(world: World, rng: random.Random) -> None:
+    """Change a setting and send SIGHUP."""
+    daemon = _daemon(world, rng)
+    async with daemon.busy:
+        daemon.supervisor.write(
+            limits={"devices_per_user": rng.choice([20, 21, 22])},
+            log={"level": rng.choice(["info", "warning"])},
+        )
+        daemon.process.send(signal.SIGHUP)
+        await asyncio.sleep(0.2)
+
+
+# Links to Redis.
+
+
+async def cut_link(world: World, rng: random.Random) -> None:
+    """Reset a daemon's connections to Redis."""
+    _daemon(world, rng).proxy.cut()
+
+
+async def stall_link(world: World, rng: random.Random) -> None:
+    """A black hole in one direction or both."""
+    proxy = _daemon(world, rng).proxy
+    to_server = rng.random() < 0.7
+    proxy.stall(to_server=to_server, to_client=not to_server or rng.random() < 0.5)
+    await asyncio.sleep(rng.uniform(0.2, 3.0))
+    await proxy.heal()
+
+
+async def slow_link(world: World, rng: random.Random) -> None:
+    """Each packet is late."""
+    proxy = _daemon(world, rng).proxy
+    proxy.delay_s = rng.uniform(0.01, 0.3)
+    await asyncio.sleep(rng.uniform(0.5, 3.0))
+    proxy.delay_s = 0.0
+
+
+async def refuse_link(world: World, rng: random.Random) -> None:
+    """Redis cannot be reached."""
+    proxy = _daemon(world, rng).proxy
+    await proxy.refuse()
+    await asyncio.sleep(rng.uniform(0.1, 2.0))
+    await proxy.heal()
+
+
+# Redis itself.
+
+
+async def kill_redis(world: World, rng: random.Random) -> None:
+    """Redis dies and comes back empty."""
+    async with world.redis_busy:
+        await asyncio.to_thread(world.redis.kill)
+        await asyncio.sleep(rng.uniform(0.0, 2.0))
+        await asyncio.to_thread(world.redis.start)
+
+
+async def freeze_redis(world: World, rng: random.Random) -> None:
+    """Redis stands still."""
+    async with world.redis_busy:
+        with world.redis.frozen():
+            await asyncio.sleep(rng.uniform(0.2, 2.5))
+
+
+async def command_redis(world: World, rng: random.Random) -> None:
+    """An operator's commands at the wrong moment."""
+    async with world.redis_busy:
+        command = rng.choice(COMMANDS)
+        await asyncio.to_thread(world.redis.command, *command)
+
+
+COMMANDS = [
+    ("FLUSHALL",),
+    ("SCRIPT", "FLUSH"),
+    ("CLIENT", "KILL", "TYPE", "pubsub"),
+    ("CLIENT", "KILL", "TYPE", "normal"),
+]
+
+
+# Postgres.
+
+
+async def crash_postgres(world: World, rng: random.Random) -> None:
+    """Postgres dies, recovers and comes back."""
+    async with world.postgres_busy:
+        await asyncio.to_thread(world.postgres.crash)
+        await asyncio.sleep(rng.uniform(0.0, 1.0))
+        await asyncio.to_thread(world.postgres.start)
+
+
+async def kill_backends(world: World, rng: random.Random) -> None:
+    """The daemons' connections to Postgres are terminated."""
+    await _execute(
+        world,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE usename = 'typelets_ws'",
+    )
+
+
+async def migrate(world: World, rng: random.Random) -> None:
+    """The REST service migrates its tables under the running daemons."""
+    await _execute(world, rng.choice(MIGRATIONS).format(n=rng.randrange(10**9)))
+
+
+async def lock_table(world: World, rng: random.Random) -> None:
+    """A long transaction holds all rows of one user."""
+
+    def hold() -> None:
+        with psycopg.connect(world.database.url) as link:
+            link.execute("SELECT FROM notes WHERE user_id = 'user_c0' FOR UPDATE")
+            link.execute("SELECT pg_sleep(%s)", [rng.uniform(0.2, 2.0)])
+            link.rollback()
+
+    try:
+        await asyncio.to_thread(hold)
+    except psycopg.Error:
+        return  # another fault has ended this one
+
+
+async def vacuum(world: World, rng: random.Random) -> None:
+    """Rewrite the table: each row gets a new place, and keeps its content."""
+    await _execute(world, "VACUUM FULL notes")
+
+
+MIGRATIONS = [
+    "ALTER TABLE notes ADD COLUMN extra_{n} text",
+    "ALTER TABLE notes ALTER COLUMN type TYPE varchar(80)",
+    "ALTER TABLE notes ALTER COLUMN type TYPE text",
+    "ALTER TABLE folders ADD COLUMN extra_{n} integer DEFAULT 7",
+    "CREATE INDEX extra_{n} ON notes (created_at)",
+]
+
+
+async def _execute(world: World, query: str) -> None:
+    try:
+        await asyncio.to_thread(world.database.execute, query)
+    except psycopg.Error:
+        return  # Postgres is away: another fault is under way
+
+
+FAULTS: dict[str, Fault] = {
+    fault.__name__: fault
+    for fault in (
+        kill_daemon, restart_daemon, freeze_daemon, reload_daemon, cut_link,
+        stall_link, slow_link, refuse_link, kill_redis, freeze_redis, command_redis,
+        crash_postgres, kill_backends, migrate, lock_table, vacuum,
+    )
+}  # fmt: skip

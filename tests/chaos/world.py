@@ -1,0 +1,161 @@
+"""Daemons as real processes, beside a real Redis and a real Postgres.
+
+Each daemon reaches Redis through a proxy of its own, which faults can cut, stall or
+slow. A daemon that ends in another way than a fault asked for is a finding.
+"""
+
+import asyncio
+import json
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.daemon import eventually
+from tests.e2e.supervisor import Process, Supervisor, settings
+from tests.postgres import Database
+from tests.redis import LinkProxy, RedisServer, link_proxy
+from typelets_ws.config import Config
+from typelets_ws.dev.postgres import Postgres
+
+__all__ = ["HEALS", "DaemonProcess", "World", "opened"]
+
+HEALS = "recovery" in Config.__struct_fields__
+START_S = 30.0
+BAD_EVENTS = {"internal_error", "crashed", "task_failed", "unhandled"}
+BAD_TEXTS = ("Traceback (most recent", "was never retrieved", "was never awaited")
+
+
+class DaemonProcess:
+    """One daemon: its configuration, its present process, and those before."""
+
+    def __init__(self, place: Path, proxy: LinkProxy, sections: dict[str, Any]) -> None:
+        self.proxy = proxy
+        self.supervisor = Supervisor(place, sections)
+        self.busy = asyncio.Lock()
+        """Held by a fault: one at a time for each daemon."""
+
+        self.processes: list[Process] = []
+
+    @property
+    def port(self) -> int:
+        return self.supervisor.port
+
+    @property
+    def process(self) -> Process:
+        return self.processes[-1]
+
+    async def start(self) -> None:
+        """Start the next process; returns when it listens."""
+        self.processes.append(self.supervisor.start())
+        await eventually(lambda: bool(self.process.logged("listening")), START_S)
+
+    async def kill(self) -> None:
+        """End the process as `kill -9` does."""
+        await asyncio.to_thread(self.process.kill)
+
+    async def stop(self) -> None:
+        """End the process as systemd does; it must end well."""
+        self.process.send(signal.SIGCONT)
+        self.process.send(signal.SIGTERM)
+        code = await self.process.ended(30)
+        assert code == 0, f"ended with {code}: {self.process.text[-2000:]}"
+
+    def figure(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = self.supervisor.metrics_text().splitlines()
+        prefix = f"typelets_ws_{name}"
+        found = [line for line in lines if line.split("{")[0].split(" ")[0] == prefix]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
+
+    def complaints(self) -> list[str]:
+        """What the logs of all processes say that they must not say."""
+        found = []
+        for process in self.processes:
+            for line in process.text.splitlines():
+                event = json.loads(line)["event"] if line.startswith("{") else ""
+                if event in BAD_EVENTS or any(text in line for text in BAD_TEXTS):
+                    found.append(line[:500])
+        return found
+
+
+class World:
+    """Everything that is not a device or a publisher."""
+
+    def __init__(self, redis: RedisServer, postgres: Postgres) -> None:
+        self.redis = redis
+        self.postgres = postgres
+        self.database = Database(postgres)
+        self.daemons: list[DaemonProcess] = []
+        self.violations: list[str] = []
+        self.redis_busy = asyncio.Lock()
+        self.postgres_busy = asyncio.Lock()
+        self.began = time.monotonic()
+
+    def violated(self, text: str) -> None:
+        """Remember a broken invariant."""
+        self.violations.append(f"{time.monotonic() - self.began:.2f} s: {text}")
+
+    def connect(self) -> psycopg.Connection:
+        """A connection of the REST service."""
+        return psycopg.connect(self.database.url, autocommit=True)
+
+
+@asynccontextmanager
+async def opened(daemons: int) -> AsyncIterator[World]:
+    """Servers and so many daemons, all listening; everything ends with the block."""
+    async with AsyncExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        redis = RedisServer(place, "--enable-debug-command", "yes")
+        stack.callback(redis.kill)
+        await asyncio.to_thread(redis.start)
+        postgres = Postgres(place / "data", max_connections=100)
+        stack.callback(postgres.close)
+        await asyncio.to_thread(postgres.start)
+        world = World(redis, postgres)
+        prepare(world.database)
+        for number in range(daemons):
+            proxy = await stack.enter_async_context(link_proxy(redis.port))
+            folder = place / f"daemon-{number}"
+            folder.mkdir()
+            sections = configuration(proxy.url, world.database.url_as("typelets_ws"))
+            daemon = DaemonProcess(folder, proxy, sections)
+            stack.callback(daemon.supervisor.close)
+            world.daemons.append(daemon)
+            # The first is socket-activated, the others bind their port themselves.
+            if number == 0:
+                daemon.supervisor.listen()
+            await daemon.start()
+        yield world
+
+
+def configuration(redis_url: str, database_url: str) -> dict[str, Any]:
+    """Short intervals, so that a minute of faults has many of each."""
+    sections: dict[str, Any] = {
+        "redis": {"lease_s": 3.0, "unsubscribe_delay_s": 0.5, "resync_spread_s": 0.2},
+        "limits": {"rate_messages": 3_000},
+        "log": {"level": "info"},
+    }
+    if HEALS:
+        sections["recovery"] = {"audit_s": 2.0, "quiet_s": 0.3}
+    return settings(redis_url, database_url, **sections)
+
+
+def prepare(database: Database) -> None:
+    """Tables, rights, and a record of every update that was committed."""
+    database.script("schema.sql")
+    database.execute("CREATE ROLE typelets_ws LOGIN")
+    database.script("grants.sql")
+    database.execute(
+        "CREATE TABLE history (note_id uuid, title text);"
+        "CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql"
+        " SECURITY DEFINER AS $$ BEGIN"
+        " INSERT INTO history VALUES (NEW.id, NEW.title); RETURN NEW; END $$;"
+        "CREATE TRIGGER remember AFTER UPDATE ON notes"
+        " FOR EACH ROW EXECUTE FUNCTION remember()"
+    )

@@ -36,7 +36,7 @@ from typelets_ws.log import Output
 
 PATIENCE_S = 10.0
 Message = dict[str, Any]
-Boot = Callable[..., AbstractAsyncContextManager["House"]]
+Boot = Callable[..., AbstractAsyncContextManager["RunningDaemon"]]
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -67,7 +67,7 @@ def configured(**sections: Mapping[str, Any]) -> Config:
     return msgspec.convert(defaults, Config)
 
 
-class House:
+class RunningDaemon:
     """A running daemon with its log and its address."""
 
     def __init__(self, daemon: Daemon, log: io.StringIO) -> None:
@@ -221,7 +221,7 @@ async def daemon(
     pages: Mapping[str, Page] | None = None,
     wall: Callable[[], float] = time.time,
     **sections: Mapping[str, Any],
-) -> AsyncIterator[House]:
+) -> AsyncIterator[RunningDaemon]:
     """A daemon that is ready, on free ports; see `configured` for `sections`.
 
     `wall` is what it takes for the system's clock.
@@ -233,8 +233,8 @@ async def daemon(
     output = Output(Log(level=level, format="json"), stream, time.time)
     config = configured(**sections)
     async with running(config, log=output.logger(), pages=pages, wall=wall) as built:
-        house = House(built, stream)
-        await eventually(lambda: not built.complaints())
+        house = RunningDaemon(built, stream)
+        await eventually(lambda: not built.unready_reasons())
         yield house
 
 

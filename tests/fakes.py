@@ -8,22 +8,22 @@ from typing import Any, cast
 
 import structlog
 
-from typelets_ws.admission import Admission, Barred
+from typelets_ws.admission import Authenticator, RevokedSessions
 from typelets_ws.config import Limits, Messages
-from typelets_ws.errors import CloseCode, Farewell
+from typelets_ws.errors import CloseCode, Disconnect
 from typelets_ws.frames import Frame
 from typelets_ws.handlers import Context
 from typelets_ws.hub import Hub
 from typelets_ws.log import FilteringBoundLogger
 from typelets_ws.metrics import Metrics
 from typelets_ws.ports import (
+    AcquireResult,
     Conflict,
     Identity,
     Missing,
-    Place,
-    RejectReason,
     StoreUnavailable,
     TokenRejected,
+    TokenRejectReason,
     Updated,
 )
 from typelets_ws.session import Session
@@ -32,7 +32,7 @@ from typelets_ws.signing import NonceRegistry
 NOW_MS = 1_700_000_000_000
 NOTE = "00000000-0000-4000-8000-000000000001"
 FOLDER = "00000000-0000-4000-9000-000000000001"
-NOBODYS = "00000000-0000-4000-8000-0000000000ff"
+UNOWNED = "00000000-0000-4000-8000-0000000000ff"
 
 
 class FakeClerk:
@@ -44,8 +44,8 @@ class FakeClerk:
 
     async def verify(self, token: str) -> Identity:
         await self.gate.wait()
-        if token in set(RejectReason):
-            raise TokenRejected(RejectReason(token))
+        if token in set(TokenRejectReason):
+            raise TokenRejected(TokenRejectReason(token))
         user, _, session = token.partition("/")
         return Identity(user, session or None, 0.0, 60.0)
 
@@ -68,7 +68,7 @@ class FakeSubscriptions:
 class FakeShared:
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.places: dict[str, set[str]] = {}
+        self.slots: dict[str, set[str]] = {}
         self.revoked: set[str] = set()
         self.used: Counter[bytes] = Counter()
         self.gate = asyncio.Event()
@@ -76,25 +76,25 @@ class FakeShared:
 
     async def acquire(
         self, user_id: str, connection_id: str, session_id: str | None
-    ) -> Place:
+    ) -> AcquireResult:
         await self.gate.wait()
         if session_id in self.revoked:
-            return Place.REVOKED
-        places = self.places.setdefault(user_id, set())
+            return AcquireResult.REVOKED
+        places = self.slots.setdefault(user_id, set())
         if len(places) >= self.limit:
-            return Place.FULL
+            return AcquireResult.FULL
         places.add(connection_id)
-        return Place.GRANTED
+        return AcquireResult.GRANTED
 
     async def is_revoked(self, session_id: str) -> bool:
         await self.gate.wait()
         return session_id in self.revoked
 
     def release(self, user_id: str, connection_id: str) -> None:
-        places = self.places.get(user_id, set())
+        places = self.slots.get(user_id, set())
         places.discard(connection_id)
         if not places:
-            self.places.pop(user_id, None)
+            self.slots.pop(user_id, None)
 
     async def claim_nonce(self, user_id: str, nonce: bytes, ttl_ms: int) -> bool:
         assert ttl_ms > 0
@@ -153,42 +153,45 @@ class FakeStore:
         return self.owners.get(row_id)
 
 
-class FakeLink:
+class FakeTransport:
     """A connection: what it was sent, how it was closed."""
 
     def __init__(self, connection_id: str) -> None:
         self.connection_id = connection_id
         self.session_id: str | None = None
         self.open = True
-        self.said: list[bytes] = []
-        self.goodbye: Farewell | None = None
-        self.inside = self.held = False
+        self.sent: list[bytes] = []
+        self.closed_with: Disconnect | None = None
+        self.is_authenticated = self.paused = False
         self.resyncs: list[str] = []
         self.since_ms = 0
         self.log_fields = {"connection": connection_id, "address": "192.0.2.1"}
 
-    def push(self, frame: Frame) -> None:
-        self.said.append(frame.plain)
+    def send_frame(self, frame: Frame) -> None:
+        self.sent.append(frame.plain)
 
     def close(self, code: CloseCode, reason: str) -> None:
-        self.farewell(Farewell(code, reason))
+        self.disconnect(Disconnect(code, reason))
 
     def ask_resync(self, reason: str, delay: float) -> None:
         self.resyncs.append(reason)
 
-    def say(self, text: bytes) -> None:
-        self.said.append(text)
+    def send_message(self, text: bytes) -> None:
+        self.sent.append(text)
 
-    def farewell(self, farewell: Farewell) -> None:
+    def disconnect(self, farewell: Disconnect) -> None:
         if farewell.answer is not None:
-            self.said.append(farewell.answer)
-        self.goodbye, self.open = farewell, False
+            self.sent.append(farewell.answer)
+        self.closed_with, self.open = farewell, False
 
     def authenticated(self) -> None:
-        self.inside = True
+        self.is_authenticated = True
 
-    def hold(self, *, held: bool) -> None:
-        self.held = held
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
 
 
 class Log(structlog.testing.CapturingLogger):
@@ -209,7 +212,7 @@ class Log(structlog.testing.CapturingLogger):
         )
 
 
-class World:
+class Stubs:
     """All the collaborators, wired; `now_ms` moves by hand."""
 
     def __init__(self, **limits: int) -> None:
@@ -218,15 +221,15 @@ class World:
         self.clerk, self.subscriptions = FakeClerk(), FakeSubscriptions()
         self.shared = FakeShared(self.limits.devices_per_user)
         self.store, self.hub, self.metrics = FakeStore(), Hub(), Metrics()
-        self.barred = Barred(60.0, 3)
+        self.revoked = RevokedSessions(60.0, 3)
         self.rules = Messages()
-        self.admission = Admission(
+        self.authenticator = Authenticator(
             clerk=self.clerk,
             hub=self.hub,
             subscriptions=self.subscriptions,
             shared=self.shared,
             nonces=NonceRegistry(self.limits.nonces_per_user),
-            barred=self.barred,
+            revoked=self.revoked,
             metrics=self.metrics,
             log=Log().bound(),
             now_ms=lambda: self.now_ms,

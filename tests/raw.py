@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.daemon import PATIENCE_S, House
+from tests.daemon import PATIENCE_S, RunningDaemon
 
 HANDSHAKE = (
     "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
@@ -89,7 +89,7 @@ class Raw:
 
 
 async def handshake(
-    house: House, headers: str = "", *, receive_buffer: int = 0
+    house: RunningDaemon, headers: str = "", *, receive_buffer: int = 0
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
     """Ask for an upgrade; returns the head of the answer, too."""
     sock = socket.socket()
@@ -111,7 +111,7 @@ async def handshake(
 
 @asynccontextmanager
 async def raw(
-    house: House, headers: str = "", *, receive_buffer: int = 0
+    house: RunningDaemon, headers: str = "", *, receive_buffer: int = 0
 ) -> AsyncIterator[Raw]:
     """A raw connection that has been greeted."""
     reader, writer, answer = await handshake(

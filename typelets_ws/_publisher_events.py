@@ -216,7 +216,7 @@ class Notifications(Generic[Heard]):
             channel=f"{self._prefix}user:{user_text(user_id)}",
             payload=events.encode(event),
             revocation=revocation,
-            is_order=isinstance(event, events.Order),
+            is_order=isinstance(event, events.ControlEvent),
         )
 
     def _resync_message(self, user_id: str) -> Message:

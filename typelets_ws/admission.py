@@ -4,7 +4,7 @@ Law: a device is attached only with a valid token, one of its user's places and
 the user's subscription; and it is attached in the same turn of the loop in
 which it is told `auth_success`, so whatever is published after that reaches it.
 
-`_holds` counts, per user, the devices that are here or on their way in. The
+`_refcounts` counts, per user, the devices that are here or on their way in. The
 subscription lives while the count does, so a device that leaves cannot take
 away what another, half-way in, relies on.
 """
@@ -14,25 +14,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import messages, signing
-from .errors import TOO_MANY_DEVICES, CloseCode, Code, Farewell, Refusal
+from .errors import TOO_MANY_DEVICES, ClientError, CloseCode, Code, Disconnect
 from .hub import Device, Hub
 from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .ports import (
+    AcquireResult,
     Clerk,
     Identity,
-    Place,
-    RejectReason,
     SharedLimits,
     Subscriptions,
     TokenRejected,
+    TokenRejectReason,
 )
 from .session import Session
 
-__all__ = ["Admission", "Barred"]
+__all__ = ["Authenticator", "RevokedSessions"]
 
 
-class Barred:
+class RevokedSessions:
     """Revoked sessions, until their tokens have expired. Monotonic times in seconds."""
 
     def __init__(self, keep_s: float, limit: int) -> None:
@@ -40,7 +40,7 @@ class Barred:
         self._limit = limit
         self._until: OrderedDict[str, float] = OrderedDict()
 
-    def add(self, session_id: str, now: float) -> None:
+    def revoke(self, session_id: str, now: float) -> None:
         """Bar a session from now on."""
         self._until.pop(session_id, None)
         while self._until and next(iter(self._until.values())) <= now:
@@ -50,13 +50,13 @@ class Barred:
             self._until.popitem(last=False)
         self._until[session_id] = now + self._keep_s
 
-    def holds(self, session_id: str | None, now: float) -> bool:
+    def is_revoked(self, session_id: str | None, now: float) -> bool:
         """True while the session may not come in."""
         return session_id is not None and self._until.get(session_id, 0.0) > now
 
 
 @dataclass(slots=True)
-class Admission:
+class Authenticator:
     """The way in and out. Collaborators and settings are given; see `ports`."""
 
     clerk: Clerk
@@ -64,41 +64,41 @@ class Admission:
     subscriptions: Subscriptions
     shared: SharedLimits
     nonces: signing.NonceRegistry
-    barred: Barred
+    revoked: RevokedSessions
     metrics: Metrics
     log: FilteringBoundLogger
     now_ms: Callable[[], int]
     monotonic: Callable[[], float]
     devices_per_user: int
-    _holds: Counter[str] = field(default_factory=Counter, init=False)
+    _refcounts: Counter[str] = field(default_factory=Counter, init=False)
 
-    async def auth(
+    async def authenticate(
         self, device: Device, session: Session, message: messages.Auth
     ) -> bytes:
         """Judge an `auth` message and attach the device. Returns the answer.
 
-        Raises `Farewell` when the connection must end.
+        Raises `Disconnect` when the connection must end.
         """
         try:
             identity = await self.clerk.verify(message.token)
-            self._refuse_barred(identity)
+            self._check_revoked(identity)
             if session.authenticated:
                 await self._refuse_barred_elsewhere(identity)
         except TokenRejected as rejection:
             return self._rejected(device, session, rejection, message)
         if session.authenticated:
             if not device.open:
-                raise Farewell(CloseCode.GOING_AWAY, "gone")
-            return self._welcome(session, identity, message)
-        return await self._let_in(device, session, identity, message)
+                raise Disconnect(CloseCode.GOING_AWAY, "gone")
+            return self._auth_success(session, identity, message)
+        return await self._attach(device, session, identity, message)
 
-    def leave(self, device: Device, session: Session) -> None:
+    def detach(self, device: Device, session: Session) -> None:
         """The device is gone: give its place back."""
         self.hub.detach(session.user_id, device)
         self.shared.release(session.user_id, session.connection_id)
-        self._let_go(session.user_id)
+        self._unref(session.user_id)
 
-    async def _let_in(
+    async def _attach(
         self,
         device: Device,
         session: Session,
@@ -107,70 +107,74 @@ class Admission:
     ) -> bytes:
         user_id = identity.user_id
         attached = False
-        self._holds[user_id] += 1
+        self._refcounts[user_id] += 1
         try:
             # Not at the same time: a session revoked meanwhile is either heard of or
             # found barred.
             await self.subscriptions.subscribe(user_id)
-            place = await self.shared.acquire(
+            acquired = await self.shared.acquire(
                 user_id, session.connection_id, identity.session_id
             )
             # No await from here on: what was true a moment ago still is.
             try:
-                self._refuse(place, device, identity, message)
+                self._check_acquired(acquired, device, identity, message)
                 if not device.open:
-                    raise Farewell(CloseCode.GOING_AWAY, "gone")
-                answer = self._welcome(session, identity, message)
+                    raise Disconnect(CloseCode.GOING_AWAY, "gone")
+                answer = self._auth_success(session, identity, message)
                 self.hub.attach(user_id, device)
                 attached = True
             finally:
-                if not attached and place is Place.GRANTED:
+                if not attached and acquired is AcquireResult.GRANTED:
                     self.shared.release(user_id, session.connection_id)
             return answer
         except TokenRejected as rejection:
             return self._rejected(device, session, rejection, message)
         finally:
             if not attached:
-                self._let_go(user_id)
+                self._unref(user_id)
 
-    def _refuse(
-        self, place: Place, device: Device, identity: Identity, message: messages.Auth
+    def _check_acquired(
+        self,
+        acquired: AcquireResult,
+        device: Device,
+        identity: Identity,
+        message: messages.Auth,
     ) -> None:
-        if place is Place.REVOKED:
-            raise TokenRejected(RejectReason.REVOKED, identity.user_id)
+        if acquired is AcquireResult.REVOKED:
+            raise TokenRejected(TokenRejectReason.REVOKED, identity.user_id)
         # Revoked while it was on its way in, or while Redis was away.
-        self._refuse_barred(identity)
+        self._check_revoked(identity)
         here = self.hub.count(identity.user_id)
-        if place is Place.FULL or here >= self.devices_per_user:
+        if acquired is AcquireResult.FULL or here >= self.devices_per_user:
             self.metrics.authentications.labels("too_many_devices").inc()
             self.log.warning(
                 "too_many_devices",
                 limit=self.devices_per_user,
                 **{**device.log_fields, "user": identity.user_id},
             )
-            refusal = Refusal(
+            refusal = ClientError(
                 Code.TOO_MANY_DEVICES, TOO_MANY_DEVICES, request_id=message.requestId
             )
-            raise Farewell(
+            raise Disconnect(
                 CloseCode.TOO_MANY,
                 "too_many_devices",
                 messages.encode(messages.error(refusal)),
             )
 
-    def _refuse_barred(self, identity: Identity) -> None:
-        if self.barred.holds(identity.session_id, self.monotonic()):
-            raise TokenRejected(RejectReason.REVOKED, identity.user_id)
+    def _check_revoked(self, identity: Identity) -> None:
+        if self.revoked.is_revoked(identity.session_id, self.monotonic()):
+            raise TokenRejected(TokenRejectReason.REVOKED, identity.user_id)
 
     async def _refuse_barred_elsewhere(self, identity: Identity) -> None:
         """At a first `auth`, `SharedLimits.acquire` asks the same of Redis."""
         if identity.session_id is None:
             return
         if await self.shared.is_revoked(identity.session_id):
-            raise TokenRejected(RejectReason.REVOKED, identity.user_id)
+            raise TokenRejected(TokenRejectReason.REVOKED, identity.user_id)
         # Its own event may have come while Redis was asked.
-        self._refuse_barred(identity)
+        self._check_revoked(identity)
 
-    def _welcome(
+    def _auth_success(
         self, session: Session, identity: Identity, message: messages.Auth
     ) -> bytes:
         now_ms = self.now_ms()
@@ -209,8 +213,8 @@ class Admission:
         )
         return session.auth_failed(rejection, message)
 
-    def _let_go(self, user_id: str) -> None:
-        self._holds[user_id] -= 1
-        if not self._holds[user_id]:
-            del self._holds[user_id]
+    def _unref(self, user_id: str) -> None:
+        self._refcounts[user_id] -= 1
+        if not self._refcounts[user_id]:
+            del self._refcounts[user_id]
             self.subscriptions.unsubscribe(user_id)

@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from . import known_series
-from .admission import Admission, Barred
+from .admission import Authenticator, RevokedSessions
 from .bus import Bus
 from .clerk import Clerk
 from .config import Config
-from .convergence import Newest
+from .convergence import VersionCache
 from .conversation import Services
 from .daemon import HANDLING_S, SWEEP_S, Daemon
-from .deadlines import Deadlines
+from .deadlines import TimerWheel
 from .endpoints import Endpoints, Page
 from .handlers import Context
-from .house import House
+from .house import ServerState
 from .hub import Hub
 from .listener import (
     AdminConnection,
@@ -41,7 +41,7 @@ from .listener import (
 )
 from .log import FilteringBoundLogger
 from .metrics import Metrics
-from .outbox import Turn
+from .outbox import FlushQueue
 from .process_metrics import ProcessMetrics
 from .recent_lines import RecentLines
 from .relay import Relay
@@ -52,14 +52,14 @@ from .tls import Tls, certificate
 
 __all__ = ["Daemon", "running"]
 
-NEWEST_KEEP_S: Final = 10.0
+VERSIONS_TTL_S: Final = 10.0
 """Longer than an event can be late: a publish is given up after 2 s."""
-NEWEST_ROOM_BYTES: Final = 32 * 1_048_576
-BARRED_MS: Final = 3_600_000
+VERSIONS_MAX_BYTES: Final = 32 * 1_048_576
+REVOKED_MS: Final = 3_600_000
 """Clerk's session tokens live a minute; templates may make them live an hour."""
 RECENT_LINES: Final = 2_000
 """Log lines about users that are kept: some 300 bytes each."""
-BARRED_LIMIT: Final = 100_000
+REVOKED_LIMIT: Final = 100_000
 
 
 @asynccontextmanager
@@ -84,9 +84,9 @@ async def running(
     async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
         # What is being handled is finished, after a drain as after a failure to
         # start; only then the outside world goes.
-        async with _patience(log) as patience, asyncio.TaskGroup() as handling:
+        async with _handling_timeout(log) as patience, asyncio.TaskGroup() as handling:
             daemon = _build(config, log, pages or {}, wall, handling)
-            daemon.patience = patience
+            daemon.handling_timeout = patience
             daemon.tls = Tls(shown) if shown else None
             await stack.enter_async_context(daemon.clerk)
             await daemon.store.start()
@@ -95,22 +95,24 @@ async def running(
                 tasks.create_task(work)
                 for work in (
                     daemon.bus.run(),
-                    daemon.shared.run(),
-                    daemon.watch(),
-                    sweep(daemon.house, SWEEP_S),
+                    daemon.limits.run(),
+                    daemon.refresh_status(),
+                    sweep(daemon.state, SWEEP_S),
                 )
             ]
-            stack.callback(_end, daemon, background)
+            stack.callback(_close_all, daemon, background)
             await _open(daemon, public_sockets, admin_sockets)
             yield daemon
             await daemon.drain()
-            daemon.expect_handled(HANDLING_S)
-        if not daemon.hurried.is_set():
+            daemon.limit_handling(HANDLING_S)
+        if not daemon.exit_forced.is_set():
             await daemon.bus.flush()
 
 
 @asynccontextmanager
-async def _patience(log: FilteringBoundLogger) -> AsyncIterator[asyncio.Timeout]:
+async def _handling_timeout(
+    log: FilteringBoundLogger,
+) -> AsyncIterator[asyncio.Timeout]:
     """Ends what is being handled when it takes longer than anybody can wait."""
     try:
         async with asyncio.timeout(None) as patience:
@@ -121,11 +123,11 @@ async def _patience(log: FilteringBoundLogger) -> AsyncIterator[asyncio.Timeout]
         log.warning("handling_cut")
 
 
-def _end(daemon: Daemon, background: list[asyncio.Task[None]]) -> None:
+def _close_all(daemon: Daemon, background: list[asyncio.Task[None]]) -> None:
     """Whatever is still open goes now; after a drain that is the admin port."""
     for server in (*daemon.servers, *daemon.admin_servers):
         server.close()
-    for connection in tuple(daemon.house.connections):
+    for connection in tuple(daemon.state.connections):
         connection.abort()
     for task in background:
         task.cancel()
@@ -135,9 +137,9 @@ async def _open(
     daemon: Daemon, sockets: list[socket.socket], admin: list[socket.socket]
 ) -> None:
     backlog = daemon.config.server.backlog
-    endpoints = daemon.house.endpoints
+    endpoints = daemon.state.endpoints
     daemon.servers = await listen(
-        public(daemon.house),
+        public(daemon.state),
         sockets,
         backlog=backlog,
         tls=daemon.tls.context if daemon.tls else None,
@@ -156,10 +158,8 @@ def _build(
 ) -> Daemon:
     """Put the parts together; nothing runs yet."""
     loop = asyncio.get_running_loop()
-    chance = random.Random(secrets.randbits(64))  # noqa: S311 - not for secrets
-    return _Builder(
-        config, log, pages, wall, loop, chance, handling.create_task
-    ).build()
+    rng = random.Random(secrets.randbits(64))  # noqa: S311 - not for secrets
+    return _Builder(config, log, pages, wall, loop, rng, handling.create_task).build()
 
 
 @dataclass
@@ -171,7 +171,7 @@ class _Builder:
     pages: Mapping[str, Page]
     wall: Callable[[], float]
     loop: asyncio.AbstractEventLoop
-    chance: random.Random
+    rng: random.Random
     spawn: Callable[[Coroutine[Any, Any, None]], object]
 
     def __post_init__(self) -> None:
@@ -181,8 +181,8 @@ class _Builder:
         known_series.declare(self.metrics)
         ProcessMetrics(self.metrics.registry, self.wall())
         self.hub = Hub()
-        self.barred = Barred(BARRED_MS / 1000, BARRED_LIMIT)
-        self.newest = Newest(NEWEST_KEEP_S, NEWEST_ROOM_BYTES)
+        self.revoked = RevokedSessions(REVOKED_MS / 1000, REVOKED_LIMIT)
+        self.versions = VersionCache(VERSIONS_TTL_S, VERSIONS_MAX_BYTES)
 
     def now_ms(self) -> int:
         """Wall clock, ms since the epoch."""
@@ -198,19 +198,21 @@ class _Builder:
             log=log,
             clock=self.wall,
             monotonic=self.loop.time,
-            chance=self.chance,
-            on_event=relay.receive,
+            rng=self.rng,
+            on_event=relay.on_event,
             on_gap=relay.resync,
-            on_unpublished=lambda *unpublished: self.daemon.unpublished(*unpublished),
+            on_unpublished=lambda *unpublished: self.daemon.on_publish_failed(
+                *unpublished
+            ),
         )
-        bus.when_read(self.hub.send)
+        bus.on_batch(self.hub.flush)
         shared = SharedLimits(
             config.redis,
             config.limits.devices_per_user,
             bus.commands,
             metrics=metrics,
             log=log,
-            chance=self.chance,
+            rng=self.rng,
         )
         clerk = Clerk(
             config.auth,
@@ -220,35 +222,39 @@ class _Builder:
             log=log,
         )
         store = Store(config.database, metrics=metrics, log=log)
-        house = self._house(store, self._admission(clerk, bus, shared))
+        state = self._state(store, self._authenticator(clerk, bus, shared))
         self.daemon = Daemon(
-            config, house, self.hub, relay, bus, shared, store, clerk, metrics, log
+            config, state, self.hub, relay, bus, shared, store, clerk, metrics, log
         )
         return self.daemon
 
     def _relay(self) -> Relay:
         return Relay(
             hub=self.hub,
-            newest=self.newest,
-            barred=self.barred,
-            remember_revoked=lambda sid: self.daemon.shared.bar(sid, BARRED_MS),
+            versions=self.versions,
+            revoked=self.revoked,
+            remember_revoked=lambda sid: self.daemon.limits.revoke_session(
+                sid, REVOKED_MS
+            ),
             metrics=self.metrics,
             log=self.log,
             now_ms=self.now_ms,
             monotonic=self.loop.time,
-            random=self.chance.random,
+            random=self.rng.random,
             resync_spread_s=self.config.redis.resync_spread_s,
             event_bytes=self.config.limits.unsent_bytes,
         )
 
-    def _admission(self, clerk: Clerk, bus: Bus, shared: SharedLimits) -> Admission:
-        return Admission(
+    def _authenticator(
+        self, clerk: Clerk, bus: Bus, shared: SharedLimits
+    ) -> Authenticator:
+        return Authenticator(
             clerk=clerk,
             hub=self.hub,
             subscriptions=bus,
             shared=shared,
             nonces=NonceRegistry(self.config.limits.nonces_per_user),
-            barred=self.barred,
+            revoked=self.revoked,
             metrics=self.metrics,
             log=self.log,
             now_ms=self.now_ms,
@@ -256,7 +262,7 @@ class _Builder:
             devices_per_user=self.config.limits.devices_per_user,
         )
 
-    def _house(self, store: Store, admission: Admission) -> House:
+    def _state(self, store: Store, admission: Authenticator) -> ServerState:
         config, loop = self.config, self.loop
         started = loop.time()
         services = Services(
@@ -267,8 +273,8 @@ class _Builder:
                 now_ms=self.now_ms,
                 new_id=lambda: secrets.token_urlsafe(12),
             ),
-            admission=admission,
-            newest=self.newest,
+            authenticator=admission,
+            versions=self.versions,
             publish=lambda *event: self.daemon.publish(*event),
             spawn=self.spawn,
             metrics=self.metrics,
@@ -281,19 +287,19 @@ class _Builder:
             hub=self.hub,
             metrics=self.metrics,
             status_token=config.server.status_token,
-            complaints=lambda: self.daemon.complaints(),
-            draining=lambda: self.daemon.house.draining,
-            door=lambda: self.daemon.house.door,
+            unready_reasons=lambda: self.daemon.unready_reasons(),
+            draining=lambda: self.daemon.state.draining,
+            limiter=lambda: self.daemon.state.limiter,
             uptime=lambda: loop.time() - started,
             recent=self.lines.about,
             pages=self.pages,
         )
-        return House(
+        return ServerState(
             config,
             services=services,
             endpoints=endpoints,
-            deadlines=Deadlines(SWEEP_S),
-            turn=Turn(loop.call_soon),
+            timer_wheel=TimerWheel(SWEEP_S),
+            flush_queue=FlushQueue(loop.call_soon),
             metrics=self.metrics,
             log=self.log,
             monotonic=loop.time,

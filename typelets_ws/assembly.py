@@ -10,15 +10,15 @@ from typing import Final
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 
-from .errors import CloseCode, Farewell
+from .errors import CloseCode, Disconnect
 
-__all__ = ["Assembly"]
+__all__ = ["Assembler"]
 
 FRAGMENTS: Final = 8_192
 """1 MB in frames of 128 bytes; a message in more pieces is an attack."""
 
 
-class Assembly:
+class Assembler:
     """The message that is arriving on one connection."""
 
     __slots__ = ("_joined", "_pieces", "_text")
@@ -42,17 +42,17 @@ class Assembly:
         """Forget the unfinished message."""
         self._joined = None
 
-    def add(self, frame: WireFrame, room: int) -> tuple[bytes, bool] | None:
+    def add(self, frame: WireFrame, max_size: int) -> tuple[bytes, bool] | None:
         """Take a data frame; return a whole message and whether it is text.
 
-        Raises `Farewell` for one over `room` bytes, in too many pieces, or text
+        Raises `Disconnect` for one over `max_bytes` bytes, in too many pieces, or text
         that is no UTF-8 (1007).
         """
         if frame.opcode is not Opcode.CONT:
             self._text = frame.opcode is Opcode.TEXT
             if frame.fin:
                 data = bytes(frame.data)
-                return self.whole(data, room, text=self._text), self._text
+                return self.whole(data, max_size, text=self._text), self._text
             self._joined = bytearray(frame.data)
             self._pieces = 1
             return None
@@ -62,19 +62,19 @@ class Assembly:
         self._pieces += 1
         if frame.fin:
             data, self._joined = bytes(self._joined), None
-            return self.whole(data, room, text=self._text), self._text
+            return self.whole(data, max_size, text=self._text), self._text
         if self._pieces > FRAGMENTS:
-            raise Farewell(CloseCode.MESSAGE_TOO_BIG, "too_many_fragments")
+            raise Disconnect(CloseCode.MESSAGE_TOO_BIG, "too_many_fragments")
         return None
 
     @staticmethod
-    def whole(data: bytes, room: int, *, text: bool) -> bytes:
+    def whole(data: bytes, max_size: int, *, text: bool) -> bytes:
         """Return the data of a message if it may be one. Raises as `add` does."""
-        if len(data) > room:
-            raise Farewell(CloseCode.MESSAGE_TOO_BIG, "message_too_big")
+        if len(data) > max_size:
+            raise Disconnect(CloseCode.MESSAGE_TOO_BIG, "message_too_big")
         if text and not data.isascii():
             try:
                 data.decode()
             except UnicodeDecodeError:
-                raise Farewell(CloseCode.INVALID_DATA, "invalid_utf8") from None
+                raise Disconnect(CloseCode.INVALID_DATA, "invalid_utf8") from None
         return data

@@ -4,9 +4,9 @@ Law: nothing is lost silently. Each event published either comes back to every
 process that wants its user, or somebody is told: `on_gap` on the receiving side,
 `on_unpublished` and a resynchronisation on the sending side.
 
-`Subscriber` hears, `Publishing` speaks, over two connections; `Probe` speaks on one
+`Subscriber` hears, `EventPublisher` speaks, over two connections; `Probe` speaks on one
 and listens on the other. `run` owns the tasks of all of them. The command link is
-lent to `shared_limits`.
+lent to `redis.limits`.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from .config import Redis as Config
 from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .probe import Probe
-from .publishing import EVERYBODY, OnUnpublished, Publishing
-from .redis_commands import CommandLink
-from .redis_link import Redis, RedisUnavailable
-from .redis_upkeep import Outage, Upkeep
+from .publishing import RESYNC_EVERYBODY, EventPublisher, OnUnpublished
+from .redis_commands import RedisClient
+from .redis_link import RedisConnector, RedisUnavailable
+from .redis_upkeep import Outage, Reconnector
 from .subscriber import OnEvent, Subscriber
 
 __all__ = ["Bus"]
@@ -38,7 +38,7 @@ class Bus:
     ``lost timeout deaf garbled refused unexpected readonly`` (how a connection ended,
     or why a probe proved nothing), ``unreachable`` (there was no connection yet),
     ``publish_failed`` (another process could not publish).
-    `on_unpublished`: see `Publishing`.
+    `on_unpublished`: see `EventPublisher`.
     """
 
     def __init__(
@@ -49,27 +49,27 @@ class Bus:
         log: FilteringBoundLogger,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
-        chance: random.Random,
+        rng: random.Random,
         on_event: OnEvent,
         on_gap: OnGap,
         on_unpublished: OnUnpublished,
     ) -> None:
-        redis = Redis(config.url, config.connect_timeout_s)
+        redis = RedisConnector(config.url, config.connect_timeout_s)
         outage = Outage(metrics, log, monotonic)
         self._log = log
         self._metrics = metrics
-        self.commands = CommandLink(
+        self.commands = RedisClient(
             config,
-            Upkeep("commands", redis, outage, chance),
+            Reconnector("commands", redis, outage, rng),
             metrics=metrics,
             log=log,
         )
-        channel = f"{config.prefix}probe:{chance.getrandbits(64):016x}".encode()
+        channel = f"{config.prefix}probe:{rng.getrandbits(64):016x}".encode()
         self._health = BusHealth(
             metrics, log, on_gap, lambda: self._subscriber.heard_users
         )
         self._probe = Probe(config, channel, self, monotonic=monotonic, metrics=metrics)
-        self._publishing = Publishing(
+        self._publisher = EventPublisher(
             config,
             self.commands,
             clock=clock,
@@ -79,19 +79,19 @@ class Bus:
         )
         self._subscriber = Subscriber(
             config,
-            Upkeep("events", redis, outage, chance),
+            Reconnector("events", redis, outage, rng),
             metrics=metrics,
             log=log,
             on_event=on_event,
             health=self._health,
             internal={
                 channel: self._probe.heard,
-                f"{config.prefix}control".encode(): self._told,
+                f"{config.prefix}control".encode(): self._on_control,
             },
             on_listening=self._probe.soon,
         )
-        self.commands.when_up(self._publishing.repair)
-        self.commands.when_up(self._probe.soon)
+        self.commands.on_connect(self._publisher.publish_resyncs)
+        self.commands.on_connect(self._probe.soon)
         self.commands.when_lost(self._commands_lost)
 
     @property
@@ -112,17 +112,17 @@ class Bus:
         """Hear the user's events: see `Subscriber.subscribe`."""
         return await self._subscriber.subscribe(user_id)
 
-    def when_read(self, tell: Callable[[], None]) -> None:
-        """Tell when all events at hand were passed on: see `Subscriber.when_read`."""
-        self._subscriber.when_read(tell)
+    def on_batch(self, callback: Callable[[], None]) -> None:
+        """Tell when all events at hand were passed on: see `Subscriber.on_batch`."""
+        self._subscriber.on_batch(callback)
 
     def unsubscribe(self, user_id: str) -> None:
         """Stop hearing the user, after a while."""
         self._subscriber.unsubscribe(user_id)
 
     def publish(self, user_id: str, event: bytes) -> None:
-        """Send one event to every process: see `Publishing.publish`."""
-        self._publishing.publish(user_id, event)
+        """Send one event to every process: see `EventPublisher.publish`."""
+        self._publisher.publish(user_id, event)
 
     async def flush(self) -> bool:
         """Wait for Redis' answers to all that was published. False: not all came."""
@@ -145,11 +145,11 @@ class Bus:
     def on_probe_due(self) -> None:
         """Bring metrics up to date and publish the resynchronisations still owed."""
         self.commands.count()
-        self._publishing.repair()
+        self._publisher.publish_resyncs()
 
     def on_probe_sent(self) -> None:
         """What is acknowledged from now on is not proven by this probe."""
-        self._publishing.begin_proof()
+        self._publisher.begin_proof()
 
     def on_probe_refused(self) -> None:
         """Redis answered a probe with an error."""
@@ -157,19 +157,19 @@ class Bus:
 
     def on_proof(self) -> None:
         """A probe came back over connections that lead to a master."""
-        self._publishing.proven()
+        self._publisher.proven()
         self._health.prove()
 
     def _commands_lost(self, reason: str) -> None:
-        self._publishing.lost()
+        self._publisher.lost()
         self._health.doubt(reason)
         if reason == "readonly":
             # A replica's subscribers hear only what the master passes on.
             self._subscriber.replace(reason)
 
-    def _told(self, payload: bytes) -> None:
+    def _on_control(self, payload: bytes) -> None:
         """A message on the control channel."""
-        if payload != EVERYBODY:
+        if payload != RESYNC_EVERYBODY:
             self._metrics.events.labels(event="unknown", result="refused").inc()
             self._log.warning("control_message_refused", size=len(payload))
             return

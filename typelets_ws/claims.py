@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from .config import Auth
-from .ports import Identity, RejectReason, TokenRejected
+from .ports import Identity, TokenRejected, TokenRejectReason
 
 __all__ = ["Claims", "signed_identity"]
 
@@ -49,38 +49,38 @@ def signed_identity(claims: Claims, config: Auth, now: float) -> Identity:
 def _identity(claims: Claims, config: Auth, now: float) -> Identity:
     exp, iat, nbf = claims.exp, claims.iat, claims.nbf
     if exp is UNSET or iat is UNSET or nbf is UNSET or claims.sub is UNSET:
-        raise TokenRejected(RejectReason.MISSING_CLAIM)
+        raise TokenRejected(TokenRejectReason.MISSING_CLAIM)
     user_id = _user_id(claims.sub)
     session_id = _session_id(claims.sid, required=not config.accept_without_session)
     if claims.sts == "pending" and not config.accept_pending:
-        raise TokenRejected(RejectReason.PENDING)
+        raise TokenRejected(TokenRejectReason.PENDING)
     _check_origin(claims, config)
     if exp <= now - config.leeway_s:
-        raise TokenRejected(RejectReason.EXPIRED)
+        raise TokenRejected(TokenRejectReason.EXPIRED)
     if nbf > now + config.leeway_s:
-        raise TokenRejected(RejectReason.NOT_ACTIVE_YET)
+        raise TokenRejected(TokenRejectReason.NOT_ACTIVE_YET)
     if iat > now + config.leeway_s:
-        raise TokenRejected(RejectReason.ISSUED_IN_FUTURE)
+        raise TokenRejected(TokenRejectReason.ISSUED_IN_FUTURE)
     return Identity(user_id, session_id, iat, exp)
 
 
 def _user_id(sub: object) -> str:
-    user_id = _plain_name(sub, RejectReason.BAD_SUBJECT)
+    user_id = _plain_name(sub, TokenRejectReason.BAD_SUBJECT)
     if user_id.startswith(_MACHINE_ID):
-        raise TokenRejected(RejectReason.WRONG_CATEGORY)
+        raise TokenRejected(TokenRejectReason.WRONG_CATEGORY)
     return user_id
 
 
 def _session_id(sid: object, *, required: bool) -> str | None:
     if sid is not UNSET:
-        return _plain_name(sid, RejectReason.BAD_CLAIM)
+        return _plain_name(sid, TokenRejectReason.BAD_CLAIM)
     if required:
         # Nothing could revoke it.
-        raise TokenRejected(RejectReason.NO_SESSION)
+        raise TokenRejected(TokenRejectReason.NO_SESSION)
     return None
 
 
-def _plain_name(value: object, otherwise: RejectReason) -> str:
+def _plain_name(value: object, otherwise: TokenRejectReason) -> str:
     # It becomes part of channel names, keys and log lines.
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
         raise TokenRejected(otherwise)
@@ -91,6 +91,6 @@ def _plain_name(value: object, otherwise: RejectReason) -> str:
 
 def _check_origin(claims: Claims, config: Auth) -> None:
     if config.issuer and claims.iss != config.issuer:
-        raise TokenRejected(RejectReason.WRONG_ISSUER)
+        raise TokenRejected(TokenRejectReason.WRONG_ISSUER)
     if config.authorized_parties and claims.azp not in config.authorized_parties:
-        raise TokenRejected(RejectReason.WRONG_PARTY)
+        raise TokenRejected(TokenRejectReason.WRONG_PARTY)

@@ -29,7 +29,7 @@ from .config import Auth
 from .jwks import http_fetch
 from .keys import FetchedKeys, FixedKey, Keys
 from .metrics import Metrics
-from .ports import Identity, RejectReason, TokenRejected
+from .ports import Identity, TokenRejected, TokenRejectReason
 
 __all__ = ["Clerk"]
 
@@ -136,7 +136,7 @@ class Clerk:
             if not await keys.renewed():
                 raise
             _check_signature(parts, keys)
-        claims = _decode(parts.payload, Claims, RejectReason.BAD_CLAIM)
+        claims = _decode(parts.payload, Claims, TokenRejectReason.BAD_CLAIM)
         now = self._now()
         identity = signed_identity(claims, self._config, now)
         self._metrics.token_age.observe(now - identity.issued_at)
@@ -172,14 +172,14 @@ def _source(config: Auth) -> tuple[object, ...]:
 
 def _parts(token: str, config: Auth) -> _Parts:
     if len(token) > _LONGEST_TOKEN:
-        raise TokenRejected(RejectReason.MALFORMED)
+        raise TokenRejected(TokenRejectReason.MALFORMED)
     # What is not ASCII becomes "?", which base64 does not have either.
     text = token.encode("ascii", "replace")
     segments = text.translate(_STANDARD).split(b".", 3)
     if len(segments) != 3:
-        raise TokenRejected(RejectReason.MALFORMED)
+        raise TokenRejected(TokenRejectReason.MALFORMED)
     head, payload, signature = map(_unbase64, segments)
-    kid = _kid(_decode(head, _Header, RejectReason.MALFORMED), config)
+    kid = _kid(_decode(head, _Header, TokenRejectReason.MALFORMED), config)
     return _Parts(kid, text.rpartition(b".")[0], payload, signature)
 
 
@@ -187,38 +187,38 @@ def _unbase64(segment: bytes) -> bytes:
     """There is one spelling of each token, and any other is none."""
     lasts, padding = _TAILS[len(segment) % 4]
     if lasts is not None and segment[-1] not in lasts:
-        raise TokenRejected(RejectReason.MALFORMED)
+        raise TokenRejected(TokenRejectReason.MALFORMED)
     try:
         return a2b_base64(segment + padding, strict_mode=True)
     except ValueError:
-        raise TokenRejected(RejectReason.MALFORMED) from None
+        raise TokenRejected(TokenRejectReason.MALFORMED) from None
 
 
-def _decode(raw: bytes, kind: type[_T], otherwise: RejectReason) -> _T:
+def _decode(raw: bytes, kind: type[_T], otherwise: TokenRejectReason) -> _T:
     try:
         # From text, as msgspec does not check the UTF-8 of what it skips.
         return msgspec.json.decode(raw.decode(), type=kind)
     except msgspec.ValidationError:
         raise TokenRejected(otherwise) from None
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise TokenRejected(RejectReason.MALFORMED) from None
+        raise TokenRejected(TokenRejectReason.MALFORMED) from None
 
 
 def _kid(header: _Header, config: Auth) -> str | None:
     if header.alg != "RS256":
-        raise TokenRejected(RejectReason.BAD_ALGORITHM)
+        raise TokenRejected(TokenRejectReason.BAD_ALGORITHM)
     # Extensions that must be understood, and none is (RFC 7515, RFC 7797).
     if header.crit is not UNSET or header.b64 is not UNSET:
-        raise TokenRejected(RejectReason.MALFORMED)
+        raise TokenRejected(TokenRejectReason.MALFORMED)
     # at+jwt is an OAuth token that a user gave to somebody else's application.
     if header.typ is not UNSET and header.typ.upper() != "JWT":
-        raise TokenRejected(RejectReason.WRONG_CATEGORY)
+        raise TokenRejected(TokenRejectReason.WRONG_CATEGORY)
     if header.cat not in (
         (*_SESSION_CATEGORIES, _TEMPLATE_CATEGORY)
         if config.accept_without_session
         else _SESSION_CATEGORIES
     ):
-        raise TokenRejected(RejectReason.WRONG_CATEGORY)
+        raise TokenRejected(TokenRejectReason.WRONG_CATEGORY)
     return None if header.kid is UNSET else header.kid
 
 
@@ -226,4 +226,4 @@ def _check_signature(parts: _Parts, keys: Keys) -> None:
     for key in keys.find(parts.kid):
         if _RS256.verify(parts.signed, key, parts.signature):
             return
-    raise TokenRejected(RejectReason.BAD_SIGNATURE)
+    raise TokenRejected(TokenRejectReason.BAD_SIGNATURE)

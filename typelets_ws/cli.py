@@ -69,7 +69,7 @@ def serve_command(source: Source, host: str | None, port: int | None) -> None:
                     reload=reload,
                     output=output,
                     # Nothing of ours is left to be closed: the kernel does it.
-                    leave=lambda: os._exit(0),
+                    exit_now=lambda: os._exit(0),
                 )
             )
         except ConfigError as exc:

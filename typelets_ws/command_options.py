@@ -46,7 +46,7 @@ class Source:
     instance: int | None = None
 
     def load(
-        self, flags: Mapping[settings.Place, object] | None = None, **options: bool
+        self, flags: Mapping[settings.Key, object] | None = None, **options: bool
     ) -> Config:
         """Read the settings, or exit with 78; `options` as in `settings.load`."""
         try:
@@ -55,7 +55,7 @@ class Source:
             refuse(str(exc), EX_CONFIG)
 
     def read(
-        self, flags: Mapping[settings.Place, object] | None = None, **options: bool
+        self, flags: Mapping[settings.Key, object] | None = None, **options: bool
     ) -> Config:
         """The same, but raises `ConfigError`."""
         flags = {**self._instance_flags(), **(flags or {})}
@@ -77,7 +77,7 @@ class Source:
         rest = {n: v for n, v in os.environ.items() if settings.key_of(n) not in keys}
         return {**rest, **given}
 
-    def _instance_flags(self) -> Mapping[settings.Place, object]:
+    def _instance_flags(self) -> Mapping[settings.Key, object]:
         if self.instance is None:
             return {}
         return {

@@ -1,7 +1,7 @@
 """Configuration: one frozen object; each default is written once, with its reason.
 
-A field's type says what a right value is, `config_rules` what no single type can
-say, and `settings` where values come from. Durations carry their unit in the name
+A field's type says what a right value is, `validate` what no single type can
+say, and `load` where values come from. Durations carry their unit in the name
 (``_ms``, ``_s``), sizes end in ``_bytes``. Upper bounds exist so that no value is
 infinite, not a number, or too large for a counter of the kernel or Postgres.
 """

@@ -12,7 +12,7 @@ from msgspec import inspect, structs
 
 from .config import Config
 
-__all__ = ["expected", "kinds", "read"]
+__all__ = ["expected", "key_types", "parse_text"]
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
@@ -21,7 +21,7 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True,
 
 
 @cache
-def kinds() -> Mapping[tuple[str, str], Any]:
+def key_types() -> Mapping[tuple[str, str], Any]:
     """The type of every (section, key), in the order of the file."""
     return {
         (section.name, field.name): field.type
@@ -30,7 +30,7 @@ def kinds() -> Mapping[tuple[str, str], Any]:
     }
 
 
-def read(kind: Any, text: str) -> object:
+def parse_text(kind: Any, text: str) -> object:
     """`text` as its type says; unchanged where it cannot be, for convert to refuse."""
     match inspect.type_info(kind):
         case inspect.VarTupleType():

@@ -17,7 +17,7 @@ from .addresses import UNIX, network
 from .config import Admin, Auth, Config, ConfigError, Database, Redis, Server
 from .database_url import libpq_error
 
-__all__ = ["adopted", "cautions", "complaints", "require_keys"]
+__all__ = ["errors", "merge_reload", "require_keys", "warnings"]
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\-\[\]:]+")
 _ORIGIN_WORDS = (
@@ -35,7 +35,7 @@ _POSTGRES = re.compile(
 """What libpq takes apart as it was meant; of others it quotes parts in its errors,
 and a password with bare special characters with them."""
 _USUAL_PORT = {"http": 80, "https": 443}
-_LASTING = {
+_RESTART_REQUIRED = {
     "server": ("host", "port", "reuse_port", "backlog"),
     "admin": Admin.__struct_fields__,
     "redis": Redis.__struct_fields__,
@@ -45,7 +45,7 @@ _LASTING = {
 """What holds from the start to the end of a process: ports, and links to others."""
 
 
-def complaints(config: Config) -> Iterator[tuple[str, str, str]]:
+def errors(config: Config) -> Iterator[tuple[str, str, str]]:
     """What no single type can say, as (section, key, what was expected)."""
     yield from _about_server(config.server, config.admin)
     yield from _about_auth(config.auth)
@@ -70,7 +70,7 @@ def complaints(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "database", "pool_min", f"at most {database.pool_max} (pool_max)"
 
 
-def cautions(config: Config) -> Iterator[str]:
+def warnings(config: Config) -> Iterator[str]:
     """What is allowed but worth one warning at start, as sentences."""
     if not config.server.allowed_origins:
         yield "server.allowed_origins is empty: a page of any site may connect"
@@ -80,13 +80,13 @@ def cautions(config: Config) -> Iterator[str]:
             yield f"auth.{key} is plain http: whoever is on the way can swap the keys"
 
 
-def adopted(old: Config, new: Config) -> tuple[Config, list[str]]:
+def merge_reload(old: Config, new: Config) -> tuple[Config, list[str]]:
     """What a reload makes of `old`: `new` with what cannot change as it was.
 
     Also returns the keys that differ all the same: they need a restart.
     """
     sections, kept = {}, []
-    for section, keys in _lasting(old, new).items():
+    for section, keys in _restart_required(old, new).items():
         before, after = getattr(old, section), getattr(new, section)
         lasting = {key: getattr(before, key) for key in keys}
         kept += [
@@ -96,20 +96,20 @@ def adopted(old: Config, new: Config) -> tuple[Config, list[str]]:
     return msgspec.structs.replace(new, **sections), kept
 
 
-def _lasting(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
+def _restart_required(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
     """The keys by section; a port with TLS does not become one without, or back."""
     if bool(old.server.tls_certificate) == bool(new.server.tls_certificate):
-        return _LASTING
+        return _RESTART_REQUIRED
     return {
-        **_LASTING,
-        "server": (*_LASTING["server"], "tls_certificate", "tls_key"),
+        **_RESTART_REQUIRED,
+        "server": (*_RESTART_REQUIRED["server"], "tls_certificate", "tls_key"),
     }
 
 
 def require_keys(config: Config) -> None:
     """Raise `ConfigError` unless there is something to check tokens with.
 
-    Apart from `complaints`, as only serving needs it; publishing does not.
+    Apart from `unready_reasons`, as only serving needs it; publishing does not.
     """
     auth = config.auth
     if not (auth.jwt_key or auth.jwks_url or auth.secret_key):

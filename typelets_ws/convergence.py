@@ -9,7 +9,7 @@ publishing would keep it, at the price of a transaction around a network call,
 and of announcing what then fails to commit.
 
 So the order is restored where it matters, at the devices' side. Every process
-remembers the newest row of each note it has shown to anyone (`Newest`). What
+remembers the newest row of each note it has shown to anyone (`VersionCache`). What
 arrives late (its version is older) is not dropped, as its `changes` may name
 fields that the newer message did not; it is brought up to date instead: the same
 fields, with the newest row's values. Hence after every message, each device on
@@ -22,8 +22,8 @@ Only the daemon's own writes are versioned and repaired. The REST service's
 events pass byte for byte, and count as the newest row when they are newer; an
 older one is followed by a resync, as its clock proves nothing about the order.
 
-A row is remembered for `keep` seconds, longer than a publish can be late, and
-the texts of at most `room` bytes are; over that the oldest texts are forgotten,
+A row is remembered for `ttl_s` seconds, longer than a publish can be late, and
+the texts of at most `max_bytes` bytes are; over that the oldest texts are forgotten,
 and a late message whose newest row was forgotten makes its devices resync.
 """
 
@@ -36,28 +36,28 @@ import msgspec
 from .protocol.json_members import NotJson, has_surrogates, members, raw_members, text
 
 __all__ = [
-    "Forgotten",
-    "Newest",
-    "Row",
-    "brought_up_to_date",
+    "Evicted",
+    "VersionCache",
+    "VersionedRow",
+    "refresh_changes",
     "version_of",
     "wire_time",
 ]
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
+class VersionedRow(msgspec.Struct, frozen=True, gc=False):
     """A note as stored: its version (updatedAt) and its JSON text."""
 
     version: str
     text: bytes
 
 
-class _Shown(msgspec.Struct, frozen=True, gc=False):
-    row: Row
+class _Entry(msgspec.Struct, frozen=True, gc=False):
+    row: VersionedRow
     at: float
 
 
-class Forgotten(Exception):
+class Evicted(Exception):
     """A newer row was shown, but its text is no longer remembered."""
 
 
@@ -65,66 +65,66 @@ Key = tuple[str, str]
 """User and note: a note that changes hands never shows one user the other's."""
 
 
-class Newest:
+class VersionCache:
     """The newest row of each note that this process has shown, for a while.
 
     Of thousands of users each one's entry has left the cache when its turn comes, so
     as few of them are looked at as can be, and the collector knows of none.
     """
 
-    def __init__(self, keep: float, room: int) -> None:
-        self._keep = keep
-        self._room = room
+    def __init__(self, ttl_s: float, max_bytes: int) -> None:
+        self._ttl_s = ttl_s
+        self._max_bytes = max_bytes
         self._used = 0
-        self._shown: OrderedDict[Key, _Shown] = OrderedDict()
-        self._forgotten: OrderedDict[Key, _Shown] = OrderedDict()
+        self._rows: OrderedDict[Key, _Entry] = OrderedDict()
+        self._evicted: OrderedDict[Key, _Entry] = OrderedDict()
         """Without their texts; all of them were shown before all of the others."""
         self._next_expiry = 0.0
 
     def __len__(self) -> int:
-        return len(self._shown) + len(self._forgotten)
+        return len(self._rows) + len(self._evicted)
 
-    def show(self, key: Key, row: Row, now: float) -> Row:
+    def latest(self, key: Key, row: VersionedRow, now: float) -> VersionedRow:
         """Return the row to show for `row`: itself, or a newer one.
 
-        `now` in seconds, never backwards. Raises `Forgotten`.
+        `now` in seconds, never backwards. Raises `Evicted`.
         """
         if now >= self._next_expiry:
             self._expire(now)
-        known = self._shown.get(key)
+        known = self._rows.get(key)
         if known is not None:
             if known.row.version > row.version:
                 return known.row
             self._used -= len(known.row.text)
-        elif (known := self._forgotten.get(key)) is not None:
+        elif (known := self._evicted.get(key)) is not None:
             if known.row.version > row.version:
-                raise Forgotten
-            del self._forgotten[key]
-        self._shown[key] = _Shown(row, now)
-        self._shown.move_to_end(key)
+                raise Evicted
+            del self._evicted[key]
+        self._rows[key] = _Entry(row, now)
+        self._rows.move_to_end(key)
         self._used += len(row.text)
-        while self._used > self._room:
-            self._forget()
+        while self._used > self._max_bytes:
+            self._evict()
         return row
 
-    def _forget(self) -> None:
-        key, old = self._shown.popitem(last=False)
+    def _evict(self) -> None:
+        key, old = self._rows.popitem(last=False)
         self._used -= len(old.row.text)
-        self._forgotten[key] = _Shown(Row(old.row.version, b""), old.at)
+        self._evicted[key] = _Entry(VersionedRow(old.row.version, b""), old.at)
 
     def _expire(self, now: float) -> None:
-        for known in (self._forgotten, self._shown):
+        for known in (self._evicted, self._rows):
             while known:
                 oldest = next(iter(known.values()))
-                if oldest.at > now - self._keep:
-                    self._next_expiry = oldest.at + self._keep
+                if oldest.at > now - self._ttl_s:
+                    self._next_expiry = oldest.at + self._ttl_s
                     return
                 known.popitem(last=False)
                 self._used -= len(oldest.row.text)
-        self._next_expiry = now + self._keep
+        self._next_expiry = now + self._ttl_s
 
 
-def brought_up_to_date(changes: bytes, row: Row) -> bytes:
+def refresh_changes(changes: bytes, row: VersionedRow) -> bytes:
     """The same fields as in `changes`, with the values of `row`. Returns JSON."""
     values = raw_members(row.text)
     names = raw_members(changes)

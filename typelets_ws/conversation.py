@@ -14,18 +14,18 @@ import structlog
 from msgspec import Raw, structs
 
 from . import events, handlers, messages
-from .admission import Admission
+from .admission import Authenticator
 from .config import Config
-from .convergence import Forgotten, Newest
-from .errors import INVALID_MESSAGE, Code, Farewell, Refusal
+from .convergence import Evicted, VersionCache
+from .errors import INVALID_MESSAGE, ClientError, Code, Disconnect
 from .handlers import Context, Outcome
 from .hub import Device
 from .metrics import Metrics
 from .protocol import decoding
-from .session import Admitted, Session, SignatureRefusal, State
+from .session import Received, Session, SignatureError, State
 from .signing import Envelope, SignatureVerdict, nonce_digest, nonce_ttl_ms
 
-__all__ = ["Conversation", "Link", "Services"]
+__all__ = ["Dispatcher", "Services", "Transport"]
 
 INBOX_BYTES: Final = 1_048_576
 INBOX_MESSAGES: Final = 64
@@ -38,8 +38,8 @@ class Services:
     """What every conversation uses; times: `now_ms` wall, `monotonic` seconds."""
 
     context: Context
-    admission: Admission
-    newest: Newest
+    authenticator: Authenticator
+    versions: VersionCache
     publish: Callable[[str, bytes], None]
     spawn: Callable[[Coroutine[Any, Any, None]], object]
     metrics: Metrics
@@ -52,7 +52,7 @@ class Services:
 
     def reconfigure(self, config: Config) -> None:
         """Go by other settings from the next message on."""
-        limits, admission = config.limits, self.admission
+        limits, admission = config.limits, self.authenticator
         self.context = replace(self.context, rules=config.messages)
         self.inbox_bytes_before_auth = limits.unread_bytes_before_auth
         self.message_bytes = limits.message_bytes
@@ -73,14 +73,14 @@ class Services:
             self.log.debug("message_handled", type=name, result=result, **about)
 
 
-class Link(Device, Protocol):
+class Transport(Device, Protocol):
     """The connection, as the conversation sees it."""
 
-    def say(self, text: bytes) -> None:
+    def send_message(self, text: bytes) -> None:
         """Send one message."""
         ...
 
-    def farewell(self, farewell: Farewell) -> None:
+    def disconnect(self, disconnect: Disconnect) -> None:
         """Send the last message, if there is one, and close."""
         ...
 
@@ -88,53 +88,59 @@ class Link(Device, Protocol):
         """The device is in."""
         ...
 
-    def hold(self, *, held: bool) -> None:
-        """Do not read on, or do again."""
+    def pause_reading(self) -> None:
+        """Stop reading from the socket."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Read from the socket again."""
         ...
 
 
-class Conversation:
+class Dispatcher:
     """One client's messages and their answers."""
 
-    __slots__ = ("_inbox", "_inbox_bytes", "_link", "_services", "busy", "session")
+    __slots__ = ("_inbox", "_inbox_bytes", "_services", "_transport", "busy", "session")
 
-    def __init__(self, link: Link, session: Session, services: Services) -> None:
-        self._link = link
+    def __init__(
+        self, transport: Transport, session: Session, services: Services
+    ) -> None:
+        self._transport = transport
         self._services = services
         self.session = session
         self.busy = False
-        self._inbox: deque[bytes | Refusal] | None = None
+        self._inbox: deque[bytes | ClientError] | None = None
         self._inbox_bytes = 0
 
-    def message(self, data: bytes, *, text: bool) -> None:
+    def receive(self, data: bytes, *, text: bool) -> None:
         """Take one whole message; `text` is valid UTF-8."""
         services = self._services
         services.metrics.received_bytes.inc(len(data))
-        item: bytes | Refusal = data
-        verdict = self.session.arrive(len(data), services.monotonic())
-        if isinstance(verdict, Farewell):
-            self._link.farewell(verdict)
+        item: bytes | ClientError = data
+        verdict = self.session.count(len(data), services.monotonic())
+        if isinstance(verdict, Disconnect):
+            self._transport.disconnect(verdict)
             return
         if verdict is not None:
             verdict.request_id = decoding.request_id(data)
             item = verdict
         elif not text or not data:
-            item = Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE)
+            item = ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE)
         if self.busy:
-            self._wait(item)
+            self._enqueue(item)
             return
-        admitted = self._admit(item)
-        if admitted is not None:
+        received = self._accept(item)
+        if received is not None:
             self.busy = True
-            services.spawn(self._work(admitted))
+            services.spawn(self._run(received))
 
-    def _wait(self, item: bytes | Refusal) -> None:
+    def _enqueue(self, item: bytes | ClientError) -> None:
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(item)
         self._inbox_bytes += len(item) if isinstance(item, bytes) else REFUSAL_BYTES
         if self._full:
-            self._link.hold(held=True)
+            self._transport.pause_reading()
 
     @property
     def _full(self) -> bool:
@@ -143,143 +149,145 @@ class Conversation:
             room = INBOX_BYTES
         return self._inbox_bytes > room or len(self._inbox or ()) > INBOX_MESSAGES
 
-    def _admit(self, item: bytes | Refusal) -> Admitted | None:
+    def _accept(self, item: bytes | ClientError) -> Received | None:
         """Let a message in, or answer it at once and return None."""
-        if isinstance(item, Refusal):
+        if isinstance(item, ClientError):
             self._refuse(item, "unknown")
             return None
         try:
-            admitted = self.session.admit(item, self._services.now_ms())
-        except Refusal as refusal:
-            self._refuse(refusal, "unknown")
+            received = self.session.accept(item, self._services.now_ms())
+        except ClientError as error:
+            self._refuse(error, "unknown")
             return None
-        message = admitted.message
+        message = received.message
         if not isinstance(message, messages.Ping):
-            return admitted
+            return received
         # A replayed ping harms nobody: no shared nonce, no task.
         self._reply(handlers.ping(message, self._services.now_ms()))
-        self._services.observe("ping", "ok", self._link)
+        self._services.observe("ping", "ok", self._transport)
         return None
 
-    async def _work(self, first: Admitted) -> None:
+    async def _run(self, first: Received) -> None:
         """Handle `first`, then what has come in meanwhile."""
-        admitted: Admitted | None = first
+        received: Received | None = first
         try:
-            while admitted is not None:
-                await self._handle(admitted)
-                admitted = self._next()
+            while received is not None:
+                await self._handle(received)
+                received = self._next()
         finally:
             self.busy = False
 
-    def _next(self) -> Admitted | None:
+    def _next(self) -> Received | None:
         """The next message that needs the outside world; those before are answered."""
         inbox = self._inbox
         while inbox and self.session.state is not State.CLOSED:
             item = inbox.popleft()
             self._inbox_bytes -= len(item) if isinstance(item, bytes) else REFUSAL_BYTES
-            admitted = self._admit(item)
-            if admitted is not None:
-                return admitted
+            received = self._accept(item)
+            if received is not None:
+                return received
         self._inbox = None
         self._inbox_bytes = 0
-        self._link.hold(held=False)
+        self._transport.resume_reading()
         return None
 
-    async def _handle(self, admitted: Admitted) -> None:
-        services, message = self._services, admitted.message
+    async def _handle(self, received: Received) -> None:
+        services, message = self._services, received.message
         name = str(message.__struct_config__.tag)
         started = services.monotonic()
         try:
-            if admitted.envelope is not None:
-                await self._use_up_nonce(admitted.envelope, message)
+            if received.envelope is not None:
+                await self._claim_nonce(received.envelope, message)
             if isinstance(message, messages.Auth):
                 await self._auth(message)
             else:
                 self._apply(
                     await handlers.handle(services.context, self.session, message)
                 )
-            services.observe(name, "ok", self._link)
-        except Refusal as refusal:
-            self._refuse(refusal, name)
-        except Farewell as farewell:
-            services.observe(name, farewell.reason, self._link)
-            self._link.farewell(farewell)
+            services.observe(name, "ok", self._transport)
+        except ClientError as error:
+            self._refuse(error, name)
+        except Disconnect as disconnect:
+            services.observe(name, disconnect.reason, self._transport)
+            self._transport.disconnect(disconnect)
         except Exception as exc:
-            self._blame_ourselves(exc, message, name)
+            self._internal_error(exc, message, name)
         services.metrics.handling.labels(name).observe(services.monotonic() - started)
 
-    async def _use_up_nonce(
+    async def _claim_nonce(
         self, envelope: Envelope, message: messages.ClientMessage
     ) -> None:
-        claimed = await self._services.admission.shared.claim_nonce(
+        claimed = await self._services.authenticator.shared.claim_nonce(
             self.session.user_id,
             nonce_digest(envelope.nonce),
             nonce_ttl_ms(envelope.timestamp, self._services.now_ms()),
         )
         if not claimed:
-            raise SignatureRefusal(SignatureVerdict.REPLAYED, message.requestId)
+            raise SignatureError(SignatureVerdict.REPLAYED, message.requestId)
 
     async def _auth(self, message: messages.Auth) -> None:
         before = self.session.authenticated
-        answer = await self._services.admission.auth(self._link, self.session, message)
+        answer = await self._services.authenticator.authenticate(
+            self._transport, self.session, message
+        )
         if self.session.authenticated and not before:
-            self._link.authenticated()
-        self._link.say(answer)
+            self._transport.authenticated()
+        self._transport.send_message(answer)
 
     def _apply(self, outcome: Outcome) -> None:
         """Answer the sender, and send the others their event. No await in here."""
         reply = outcome.reply
         if outcome.row is not None and isinstance(reply, messages.NoteUpdateSuccess):
-            reply = self._newest(reply, outcome)
+            reply = self._latest(reply, outcome)
         if reply is not None:
             self._reply(reply)
         if outcome.event is not None:
             self._services.publish(self.session.user_id, events.encode(outcome.event))
 
-    def _newest(
+    def _latest(
         self, reply: messages.NoteUpdateSuccess, outcome: Outcome
     ) -> messages.NoteUpdateSuccess:
-        """See `convergence`: the reply shows the newest row shown on this process."""
+        """See `versions`: the reply shows the newest row shown on this process."""
         if outcome.row is None:
             return reply
         key = (self.session.user_id, reply.noteId)
         try:
-            row = self._services.newest.show(
+            row = self._services.versions.latest(
                 key, outcome.row, self._services.monotonic()
             )
-        except Forgotten:
-            self._link.ask_resync("conflict", 0)
+        except Evicted:
+            self._transport.ask_resync("conflict", 0)
             return reply
         same = row is outcome.row
         return reply if same else structs.replace(reply, updatedNote=Raw(row.text))
 
     def _reply(self, reply: messages.Reply) -> None:
-        self._link.say(messages.encode(reply))
+        self._transport.send_message(messages.encode(reply))
 
-    def _refuse(self, refusal: Refusal, name: str) -> None:
+    def _refuse(self, error: ClientError, name: str) -> None:
         services = self._services
-        services.observe(name, str(refusal.code), self._link)
-        if isinstance(refusal, SignatureRefusal):
-            kind = f"signature_{refusal.verdict}"
+        services.observe(name, str(error.code), self._transport)
+        if isinstance(error, SignatureError):
+            kind = f"signature_{error.verdict}"
             services.metrics.security_events.labels(kind).inc()
             services.log.warning(
                 "signature_rejected",
                 security=True,
-                verdict=str(refusal.verdict),
-                **self._link.log_fields,
+                verdict=str(error.verdict),
+                **self._transport.log_fields,
             )
-        elif refusal.correlation_id is not None:
+        elif error.correlation_id is not None:
             services.log.error(
                 "message_failed",
                 type=name,
-                code=str(refusal.code),
-                correlation_id=refusal.correlation_id,
-                cause=str(refusal.__cause__),
-                **self._link.log_fields,
+                code=str(error.code),
+                correlation_id=error.correlation_id,
+                cause=str(error.__cause__),
+                **self._transport.log_fields,
             )
-        self._reply(messages.error(refusal))
+        self._reply(messages.error(error))
 
-    def _blame_ourselves(
+    def _internal_error(
         self, exc: Exception, message: messages.ClientMessage, name: str
     ) -> None:
         correlation_id = self._services.context.new_id()
@@ -288,13 +296,13 @@ class Conversation:
             type=name,
             correlation_id=correlation_id,
             exc_info=exc,
-            **self._link.log_fields,
+            **self._transport.log_fields,
         )
-        self._services.observe(name, str(Code.INTERNAL), self._link)
-        refusal = Refusal(
+        self._services.observe(name, str(Code.INTERNAL), self._transport)
+        error = ClientError(
             Code.INTERNAL,
             "Internal error",
             correlation_id=correlation_id,
             request_id=message.requestId,
         )
-        self._reply(messages.error(refusal))
+        self._reply(messages.error(error))

@@ -13,9 +13,9 @@ from typing import Final
 from .bus import Bus
 from .clerk import Clerk
 from .config import Config
-from .config_rules import adopted
+from .config_rules import merge_reload
 from .errors import CloseCode
-from .house import House
+from .house import ServerState
 from .hub import Hub
 from .log import FilteringBoundLogger
 from .metrics import Metrics
@@ -33,7 +33,7 @@ PROBE_AGE_S: Final = 30.0
 """Spec section 7: ready only while a probe came back in the last 30 s."""
 STUCK_PROBES: Final = 18
 """Probes in a row that may be missed before the subscriber is stuck: 90 s."""
-WATCH_S: Final = 2.0
+REFRESH_S: Final = 2.0
 HANDLING_S: Final = 5.0
 """For what is being handled at the end: a wait for Postgres and a statement, by
 default 2 s each."""
@@ -46,11 +46,11 @@ class Daemon:
     """A running daemon, as its owner sees it."""
 
     config: Config
-    house: House
+    state: ServerState
     hub: Hub
     relay: Relay
     bus: Bus
-    shared: SharedLimits
+    limits: SharedLimits
     store: Store
     clerk: Clerk
     metrics: Metrics
@@ -58,8 +58,8 @@ class Daemon:
     servers: list[asyncio.Server] = field(default_factory=list)
     admin_servers: list[asyncio.Server] = field(default_factory=list)
     postgres_answers: bool = False
-    hurried: asyncio.Event = field(default_factory=asyncio.Event)
-    patience: asyncio.Timeout | None = None
+    exit_forced: asyncio.Event = field(default_factory=asyncio.Event)
+    handling_timeout: asyncio.Timeout | None = None
     tls: Tls | None = None
 
     @property
@@ -72,10 +72,10 @@ class Daemon:
         """The admin port, 0 when there is none."""
         return _port(self.admin_servers)
 
-    def complaints(self) -> list[str]:
+    def unready_reasons(self) -> list[str]:
         """Why the daemon is not ready; empty when it is."""
         found = []
-        if self.house.draining:
+        if self.state.draining:
             found.append("draining")
         if not self.postgres_answers:
             found.append("postgres does not answer")
@@ -85,7 +85,7 @@ class Daemon:
         proven = self.bus.listening and self.bus.proven
         if age is None or age > PROBE_AGE_S or not proven:
             found.append("no probe came back through redis")
-        if self.shared.refused:
+        if self.limits.refused:
             found.append("redis refuses commands of the shared limits")
         return found
 
@@ -96,17 +96,17 @@ class Daemon:
         others are told to resync when Redis is back.
         """
         if not self.bus.listening:
-            self._serve_here(user_id, event)
+            self._deliver_locally(user_id, event)
         self.bus.publish(user_id, event)
 
-    def unpublished(self, user_id: str, event: bytes, _reason: str) -> None:
+    def on_publish_failed(self, user_id: str, event: bytes, _reason: str) -> None:
         """Redis did not take an event: serve the devices of this process."""
         if self.bus.listening:
-            self._serve_here(user_id, event)
+            self._deliver_locally(user_id, event)
 
-    def _serve_here(self, user_id: str, event: bytes) -> None:
-        self.relay.receive(user_id, event)
-        self.hub.send()
+    def _deliver_locally(self, user_id: str, event: bytes) -> None:
+        self.relay.on_event(user_id, event)
+        self.hub.flush()
 
     def alive(self) -> bool:
         """For the watchdog: the loop runs this, and the subscriber is not stuck.
@@ -118,17 +118,22 @@ class Daemon:
         stuck = STUCK_PROBES * self.config.redis.probe_interval_s
         return not (self.bus.listening and age is not None and age > stuck)
 
-    def hurry(self) -> None:
+    def force_exit(self) -> None:
         """End at once: cut whoever is still here."""
-        self.hurried.set()
-        if self.patience is not None and self.patience.when() is not None:
-            self.expect_handled(0)
+        self.exit_forced.set()
+        if (
+            self.handling_timeout is not None
+            and self.handling_timeout.when() is not None
+        ):
+            self.limit_handling(0)
 
-    def expect_handled(self, seconds: float) -> None:
+    def limit_handling(self, seconds: float) -> None:
         """Cut off in so many seconds what is still being handled then."""
-        if self.patience is not None and not self.patience.expired():
-            seconds = 0 if self.hurried.is_set() else seconds
-            self.patience.reschedule(asyncio.get_running_loop().time() + seconds)
+        if self.handling_timeout is not None and not self.handling_timeout.expired():
+            seconds = 0 if self.exit_forced.is_set() else seconds
+            self.handling_timeout.reschedule(
+                asyncio.get_running_loop().time() + seconds
+            )
 
     def reconfigure(self, config: Config) -> None:
         """Take new settings without dropping a device (spec section 8, SIGHUP).
@@ -137,22 +142,22 @@ class Daemon:
         key that cannot be used, and then everything stays as it was. What needs a
         restart is kept, and named in the log.
         """
-        config, kept = adopted(self.config, config)
+        config, kept = merge_reload(self.config, config)
         shown = certificate(config.server)
         self.clerk.reconfigure(config.auth)
         # From here on nothing can fail.
         if self.tls is not None and shown is not None:
             self.tls.replace(shown)
         limits = config.limits
-        self.shared.reconfigure(limits.devices_per_user)
+        self.limits.reconfigure(limits.devices_per_user)
         self.relay.event_bytes = limits.unsent_bytes
-        self.house.reconfigure(config)
+        self.state.reconfigure(config)
         self.config = config
         if kept:
             self.log.warning("needs_restart", keys=kept)
         self.log.info("reloaded")
 
-    async def watch(self) -> None:
+    async def refresh_status(self) -> None:
         """Ask Postgres whether it answers, and keep the gauges, for ever."""
         while True:
             try:
@@ -161,31 +166,31 @@ class Daemon:
             except StoreUnavailable:
                 self.postgres_answers = False
             self.store.observe_pool()
-            self.metrics.sent_bytes.inc(self.house.sent_bytes)
-            self.house.sent_bytes = 0
+            self.metrics.sent_bytes.inc(self.state.sent_bytes)
+            self.state.sent_bytes = 0
             self.metrics.users.set(len(self.hub))
             gauge = self.metrics.connections
             gauge.labels("authenticated").set(self.hub.devices)
-            gauge.labels("unauthenticated").set(self.house.door.unauthenticated)
-            await asyncio.sleep(WATCH_S)
+            gauge.labels("unauthenticated").set(self.state.limiter.unauthenticated)
+            await asyncio.sleep(REFRESH_S)
 
     async def _pause(self, seconds: float) -> None:
         """Wait, unless somebody is in a hurry."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.hurried.wait(), seconds)
+            await asyncio.wait_for(self.exit_forced.wait(), seconds)
 
     async def drain(self) -> None:
         """Let nobody in, and send everybody away with 1012, evenly spread.
 
         Doing it again does nothing.
         """
-        house, loop = self.house, asyncio.get_running_loop()
-        if house.draining:
+        state, loop = self.state, asyncio.get_running_loop()
+        if state.draining:
             return
-        house.draining = True
+        state.draining = True
         for server in self.servers:
             server.close()
-        inside = [c for c in house.connections if c.open]
+        inside = [c for c in state.connections if c.open]
         seconds = self.config.server.drain_seconds
         self.log.info("draining", connections=len(inside), seconds=seconds)
         began = loop.time()
@@ -193,25 +198,25 @@ class Daemon:
             wait = began + seconds * index / len(inside) - loop.time()
             if wait > BATCH_S:
                 await self._pause(wait)
-            if not connection.busy or self.hurried.is_set():
+            if not connection.busy or self.exit_forced.is_set():
                 connection.close(CloseCode.RESTARTING, "restarting")
-        await self._see_off()
-        self.log.info("drained", left=len(house.connections))
+        await self._close_remaining()
+        self.log.info("drained", left=len(state.connections))
 
-    async def _see_off(self) -> None:
+    async def _close_remaining(self) -> None:
         """Close who was busy or still at the door, and wait for the sockets' end."""
         loop = asyncio.get_running_loop()
-        house, began = self.house, loop.time()
+        state, began = self.state, loop.time()
         patient = began + HANDLING_S
         end = began + self.config.limits.abort_s + 2 * SWEEP_S
-        while house.connections and loop.time() < end:
-            hurried = self.hurried.is_set()
-            for connection in [c for c in house.connections if c.open]:
-                if connection.busy and loop.time() < patient and not hurried:
+        while state.connections and loop.time() < end:
+            forced = self.exit_forced.is_set()
+            for connection in [c for c in state.connections if c.open]:
+                if connection.busy and loop.time() < patient and not forced:
                     end = loop.time() + self.config.limits.abort_s + 2 * SWEEP_S
                 else:
                     connection.close(CloseCode.RESTARTING, "restarting")
-            if hurried:
+            if forced:
                 return
             await self._pause(SWEEP_S / 2)
 

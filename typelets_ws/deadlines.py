@@ -1,6 +1,6 @@
 """One wheel for all deadlines, instead of a timer per connection.
 
-Law: a thing stands in at most one slot. `at` may bring its deadline
+Law: a thing stands in at most one slot. `schedule` may bring its deadline
 forward, never put it off: being looked at too early is harmless, as the thing
 itself knows what is due and answers with its next time. Units are the caller's
 (seconds on the monotonic clock).
@@ -8,64 +8,64 @@ itself knows what is due and answers with its next time. Units are the caller's
 
 from typing import Final, Protocol
 
-__all__ = ["Deadlines", "Due"]
+__all__ = ["Timed", "TimerWheel"]
 
 GONE: Final = -1
 
 
-class Due(Protocol):
+class Timed(Protocol):
     """Something with deadlines."""
 
     slot: int
     """Where it stands; the wheel's own, 0 at first."""
 
-    def due(self, now: float) -> float | None:
+    def on_timer(self, now: float) -> float | None:
         """Do what is due at `now`; return the next deadline, or None for never."""
 
 
-class Deadlines:
-    """Buckets of `grain` seconds; what falls due is found without a search."""
+class TimerWheel:
+    """Buckets of `tick` seconds; what falls due is found without a search."""
 
-    def __init__(self, grain: float) -> None:
-        self.grain = grain
-        self._slots: dict[int, dict[Due, None]] = {}
-        self._swept = 0
+    def __init__(self, tick: float) -> None:
+        self.tick = tick
+        self._slots: dict[int, dict[Timed, None]] = {}
+        self._advanced = 0
 
-    def at(self, thing: Due, when: float) -> None:
+    def schedule(self, entry: Timed, when: float) -> None:
         """Look at `thing` at `when`, unless it is looked at before."""
-        slot = max(int(when / self.grain) + 1, self._swept + 1)
-        if thing.slot == GONE or 0 < thing.slot <= slot:
+        slot = max(int(when / self.tick) + 1, self._advanced + 1)
+        if entry.slot == GONE or 0 < entry.slot <= slot:
             return
-        self._take_out(thing)
-        thing.slot = slot
-        self._slots.setdefault(slot, {})[thing] = None
+        self._remove(entry)
+        entry.slot = slot
+        self._slots.setdefault(slot, {})[entry] = None
 
-    def forget(self, thing: Due) -> None:
+    def cancel(self, entry: Timed) -> None:
         """Never look at `thing` again, and hold on to nothing of it."""
-        self._take_out(thing)
-        thing.slot = GONE
+        self._remove(entry)
+        entry.slot = GONE
 
-    def sweep(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Look at all that is due at `now`."""
-        until = int(now / self.grain)
+        until = int(now / self.tick)
         fallen = sorted(slot for slot in self._slots if slot <= until)
-        self._swept = max(self._swept, until)
+        self._advanced = max(self._advanced, until)
         for slot in fallen:
             for thing in tuple(self._slots.get(slot, ())):
                 if thing.slot == slot:
-                    self._look_at(thing, now)
+                    self._fire(thing, now)
             self._slots.pop(slot, None)
 
-    def _look_at(self, thing: Due, now: float) -> None:
-        self._take_out(thing)
-        thing.slot = 0
-        following = thing.due(now)
+    def _fire(self, entry: Timed, now: float) -> None:
+        self._remove(entry)
+        entry.slot = 0
+        following = entry.on_timer(now)
         if following is not None:
-            self.at(thing, following)
+            self.schedule(entry, following)
 
-    def _take_out(self, thing: Due) -> None:
-        slot = self._slots.get(thing.slot)
+    def _remove(self, entry: Timed) -> None:
+        slot = self._slots.get(entry.slot)
         if slot is not None:
-            slot.pop(thing, None)
+            slot.pop(entry, None)
             if not slot:
-                del self._slots[thing.slot]
+                del self._slots[entry.slot]

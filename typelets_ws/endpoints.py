@@ -18,7 +18,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from .hub import Hub
-from .limits import Door
+from .limits import ConnectionLimiter
 from .metrics import Metrics
 
 __all__ = ["Endpoints", "Page", "respond"]
@@ -36,14 +36,14 @@ class Endpoints:
         hub: Hub,
         metrics: Metrics,
         status_token: str,
-        complaints: Callable[[], list[str]],
+        unready_reasons: Callable[[], list[str]],
         draining: Callable[[], bool],
-        door: Callable[[], Door],
+        limiter: Callable[[], ConnectionLimiter],
         uptime: Callable[[], float],
         recent: Callable[[str], list[Mapping[str, object]]],
         pages: Mapping[str, Page],
     ) -> None:
-        """`complaints`: why the daemon is not ready; `uptime` in seconds.
+        """`unready_reasons`: why the daemon is not ready; `uptime` in seconds.
 
         `recent`: the latest log lines about a user, newest first.
 
@@ -52,9 +52,9 @@ class Endpoints:
         self._hub = hub
         self._metrics = metrics
         self.status_token = status_token
-        self._complaints = complaints
+        self._unready_reasons = unready_reasons
         self._draining = draining
-        self._door = door
+        self._limiter = limiter
         self._uptime = uptime
         self._recent = recent
         self._pages = pages
@@ -84,8 +84,8 @@ class Endpoints:
 
     def status(self, *, full: bool) -> Mapping[str, object]:
         """The figures of `/websocket/status`; user ids only when `full`."""
-        door = self._door()
-        word = "degraded" if self._complaints() else "healthy"
+        door = self._limiter()
+        word = "degraded" if self._unready_reasons() else "healthy"
         users = self._hub.users() if full else ()
         return {
             "status": "draining" if self._draining() else word,
@@ -101,7 +101,7 @@ class Endpoints:
 
     def user(self, user_id: str) -> Mapping[str, object]:
         """One user's devices on this process, and the latest log lines about them."""
-        devices = self._hub.of_user(user_id)
+        devices = self._hub.devices_of(user_id)
         return {
             "userId": user_id,
             "connections": [
@@ -116,7 +116,7 @@ class Endpoints:
         }
 
     def _ready(self) -> Response:
-        reasons = self._complaints()
+        reasons = self._unready_reasons()
         status = 503 if reasons else 200
         return _json(status, {"ready": not reasons, "reasons": reasons})
 

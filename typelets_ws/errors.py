@@ -1,6 +1,6 @@
 """The whole vocabulary of refusals, in two families.
 
-A `Refusal` is answered and the connection goes on; a `Farewell` is answered (if
+A `ClientError` is answered and the connection goes on; a `Disconnect` is answered (if
 it has a text) and the connection closes. The code is for programs, the message
 for people, and the cause stays in the log (spec section 5). Anything that is
 neither leaves as "Internal error" with a correlation id.
@@ -9,7 +9,7 @@ neither leaves as "Internal error" with a correlation id.
 from enum import IntEnum, StrEnum
 from typing import Final
 
-__all__ = ["CloseCode", "Code", "Farewell", "Refusal"]
+__all__ = ["ClientError", "CloseCode", "Code", "Disconnect"]
 
 
 class Code(StrEnum):
@@ -50,7 +50,7 @@ class CloseCode(IntEnum):
     TOO_MANY = 4429
 
 
-class Refusal(Exception):
+class ClientError(Exception):
     """Answer with an `error` message and go on.
 
     `message` and `code` go to the client; `request_id`, `note_id`, `folder_id`,
@@ -78,7 +78,7 @@ class Refusal(Exception):
         self.request_id = request_id
 
 
-class Farewell(Exception):
+class Disconnect(Exception):
     """Send the answer, if there is one, then close with `close_code`.
 
     `reason` is one word for the metrics and the close frame; `answer` is a

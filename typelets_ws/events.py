@@ -23,7 +23,7 @@ from .protocol.json_members import (
     text,
 )
 
-__all__ = ["EVENTS", "Event", "EventRejected", "Reason", "decode", "encode"]
+__all__ = ["EVENTS", "Event", "EventRejectReason", "EventRejected", "decode", "encode"]
 
 
 SERVER: Final = "server"
@@ -34,7 +34,7 @@ MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
 
-class Reason(StrEnum):
+class EventRejectReason(StrEnum):
     """Why an event was dropped: metric label and log word."""
 
     NOT_UTF8 = "not_utf8"
@@ -51,7 +51,7 @@ class EventRejected(Exception):
     `detail` may quote the event, `field` is a name of ours: the log has only that.
     """
 
-    def __init__(self, reason: Reason, detail: str = "") -> None:
+    def __init__(self, reason: EventRejectReason, detail: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
@@ -89,7 +89,7 @@ class NoteUpdated(Event, tag="note_updated", frozen=True, kw_only=True):
     changes: Raw
     updatedNote: Raw
     version: str | None = None
-    """updatedAt of a row the daemon itself wrote: `convergence` orders by it."""
+    """updatedAt of a row the daemon itself wrote: `versions` orders by it."""
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         return messages.NoteSync(
@@ -181,17 +181,19 @@ class ResyncRequired(Event, tag="resync_required", frozen=True, kw_only=True):
         )
 
 
-class Order(Event, frozen=True, kw_only=True):
+class ControlEvent(Event, frozen=True, kw_only=True):
     """An order to the daemon; no message to the devices comes of it."""
 
 
-class SessionRevoked(Order, tag="session_revoked", frozen=True, kw_only=True):
+class SessionRevoked(ControlEvent, tag="session_revoked", frozen=True, kw_only=True):
     """A session (the token's `sid`) ended: its connections close."""
 
     sessionId: Name
 
 
-class UserDisconnected(Order, tag="user_disconnected", frozen=True, kw_only=True):
+class UserDisconnected(
+    ControlEvent, tag="user_disconnected", frozen=True, kw_only=True
+):
     """All of the user's connections close."""
 
     reason: Name | None = None
@@ -237,16 +239,16 @@ def decode(payload: bytes) -> Event:
         try:
             payload.decode()
         except UnicodeDecodeError:
-            raise EventRejected(Reason.NOT_UTF8) from None
+            raise EventRejected(EventRejectReason.NOT_UTF8) from None
     try:
         event: Event = _decoder.decode(payload)
     except msgspec.ValidationError as exc:
         event = _decode_misfit(payload, str(exc))
     except RecursionError:
-        raise EventRejected(Reason.TOO_DEEP) from None
+        raise EventRejected(EventRejectReason.TOO_DEEP) from None
     except msgspec.DecodeError:
         if not has_surrogates(payload):
-            raise EventRejected(Reason.NOT_JSON) from None
+            raise EventRejected(EventRejectReason.NOT_JSON) from None
         event = _decode_members(payload)
     return _normalised(event)
 
@@ -259,7 +261,9 @@ def _normalised(event: Event) -> Event:
         if raw is UNSET or bytes(memoryview(raw)[:1]) == b"{":
             continue
         if not isinstance(event, FolderUpdated) or bytes(raw) != b"null":
-            raise EventRejected(Reason.INVALID_FIELD, f"{field} is not an object")
+            raise EventRejected(
+                EventRejectReason.INVALID_FIELD, f"{field} is not an object"
+            )
         instead[field] = UNSET
     published = event.publishedAt
     if published is not None and not 0 <= published <= MAX_TIMESTAMP_MS:
@@ -278,20 +282,24 @@ def _decode_members(payload: bytes) -> Event:
     try:
         found = members(payload.decode())
     except NotJson:
-        raise EventRejected(Reason.NOT_JSON) from None
+        raise EventRejected(EventRejectReason.NOT_JSON) from None
     kind = _KINDS.get(text(found.get("event")) or "")
     if kind is None:
-        raise EventRejected(Reason.UNKNOWN_EVENT)
+        raise EventRejected(EventRejectReason.UNKNOWN_EVENT)
     try:
         return build(kind, found)
     except InvalidMember as invalid:
         complaint = f"field `{invalid.name}`"
-    raise EventRejected(Reason.INVALID_FIELD, complaint)
+    raise EventRejected(EventRejectReason.INVALID_FIELD, complaint)
 
 
-def _misfit(payload: bytes) -> Reason:
+def _misfit(payload: bytes) -> EventRejectReason:
     try:
         kind = msgspec.json.decode(_head.decode(payload)["event"], type=str)
     except (KeyError, msgspec.DecodeError, RecursionError):
-        return Reason.UNKNOWN_EVENT
-    return Reason.INVALID_FIELD if kind in _KINDS else Reason.UNKNOWN_EVENT
+        return EventRejectReason.UNKNOWN_EVENT
+    return (
+        EventRejectReason.INVALID_FIELD
+        if kind in _KINDS
+        else EventRejectReason.UNKNOWN_EVENT
+    )

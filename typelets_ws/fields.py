@@ -12,11 +12,16 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from .errors import FOREIGN_RESOURCE, Code, Refusal
+from .errors import FOREIGN_RESOURCE, ClientError, Code
 from .protocol.json_members import build, members
 
 __all__ = [
-    "ALLOWED", "Changes", "accepted_changes", "json_object", "refuse_foreign", "uuid",
+    "ALLOWED",
+    "Changes",
+    "accepted_changes",
+    "check_owner",
+    "json_object",
+    "uuid",
 ]  # fmt: skip
 
 Value = str | bool | None
@@ -49,11 +54,11 @@ ALLOWED: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
 
 
 def uuid(text: str | None, name: str) -> str:
-    """The id in lower case. Raises `Refusal` when it is missing or malformed."""
+    """The id in lower case. Raises `ClientError` when it is missing or malformed."""
     if not text:
-        raise Refusal(Code.INVALID_FIELD, f"Missing {name}")
+        raise ClientError(Code.INVALID_FIELD, f"Missing {name}")
     if not _UUID.fullmatch(text):
-        raise Refusal(Code.INVALID_FIELD, f"Invalid {name}")
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {name}")
     return text.lower()
 
 
@@ -62,7 +67,7 @@ def accepted_changes(
 ) -> tuple[Changes, Counter[str]]:
     """The allowed fields with their values, and how often a name was left out.
 
-    Raises `Refusal` naming a field of the wrong type, or a plain text where only
+    Raises `ClientError` naming a field of the wrong type, or a plain text where only
     ciphertext may be.
     """
     accepted: Changes = {}
@@ -76,7 +81,7 @@ def accepted_changes(
     if require_encrypted:
         for name in ("title", "content"):
             if accepted.get(name, ENCRYPTED) != ENCRYPTED:
-                raise Refusal(Code.INVALID_FIELD, f"{name} must be encrypted")
+                raise ClientError(Code.INVALID_FIELD, f"{name} must be encrypted")
     return accepted, filtered
 
 
@@ -84,12 +89,12 @@ def _value(name: str, raw: Raw, decoder: msgspec.json.Decoder[Any]) -> Value:
     try:
         value: Value = decoder.decode(raw)
     except (msgspec.DecodeError, RecursionError):
-        raise Refusal(Code.INVALID_FIELD, f"Invalid {name}") from None
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {name}") from None
     if name == "folderId":
         return uuid(str(value), name) if value else None
     if isinstance(value, str) and "\0" in value:
         # Postgres holds no NUL in text: better refused by name than by the database.
-        raise Refusal(Code.INVALID_FIELD, f"Invalid {name}")
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {name}")
     return value
 
 
@@ -104,12 +109,12 @@ _owned: Final = msgspec.json.Decoder(_Owned)
 
 
 def json_object(raw: Raw, name: str) -> Raw | None:
-    """The object, or None when it is absent or null. Raises `Refusal`."""
+    """The object, or None when it is absent or null. Raises `ClientError`."""
     data = bytes(raw)
     if data in {b"", b"null"}:
         return None
     if not data.startswith(b"{"):
-        raise Refusal(Code.INVALID_FIELD, f"Invalid {name}")
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {name}")
     return raw
 
 
@@ -121,10 +126,10 @@ def _read_owned(data: Raw) -> _Owned:
         return build(_Owned, members(bytes(data).decode()))
 
 
-def refuse_foreign(data: Raw, user_id: str, id_name: str) -> str | None:
+def check_owner(data: Raw, user_id: str, id_name: str) -> str | None:
     """Refuse data whose `userId` is not the sender; return its `id`, if any.
 
-    Raises `Refusal`.
+    Raises `ClientError`.
     """
     owned = _read_owned(data)
     if bytes(owned.userId):
@@ -133,10 +138,10 @@ def refuse_foreign(data: Raw, user_id: str, id_name: str) -> str | None:
         except msgspec.DecodeError:
             owner = ""
         if owner != user_id:
-            raise Refusal(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
+            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
     if not bytes(owned.id):
         return None
     try:
         return uuid(_text.decode(owned.id), id_name)
     except msgspec.DecodeError:
-        raise Refusal(Code.INVALID_FIELD, f"Invalid {id_name}") from None
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {id_name}") from None

@@ -15,17 +15,17 @@ from msgspec import UNSET, Raw
 
 from . import events, messages
 from .config import Messages
-from .convergence import Row
+from .convergence import VersionedRow
 from .errors import (
     FOLDER_NOT_FOUND,
     FOREIGN_RESOURCE,
     INVALID_MESSAGE,
     NO_VALID_FIELDS,
     NOTE_NOT_FOUND,
+    ClientError,
     Code,
-    Refusal,
 )
-from .fields import accepted_changes, json_object, refuse_foreign, uuid
+from .fields import accepted_changes, check_owner, json_object, uuid
 from .metrics import Metrics
 from .ports import Missing, Store, StoreUnavailable
 from .session import Session
@@ -49,12 +49,12 @@ class Outcome:
     """What came of a message.
 
     `row` is set when the reply shows a row that was just written: whoever sends
-    the reply must first ask `convergence.Newest` for the row to show.
+    the reply must first ask `versions.VersionCache` for the row to show.
     """
 
     reply: messages.Reply | None = None
     event: events.Event | None = None
-    row: Row | None = None
+    row: VersionedRow | None = None
 
 
 FIELDS: Final = 256
@@ -75,7 +75,7 @@ async def join_note(
     """Check ownership and remember the note."""
     note_id = uuid(message.noteId, "noteId")
     if await context.store.note_owner(note_id) != session.user_id:
-        raise Refusal(Code.NOT_FOUND, NOTE_NOT_FOUND)
+        raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
     session.join(note_id)
     return Outcome(
         messages.NoteJoined(
@@ -106,12 +106,12 @@ async def note_update(
     for name, count in filtered.items():
         context.metrics.filtered_fields.labels(name).inc(count)
     if not changes:
-        raise Refusal(Code.INVALID_FIELD, NO_VALID_FIELDS)
+        raise ClientError(Code.INVALID_FIELD, NO_VALID_FIELDS)
     written = await context.store.update_note(session.user_id, note_id, changes)
     if written is Missing.NOTE:
-        raise Refusal(Code.NOT_FOUND, NOTE_NOT_FOUND)
+        raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
     if written is Missing.FOLDER:
-        raise Refusal(
+        raise ClientError(
             Code.NOT_FOUND, FOLDER_NOT_FOUND, folder_id=str(changes["folderId"])
         )
     now_ms = context.now_ms()
@@ -134,7 +134,7 @@ async def note_update(
             exceptConnectionId=session.connection_id,
             publishedAt=now_ms,
         ),
-        row=Row(written.updated_at, written.row),
+        row=VersionedRow(written.updated_at, written.row),
     )
 
 
@@ -144,11 +144,11 @@ async def note_created(
     """Announce a note of the sender's."""
     data = json_object(message.noteData, "noteData")
     if data is None:
-        raise Refusal(Code.INVALID_FIELD, "Missing noteData")
+        raise ClientError(Code.INVALID_FIELD, "Missing noteData")
     for note_id in _announced_ids(message.noteId, data, session, "noteId"):
         owner = await context.store.note_owner(note_id)
         if owner not in {None, session.user_id}:
-            raise Refusal(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
+            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
     return _announced(context, session, events.NoteCreated, noteData=data)
 
 
@@ -158,11 +158,11 @@ async def folder_created(
     """Announce a folder of the sender's."""
     data = json_object(message.folderData, "folderData")
     if data is None:
-        raise Refusal(Code.INVALID_FIELD, "Missing folderData")
+        raise ClientError(Code.INVALID_FIELD, "Missing folderData")
     for folder_id in _announced_ids(message.folderId, data, session, "folderId"):
         owner = await context.store.folder_owner(folder_id)
         if owner not in {None, session.user_id}:
-            raise Refusal(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
+            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
     return _announced(context, session, events.FolderCreated, folderData=data)
 
 
@@ -172,7 +172,7 @@ async def note_deleted(
     """Announce a deletion; a row already gone is what a deletion looks like."""
     note_id = uuid(message.noteId, "noteId")
     if await context.store.note_owner(note_id) not in {None, session.user_id}:
-        raise Refusal(Code.NOT_FOUND, NOTE_NOT_FOUND)
+        raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
     return _announced(context, session, events.NoteDeleted, noteId=note_id)
 
 
@@ -182,7 +182,7 @@ async def folder_deleted(
     """Announce a deletion; a row already gone is what a deletion looks like."""
     folder_id = uuid(message.folderId, "folderId")
     if await context.store.folder_owner(folder_id) not in {None, session.user_id}:
-        raise Refusal(Code.NOT_FOUND, FOLDER_NOT_FOUND)
+        raise ClientError(Code.NOT_FOUND, FOLDER_NOT_FOUND)
     return _announced(context, session, events.FolderDeleted, folderId=folder_id)
 
 
@@ -194,7 +194,7 @@ async def folder_updated(
     changes = json_object(message.changes, "changes")
     updated = json_object(message.updatedFolder, "updatedFolder")
     if await context.store.folder_owner(folder_id) not in {None, session.user_id}:
-        raise Refusal(Code.NOT_FOUND, FOLDER_NOT_FOUND)
+        raise ClientError(Code.NOT_FOUND, FOLDER_NOT_FOUND)
     return _announced(
         context,
         session,
@@ -209,7 +209,7 @@ def _announced_ids(
     given: str | None, data: Raw, session: Session, name: str
 ) -> set[str]:
     """The ids under which something is announced: beside the data and inside."""
-    inside = refuse_foreign(data, session.user_id, name)
+    inside = check_owner(data, session.user_id, name)
     ids = {uuid(given, name)} if given else set()
     return ids if inside is None else ids | {inside}
 
@@ -245,7 +245,7 @@ async def handle(
 ) -> Outcome:
     """Hand a message to its function.
 
-    Raises `Refusal`, complete with the ids of the message it refuses.
+    Raises `ClientError`, complete with the ids of the message it refuses.
     """
     handler, failure = HANDLERS[type(message)]
     try:
@@ -253,18 +253,21 @@ async def handle(
     # No refusal may have a name here when it is raised: the frame would hold the
     # refusal, and the refusal, by its traceback, the frame with the message.
     except StoreUnavailable as exc:
-        raise _name(
-            Refusal(Code.UNAVAILABLE, failure, correlation_id=context.new_id()), message
+        raise _add_ids(
+            ClientError(Code.UNAVAILABLE, failure, correlation_id=context.new_id()),
+            message,
         ) from exc
     except RecursionError:
         # Nested just so deep that one decoder takes it and the next does not.
-        raise _name(Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE), message) from None
-    except Refusal as refusal:
-        _name(refusal, message)
+        raise _add_ids(
+            ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE), message
+        ) from None
+    except ClientError as refusal:
+        _add_ids(refusal, message)
         raise
 
 
-def _name(refusal: Refusal, message: messages.ClientMessage) -> Refusal:
+def _add_ids(refusal: ClientError, message: messages.ClientMessage) -> ClientError:
     """Add which request and which note or folder the refusal is about."""
     refusal.request_id = message.requestId
     refusal.note_id = refusal.note_id or getattr(message, "noteId", None)

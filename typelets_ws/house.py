@@ -1,6 +1,6 @@
 """What all connections share, and the decisions made before one is a device.
 
-One `House` per daemon, built by `app`. It knows who is inside, who may come in
+One `ServerState` per daemon, built by `app`. It knows who is inside, who may come in
 (the caps at the door, the origins), and whose address a proxy speaks for.
 """
 
@@ -16,15 +16,15 @@ from websockets.typing import Origin
 from .addresses import ClientAddresses
 from .config import Config
 from .conversation import Services
-from .deadlines import Deadlines
+from .deadlines import TimerWheel
 from .endpoints import Endpoints
-from .errors import CloseCode, Farewell
-from .limits import Door, DoorVerdict
+from .errors import CloseCode, Disconnect
+from .limits import ConnectionLimiter, LimiterVerdict
 from .metrics import Metrics
-from .outbox import Turn
+from .outbox import FlushQueue
 from .upgrade import Upgrade
 
-__all__ = ["House", "Inhabitant"]
+__all__ = ["ClientSocket", "ServerState"]
 
 HANDSHAKES: Final = 1_000
 """Sockets beyond the connection limits that may be busy with HTTP; the rest are
@@ -33,7 +33,7 @@ RETRY_AFTER_S: Final = "5"
 SECURITY_CLOSES: Final = frozenset({"flood", "other_user", "too_many_devices"})
 
 
-class Inhabitant(Protocol):
+class ClientSocket(Protocol):
     """A socket, from accept to loss."""
 
     slot: int
@@ -52,8 +52,8 @@ class Inhabitant(Protocol):
         """Go by other settings from the next message on."""
         ...
 
-    def due(self, now: float) -> float | None:
-        """See `deadlines.Due`."""
+    def on_timer(self, now: float) -> float | None:
+        """See `timer_wheel.Timed`."""
         ...
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -65,7 +65,7 @@ class Inhabitant(Protocol):
         ...
 
 
-class House:
+class ServerState:
     """Shared by all connections."""
 
     def __init__(
@@ -74,23 +74,23 @@ class House:
         *,
         services: Services,
         endpoints: Endpoints,
-        deadlines: Deadlines,
-        turn: Turn,
+        timer_wheel: TimerWheel,
+        flush_queue: FlushQueue,
         metrics: Metrics,
         log: structlog.typing.FilteringBoundLogger,
         monotonic: Callable[[], float],
     ) -> None:
         self.services = services
         self.endpoints = endpoints
-        self.deadlines = deadlines
-        self.turn = turn
+        self.timer_wheel = timer_wheel
+        self.flush_queue = flush_queue
         self.metrics = metrics
         self.log = log
         self.monotonic = monotonic
         self.now_ms = services.now_ms
         self.new_id = services.context.new_id
-        self.door = Door(config.limits)
-        self.connections: set[Inhabitant] = set()
+        self.limiter = ConnectionLimiter(config.limits)
+        self.connections: set[ClientSocket] = set()
         self.draining = False
         self.sent_bytes = 0
         """Not in the metrics yet: a counter is too dear for every write."""
@@ -99,31 +99,31 @@ class House:
     def reconfigure(self, config: Config) -> None:
         """Take new settings; they hold for handshakes and messages from now on."""
         self.config = config
-        self.door.reconfigure(config.limits)
+        self.limiter.reconfigure(config.limits)
         self._addresses = ClientAddresses(config.server.trusted_proxies)
         allowed = [Origin(origin) for origin in config.server.allowed_origins]
         self.origins = [*allowed, None] if allowed else None
         self.services.reconfigure(config)
         self.endpoints.status_token = config.server.status_token
-        for inhabitant in self.connections:
-            inhabitant.reconfigure(config)
+        for connection in self.connections:
+            connection.reconfigure(config)
 
-    def enter(self, inhabitant: Inhabitant) -> bool:
+    def add(self, connection: ClientSocket) -> bool:
         """A socket was accepted; False when there is no room even to answer it."""
         limits = self.config.limits
         room = limits.connections + limits.unauthenticated + HANDSHAKES
-        self.connections.add(inhabitant)
+        self.connections.add(connection)
         return len(self.connections) <= room
 
-    def leave(self, inhabitant: Inhabitant) -> None:
+    def discard(self, connection: ClientSocket) -> None:
         """A socket is gone."""
-        self.connections.discard(inhabitant)
+        self.connections.discard(connection)
 
     def client_address(self, peer: str, forwarded_for: str, real_ip: str) -> str:
         """Whose request it is; see `addresses.ClientAddresses.client`."""
         return self._addresses.client(peer, forwarded_for, real_ip)
 
-    def welcomes(self, upgrade: Upgrade) -> bool:
+    def allows(self, upgrade: Upgrade) -> bool:
         """Whether it may be answered as it stands: no path of ours, a known origin."""
         if self.config.server.permessage_deflate:
             return False
@@ -131,31 +131,29 @@ class House:
             return False
         return self.origins is None or upgrade.origin in self.origins
 
-    def admit(self, address: str) -> bool:
+    def try_accept(self, address: str) -> bool:
         """Count a handshake that is otherwise fine; False when it is one too many."""
         # Also while draining: who had reached the port in time counts a refusal as a
         # failure, and a 1012 right after the handshake as a restart.
-        verdict = self.door.enter(address, self.monotonic())
-        if verdict is DoorVerdict.OPEN:
+        verdict = self.limiter.acquire(address, self.monotonic())
+        if verdict is LimiterVerdict.OPEN:
             return True
         self.metrics.evictions.labels(str(verdict)).inc()
         self.log.warning("handshake_refused", reason=str(verdict), address=address)
         return False
 
     @staticmethod
-    def busy(ws: ServerProtocol) -> Response:
+    def reject_busy(ws: ServerProtocol) -> Response:
         """The answer to one who is not admitted."""
         response = ws.reject(503, "Too busy, come back later.\n")
         response.headers["Retry-After"] = RETRY_AFTER_S
         return response
 
-    def observe_handshake(self, status: int) -> None:
+    def record_handshake(self, status: int) -> None:
         """Count a handshake."""
         self.metrics.handshakes.labels(str(status)).inc()
 
-    def observe_origin(
-        self, ws: ServerProtocol, request: Request, address: str
-    ) -> None:
+    def record_origin(self, ws: ServerProtocol, request: Request, address: str) -> None:
         """Tell of a forbidden origin."""
         if isinstance(ws.handshake_exc, InvalidOrigin):
             self.metrics.security_events.labels("origin").inc()
@@ -182,25 +180,25 @@ class House:
         self.metrics.evictions.labels("ping_timeout").inc()
         self.log.info("connection_closed", code="1006", reason="ping_timeout", **about)
 
-    def observe_farewell(self, farewell: Farewell, about: Mapping[str, str]) -> None:
+    def record_close(self, disconnect: Disconnect, about: Mapping[str, str]) -> None:
         """Count and log a close of ours; `about` are the connection's `log_fields`.
 
         A restart closes all of them, so its lines are written at level debug only.
         """
-        code = str(int(farewell.close_code))
-        if farewell.close_code is CloseCode.RESTARTING:
-            self.observe_end(code, farewell.reason, about)
+        code = str(int(disconnect.close_code))
+        if disconnect.close_code is CloseCode.RESTARTING:
+            self.observe_end(code, disconnect.reason, about)
             return
-        self.metrics.closes.labels(code, farewell.reason).inc()
-        if farewell.reason in SECURITY_CLOSES:
-            self.metrics.security_events.labels(farewell.reason).inc()
+        self.metrics.closes.labels(code, disconnect.reason).inc()
+        if disconnect.reason in SECURITY_CLOSES:
+            self.metrics.security_events.labels(disconnect.reason).inc()
             self.log.warning(
                 "connection_refused",
                 security=True,
-                reason=farewell.reason,
+                reason=disconnect.reason,
                 **about,
             )
         else:
             self.log.info(
-                "connection_closed", code=code, reason=farewell.reason, **about
+                "connection_closed", code=code, reason=disconnect.reason, **about
             )

@@ -47,7 +47,7 @@ class Device(Protocol):
         """False once it is closing or gone."""
         ...
 
-    def push(self, frame: Frame) -> None:
+    def send_frame(self, frame: Frame) -> None:
         """Send a frame; never blocks, never raises, never detaches anybody."""
         ...
 
@@ -60,7 +60,7 @@ class Device(Protocol):
         ...
 
 
-_Parcel = tuple[Frame, str | None]
+_Pending = tuple[Frame, str | None]
 """A frame, and the device that does not get it."""
 
 
@@ -69,7 +69,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._users: dict[str, dict[str, Device]] = {}
-        self._gathered: dict[str, list[_Parcel]] = {}
+        self._queued: dict[str, list[_Pending]] = {}
         self.devices = 0
 
     def attach(self, user_id: str, device: Device) -> None:
@@ -85,31 +85,31 @@ class Hub:
         if not devices:
             del self._users[user_id]
 
-    def deliver(self, user_id: str, frame: Frame, but: str | None = None) -> int:
-        """Give a frame to the user's devices, except the one with id `but`.
+    def queue(self, user_id: str, frame: Frame, exclude: str | None = None) -> int:
+        """Give a frame to the user's devices, except the one with id `exclude`.
 
         Returns how many get it, at the next `send`.
         """
         devices = self._users.get(user_id)
         if devices is None:
             return 0
-        self._gathered.setdefault(user_id, []).append((frame, but))
-        return len(devices) - (but in devices)
+        self._queued.setdefault(user_id, []).append((frame, exclude))
+        return len(devices) - (exclude in devices)
 
-    def send(self) -> None:
+    def flush(self) -> None:
         """Let go of all that was delivered."""
-        gathered, self._gathered = self._gathered, {}
-        for user_id, parcels in gathered.items():
+        queued, self._queued = self._queued, {}
+        for user_id, pending in queued.items():
             devices = self._users.get(user_id)
             if devices is not None:
-                _send(devices, parcels)
+                _flush_user(devices, pending)
 
-    def has_other(self, user_id: str, but: str | None) -> bool:
-        """Whether the user has a device here, apart from the one with id `but`."""
+    def has_other(self, user_id: str, exclude: str | None) -> bool:
+        """Whether the user has a device here, apart from the one with id `exclude`."""
         devices = self._users.get(user_id)
-        return devices is not None and len(devices) > (but in devices)
+        return devices is not None and len(devices) > (exclude in devices)
 
-    def of_user(self, user_id: str) -> Collection[Device]:
+    def devices_of(self, user_id: str) -> Collection[Device]:
         """The user's devices here, as of now."""
         return tuple(self._users.get(user_id, {}).values())
 
@@ -125,18 +125,20 @@ class Hub:
         return len(self._users)
 
 
-def _send(devices: dict[str, Device], parcels: list[_Parcel]) -> None:
-    together = _joined([frame for frame, _ in parcels])
-    spared = {but for _, but in parcels if but in devices}
-    if not spared:
+def _flush_user(devices: dict[str, Device], pending: list[_Pending]) -> None:
+    together = _joined([frame for frame, _ in pending])
+    excluded = {exclude for _, exclude in pending if exclude in devices}
+    if not excluded:
         for device in devices.values():
-            device.push(together)
+            device.send_frame(together)
         return
     for connection_id, device in devices.items():
-        if connection_id not in spared:
-            device.push(together)
-        elif frames := [frame for frame, but in parcels if but != connection_id]:
-            device.push(_joined(frames))
+        if connection_id not in excluded:
+            device.send_frame(together)
+        elif frames := [
+            frame for frame, exclude in pending if exclude != connection_id
+        ]:
+            device.send_frame(_joined(frames))
 
 
 def _joined(frames: list[Frame]) -> Frame:

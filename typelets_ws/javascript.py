@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from .protocol.json_members import STRING, WS, NotJson, unquote
 
-__all__ = ["MAX_VALUES", "NotJson", "reserialise"]
+__all__ = ["MAX_VALUES", "NotJson", "json_stringify"]
 
 # A note has some 30 values. A message with more values than this is accepted only if
 # it was signed as it is sent; that bounds the time for a hostile one to some 10 ms.
@@ -91,7 +91,7 @@ class _Object:
         return pieces
 
 
-def reserialise(text: str) -> str:
+def json_stringify(text: str) -> str:
     """`JSON.stringify(JSON.parse(text))`. Raises `NotJson`.
 
     The result has no lone surrogates (they are escaped): it can be encoded.

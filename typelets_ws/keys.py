@@ -19,7 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from .jwks import LEAST_BITS, KeySet, KeysUnavailable, parse_keys
 from .metrics import Metrics
-from .ports import RejectReason, TokenRejected
+from .ports import TokenRejected, TokenRejectReason
 
 __all__ = ["FetchedKeys", "FixedKey", "Keys", "retry_delay"]
 
@@ -112,7 +112,7 @@ class FetchedKeys:
     def find(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
         """Return the keys for `kid`, without waiting. Raises `TokenRejected`."""
         if self._keys is None:
-            raise TokenRejected(RejectReason.KEYS_UNAVAILABLE)
+            raise TokenRejected(TokenRejectReason.KEYS_UNAVAILABLE)
         # Never a search through the others: the kid says which.
         found: tuple[RSAPublicKey, ...] = ()
         if kid is not None:
@@ -120,7 +120,7 @@ class FetchedKeys:
         elif self._keys.only is not None:
             found = (self._keys.only,)
         if not found:
-            raise TokenRejected(RejectReason.UNKNOWN_KEY)
+            raise TokenRejected(TokenRejectReason.UNKNOWN_KEY)
         return found
 
     async def renewed(self) -> bool:

@@ -12,9 +12,9 @@ from typing import Final
 from . import events, messages
 from .errors import CloseCode, Code
 from .fields import FILTERED_NAMES
-from .limits import DoorVerdict
+from .limits import LimiterVerdict
 from .metrics import Metrics
-from .ports import RejectReason
+from .ports import TokenRejectReason
 from .signing import SignatureVerdict
 
 __all__ = ["declare"]
@@ -61,12 +61,14 @@ def declare(metrics: Metrics) -> None:
     """Make every known series, at 0."""
     for status in STATUSES:
         metrics.handshakes.labels(status)
-    for result in ("ok", "too_many_devices", *RejectReason):
+    for result in ("ok", "too_many_devices", *TokenRejectReason):
         metrics.authentications.labels(str(result))
     for code, reasons in CLOSES.items():
         for reason in reasons:
             metrics.closes.labels(code, reason)
-    refused = [str(verdict) for verdict in DoorVerdict if verdict != DoorVerdict.OPEN]
+    refused = [
+        str(verdict) for verdict in LimiterVerdict if verdict != LimiterVerdict.OPEN
+    ]
     for reason in (*refused, "unsent_bytes", "stalled", "ping_timeout"):
         metrics.evictions.labels(reason)
     _declare_security(metrics)
@@ -103,7 +105,7 @@ def _declare_messages(metrics: Metrics) -> None:
 def _declare_outside(metrics: Metrics) -> None:
     for event in events.EVENTS:
         metrics.events.labels(str(event.__struct_config__.tag), "ok")
-    for result in (*events.Reason, "refused", "failed"):
+    for result in (*events.EventRejectReason, "refused", "failed"):
         metrics.events.labels("unknown", str(result))
     for reason in GAPS:
         metrics.gaps.labels(reason)

@@ -11,7 +11,7 @@ from enum import StrEnum
 from . import config
 from .addresses import limit_key
 
-__all__ = ["Door", "DoorVerdict", "RateVerdict", "SlidingWindow"]
+__all__ = ["ConnectionLimiter", "LimiterVerdict", "RateVerdict", "SlidingWindow"]
 
 FLOOD_FACTOR = 3
 """Spec section 5: three times the limit within one window ends the connection."""
@@ -41,7 +41,7 @@ class SlidingWindow:
         self._served: list[float] = []
         self._refused: list[float] = []
 
-    def arrive(self, now: float) -> RateVerdict:
+    def count(self, now: float) -> RateVerdict:
         """Count one arrival at `now` (must not go backwards)."""
         self._last = now
         horizon = now - self._window
@@ -78,7 +78,7 @@ class SlidingWindow:
         return max(0, self._served[0] + self._window - now)
 
 
-class DoorVerdict(StrEnum):
+class LimiterVerdict(StrEnum):
     """Why a handshake is refused; also the metric label."""
 
     OPEN = "open"
@@ -88,7 +88,7 @@ class DoorVerdict(StrEnum):
     RATE = "accept_rate"
 
 
-class Door:
+class ConnectionLimiter:
     """The caps at the door: in all, unauthenticated, per address, per second.
 
     A connection is counted from the moment its handshake is admitted until
@@ -107,28 +107,28 @@ class Door:
         self._limits = limits
         self._accepts = SlidingWindow(limits.accepts_per_second, 1.0)
 
-    def enter(self, address: str, now: float) -> DoorVerdict:
+    def acquire(self, address: str, now: float) -> LimiterVerdict:
         """Judge one handshake at `now` (s) and count it when it may come in."""
         limits = self._limits
         if self.total >= limits.connections:
-            return DoorVerdict.FULL
+            return LimiterVerdict.FULL
         if self.unauthenticated >= limits.unauthenticated:
-            return DoorVerdict.UNAUTHENTICATED
+            return LimiterVerdict.UNAUTHENTICATED
         address = limit_key(address)
         if self._addresses[address] >= limits.per_address:
-            return DoorVerdict.ADDRESS
-        if self._accepts.arrive(now) is not RateVerdict.SERVED:
-            return DoorVerdict.RATE
+            return LimiterVerdict.ADDRESS
+        if self._accepts.count(now) is not RateVerdict.SERVED:
+            return LimiterVerdict.RATE
         self.total += 1
         self.unauthenticated += 1
         self._addresses[address] += 1
-        return DoorVerdict.OPEN
+        return LimiterVerdict.OPEN
 
     def authenticated(self) -> None:
         """One of those inside has authenticated."""
         self.unauthenticated -= 1
 
-    def leave(self, address: str, *, authenticated: bool) -> None:
+    def release(self, address: str, *, authenticated: bool) -> None:
         """One of those inside has gone."""
         self.total -= 1
         if not authenticated:

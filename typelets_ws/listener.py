@@ -19,7 +19,7 @@ from websockets.server import ServerProtocol
 from .config import Config
 from .connection import Connection
 from .endpoints import Endpoints
-from .house import House
+from .house import ServerState
 
 __all__ = ["AdminConnection", "bind_admin", "bind_public", "listen", "sweep"]
 
@@ -75,19 +75,19 @@ async def listen(
     ]
 
 
-def public(house: House) -> Callable[[], asyncio.Protocol]:
+def public(state: ServerState) -> Callable[[], asyncio.Protocol]:
     """The factory of the public port's connections."""
-    return lambda: Connection(house)
+    return lambda: Connection(state)
 
 
-async def sweep(house: House, grain: float) -> None:
+async def sweep(state: ServerState, grain: float) -> None:
     """Turn the wheel of deadlines for ever; observe how late the loop is (s)."""
     loop = asyncio.get_running_loop()
     while True:
         before = loop.time()
         await asyncio.sleep(grain)
-        house.metrics.loop_lag.observe(max(0.0, loop.time() - before - grain))
-        house.deadlines.sweep(house.monotonic())
+        state.metrics.loop_lag.observe(max(0.0, loop.time() - before - grain))
+        state.timer_wheel.advance(state.monotonic())
 
 
 class AdminConnection(asyncio.Protocol):

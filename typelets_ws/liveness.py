@@ -10,12 +10,12 @@ from typing import Final
 
 from .config import Limits
 
-__all__ = ["NEVER", "Due", "Liveness"]
+__all__ = ["NEVER", "ConnectionTimers", "Timer"]
 
 NEVER: Final = float("inf")
 
 
-class Due(Enum):
+class Timer(Enum):
     """What is to be done now."""
 
     ABORT = auto()
@@ -26,7 +26,7 @@ class Due(Enum):
     PING = auto()
 
 
-class Liveness:
+class ConnectionTimers:
     """The deadlines of one connection."""
 
     __slots__ = (
@@ -64,11 +64,11 @@ class Liveness:
         """`auth` has come."""
         self._auth_until = NEVER
 
-    def ponged(self) -> None:
+    def pong_received(self) -> None:
         """The peer lives."""
         self._pinged_at = NEVER
 
-    def backlogged(self, now: float, drained: int) -> None:
+    def write_blocked(self, now: float, drained: int) -> None:
         """The peer does not take everything; `drained` bytes have left so far."""
         if self._stall_at == NEVER:
             self._stall_at = now + self._limits.stalled_s
@@ -85,7 +85,7 @@ class Liveness:
         return stuck
 
     def ask_resync(self, reason: str, at: float) -> None:
-        """Tell the device at `at`; what is asked for already comes first."""
+        """Tell the device at `schedule`; what is asked for already comes first."""
         if at < self._resync_at:
             self._resync_at = at
             self.resync_reason = reason
@@ -100,26 +100,26 @@ class Liveness:
         self._pinged_at = self._resync_at = self._stall_at = NEVER
         self._abort_at = min(self._abort_at, now + self._limits.abort_s)
 
-    def due(self, now: float, *, reading: bool) -> Due | None:
+    def expired(self, now: float, *, reading: bool) -> Timer | None:
         """What is due; `reading` is False while we do not read from the socket."""
         if now >= self._abort_at:
-            return Due.ABORT
+            return Timer.ABORT
         if now >= self._auth_until:
-            return Due.AUTH_TIMEOUT
+            return Timer.AUTH_TIMEOUT
         if now >= self._resync_at:
-            return Due.RESYNC
+            return Timer.RESYNC
         if now >= self._stall_at:
-            return Due.STALL_CHECK
+            return Timer.STALL_CHECK
         if now >= self._pinged_at + self._limits.ping_timeout_s:
             if reading:
-                return Due.PONG_MISSING
+                return Timer.PONG_MISSING
             # The pong may well be there, unread: give it its time once more.
             self._pinged_at = now
         if now >= self._next_ping:
             self._next_ping = now + self._limits.ping_interval_s
             if self._pinged_at == NEVER:
                 self._pinged_at = now
-                return Due.PING
+                return Timer.PING
         return None
 
     def next(self) -> float | None:

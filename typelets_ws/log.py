@@ -8,7 +8,7 @@ place. A line is JSON for machines or plain text for a terminal.
 - The first `burst` lines of one event within a second are written, the rest are
   counted and told every ten seconds as one line ``suppressed``: a hostile client
   fills no disk.
-- `guarded` goes over every value: fields named like secrets or note contents are
+- `redact` goes over every value: fields named like secrets or note contents are
   hidden, tokens inside texts too, texts are cut and control characters escaped, so
   that nobody can forge a line. Of an exception only type, first line and places are
   written: a database's DETAIL quotes the row.
@@ -32,7 +32,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from .config import Log
-from .log_guard import Burst, guarded, scrub, told
+from .log_guard import BurstLimiter, describe_exception, redact, scrub
 
 __all__ = ["FilteringBoundLogger", "Output", "make_logger", "scrub"]
 
@@ -52,7 +52,7 @@ class Output:
         self._stream = stream
         self._now = now
         self._threshold = _LEVELS[config.level]
-        self._burst = Burst(config.burst)
+        self._burst = BurstLimiter(config.burst)
         self._render = _renderer(config.format, stream.isatty())
         # Keys are fetched in a thread, which may log too.
         self._lock = threading.Lock()
@@ -76,7 +76,7 @@ class Output:
             return
         now = self._now()
         with self._lock:
-            if self._burst.admit(event, now):
+            if self._burst.allow(event, now):
                 self._line(level, event, fields, now)
             self._summarise(now)
 
@@ -99,7 +99,7 @@ class Output:
                 self._summarise(self._now(), all_of_it=True)
 
     def _summarise(self, now: float, *, all_of_it: bool = False) -> None:
-        for name, count in self._burst.due(now, all_of_it=all_of_it):
+        for name, count in self._burst.take_suppressed(now, all_of_it=all_of_it):
             self._line("warning", "suppressed", {"lines_of": name, "count": count}, now)
 
     def _line(
@@ -111,7 +111,7 @@ class Output:
                 "timestamp": when.replace("+00:00", "Z"),
                 "level": level,
                 "event": scrub(event),
-                **guarded(fields),
+                **redact(fields),
             })  # fmt: skip
             self._stream.write(line + "\n")
             self._stream.flush()
@@ -136,7 +136,7 @@ class _Sink:
     def msg(self, level: str, fields: dict[str, object]) -> None:
         exc = _exception(fields.pop("exc_info", None))
         if exc is not None:
-            fields["raised"] = told(exc)
+            fields["raised"] = describe_exception(exc)
         self._write(level, str(fields.pop("event", "")), fields)
 
     debug = info = warning = error = critical = msg
@@ -148,23 +148,23 @@ class _Bridge(logging.Handler):
     def __init__(self, output: Output) -> None:
         super().__init__(logging.WARNING)
         self._output = output
-        self._told: dict[tuple[str, str], float] = {}
+        self._logged_at: dict[tuple[str, str], float] = {}
 
     def _repeats(self, record: logging.LogRecord, text: str) -> bool:
         """Whether the logger has said this within the last minute."""
-        told, key = self._told, (record.name, text)
-        if 0 <= record.created - told.get(key, -_REPEAT_S) < _REPEAT_S:
+        logged_at, key = self._logged_at, (record.name, text)
+        if 0 <= record.created - logged_at.get(key, -_REPEAT_S) < _REPEAT_S:
             return True
-        if len(told) >= _MOST_TEXTS:
-            told.clear()
-        told[key] = record.created
+        if len(logged_at) >= _MOST_TEXTS:
+            logged_at.clear()
+        logged_at[key] = record.created
         return False
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, object] = {}
         exc = _exception(record.exc_info)
         if exc is not None:
-            fields["raised"] = told(exc)
+            fields["raised"] = describe_exception(exc)
         try:
             text = record.getMessage()
         except Exception:

@@ -1,7 +1,7 @@
 """What may stand in a log line: no token, no secret, no note, no forged line.
 
-Pure functions over one line's fields, and the arithmetic of `Burst`. The guard is
-the last net: callers pass ids and counts in the first place.
+Pure functions over one line's fields, and the arithmetic of `BurstLimiter`. The guard
+is the last net: callers pass ids and counts in the first place.
 """
 
 import math
@@ -12,14 +12,14 @@ from traceback import walk_tb
 
 from msgspec import Struct
 
-__all__ = ["Burst", "guarded", "scrub", "told"]
+__all__ = ["BurstLimiter", "describe_exception", "redact", "scrub"]
 
 _HIDDEN_WORDS = (
     "token", "secret", "authorization", "signature", "payload", "content", "title",
     "password", "cookie", "changes", "body", "jwt", "nonce",
     "notedata", "folderdata", "updatednote", "updatedfolder",
 )  # fmt: skip
-_TELLING = re.compile(
+_SECRET_PATTERN = re.compile(
     r"eyJ[\w-]{5,}[\w.-]*"  # a JWT, whole or in part
     r"|sk_(?:live|test)_\w+"  # Clerk's secret key
     r"|(?<=://)[^\s/?#]+(?=@)"  # user and password of an address
@@ -34,7 +34,7 @@ _MOST_NAMES = 256
 _SUMMARY_S = 10.0
 
 
-def guarded(fields: Mapping[str, object]) -> dict[str, object]:
+def redact(fields: Mapping[str, object]) -> dict[str, object]:
     """A copy of a line's fields that is fit to be written."""
     return {key: _safe(key, value, _DEEPEST) for key, value in fields.items()}
 
@@ -42,18 +42,18 @@ def guarded(fields: Mapping[str, object]) -> dict[str, object]:
 def scrub(text: str) -> str:
     """`text` on one line, at most 500 characters, without what looks like a secret."""
     # Cut twice: no megabyte goes through the patterns, and no half token survives.
-    text = _TELLING.sub("(hidden)", text[: 4 * _LONGEST])
+    text = _SECRET_PATTERN.sub("(hidden)", text[: 4 * _LONGEST])
     text = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def told(exc: BaseException) -> list[str]:
+def describe_exception(exc: BaseException) -> list[str]:
     """An exception, its causes and its group's members, one text each.
 
     Type, first line, and places; neither locals nor source lines, and nothing
     behind the first line: there databases quote the row.
     """
-    return [_told(each) for each in _related(exc, set())][:_MOST_ITEMS]
+    return [_describe(each) for each in _related(exc, set())][:_MOST_ITEMS]
 
 
 def _safe(key: str, value: object, depth: int) -> object:
@@ -65,7 +65,7 @@ def _safe(key: str, value: object, depth: int) -> object:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"({len(value)} bytes)"
     if isinstance(value, BaseException):
-        return told(value)
+        return describe_exception(value)
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         return _collection(key, value, depth)
     if isinstance(value, Struct):
@@ -113,7 +113,7 @@ def _related(exc: BaseException, seen: set[int]) -> Iterator[BaseException]:
         yield from _related(cause, seen)
 
 
-def _told(exc: BaseException) -> str:
+def _describe(exc: BaseException) -> str:
     first, *_ = str(exc).splitlines() or [""]
     places = [
         f"{PurePath(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}"
@@ -123,7 +123,7 @@ def _told(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {scrub(first)}{at}"
 
 
-class Burst:
+class BurstLimiter:
     """Lets the first few lines of one name a second through and counts the rest.
 
     `now` is in seconds; a clock that is set back only starts a new second.
@@ -133,28 +133,30 @@ class Burst:
         self._first = first
         self._second = 0
         self._seen: dict[str, int] = {}
-        self._kept_back: dict[str, int] = {}
+        self._suppressed: dict[str, int] = {}
         self._since = 0.0
 
-    def admit(self, name: str, now: float) -> bool:
+    def allow(self, name: str, now: float) -> bool:
         """Whether this line is to be written; if not, it has been counted."""
         if int(now) != self._second:
             self._second = int(now)
             self._seen.clear()
         if _count(self._seen, name) <= self._first:
             return True
-        if not self._kept_back:
+        if not self._suppressed:
             self._since = now
-        _count(self._kept_back, name)
+        _count(self._suppressed, name)
         return False
 
-    def due(self, now: float, *, all_of_it: bool = False) -> list[tuple[str, int]]:
+    def take_suppressed(
+        self, now: float, *, all_of_it: bool = False
+    ) -> list[tuple[str, int]]:
         """Names and counts kept back, once ten seconds have passed, then forgotten."""
         passed = now - self._since
-        if not self._kept_back or (0 <= passed < _SUMMARY_S and not all_of_it):
+        if not self._suppressed or (0 <= passed < _SUMMARY_S and not all_of_it):
             return []
-        found = list(self._kept_back.items())
-        self._kept_back.clear()
+        found = list(self._suppressed.items())
+        self._suppressed.clear()
         return found
 
 

@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from .errors import Code, Refusal
+from .errors import ClientError, Code
 
 __all__ = ["CLIENT_MESSAGES", "ECHO_LENGTH", "SERVER_MESSAGES", "encode", "error"]
 
@@ -245,7 +245,7 @@ SERVER_MESSAGES: Final[tuple[type[ServerMessage], ...]] = (
 encode: Final = msgspec.json.Encoder().encode
 
 
-def error(refusal: Refusal) -> Error:
+def error(refusal: ClientError) -> Error:
     """The `error` message that tells of a refusal.
 
     Ids are echoed up to `ECHO_LENGTH` characters: those of the client may be longer.

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from . import __version__
 from .pool_metrics import PoolMetrics
-from .tally import Histogram, Tally
+from .tally import Counter, Histogram
 
 __all__ = ["Metrics"]
 
@@ -29,8 +29,8 @@ class Metrics:
         self._outside()
         self._process()
 
-    def _counter(self, name: str, text: str, *labels: str) -> Tally:
-        return Tally(f"typelets_ws_{name}", text, labels, self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"typelets_ws_{name}", text, labels, self.registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"typelets_ws_{name}", text, labels, registry=self.registry)

@@ -53,7 +53,7 @@ class NonceMemory:
 
     Each is kept in a bucket of ten seconds by the moment from which its message is too
     old anyway, so that the expired ones go a bucket at a time, up to ten seconds late.
-    `keep` is called before a memory that was empty takes its first nonce.
+    `ttl_s` is called before a memory that was empty takes its first nonce.
     """
 
     __slots__ = ("__weakref__", "_buckets", "_keep", "_size", "_swept", "limit")

@@ -12,14 +12,14 @@ import os
 from collections.abc import Callable
 from typing import Final, Protocol
 
-__all__ = ["Outbox", "Transport", "Turn"]
+__all__ = ["FlushQueue", "WriteTransport", "Writer"]
 
 JOIN_BYTES: Final = 65_536
 """Above it, frames are handed over one by one: a joint copy for every device
 would cost more memory than the calls cost time."""
 
 
-class Transport(Protocol):
+class WriteTransport(Protocol):
     """The part of `asyncio.Transport` that is used."""
 
     def write(self, data: bytes | memoryview) -> None: ...  # noqa: D102
@@ -34,31 +34,31 @@ class Flushable(Protocol):
     def flush(self) -> None: ...
 
 
-class Turn:
+class FlushQueue:
     """Those with something to write at the end of this turn of the loop."""
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
         self._waiting: list[Flushable] = []
 
-    def add(self, outbox: Flushable) -> None:
-        """Flush `outbox` at the end of the turn."""
+    def add(self, writer: Flushable) -> None:
+        """Flush `writer` at the end of the turn."""
         if not self._waiting:
-            self._call_soon(self._end)
-        self._waiting.append(outbox)
+            self._call_soon(self._flush)
+        self._waiting.append(writer)
 
-    def _end(self) -> None:
+    def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for outbox in waiting:
-            outbox.flush()
+        for writer in waiting:
+            writer.flush()
 
 
-class Outbox:
+class Writer:
     """The frames of one device on their way out."""
 
     __slots__ = ("_fd", "_frames", "_given", "_transport", "backlog", "queued")
 
-    def __init__(self, transport: Transport, fd: int) -> None:
+    def __init__(self, transport: WriteTransport, fd: int) -> None:
         """`fd` is the socket's, or -1 where bytes must pass the transport (TLS)."""
         self._transport = transport
         self._fd = fd
@@ -74,19 +74,19 @@ class Outbox:
         """Bytes not taken by the kernel yet, as of the last flush."""
         return self.queued + self.backlog
 
-    def push(self, data: bytes) -> bool:
+    def queue(self, data: bytes) -> bool:
         """Queue bytes; True when they are the first since the last flush."""
         self._frames.append(data)
         first = not self.queued
         self.queued += len(data)
         return first
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Forget what was queued since the last flush."""
         self._frames.clear()
         self.queued = 0
 
-    def send(self, data: bytes) -> bool:
+    def write(self, data: bytes) -> bool:
         """Write past an empty queue and no backlog; True when all of it has left."""
         return self._transport.is_closing() or self._write(data)
 
@@ -96,7 +96,7 @@ class Outbox:
         if not queued:
             return not self.backlog
         if self._transport.is_closing():
-            self.drop()
+            self.discard()
             return True
         if self.backlog:
             self.backlog = self._transport.get_write_buffer_size()
@@ -112,7 +112,7 @@ class Outbox:
         self.queued = 0
         return done
 
-    def drained(self) -> int:
+    def bytes_written(self) -> int:
         """Bytes that have left the transport's buffer so far: progress shows here."""
         self.backlog = self._transport.get_write_buffer_size()
         return self._given - self.backlog

@@ -10,7 +10,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from .tally import Tally
+from .tally import Counter
 
 __all__ = ["PoolMetrics"]
 
@@ -38,8 +38,8 @@ class PoolMetrics:
     """Set from the pool's own statistics by `observe`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str) -> Tally:
-            return Tally(f"typelets_ws_postgres_{name}", text, (), registry)
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"typelets_ws_postgres_{name}", text, (), registry)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(

@@ -1,7 +1,7 @@
 """What the behaviour asks of the outside world, and what it may be answered.
 
-The drivers (`clerk`, `store`, `bus`, `shared_limits`) stand on floor 3 and fulfil
-these; `handlers` and `admission` stand on floor 2 and know only these.
+The drivers (`clerk`, `store`, `bus`, `redis.limits`) stand on floor 3 and fulfil
+these; `handlers` and `authenticator` stand on floor 2 and know only these.
 """
 
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ from enum import Enum, StrEnum
 from typing import Protocol
 
 __all__ = [
+    "AcquireResult",
     "Clerk",
     "Conflict",
     "Identity",
     "Missing",
-    "Place",
-    "RejectReason",
     "SharedLimits",
     "Store",
     "StoreUnavailable",
     "Subscriptions",
+    "TokenRejectReason",
     "TokenRejected",
     "Updated",
 ]
@@ -35,7 +35,7 @@ class Identity:
     expires_at: float
 
 
-class RejectReason(StrEnum):
+class TokenRejectReason(StrEnum):
     """Why a token does not hold: for the log and the metrics, not the client."""
 
     EXPIRED = "expired"
@@ -64,7 +64,7 @@ class TokenRejected(Exception):
     `user_id` is set when the signature was good, so that the log may name the user.
     """
 
-    def __init__(self, reason: RejectReason, user_id: str | None = None) -> None:
+    def __init__(self, reason: TokenRejectReason, user_id: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.user_id = user_id
@@ -72,7 +72,7 @@ class TokenRejected(Exception):
     @property
     def expired(self) -> bool:
         """True when a fresh token of the same session would do."""
-        return self.reason is RejectReason.EXPIRED
+        return self.reason is TokenRejectReason.EXPIRED
 
 
 class Clerk(Protocol):
@@ -157,7 +157,7 @@ class Subscriptions(Protocol):
         ...
 
 
-class Place(Enum):
+class AcquireResult(Enum):
     """The answer to a device that asks for one of its user's places."""
 
     GRANTED = "granted"
@@ -170,7 +170,7 @@ class SharedLimits(Protocol):
 
     async def acquire(
         self, user_id: str, connection_id: str, session_id: str | None
-    ) -> Place:
+    ) -> AcquireResult:
         """Take one of the user's places for a device, unless its session is barred."""
         ...
 

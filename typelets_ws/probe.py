@@ -14,7 +14,7 @@ import hiredis
 
 from .config import Redis as Config
 from .metrics import Metrics
-from .redis_commands import CommandLink
+from .redis_commands import RedisClient
 from .redis_link import RedisUnavailable, role_complaint
 from .subscriber import Subscriber
 
@@ -89,7 +89,7 @@ class Probe:
             self._came = self._number
             self._back.set()
 
-    async def run(self, commands: CommandLink, subscriber: Subscriber) -> None:
+    async def run(self, commands: RedisClient, subscriber: Subscriber) -> None:
         """Probe until cancelled; replace connections that prove to be bad."""
         while True:
             wait = self._config.probe_interval_s
@@ -105,11 +105,11 @@ class Probe:
             if subscriber.listening and commands.up:
                 await self._once(commands, subscriber)
 
-    async def _once(self, commands: CommandLink, subscriber: Subscriber) -> None:
+    async def _once(self, commands: RedisClient, subscriber: Subscriber) -> None:
         self._number += 1
         self._back.clear()
         sent = self._monotonic()
-        link = subscriber.era
+        link = subscriber.connection
         self._handler.on_probe_sent()
         if not await self._accepted(commands):
             return
@@ -117,16 +117,16 @@ class Probe:
             async with asyncio.timeout(self._config.probe_timeout_s):
                 await self._back.wait()
         except TimeoutError:
-            if subscriber.era is link:
+            if subscriber.connection is link:
                 subscriber.replace("deaf")
             return
-        if self._came == self._number and subscriber.era is link:
+        if self._came == self._number and subscriber.connection is link:
             self._metrics.redis_probe.observe(self._monotonic() - sent)
-            commands.proven()
-            subscriber.proven()
+            commands.healthy()
+            subscriber.healthy()
             self._handler.on_proof()
 
-    async def _accepted(self, commands: CommandLink) -> bool:
+    async def _accepted(self, commands: RedisClient) -> bool:
         """Publish the probe and check that the server still is a master."""
         try:
             await commands.call(b"PUBLISH", self._channel, b"%d" % self._number)

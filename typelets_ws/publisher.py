@@ -13,7 +13,7 @@ A wrong argument raises `ValueError` that names it, before anything is sent. A R
 that does not answer raises nothing: the database has the change already, so the request
 must succeed. A call waits at most `timeout_s` and returns 0; `failures` counts it,
 `on_failure` is called, and the user's devices are told to fetch again as soon as Redis
-answers (`_publisher_unsent`). Until then calls do not wait. With `raise_errors` the
+answers (`_publisher.unsent`). Until then calls do not wait. With `raise_errors` the
 error is raised as well.
 
 Data (`changes`, `note_data` and so on) is a mapping, or JSON of an object as bytes,

@@ -19,23 +19,23 @@ import msgspec
 from .config import Redis as Config
 from .log import FilteringBoundLogger
 from .metrics import Metrics
-from .redis_commands import CommandLink
+from .redis_commands import RedisClient
 from .redis_link import RedisUnavailable, redis_key
 
-__all__ = ["EVERYBODY", "OnUnpublished", "Publishing"]
+__all__ = ["RESYNC_EVERYBODY", "EventPublisher", "OnUnpublished"]
 
 OnUnpublished = Callable[[str, bytes, str], None]
 
 MOST_BYTES = 64 * 1_048_576
 """Events are up to 1 MiB: their number alone would not bound the memory."""
-REPAIR_BATCH = 256
+RESYNC_BATCH = 256
 EVERY_USER = ""
 """In place of more users than are remembered."""
-EVERYBODY = b'{"event":"resync_everybody","reason":"publish_failed"}'
+RESYNC_EVERYBODY = b'{"event":"resync_everybody","reason":"publish_failed"}'
 """On the control channel, when more users are concerned than are remembered."""
 
 
-class Publishing:
+class EventPublisher:
     """The way out. `clock` is the wall clock in seconds.
 
     `on_unpublished(user_id, event, reason)`, reason as in `RedisUnavailable` or
@@ -48,7 +48,7 @@ class Publishing:
     def __init__(
         self,
         config: Config,
-        commands: CommandLink,
+        commands: RedisClient,
         *,
         clock: Callable[[], float],
         metrics: Metrics,
@@ -66,17 +66,17 @@ class Publishing:
         self._waiting = 0
         self._waiting_bytes = 0
         # A dict for its order: who was hit first is made good first.
-        self._owed: dict[str, None] = {}
-        self._owed_everybody = False
-        self._repairing = 0
+        self._unsynced_users: dict[str, None] = {}
+        self._all_unsynced = False
+        self._resyncs_pending = 0
         self._repaired = False
         # Users of acknowledged events: before the last proof, since, and during.
         self._unproven: deque[dict[str, None]] = deque([{}, {}], maxlen=3)
 
     @property
-    def owed(self) -> int:
+    def unsynced_users(self) -> int:
         """Users who have yet to be told to resynchronise."""
-        return len(self._owed)
+        return len(self._unsynced_users)
 
     def publish(self, user_id: str, event: bytes) -> None:
         """Send one event to all processes. Never raises, never waits."""
@@ -92,26 +92,29 @@ class Publishing:
             event,
         )
 
-    def repair(self) -> None:
+    def publish_resyncs(self) -> None:
         """Tell those who missed events of ours; called while Redis is up."""
-        if self._repairing or not self._commands.up:
+        if self._resyncs_pending or not self._commands.up:
             return
-        if self._owed_everybody:
-            self._owed_everybody = False
-            self._repairing = 1
+        if self._all_unsynced:
+            self._all_unsynced = False
+            self._resyncs_pending = 1
             self._commands.send(
-                self._everybody_told, b"PUBLISH", self._control, EVERYBODY
+                self._on_resync_everybody_published,
+                b"PUBLISH",
+                self._control,
+                RESYNC_EVERYBODY,
             )
             return
-        some = list(islice(self._owed, REPAIR_BATCH))
-        self._repairing = len(some)
+        some = list(islice(self._unsynced_users, RESYNC_BATCH))
+        self._resyncs_pending = len(some)
         self._repaired = False
         event = self._resync_required() if some else b""
         for user_id in some:
-            del self._owed[user_id]
+            del self._unsynced_users[user_id]
             channel = redis_key(self._users, user_id)
             self._commands.send(
-                partial(self._told, user_id), b"PUBLISH", channel, event
+                partial(self._on_resync_published, user_id), b"PUBLISH", channel, event
             )
 
     def begin_proof(self) -> None:
@@ -138,7 +141,7 @@ class Publishing:
             if EVERY_USER in users:
                 self._owe_everybody()
             for user_id in users:
-                self._owe(user_id)
+                self._mark_unsynced(user_id)
 
     def _acknowledged(self, user_id: str) -> None:
         latest = self._unproven[-1]
@@ -155,46 +158,46 @@ class Publishing:
         if reply.__class__ is int:
             self._acknowledged(user_id)
         else:
-            self._failed(user_id, event, _word(reply))
+            self._failed(user_id, event, _reason(reply))
 
     def _failed(self, user_id: str, event: bytes, reason: str) -> None:
         self._metrics.publish_failures.labels(reason=reason).inc()
-        self._owe(user_id)
+        self._mark_unsynced(user_id)
         try:
             self._on_unpublished(user_id, event, reason)
         except Exception:
             self._log.exception("unpublished_handler_failed")
 
-    def _owe(self, user_id: str) -> None:
-        if self._owed_everybody:
+    def _mark_unsynced(self, user_id: str) -> None:
+        if self._all_unsynced:
             return
-        self._owed[user_id] = None
-        if len(self._owed) > self._most:
+        self._unsynced_users[user_id] = None
+        if len(self._unsynced_users) > self._most:
             self._owe_everybody()
 
     def _owe_everybody(self) -> None:
-        self._owed.clear()
-        self._owed_everybody = True
+        self._unsynced_users.clear()
+        self._all_unsynced = True
 
-    def _told(self, user_id: str, reply: Any) -> None:
-        self._repairing -= 1
+    def _on_resync_published(self, user_id: str, reply: Any) -> None:
+        self._resyncs_pending -= 1
         if isinstance(reply, Exception):
-            self._owe(user_id)
+            self._mark_unsynced(user_id)
         else:
             self._repaired = True
             self._acknowledged(user_id)
         # A user who is refused must not keep the others waiting.
-        if not self._repairing and self._repaired:
-            self.repair()
+        if not self._resyncs_pending and self._repaired:
+            self.publish_resyncs()
 
-    def _everybody_told(self, reply: Any) -> None:
-        self._repairing = 0
+    def _on_resync_everybody_published(self, reply: Any) -> None:
+        self._resyncs_pending = 0
         if isinstance(reply, Exception):
-            self._owed.clear()
-            self._owed_everybody = True
+            self._unsynced_users.clear()
+            self._all_unsynced = True
         else:
             self._acknowledged(EVERY_USER)
-            self.repair()
+            self.publish_resyncs()
 
     def _resync_required(self) -> bytes:
         return msgspec.json.encode({
@@ -204,7 +207,7 @@ class Publishing:
         })  # fmt: skip
 
 
-def _word(reply: object) -> str:
+def _reason(reply: object) -> str:
     if isinstance(reply, RedisUnavailable):
         return reply.reason
     assert isinstance(reply, hiredis.ReplyError)

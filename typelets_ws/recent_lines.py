@@ -11,7 +11,7 @@ from typing import Final, cast
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from .log_guard import guarded
+from .log_guard import redact
 
 __all__ = ["RecentLines"]
 
@@ -35,14 +35,15 @@ class RecentLines:
         return cast("FilteringBoundLogger", logger)
 
     def about(self, user_id: str) -> list[Mapping[str, object]]:
-        """The user's latest lines, newest first, with `at` in ms since the epoch."""
+        """The user's latest lines, newest first, with `schedule` in ms since the
+        epoch."""
         found = (line for line in reversed(self._lines) if line["user"] == user_id)
         return [line for line, _ in zip(found, range(SHOWN), strict=False)]
 
     def _keep(self, level: str, fields: Mapping[str, object]) -> None:
         if level != "debug" and "user" in fields:
             kept = {key: fields[key] for key in fields if key != "exc_info"}
-            self._lines.append({"at": self._now_ms(), "level": level, **guarded(kept)})
+            self._lines.append({"at": self._now_ms(), "level": level, **redact(kept)})
 
 
 class _Both:

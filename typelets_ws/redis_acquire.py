@@ -9,8 +9,8 @@ from typing import Final
 
 import hiredis
 
-from .ports import Place
-from .redis_commands import CommandLink
+from .ports import AcquireResult
+from .redis_commands import RedisClient
 
 __all__ = ["ACQUIRE", "ACQUIRE_SHA", "run_acquire"]
 
@@ -30,12 +30,16 @@ redis.call('EXPIRE', KEYS[1], ARGV[5])
 return 1
 """
 ACQUIRE_SHA: Final = hashlib.sha1(ACQUIRE, usedforsecurity=False).hexdigest()
-ANSWERS: Final = {1: Place.GRANTED, 0: Place.FULL, -1: Place.REVOKED}
+ANSWERS: Final = {
+    1: AcquireResult.GRANTED,
+    0: AcquireResult.FULL,
+    -1: AcquireResult.REVOKED,
+}
 
 
 async def run_acquire(
-    commands: CommandLink, arguments: tuple[bytes | int, ...]
-) -> Place:
+    commands: RedisClient, arguments: tuple[bytes | int, ...]
+) -> AcquireResult:
     """Run the script; raises `RedisUnavailable` or `hiredis.ReplyError`."""
     try:
         answer = await commands.call(b"EVALSHA", ACQUIRE_SHA, *arguments)

@@ -17,70 +17,70 @@ import hiredis
 from .config import Redis as Config
 from .log import FilteringBoundLogger
 from .metrics import Metrics
-from .redis_link import Link, RedisUnavailable, pack
-from .redis_upkeep import Upkeep
+from .redis_link import RedisConnection, RedisUnavailable, pack
+from .redis_upkeep import Reconnector
 
-__all__ = ["CommandLink", "Then"]
+__all__ = ["RedisClient", "ReplyCallback"]
 
-Then = Callable[[Any], None]
+ReplyCallback = Callable[[Any], None]
 Argument = bytes | str | int
 
 MOST_WAITING = 50_000
 """Two commands for each of the 20 000 devices of a reconnect storm, and some."""
 
 
-class CommandLink:
+class RedisClient:
     """Commands to Redis. `run` keeps the link; everything else is synchronous."""
 
     def __init__(
         self,
         config: Config,
-        upkeep: Upkeep,
+        reconnector: Reconnector,
         *,
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
         self._config = config
-        self._upkeep = upkeep
+        self._reconnector = reconnector
         self._metrics = metrics
         self._log = log
-        self._link: _Replies | None = None
-        self._when_up: list[Callable[[], None]] = []
+        self._connection: CommandConnection | None = None
+        self._on_connect: list[Callable[[], None]] = []
         self._when_lost: list[Callable[[str], None]] = []
         self._sent: Counter[bytes] = Counter()
 
     @property
     def up(self) -> bool:
         """True while there is a link."""
-        return self._link is not None
+        return self._connection is not None
 
-    def when_up(self, tell: Callable[[], None]) -> None:
+    def on_connect(self, callback: Callable[[], None]) -> None:
         """Call `tell` each time a link opens, before anybody else's command."""
-        self._when_up.append(tell)
+        self._on_connect.append(callback)
 
-    def when_lost(self, tell: Callable[[str], None]) -> None:
+    def when_lost(self, notify: Callable[[str], None]) -> None:
         """Call `tell` with the reason each time a link has ended.
 
         Every command that waited has its answer by then. The reason ``readonly``
         means that Redis has become a replica: a failover has happened.
         """
-        self._when_lost.append(tell)
+        self._when_lost.append(notify)
 
-    def send(self, then: Then, *args: Argument) -> None:
+    def send(self, callback: ReplyCallback, *args: Argument) -> None:
         """Send a command; `then` gets the reply, or an exception object.
 
         It gets `hiredis.ReplyError` for an error reply and `RedisUnavailable`
         otherwise, perhaps before `send` returns.
         """
-        link = self._link
-        if link is None:
-            self._tell(then, RedisUnavailable("down"))
-        elif len(link.waiting) >= MOST_WAITING:
-            self._tell(then, RedisUnavailable("full"))
+        connection = self._connection
+        if connection is None:
+            self._call_back(callback, RedisUnavailable("down"))
+        elif len(connection.waiting) >= MOST_WAITING:
+            self._call_back(callback, RedisUnavailable("full"))
         else:
             self._sent[args[0]] += 1  # type: ignore[index]  # names are bytes
-            link.write(pack(*args))
-            link.expect(then)
+            connection.write(pack(*args))
+            connection.expect(callback)
 
     async def call(self, *args: Argument) -> Any:
         """Send a command and wait for its reply.
@@ -100,18 +100,18 @@ class CommandLink:
 
     def replace(self, reason: str) -> None:
         """Give this link up for a new one."""
-        if self._link is not None:
-            self._link.drop(reason)
+        if self._connection is not None:
+            self._connection.abort(reason)
 
-    def proven(self) -> None:
+    def healthy(self) -> None:
         """A probe has come back over a link that leads to a master."""
-        self._upkeep.proven()
+        self._reconnector.healthy()
 
     async def run(self) -> None:
         """Keep the link until cancelled."""
         timeout = self._config.command_timeout_s
-        await self._upkeep.run(
-            lambda: _Replies(timeout, self._answer, self._lost), self._opened
+        await self._reconnector.run(
+            lambda: CommandConnection(timeout, self._answer, self._lost), self._opened
         )
 
     def count(self) -> None:
@@ -121,39 +121,39 @@ class CommandLink:
             self._metrics.redis_commands.labels(command=label).inc(times)
         self._sent.clear()
 
-    def _opened(self, link: "_Replies") -> None:
-        self._link = link
-        self._upkeep.usable()
-        for tell in self._when_up:
-            tell()
+    def _opened(self, connection: "CommandConnection") -> None:
+        self._connection = connection
+        self._reconnector.connected()
+        for notify in self._on_connect:
+            notify()
 
-    def _lost(self, waiting: deque[tuple[float, Then]], reason: str) -> None:
-        self._link = None
+    def _lost(self, waiting: deque[tuple[float, ReplyCallback]], reason: str) -> None:
+        self._connection = None
         failure = RedisUnavailable(reason)
-        for _, then in waiting:
-            self._tell(then, failure)
-        for tell in self._when_lost:
-            tell(reason)
+        for _, callback in waiting:
+            self._call_back(callback, failure)
+        for notify in self._when_lost:
+            notify(reason)
 
-    def _answer(self, then: Then, reply: Any) -> None:
-        self._tell(then, reply)
+    def _answer(self, callback: ReplyCallback, reply: Any) -> None:
+        self._call_back(callback, reply)
         if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("READONLY"):
             self.replace("readonly")
 
-    def _tell(self, then: Then, reply: Any) -> None:
+    def _call_back(self, callback: ReplyCallback, reply: Any) -> None:
         try:
-            then(reply)
+            callback(reply)
         except Exception:
             # One caller's mistake must not end the link of all the others.
             self._log.exception("redis_reply_handler_failed")
 
 
-class _Replies(Link[Then]):
+class CommandConnection(RedisConnection[ReplyCallback]):
     def __init__(
         self,
         timeout: float,
-        answer: Callable[[Then, Any], None],
-        lost: Callable[[deque[tuple[float, Then]], str], None],
+        answer: Callable[[ReplyCallback, Any], None],
+        lost: Callable[[deque[tuple[float, ReplyCallback]], str], None],
     ) -> None:
         super().__init__(timeout)
         self._answer = answer
@@ -163,9 +163,11 @@ class _Replies(Link[Then]):
         if self.waiting:
             self._answer(self.waiting.popleft()[1], reply)
         elif not self.reason:
-            self.drop("unexpected")
+            self.abort("unexpected")
 
-    def ended(self, waiting: deque[tuple[float, Then]], reason: str) -> None:
+    def on_close(
+        self, waiting: deque[tuple[float, ReplyCallback]], reason: str
+    ) -> None:
         self._lost(waiting, reason)
 
 

@@ -26,9 +26,9 @@ from redis.exceptions import ResponseError
 from .redis.connections import dialled
 
 __all__ = [
-    "Link",
     "NotAMaster",
-    "Redis",
+    "RedisConnection",
+    "RedisConnector",
     "RedisUnavailable",
     "pack",
     "redis_key",
@@ -67,12 +67,12 @@ class RedisUnavailable(Exception):
         self.reason = reason
 
 
-class Link(asyncio.Protocol, Generic[Waiting]):
+class RedisConnection(asyncio.Protocol, Generic[Waiting]):
     """One connection's life. `timeout` in seconds, for the oldest reply awaited."""
 
     def __init__(self, timeout: float) -> None:
         self.waiting: deque[tuple[float, Waiting]] = deque()
-        self.over = asyncio.Event()
+        self.closed = asyncio.Event()
         self.reason = ""
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
@@ -86,10 +86,10 @@ class Link(asyncio.Protocol, Generic[Waiting]):
         """Take one reply; error replies are `hiredis.ReplyError` objects."""
         raise NotImplementedError
 
-    def read(self) -> None:
+    def on_batch_end(self) -> None:
         """All replies that have arrived were taken; the link may be over by now."""
 
-    def ended(self, waiting: deque[tuple[float, Waiting]], reason: str) -> None:
+    def on_close(self, waiting: deque[tuple[float, Waiting]], reason: str) -> None:
         """The link is over; `waiting` got no reply. Called once."""
 
     def write(self, packed: bytes) -> None:
@@ -103,9 +103,9 @@ class Link(asyncio.Protocol, Generic[Waiting]):
         deadline = self._loop.time() + self._timeout
         self.waiting.append((deadline, item))
         if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._watch)
+            self._timer = self._loop.call_at(deadline, self._check_timeout)
 
-    def drop(self, reason: str) -> None:
+    def abort(self, reason: str) -> None:
         """End the link at once, whatever is still unsent or unanswered."""
         if self.reason:
             return
@@ -116,8 +116,8 @@ class Link(asyncio.Protocol, Generic[Waiting]):
             # close() would wait for a peer that no longer reads.
             self._transport.abort()
         waiting, self.waiting = self.waiting, deque()
-        self.over.set()
-        self.ended(waiting, reason)
+        self.closed.set()
+        self.on_close(waiting, reason)
 
     # What asyncio calls.
 
@@ -136,19 +136,19 @@ class Link(asyncio.Protocol, Generic[Waiting]):
             while (reply := gets()) is not MORE:
                 received(reply)
         except hiredis.ProtocolError:
-            self.drop("garbled")
-        self.read()
+            self.abort("garbled")
+        self.on_batch_end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone."""
-        self.drop("lost")
+        self.abort("lost")
 
     def _flush(self) -> None:
         out, self._out = self._out, []
         if self._transport is not None and not self.reason:
             self._transport.write(b"".join(out))
 
-    def _watch(self) -> None:
+    def _check_timeout(self) -> None:
         """Drop the link when its oldest reply is overdue.
 
         A loop that stood still finds the deadline past and the reply unread: the
@@ -159,19 +159,19 @@ class Link(asyncio.Protocol, Generic[Waiting]):
             return
         head = self.waiting[0]
         if head[0] > self._loop.time():
-            self._timer = self._loop.call_at(head[0], self._watch)
+            self._timer = self._loop.call_at(head[0], self._check_timeout)
         elif head is self._suspect:
-            self.drop("timeout")
+            self.abort("timeout")
         else:
             self._suspect = head
-            self._timer = self._loop.call_later(self._timeout / 10, self._watch)
+            self._timer = self._loop.call_later(self._timeout / 10, self._check_timeout)
 
 
 class NotAMaster(ConnectionError):
     """The server says that it is a replica, a sentinel or a node of a Cluster."""
 
 
-class Redis:
+class RedisConnector:
     """Where Redis is. `url` as redis-py reads it; raises ValueError or TypeError."""
 
     def __init__(self, url: str, connect_timeout: float) -> None:
@@ -185,16 +185,18 @@ class Redis:
             # With one, redis-py writes through `asyncio.wait_for`, which loses a
             # cancellation that comes at the wrong moment (Python 3.11).
             socket_timeout=None,
-            # `Upkeep` tries again, and reports why the last attempt failed.
+            # `Reconnector` tries again, and reports why the last attempt failed.
             retry=Retry(NoBackoff(), 0),
         )
         self._pool.connection_kwargs.setdefault("client_name", "typelets-ws")
         self._make()
 
-    async def open(self, link: Link[Any]) -> AbstractConnection:
+    async def open(
+        self, connection_protocol: RedisConnection[Any]
+    ) -> AbstractConnection:
         """Connect, log in and hand the transport to `link`.
 
-        Returns what must be kept while the link lives and then given to `shut`.
+        Returns what must be kept while the link lives and then given to `close`.
         Raises what redis-py raises, TimeoutError, or `NotAMaster`.
         """
         connection = self._make()
@@ -206,14 +208,14 @@ class Redis:
             writer = connection._writer
             if writer is None or writer.transport.is_closing():
                 raise ConnectionError("closed during the handshake")
-            link.connection_made(writer.transport)
-            writer.transport.set_protocol(link)
+            connection_protocol.connection_made(writer.transport)
+            writer.transport.set_protocol(connection_protocol)
         except BaseException:
-            await self.shut(connection)
+            await self.close(connection)
             raise
         return connection
 
-    async def shut(self, connection: AbstractConnection) -> None:
+    async def close(self, connection: AbstractConnection) -> None:
         """Let go of a connection; never waits for the peer."""
         await connection.disconnect(nowait=True)
 

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from .log import FilteringBoundLogger
 from .metrics import Metrics
-from .redis_link import Link, Redis
+from .redis_link import RedisConnection, RedisConnector
 
-__all__ = ["Backoff", "Outage", "Upkeep"]
+__all__ = ["Backoff", "Outage", "Reconnector"]
 
-AnyLink = TypeVar("AnyLink", bound=Link[Any])
+AnyConnection = TypeVar("AnyConnection", bound=RedisConnection[Any])
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
@@ -28,14 +28,14 @@ class Backoff:
     The jitter keeps many processes from coming back at one moment.
     """
 
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self._next = FIRST_PAUSE_S
 
     def pause(self) -> float:
         """Seconds to wait before the next attempt."""
         pause, self._next = self._next, min(self._next * 2, LONGEST_PAUSE_S)
-        return pause * self._chance.uniform(0.5, 1.0)
+        return pause * self._rng.uniform(0.5, 1.0)
 
     def reset(self) -> None:
         """The link has proven itself: the next attempt may come soon."""
@@ -76,27 +76,27 @@ class Outage:
             self._log.info("redis_back", seconds=seconds)
 
 
-class Upkeep:
+class Reconnector:
     """Keeps the link called `name` (the metrics' label) open."""
 
     def __init__(
-        self, name: str, redis: Redis, outage: Outage, chance: random.Random
+        self, name: str, connector: RedisConnector, outage: Outage, rng: random.Random
     ) -> None:
         self._name = name
-        self._redis = redis
+        self._connector = connector
         self._outage = outage
-        self._backoff = Backoff(chance)
+        self._backoff = Backoff(rng)
 
-    def usable(self) -> None:
+    def connected(self) -> None:
         """The link is open and set up: the outage, if there was one, is over."""
         self._outage.end(self._name)
 
-    def proven(self) -> None:
+    def healthy(self) -> None:
         """The link does its work: should it end, the next attempt comes soon."""
         self._backoff.reset()
 
     async def run(
-        self, make: Callable[[], AnyLink], opened: Callable[[AnyLink], None]
+        self, make: Callable[[], AnyConnection], opened: Callable[[AnyConnection], None]
     ) -> None:
         """Keep a link until cancelled.
 
@@ -107,17 +107,19 @@ class Upkeep:
             self._outage.begin(self._name, await self._live(make(), opened))
             await asyncio.sleep(self._backoff.pause())
 
-    async def _live(self, link: AnyLink, opened: Callable[[AnyLink], None]) -> str:
+    async def _live(
+        self, link: AnyConnection, opened: Callable[[AnyConnection], None]
+    ) -> str:
         """One link's whole life. Returns why it ended."""
         try:
-            connection = await self._redis.open(link)
+            connection = await self._connector.open(link)
         except Exception as exc:
             # Whatever a server, a proxy or redis-py does to us here, we try again.
             return f"{type(exc).__name__}: {exc}"
         try:
             opened(link)
-            await link.over.wait()
+            await link.closed.wait()
         finally:
-            link.drop("closed")
-            await self._redis.shut(connection)
+            link.abort("closed")
+            await self._connector.close(connection)
         return link.reason

@@ -14,17 +14,17 @@ import structlog
 from msgspec import Raw, structs
 
 from . import events, messages
-from .admission import Barred
+from .admission import RevokedSessions
 from .convergence import (
-    Forgotten,
-    Newest,
-    Row,
-    brought_up_to_date,
+    Evicted,
+    VersionCache,
+    VersionedRow,
+    refresh_changes,
     version_of,
     wire_time,
 )
 from .errors import CloseCode
-from .events import EventRejected, Reason
+from .events import EventRejected, EventRejectReason
 from .frames import Frame
 from .hub import Hub
 from .metrics import Metrics
@@ -46,8 +46,8 @@ class Relay:
     """Where events become messages. Times: `now_ms` wall, `monotonic` seconds."""
 
     hub: Hub
-    newest: Newest
-    barred: Barred
+    versions: VersionCache
+    revoked: RevokedSessions
     remember_revoked: Callable[[str], None]
     metrics: Metrics
     log: structlog.typing.FilteringBoundLogger
@@ -57,14 +57,14 @@ class Relay:
     resync_spread_s: float
     event_bytes: int
 
-    def receive(self, user_id: str, payload: bytes) -> None:
+    def on_event(self, user_id: str, payload: bytes) -> None:
         """Handle one event of this user. Never raises for what is in the payload.
 
-        What devices get of it leaves with the next `hub.send`.
+        What devices get of it leaves with the next `hub.flush`.
         """
         try:
             if len(payload) > self.event_bytes:
-                raise EventRejected(Reason.TOO_LARGE)
+                raise EventRejected(EventRejectReason.TOO_LARGE)
             event = events.decode(payload)
         except EventRejected as rejected:
             self.on_undeliverable(user_id, rejected.reason)
@@ -77,23 +77,23 @@ class Relay:
             )
             return
         self.metrics.events.labels(events.name(event), "ok").inc()
-        if isinstance(event, events.Order):
-            self._obey(user_id, event)
+        if isinstance(event, events.ControlEvent):
+            self._apply_control(user_id, event)
         elif isinstance(event, events.ResyncRequired):
             self.resync([user_id], event.reason or "requested")
         else:
             self._deliver(user_id, event)
 
-    def on_undeliverable(self, user_id: str, reason: Reason) -> None:
+    def on_undeliverable(self, user_id: str, reason: EventRejectReason) -> None:
         """An event of this user could not be read: its devices have missed a change."""
-        for device in self.hub.of_user(user_id):
+        for device in self.hub.devices_of(user_id):
             device.ask_resync(f"event_{reason}", UNDELIVERABLE_DELAY_S)
 
     def _deliver(self, user_id: str, event: events.Event) -> None:
         if isinstance(event, events.NoteUpdated):
             try:
                 event = self._in_order(user_id, event)
-            except Forgotten:
+            except Evicted:
                 self.resync([user_id], "conflict")
                 if event.version is not None:
                     return
@@ -103,13 +103,13 @@ class Relay:
         published = event.publishedAt
         timestamp = now_ms if published is None else int(published)
         frame = Frame(messages.encode(event.message(timestamp)))
-        count = self.hub.deliver(user_id, frame, event.exceptConnectionId)
+        count = self.hub.queue(user_id, frame, event.exceptConnectionId)
         self.metrics.deliveries.inc(count)
         if published is not None:
             self.metrics.lag.observe(max(0.0, now_ms - published) / 1000)
 
     def _in_order(self, user_id: str, event: events.NoteUpdated) -> events.NoteUpdated:
-        """See `convergence`. Raises `Forgotten`."""
+        """See `versions`. Raises `Evicted`."""
         text = bytes(event.updatedNote)
         version = version_of(text)
         if event.version != version:
@@ -121,7 +121,7 @@ class Relay:
             self.resync([user_id], "conflict")
             return event
         key = (user_id, event.noteId)
-        row = self.newest.show(key, Row(version, text), self.monotonic())
+        row = self.versions.latest(key, VersionedRow(version, text), self.monotonic())
         if row.version == version:
             return event
         if event.version is None:
@@ -131,21 +131,21 @@ class Relay:
         self.metrics.repairs.inc()
         return structs.replace(
             event,
-            changes=Raw(brought_up_to_date(bytes(event.changes), row)),
+            changes=Raw(refresh_changes(bytes(event.changes), row)),
             updatedNote=Raw(row.text),
         )
 
-    def _obey(self, user_id: str, order: events.Event) -> None:
+    def _apply_control(self, user_id: str, order: events.Event) -> None:
         # What came before the order is for those who are sent away as well.
-        self.hub.send()
+        self.hub.flush()
         if isinstance(order, events.SessionRevoked):
-            self.barred.add(order.sessionId, self.monotonic())
+            self.revoked.revoke(order.sessionId, self.monotonic())
             self.remember_revoked(order.sessionId)
-            for device in self.hub.of_user(user_id):
+            for device in self.hub.devices_of(user_id):
                 if device.session_id == order.sessionId:
                     device.close(CloseCode.UNAUTHENTICATED, "session_revoked")
         else:
-            for device in self.hub.of_user(user_id):
+            for device in self.hub.devices_of(user_id):
                 device.close(CloseCode.UNAUTHENTICATED, "user_disconnected")
 
     def resync(self, user_ids: Collection[str], reason: str) -> None:
@@ -154,7 +154,7 @@ class Relay:
         Spread at random over up to `resync_spread_s` seconds when they are many,
         so that they do not all run to the REST service in the same instant.
         """
-        devices = [d for user_id in user_ids for d in self.hub.of_user(user_id)]
+        devices = [d for user_id in user_ids for d in self.hub.devices_of(user_id)]
         spread = min(self.resync_spread_s, RESYNC_GAP_S * (len(devices) - 1))
         for device in devices:
             device.ask_resync(reason, self.random() * max(0.0, spread))

@@ -4,7 +4,7 @@ Law: no message is described twice. Names, fields and their types come from
 `messages`, `events`, `errors` and `fields`; only what no type can say is written
 here: what is inside the data that is passed on, which fields a client must send
 although a missing one is answered rather than misread, and what to do about a code.
-`schema_asyncapi` and `schema_typescript` tell the same in other words.
+`asyncapi` and `typescript` tell the same in other words.
 """
 
 from collections.abc import Iterator, Mapping

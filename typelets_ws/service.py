@@ -13,12 +13,12 @@ from typing import Any, Final, cast
 
 from .app import Daemon, running
 from .config import Config, ConfigError
-from .config_rules import cautions
+from .config_rules import warnings
 from .endpoints import Page
 from .log import FilteringBoundLogger, Output
 from .systemd import Systemd
 
-__all__ = ["beat", "run", "serve"]
+__all__ = ["heartbeat", "run", "serve"]
 
 START_S: Final = 30
 """How long a start may still take, told to systemd again and again."""
@@ -51,7 +51,7 @@ async def serve(
     pages: Mapping[str, Page] | None = None,
     announce: Callable[[Daemon], None] = lambda _: None,
     output: Output | None = None,
-    leave: Callable[[], None] = lambda: None,
+    exit_now: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until told to stop.
 
@@ -60,19 +60,19 @@ async def serve(
     is told its level, and asked to sum up floods. `leave` ends the process when a
     second signal has not ended it in time. Raises like `app.running`.
     """
-    for caution in cautions(config):
-        log.warning("caution", text=caution)
+    for warning in warnings(config):
+        log.warning("caution", text=warning)
     _raise_file_limit(config, log)
     sockets = systemd.sockets()
     async with running(config, log=log, pages=pages, sockets=sockets) as daemon:
         _record_reload(daemon, taken=True)
-        stop = _on_signals(daemon, reload, systemd, output, leave)
+        stop = _on_signals(daemon, reload, systemd, output, exit_now)
         passed = bool(sockets)
         log.info("listening", host=config.server.host, port=daemon.port, passed=passed)
         announce(daemon)
-        _settle_memory()
+        _freeze_startup_objects()
         async with asyncio.TaskGroup() as group:
-            heart = group.create_task(beat(daemon, systemd, output))
+            heart = group.create_task(heartbeat(daemon, systemd, output))
             await stop.wait()
             systemd.notify("STOPPING=1")
             await daemon.drain()
@@ -80,7 +80,7 @@ async def serve(
     log.info("stopped")
 
 
-async def beat(daemon: Daemon, systemd: Systemd, output: Output | None) -> None:
+async def heartbeat(daemon: Daemon, systemd: Systemd, output: Output | None) -> None:
     """Tell systemd how things stand, until cancelled.
 
     READY once, after the first probes came back; until then we ask for more time to
@@ -88,14 +88,14 @@ async def beat(daemon: Daemon, systemd: Systemd, output: Output | None) -> None:
     """
     ready = False
     while True:
-        complaints = daemon.complaints()
-        if not complaints and not ready:
+        reasons = daemon.unready_reasons()
+        if not reasons and not ready:
             ready = True
             systemd.ready()
             daemon.log.info("ready")
         alive = daemon.alive()
         systemd.notify(
-            _status(daemon, complaints),
+            _status(daemon, reasons),
             *(["WATCHDOG=1"] if alive else []),
             *([] if ready else [f"EXTEND_TIMEOUT_USEC={START_S * 1_000_000}"]),
         )
@@ -106,10 +106,10 @@ async def beat(daemon: Daemon, systemd: Systemd, output: Output | None) -> None:
         await asyncio.sleep(systemd.interval_s if ready else UNREADY_S)
 
 
-def _status(daemon: Daemon, complaints: list[str]) -> str:
+def _status(daemon: Daemon, reasons: list[str]) -> str:
     """The one line of `systemctl status`."""
-    told = f"STATUS={daemon.hub.devices} devices of {len(daemon.hub)} users"
-    return f"{told}; not ready: {', '.join(complaints)}" if complaints else told
+    text = f"STATUS={daemon.hub.devices} devices of {len(daemon.hub)} users"
+    return f"{text}; not ready: {', '.join(reasons)}" if reasons else text
 
 
 def _on_signals(
@@ -117,7 +117,7 @@ def _on_signals(
     reload: Callable[[], Config | None],
     systemd: Systemd,
     output: Output | None,
-    leave: Callable[[], None],
+    exit_now: Callable[[], None],
 ) -> asyncio.Event:
     """Obey SIGTERM, SIGINT and SIGHUP; returns what is set when we are to stop."""
     loop = asyncio.get_running_loop()
@@ -126,9 +126,9 @@ def _on_signals(
     def end() -> None:
         if stop.is_set():
             daemon.log.warning("ending_at_once")
-            daemon.hurry()
+            daemon.force_exit()
             # A Postgres that says nothing holds even a cancelled statement.
-            loop.call_later(HURRY_S, leave)
+            loop.call_later(HURRY_S, exit_now)
         stop.set()
 
     def read_again() -> None:
@@ -165,7 +165,7 @@ def _record_reload(daemon: Daemon, *, taken: bool) -> None:
         daemon.metrics.reload_time.set_to_current_time()
 
 
-def _settle_memory() -> None:
+def _freeze_startup_objects() -> None:
     """What is there now stays: the collector need not look at it again.
 
     Without this a third of a handshake's CPU is the collector's.

@@ -2,10 +2,10 @@
 
 Theory of operation. A session is `CONNECTED` until its first valid token,
 `AUTHENTICATED` from then on, `CLOSED` once it is sent away. Every message passes
-two gates, in the order it came: `arrive` (its size and the rate; even what is
-refused is counted) and `admit` (envelope, signature, decoding, and whether it
-may be said in this state). A `Refusal` is answered and the connection goes on, a
-`Farewell` is answered and it closes. `arrive` returns them, `admit` raises them.
+two gates, in the order it came: `count` (its size and the rate; even what is
+refused is counted) and `accept` (envelope, signature, decoding, and whether it
+may be said in this state). A `ClientError` is answered and the connection goes on, a
+`Disconnect` is answered and it closes. `count` returns them, `accept` raises them.
 Nothing here does I/O or reads a clock: times are arguments, `now_ms` in ms since the
 epoch and `now` in seconds on the monotonic clock.
 
@@ -23,17 +23,17 @@ from .errors import (
     MESSAGE_TOO_LARGE,
     RATE_LIMITED,
     SIGNATURE_REJECTED,
+    ClientError,
     CloseCode,
     Code,
-    Farewell,
-    Refusal,
+    Disconnect,
 )
 from .limits import RateVerdict, SlidingWindow
 from .messages import Auth, ClientMessage, Ping
-from .ports import Identity, RejectReason, TokenRejected
+from .ports import Identity, TokenRejected, TokenRejectReason
 from .protocol import decoding
 
-__all__ = ["Admitted", "Session", "State"]
+__all__ = ["Received", "Session", "State"]
 
 JOINED_NOTES: Final = 1_000
 """More notes than anyone has open; beyond it the longest joined is forgotten."""
@@ -50,7 +50,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class Admitted:
+class Received:
     """A message that may be handled; `envelope` when it came signed."""
 
     __slots__ = ("envelope", "message")
@@ -114,7 +114,7 @@ class Session:
         """True from the first valid token to the end."""
         return self.state is State.AUTHENTICATED
 
-    def arrive(self, size: int, now: float) -> Refusal | Farewell | None:
+    def count(self, size: int, now: float) -> ClientError | Disconnect | None:
         """Count one message of `size` bytes; return why it is refused, if it is.
 
         `now` is monotonic, in seconds: no change of the system clock lets more in.
@@ -122,42 +122,42 @@ class Session:
         Returned, not raised: a raised exception refers to the frames it passed, and
         those to the bytes of the message.
         """
-        verdict = self._window.arrive(now)
+        verdict = self._window.count(now)
         if verdict is RateVerdict.FLOOD:
-            return Farewell(CloseCode.TOO_MANY, "flood")
+            return Disconnect(CloseCode.TOO_MANY, "flood")
         if verdict is RateVerdict.REFUSED:
             retry = ceil(self._window.retry_after(now) * 1000)
-            return Refusal(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
+            return ClientError(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
         if size > self._limits.message_bytes:
-            return Refusal(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
+            return ClientError(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
         return None
 
     def charge(self, units: int) -> None:
         """Count an expensive message as so many more (spec section 5)."""
         self._window.charge(units)
 
-    def admit(self, data: bytes, now_ms: int) -> Admitted:
-        """Open, verify and decode one message of valid UTF-8. Raises `Refusal`."""
+    def accept(self, data: bytes, now_ms: int) -> Received:
+        """Open, verify and decode one message of valid UTF-8. Raises `ClientError`."""
         envelope = signing.open_envelope(data)
         if envelope is None:
             message = decoding.decode(data)
-            self._may_be_said(message, signed=False)
-            return Admitted(message)
+            self._check_allowed(message, signed=False)
+            return Received(message)
         if not self.authenticated:
-            return Admitted(self._auth_in_envelope(envelope))
+            return Received(self._auth_in_envelope(envelope))
         self._verify(envelope, now_ms)
         message = decoding.decode(bytes(envelope.payload))
-        self._may_be_said(message, signed=True)
-        return Admitted(message, envelope)
+        self._check_allowed(message, signed=True)
+        return Received(message, envelope)
 
-    def _may_be_said(self, message: ClientMessage, *, signed: bool) -> None:
+    def _check_allowed(self, message: ClientMessage, *, signed: bool) -> None:
         if not self.authenticated:
             if not isinstance(message, (Auth, Ping)):
-                raise Refusal(
+                raise ClientError(
                     Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=message.requestId
                 )
         elif self._require_signed and not signed and not isinstance(message, Ping):
-            raise Refusal(
+            raise ClientError(
                 Code.SIGNATURE_REJECTED,
                 SIGNATURE_REJECTED,
                 request_id=message.requestId,
@@ -170,13 +170,13 @@ class Session:
         """
         try:
             message = decoding.decode(bytes(envelope.payload))
-        except Refusal as refusal:
+        except ClientError as refusal:
             request_id = refusal.request_id
         else:
             if isinstance(message, Auth):
                 return message
             request_id = message.requestId
-        raise Refusal(Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=request_id)
+        raise ClientError(Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=request_id)
 
     def _verify(self, envelope: signing.Envelope, now_ms: int) -> None:
         if self._secrets is None or self._registry is None:
@@ -189,7 +189,7 @@ class Session:
             if verdict is signing.SignatureVerdict.BAD_SIGNATURE:
                 self.charge(len(envelope.payload) // FORGED_BYTES)
             request_id = decoding.request_id(bytes(envelope.payload))
-            raise SignatureRefusal(verdict, request_id)
+            raise SignatureError(verdict, request_id)
 
     def auth_succeeded(
         self,
@@ -200,11 +200,11 @@ class Session:
     ) -> str:
         """Become, or stay, authenticated. Returns the session secret.
 
-        Raises `Farewell` for a token of another user.
+        Raises `Disconnect` for a token of another user.
         """
         if self.authenticated and identity.user_id != self.user_id:
             self.state = State.CLOSED
-            raise Farewell(
+            raise Disconnect(
                 CloseCode.UNAUTHENTICATED,
                 "other_user",
                 auth_failed(message, expired=False),
@@ -219,7 +219,7 @@ class Session:
         return self._secrets.issue(message.token, identity.user_id, now_ms)
 
     def auth_failed(self, rejection: TokenRejected, message: Auth) -> bytes:
-        """Return the answer to a failed `auth`. Raises `Farewell` when it is final.
+        """Return the answer to a failed `auth`. Raises `Disconnect` when it is final.
 
         An expired token may be replaced on the same socket, and a failed re-auth
         leaves the connection as it was; both at most three times in a row.
@@ -227,10 +227,10 @@ class Session:
         self._failed_tries += 1
         answer = auth_failed(message, expired=rejection.expired)
         patient = self.authenticated or rejection.expired
-        revoked = rejection.reason is RejectReason.REVOKED
+        revoked = rejection.reason is TokenRejectReason.REVOKED
         if not patient or revoked or self._failed_tries >= FAILED_TRIES:
             self.state = State.CLOSED
-            raise Farewell(CloseCode.UNAUTHENTICATED, "auth_failed", answer)
+            raise Disconnect(CloseCode.UNAUTHENTICATED, "auth_failed", answer)
         return answer
 
     def join(self, note_id: str) -> None:
@@ -255,7 +255,7 @@ def _rate_window(limits: config.Limits) -> SlidingWindow:
     return SlidingWindow(limits.rate_messages, limits.rate_window_ms / 1000)
 
 
-class SignatureRefusal(Refusal):
+class SignatureError(ClientError):
     """A signed message that is not accepted; `verdict` is for log and metrics."""
 
     def __init__(

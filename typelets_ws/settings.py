@@ -25,16 +25,16 @@ import msgspec
 from msgspec import structs
 
 from .config import Config, ConfigError, secret_keys
-from .config_kinds import expected, kinds, read
-from .config_rules import complaints, require_keys
+from .config_kinds import expected, key_types, parse_text
+from .config_rules import errors, require_keys
 from .log import scrub
 
-__all__ = ["ALIASES", "Place", "Setting", "describe", "key_of", "load", "parse"]
+__all__ = ["ALIASES", "Key", "Setting", "describe", "key_of", "load", "parse"]
 
-Place = tuple[str, str]
+Key = tuple[str, str]
 """(section, key)."""
 
-ALIASES: Mapping[str, Place] = {
+ALIASES: Mapping[str, Key] = {
     "WS_RATE_LIMIT_WINDOW_MS": ("limits", "rate_window_ms"),
     "WS_RATE_LIMIT_MAX_MESSAGES": ("limits", "rate_messages"),
     "WS_MAX_CONNECTIONS_PER_USER": ("limits", "devices_per_user"),
@@ -57,22 +57,22 @@ class Setting(NamedTuple):
     is_default: bool
 
 
-class _Given(NamedTuple):
-    place: Place
+class _Value(NamedTuple):
+    place: Key
     value: object
     where: str
     is_text: bool = False
     """True for what came as text, whatever its type is to be."""
 
 
-class _Wrong(Exception):
+class _Invalid(Exception):
     """One mistake, in words."""
 
 
 def load(
     path: Path | None,
     environ: Mapping[str, str],
-    flags: Mapping[Place, object] | None = None,
+    flags: Mapping[Key, object] | None = None,
     *,
     serving: bool = False,
 ) -> Config:
@@ -97,7 +97,7 @@ def parse(
     text: str,
     source: str,
     environ: Mapping[str, str],
-    flags: Mapping[Place, object],
+    flags: Mapping[Key, object],
     *,
     serving: bool = False,
 ) -> Config:
@@ -107,15 +107,15 @@ def parse(
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{source}: not valid TOML: {exc}") from None
     wrong: list[str] = []
-    bad: set[Place] = set()
-    given: dict[Place, _Given] = {}
+    bad: set[Key] = set()
+    given: dict[Key, _Value] = {}
     sections: dict[str, dict[str, Any]] = {}
     for found in (
         *_from_file(tables, source),
         *_from_environment(environ),
         *_from_flags(flags),
     ):
-        if isinstance(found, _Wrong):
+        if isinstance(found, _Invalid):
             wrong.append(str(found))
         else:
             given[found.place] = found
@@ -123,7 +123,7 @@ def parse(
         section, key = each.place
         try:
             sections.setdefault(section, {})[key] = _converted(each)
-        except _Wrong as mistake:
+        except _Invalid as mistake:
             bad.add(each.place)
             wrong.append(str(mistake))
     config = msgspec.convert(sections, Config)
@@ -139,18 +139,18 @@ def parse(
 
 
 def _broken_rules(
-    config: Config, source: str, given: Mapping[Place, _Given], bad: set[Place]
+    config: Config, source: str, given: Mapping[Key, _Value], bad: set[Key]
 ) -> Iterator[str]:
     """The rules that the good values break, each as a line.
 
     In place of the `bad` ones `config` has defaults, so rules about those are left out.
     """
-    for section, key, wanted in complaints(config):
+    for section, key, wanted in errors(config):
         place = section, key
         if place in bad or any(f"({name})" in wanted for _, name in bad):
             continue
         value = getattr(getattr(config, section), key)
-        unset = _Given(place, value, f"{source}: [{section}] {key}")
+        unset = _Value(place, value, f"{source}: [{section}] {key}")
         yield str(_refusal(given.get(place, unset), wanted))
 
 
@@ -163,52 +163,54 @@ def describe(config: Config) -> list[Setting]:
     ]
 
 
-def _values(config: Config) -> Iterator[tuple[Place, object]]:
-    for section, key in kinds():
+def _values(config: Config) -> Iterator[tuple[Key, object]]:
+    for section, key in key_types():
         yield (section, key), getattr(getattr(config, section), key)
 
 
-def _from_file(tables: Mapping[str, object], source: str) -> Iterator[_Given | _Wrong]:
+def _from_file(
+    tables: Mapping[str, object], source: str
+) -> Iterator[_Value | _Invalid]:
     sections = [field.name for field in structs.fields(Config)]
     for section, keys in tables.items():
         if section not in sections:
             hint = _nearest(section, sections)
-            yield _Wrong(f"{source}: [{section}]: unknown section; {hint}")
+            yield _Invalid(f"{source}: [{section}]: unknown section; {hint}")
         elif not isinstance(keys, dict):
-            yield _Wrong(f"{source}: {section}: expected a section, [{section}]")
+            yield _Invalid(f"{source}: {section}: expected a section, [{section}]")
         else:
             for key, value in keys.items():
                 where = f"{source}: [{section}] {key}"
-                yield _known(_Given((section, key), value, where))
+                yield _known(_Value((section, key), value, where))
 
 
-def _from_flags(flags: Mapping[Place, object]) -> Iterator[_Given | _Wrong]:
+def _from_flags(flags: Mapping[Key, object]) -> Iterator[_Value | _Invalid]:
     for place, value in flags.items():
         if value is not None:
             where = f"command line: [{place[0]}] {place[1]}"
-            yield _known(_Given(place, value, where, isinstance(value, str)))
+            yield _known(_Value(place, value, where, isinstance(value, str)))
 
 
-def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given | _Wrong]:
-    first: dict[Place, str] = {}
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_Value | _Invalid]:
+    first: dict[Key, str] = {}
     for name, value in environ.items():
         plain = name.removesuffix(_FILE)
         place = key_of(name)
         if place is None:
             continue
         if place in first:
-            yield _Wrong(f"{first[place]} and {name} are both set; keep one of them")
+            yield _Invalid(f"{first[place]} and {name} are both set; keep one of them")
             continue
         first[place] = name
         try:
             text = value if name == plain else _content(name, value)
-        except _Wrong as mistake:
+        except _Invalid as mistake:
             yield mistake
         else:
-            yield _known(_Given(place, text, name, is_text=True))
+            yield _known(_Value(place, text, name, is_text=True))
 
 
-def key_of(name: str) -> Place | None:
+def key_of(name: str) -> Key | None:
     """(section, key) that an environment name sets, also with `_FILE` behind it."""
     plain = name.removesuffix(_FILE)
     if plain in ALIASES:
@@ -223,19 +225,19 @@ def _content(name: str, path: str) -> str:
     try:
         return Path(path).read_text("utf-8").rstrip("\r\n")
     except (OSError, ValueError) as exc:
-        raise _Wrong(f"{name} = {path!r}: cannot be read: {_why(exc)}") from None
+        raise _Invalid(f"{name} = {path!r}: cannot be read: {_why(exc)}") from None
 
 
-def _known(given: _Given) -> _Given | _Wrong:
+def _known(given: _Value) -> _Value | _Invalid:
     section, key = given.place
-    known = kinds()
+    known = key_types()
     if given.place in known:
         return given
     keys = [name for where, name in known if where == section]
     if not keys:
         hint = _nearest(section, [field.name for field in structs.fields(Config)])
-        return _Wrong(f"{given.where}: unknown section {section!r}; {hint}")
-    return _Wrong(f"{given.where}: unknown key; {_nearest(key, keys)}")
+        return _Invalid(f"{given.where}: unknown section {section!r}; {hint}")
+    return _Invalid(f"{given.where}: unknown key; {_nearest(key, keys)}")
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -244,10 +246,10 @@ def _nearest(word: str, known: list[str]) -> str:
     return f"{hint}expected one of {', '.join(known)}"
 
 
-def _converted(given: _Given) -> object:
-    kind, value = kinds()[given.place], given.value
+def _converted(given: _Value) -> object:
+    kind, value = key_types()[given.place], given.value
     if given.is_text:
-        value = read(kind, str(value))
+        value = parse_text(kind, str(value))
     if given.place == ("auth", "jwt_key") and isinstance(value, str):
         # Files of environment variables hold a PEM on one line, with written-out \n.
         value = value.replace("\\n", "\n")
@@ -257,12 +259,12 @@ def _converted(given: _Given) -> object:
         raise _refusal(given, expected(kind)) from None
 
 
-def _refusal(given: _Given, wanted: str) -> _Wrong:
+def _refusal(given: _Value, wanted: str) -> _Invalid:
     shown = _shown(given.place, given.value)
-    return _Wrong(f"{given.where} = {shown}: expected {wanted}")
+    return _Invalid(f"{given.where} = {shown}: expected {wanted}")
 
 
-def _shown(place: Place, value: object) -> str:
+def _shown(place: Key, value: object) -> str:
     if place in secret_keys():
         return "(secret)" if value else "(empty)"
     return scrub(repr(value))

@@ -27,9 +27,9 @@ import hiredis
 from .config import Redis as Config
 from .log import FilteringBoundLogger
 from .metrics import Metrics
-from .ports import Place
+from .ports import AcquireResult
 from .redis_acquire import ACQUIRE, run_acquire
-from .redis_commands import CommandLink, Then
+from .redis_commands import RedisClient, ReplyCallback
 from .redis_link import RedisUnavailable, redis_key
 
 __all__ = ["SharedLimits"]
@@ -49,25 +49,25 @@ class SharedLimits:
         self,
         config: Config,
         devices_per_user: int,
-        commands: CommandLink,
+        commands: RedisClient,
         *,
         metrics: Metrics,
         log: FilteringBoundLogger,
-        chance: random.Random,
+        rng: random.Random,
     ) -> None:
         self._config = config
         self._limit = devices_per_user
         self._commands = commands
         self._metrics = metrics
         self._log = log
-        self._chance = chance
-        self._eras = f"{config.prefix}era:".encode()
+        self._rng = rng
+        self._leases = f"{config.prefix}era:".encode()
         self._devices = f"{config.prefix}devices:".encode()
         self._nonces = f"{config.prefix}nonce:".encode()
-        self._barred = f"{config.prefix}barred:".encode()
+        self._revoked = f"{config.prefix}barred:".encode()
         self._lease_ms = int(config.lease_s * 1000)
-        self._era = self._new_era()
-        self._here: dict[str, set[str]] = {}
+        self._lease = self._new_lease()
+        self._local_devices: dict[str, set[str]] = {}
         self._unregistered: Iterator[str] = iter(())
         self._round: Iterator[str] = iter(())
         self._stale = False
@@ -75,8 +75,8 @@ class SharedLimits:
         self._refusals = 0
         self._check_due = asyncio.Event()
         if config.shared_limits:
-            commands.when_up(self._begin)
-        commands.when_up(self._check_due.set)
+            commands.on_connect(self._start_lease)
+        commands.on_connect(self._check_due.set)
 
     @property
     def refused(self) -> bool:
@@ -89,7 +89,7 @@ class SharedLimits:
 
     async def acquire(
         self, user_id: str, connection_id: str, session_id: str | None
-    ) -> Place:
+    ) -> AcquireResult:
         """Take one of the user's places, unless none is free or the session is barred.
 
         GRANTED while Redis is unreachable, and when it answers with an error (the
@@ -98,34 +98,34 @@ class SharedLimits:
         """
         if not self._config.shared_limits:
             revoked = session_id is not None and await self.is_revoked(session_id)
-            return Place.REVOKED if revoked else Place.GRANTED
+            return AcquireResult.REVOKED if revoked else AcquireResult.GRANTED
         # Held from now on, so that an era that begins meanwhile registers it.
-        self._here.setdefault(user_id, set()).add(connection_id)
+        self._local_devices.setdefault(user_id, set()).add(connection_id)
         try:
-            place = await self._ask(user_id, connection_id, session_id)
+            place = await self._acquire(user_id, connection_id, session_id)
         except asyncio.CancelledError:
             self.release(user_id, connection_id)
             raise
-        if place is not Place.GRANTED:
+        if place is not AcquireResult.GRANTED:
             self.release(user_id, connection_id)
         return place
 
     async def is_revoked(self, session_id: str) -> bool:
         """Whether any process revoked the session; False while Redis is away."""
-        key = redis_key(self._barred, session_id)
-        reply = await self._call(b"EXISTS", key)
+        key = redis_key(self._revoked, session_id)
+        reply = await self._call_or_false(b"EXISTS", key)
         return reply is not False and reply == 1
 
     def release(self, user_id: str, connection_id: str) -> None:
         """Give a place back; harmless when it was never taken."""
-        held = self._here.get(user_id)
+        held = self._local_devices.get(user_id)
         if held is None or connection_id not in held:
             return
         held.discard(connection_id)
         if not held:
-            del self._here[user_id]
+            del self._local_devices[user_id]
         self._commands.send(
-            self._judge,
+            self._check_reply,
             b"SREM",
             redis_key(self._devices, user_id),
             self._member(connection_id),
@@ -136,12 +136,15 @@ class SharedLimits:
         if not self._config.shared_nonces:
             return True
         key = redis_key(self._nonces, user_id) + b":" + nonce
-        return await self._call(b"SET", key, b"1", b"NX", b"PX", ttl_ms) is not None
+        return (
+            await self._call_or_false(b"SET", key, b"1", b"NX", b"PX", ttl_ms)
+            is not None
+        )
 
-    def bar(self, session_id: str, keep_ms: int) -> None:
+    def revoke_session(self, session_id: str, ttl_ms: int) -> None:
         """Let no process admit the session for this long."""
-        key = redis_key(self._barred, session_id)
-        self._commands.send(self._judge, b"SET", key, b"1", b"PX", keep_ms)
+        key = redis_key(self._revoked, session_id)
+        self._commands.send(self._check_reply, b"SET", key, b"1", b"PX", ttl_ms)
 
     async def run(self) -> None:
         """Renew the lease and check refused commands until cancelled."""
@@ -164,14 +167,16 @@ class SharedLimits:
                     await self._renew(pause)
 
     async def _renew(self, pause: float) -> None:
-        key = self._eras + self._era
-        renewed = await self._call(b"SET", key, b"1", b"XX", b"PX", self._lease_ms)
+        key = self._leases + self._lease
+        renewed = await self._call_or_false(
+            b"SET", key, b"1", b"XX", b"PX", self._lease_ms
+        )
         if renewed is None or (self._stale and self._commands.up):
             # Redis has forgotten us, or we have something to make good.
-            self._begin()
+            self._start_lease()
         else:
-            users = len(self._here) * pause * 3 / FORGOTTEN_AFTER_S
-            self._register(self._touching(ceil(users)), self._judge)
+            users = len(self._local_devices) * pause * 3 / FORGOTTEN_AFTER_S
+            self._register(self._touching(ceil(users)), self._check_reply)
 
     async def _check_commands(self) -> None:
         """Try each kind of command on keys of no user; all succeed: not refused."""
@@ -188,88 +193,92 @@ class SharedLimits:
                 key = redis_key(self._nonces, NO_USER)
                 await self._commands.call(b"SET", key, b"1", b"NX", b"PX", 1)
         except (RedisUnavailable, hiredis.ReplyError) as exc:
-            self._judge(exc)
+            self._check_reply(exc)
             return
         if self._refusals == before:
             self._refusals = 0
-            self._tell_up(up=not self._stale)
+            self._set_up(up=not self._stale)
 
-    def _begin(self) -> None:
+    def _start_lease(self) -> None:
         """Begin an era: the last one's places end, and all who are here get theirs."""
-        old, self._era = self._era, self._new_era()
-        era = self._eras + self._era
+        old, self._lease = self._lease, self._new_lease()
+        lease = self._leases + self._lease
         self._stale = False
-        self._tell_up(up=not self.refused)
-        self._commands.send(self._judge, b"SCRIPT", b"LOAD", ACQUIRE)
-        self._commands.send(self._judge, b"SET", era, b"1", b"PX", self._lease_ms)
-        self._commands.send(self._judge, b"DEL", self._eras + old)
-        self._unregistered = iter(list(self._here))
+        self._set_up(up=not self.refused)
+        self._commands.send(self._check_reply, b"SCRIPT", b"LOAD", ACQUIRE)
+        self._commands.send(
+            self._check_reply, b"SET", lease, b"1", b"PX", self._lease_ms
+        )
+        self._commands.send(self._check_reply, b"DEL", self._leases + old)
+        self._unregistered = iter(list(self._local_devices))
         self._register_more(None)
 
     def _register_more(self, reply: Any) -> None:
         """The next batch, after Redis' answer to the last."""
-        self._judge(reply)
+        self._check_reply(reply)
         some = list(islice(self._unregistered, BATCH))
         if some and not isinstance(reply, Exception):
             self._register(some, self._register_more)
 
-    def _register(self, users: Iterable[str], last: Then) -> None:
+    def _register(self, users: Iterable[str], last: ReplyCallback) -> None:
         """Put the places of these users' devices down as held; `last` ends it."""
-        here = [user_id for user_id in users if user_id in self._here]
+        here = [user_id for user_id in users if user_id in self._local_devices]
         for number, user_id in enumerate(here, 1):
             key = redis_key(self._devices, user_id)
-            members = [self._member(one) for one in self._here[user_id]]
-            then = last if number == len(here) else self._judge
-            self._commands.send(self._judge, b"SADD", key, *members)
-            self._commands.send(then, b"EXPIRE", key, FORGOTTEN_AFTER_S)
+            members = [self._member(one) for one in self._local_devices[user_id]]
+            callback = last if number == len(here) else self._check_reply
+            self._commands.send(self._check_reply, b"SADD", key, *members)
+            self._commands.send(callback, b"EXPIRE", key, FORGOTTEN_AFTER_S)
 
     def _touching(self, count: int) -> list[str]:
         """The next users in a round over all who are here."""
         some = list(islice(self._round, count))
         if len(some) < count:
-            self._round = iter(list(self._here))
+            self._round = iter(list(self._local_devices))
         return some
 
-    async def _ask(
+    async def _acquire(
         self, user_id: str, connection_id: str, session_id: str | None
-    ) -> Place:
+    ) -> AcquireResult:
         try:
             return await self._run_acquire(user_id, connection_id, session_id)
         except RedisUnavailable as exc:
-            self._judge(exc)
-            return Place.GRANTED
+            self._check_reply(exc)
+            return AcquireResult.GRANTED
         except hiredis.ReplyError as exc:
-            self._judge(exc)
+            self._check_reply(exc)
         if session_id is None:
-            return Place.GRANTED
+            return AcquireResult.GRANTED
         # The bar alone needs one right less, and no memory.
-        barred = await self._call(b"EXISTS", redis_key(self._barred, session_id))
-        return Place.REVOKED if barred == 1 else Place.GRANTED
+        barred = await self._call_or_false(
+            b"EXISTS", redis_key(self._revoked, session_id)
+        )
+        return AcquireResult.REVOKED if barred == 1 else AcquireResult.GRANTED
 
     async def _run_acquire(
         self, user_id: str, connection_id: str, session_id: str | None
-    ) -> Place:
+    ) -> AcquireResult:
         """Raises `RedisUnavailable` or `hiredis.ReplyError`."""
         arguments: tuple[bytes | int, ...] = (
             1,
             redis_key(self._devices, user_id),
-            self._eras,
+            self._leases,
             self._member(connection_id),
             self._limit,
-            b"" if session_id is None else redis_key(self._barred, session_id),
+            b"" if session_id is None else redis_key(self._revoked, session_id),
             FORGOTTEN_AFTER_S,
         )
         return await run_acquire(self._commands, arguments)
 
-    async def _call(self, *args: bytes | int) -> Any:
+    async def _call_or_false(self, *args: bytes | int) -> Any:
         """Redis' reply; False when there is none to be had."""
         try:
             return await self._commands.call(*args)
         except (RedisUnavailable, hiredis.ReplyError) as exc:
-            self._judge(exc)
+            self._check_reply(exc)
             return False
 
-    def _judge(self, reply: Any) -> None:
+    def _check_reply(self, reply: Any) -> None:
         """After a failure nobody knows what Redis holds: the next era does."""
         if isinstance(reply, hiredis.ReplyError):
             if not self.refused:
@@ -277,9 +286,9 @@ class SharedLimits:
             self._refusals += 1
         if isinstance(reply, Exception):
             self._stale = True
-            self._tell_up(up=False, reason=str(reply))
+            self._set_up(up=False, reason=str(reply))
 
-    def _tell_up(self, *, up: bool, reason: str = "") -> None:
+    def _set_up(self, *, up: bool, reason: str = "") -> None:
         self._metrics.shared_limits_up.set(up)
         if up == self._up:
             return
@@ -290,7 +299,7 @@ class SharedLimits:
             self._log.warning("shared_limits_away", reason=reason)
 
     def _member(self, connection_id: str) -> bytes:
-        return redis_key(self._era + b":", connection_id)
+        return redis_key(self._lease + b":", connection_id)
 
-    def _new_era(self) -> bytes:
-        return b"%016x" % self._chance.getrandbits(64)
+    def _new_lease(self) -> bytes:
+        return b"%016x" % self._rng.getrandbits(64)

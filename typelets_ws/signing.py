@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from .javascript import NotJson, reserialise
+from .javascript import NotJson, json_stringify
 from .nonces import (
     MAX_AGE_MS,
     NonceMemory,
@@ -162,7 +162,7 @@ def verify(envelope: Envelope, secrets: Iterable[str]) -> bool:
             return True
         tried.append(secret)
     try:
-        rewritten = reserialise(signed.decode()).encode()
+        rewritten = json_stringify(signed.decode()).encode()
     except (NotJson, UnicodeDecodeError):
         return False
     return rewritten != signed and any(_signs(s, rewritten, claimed) for s in tried)

@@ -1,7 +1,7 @@
 """The REST service's database: who owns what, and the updates of notes.
 
-One statement per operation, each its own transaction (`store_sql`), on connections
-whose every wait is bounded (`store_pool`). This module adds:
+One statement per operation, each its own transaction (`sql`), on connections
+whose every wait is bounded (`pool`). This module adds:
 
 - **One locked row costs its user, not the others.** A user has at most a quarter of
   the pool for updates; whoever is over that waits in line without a connection.
@@ -9,23 +9,24 @@ whose every wait is bounded (`store_pool`). This module adds:
   answer got lost, not the statement. Whoever must tell other devices of an update lets
   it end, which it does within ``wait_ms`` + ``statement_timeout_ms``.
 
-No text of the database leaves this module: callers get a `Reason`; the log gets the
-statement's name and the SQLSTATE.
+No text of the database leaves this module: callers get a `QueryFailure`; the log gets
+the statement's name and the SQLSTATE.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
-from . import config, store_sql
+from . import config
+from . import store_sql as sql
 from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .ports import Conflict, Missing, StoreUnavailable, Updated
 from .postgres.changes import ChangeReader
-from .store_pool import Failed, ForeignKeyViolation, Reason, Row
+from .store_pool import Columns, ForeignKeyViolation, QueryFailed, QueryFailure
 from .store_statements import Statements
-from .store_turns import Turns
+from .store_turns import KeyedSemaphore
 
-__all__ = ["Reason", "Store"]
+__all__ = ["QueryFailure", "Store"]
 
 TRUE: Final = b"t"
 
@@ -34,7 +35,7 @@ class Store:
     """Ownership and updates of notes; fulfils `ports.Store`.
 
     Every operation ends within ``wait_ms`` + ``statement_timeout_ms`` and raises
-    `StoreUnavailable` with a `Reason` when it could not be done. Ids are UUIDs in
+    `StoreUnavailable` with a `QueryFailure` when it could not be done. Ids are UUIDs in
     canonical text. `changes` reads row versions over the same pool.
     """
 
@@ -48,7 +49,9 @@ class Store:
         self._metrics = metrics
         self._statements = Statements(settings, metrics, log)
         self._pool = self._statements.pool
-        self._turns = Turns(max(1, settings.pool_max // 4), settings.max_waiting)
+        self._per_user = KeyedSemaphore(
+            max(1, settings.pool_max // 4), settings.max_waiting
+        )
         self.changes = ChangeReader(self._statements, settings.pool_max, log)
 
     async def start(self) -> None:
@@ -112,20 +115,20 @@ class Store:
 
     async def note_owner(self, note_id: str) -> str | None:
         """The user the note belongs to; None when there is no such row."""
-        return await self._owner("note_owner", store_sql.NOTE_OWNER, note_id)
+        return await self._owner("note_owner", sql.NOTE_OWNER, note_id)
 
     async def folder_owner(self, folder_id: str) -> str | None:
         """The user the folder belongs to; None when there is no such row."""
-        return await self._owner("folder_owner", store_sql.FOLDER_OWNER, folder_id)
+        return await self._owner("folder_owner", sql.FOLDER_OWNER, folder_id)
 
     async def ping(self) -> None:
         """Return when Postgres answers; for readiness, and to end an outage."""
         try:
             await self._statements.first_row(
-                "ping", store_sql.ALIVE, {}, self._statements.deadline()
+                "ping", sql.ALIVE, {}, self._statements.deadline()
             )
         except StoreUnavailable as unavailable:
-            if unavailable.reason == Reason.TIMEOUT:  # it waits for no row's lock
+            if unavailable.reason == QueryFailure.TIMEOUT:  # it waits for no row's lock
                 self._statements.answers(False)
             raise
 
@@ -143,20 +146,22 @@ class Store:
 
     async def _update(
         self, user_id: str, query: bytes, params: Mapping[str, object]
-    ) -> Row | None:
+    ) -> Columns | None:
         statements = self._statements
         deadline = statements.deadline()
-        if not await self._turns.take(user_id, deadline):
-            raise statements.unavailable("update_note", Failed(Reason.POOL_FULL))
+        if not await self._per_user.acquire(user_id, deadline):
+            raise statements.unavailable(
+                "update_note", QueryFailed(QueryFailure.POOL_FULL)
+            )
         try:
             return await statements.first_row("update_note", query, params, deadline)
         finally:
-            self._turns.give_back(user_id)
+            self._per_user.release(user_id)
 
 
 def _update_query(changes: Mapping[str, str | bool | None], *, based: bool) -> bytes:
-    if not changes or not changes.keys() <= store_sql.COLUMNS.keys():
+    if not changes or not changes.keys() <= sql.COLUMNS.keys():
         raise ValueError("no fields, or fields that may not be changed")
     into_folder = changes.get("folderId") is not None
-    fields = tuple(name for name in store_sql.COLUMNS if name in changes)
-    return store_sql.update_note(fields, into_folder=into_folder, based=based)
+    fields = tuple(name for name in sql.COLUMNS if name in changes)
+    return sql.update_note(fields, into_folder=into_folder, based=based)

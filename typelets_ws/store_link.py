@@ -25,7 +25,13 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-__all__ = ["Connection", "Link", "Overdue", "Row", "cut"]
+__all__ = [
+    "Columns",
+    "LibpqConnection",
+    "Overdue",
+    "PooledConnection",
+    "shutdown_socket",
+]
 
 CANCEL_S: Final = 1.0
 """For the server to take note of a cancellation; the statement's own end is bounded."""
@@ -35,7 +41,7 @@ MOST_PREPARED: Final = 100
 _DONE: Final = frozenset({int(ExecStatus.TUPLES_OK), int(ExecStatus.COMMAND_OK)})
 _IDLE: Final = int(TransactionStatus.IDLE)
 
-Row = tuple[bytes | None, ...]
+Columns = tuple[bytes | None, ...]
 """The columns as Postgres writes them, in text."""
 
 
@@ -43,20 +49,20 @@ class Overdue(psycopg.OperationalError):
     """The server said nothing for so long that the connection was given up."""
 
 
-class Connection(psycopg.AsyncConnection[Any]):
+class PooledConnection(psycopg.AsyncConnection[Any]):
     """A connection of the pool, and what is ours of it."""
 
-    link: "Link"
+    link: "LibpqConnection"
 
 
-class Link:
+class LibpqConnection:
     """Statements over one connection of a pool, between `attach` and `detach`."""
 
     def __init__(
-        self, connection: Connection, *, limit_s: float, prepare: bool
+        self, connection: PooledConnection, *, limit_s: float, prepare: bool
     ) -> None:
         self.connection = connection
-        self.lent_until = 0.0
+        self.leased_until = 0.0
         self._pgconn = connection.pgconn
         self._socket = self._pgconn.socket
         self._poll = select.poll()
@@ -67,7 +73,7 @@ class Link:
         self._timer: TimerHandle | None = None
         self._names: dict[bytes, bytes] | None = {} if prepare else None
         self._named = 0
-        self._attached = self._writing = self._doubtful = False
+        self._attached = self._writing = self._cancel_pending = False
         self._done: Future[None] | None = None
         self._result: PGresult | None = None
         self._error: type[psycopg.Error] | None = None
@@ -75,7 +81,7 @@ class Link:
     @property
     def free(self) -> bool:
         """Whether it can take a statement, as far as is known."""
-        if self._done is not None or self._doubtful:
+        if self._done is not None or self._cancel_pending:
             return False
         return self._pgconn.transaction_status == _IDLE
 
@@ -96,7 +102,7 @@ class Link:
         self.detach()
         self._pgconn.finish()
 
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         """Ask the socket of a free link whether its end is there; a notice is none."""
         for _ in range(3):
             if self._error is not None:
@@ -106,23 +112,25 @@ class Link:
             self._readable()
         return False
 
-    async def first_row(self, query: bytes, values: list[bytes | None]) -> Row | None:
+    async def fetch_row(
+        self, query: bytes, values: list[bytes | None]
+    ) -> Columns | None:
         """Run one statement and return its first row. Raises `psycopg.Error`.
 
-        When cancelled, the statement may go on: see `call_off`.
+        When cancelled, the statement may go on: see `cancel`.
         """
         result = await self._run(query, values)
         return _columns(result, 0) if result.ntuples else None
 
-    async def all_rows(self, query: bytes, values: list[bytes | None]) -> list[Row]:
-        """Run one statement and return all its rows; otherwise as `first_row`."""
+    async def all_rows(self, query: bytes, values: list[bytes | None]) -> list[Columns]:
+        """Run one statement and return all its rows; otherwise as `fetch_row`."""
         result = await self._run(query, values)
         return [_columns(result, number) for number in range(result.ntuples)]
 
     async def _run(self, query: bytes, values: list[bytes | None]) -> PGresult:
         self._deadline = self._loop.time() + self._limit_s
         if self._timer is None:
-            self._timer = self._loop.call_later(self._limit_s, self._look)
+            self._timer = self._loop.call_later(self._limit_s, self._check_deadline)
         if self._names is None:
             self._pgconn.send_query_params(query, values)
             return await self._answer()
@@ -143,16 +151,16 @@ class Link:
         self._pgconn.send_query_prepared(name, values)
         return await self._answer()
 
-    async def call_off(self) -> None:
+    async def cancel(self) -> None:
         """Have the server drop what it works at, and wait until it has."""
         if self._done is None:
             return
         done = self._done = self._loop.create_future()
         # A request of which nobody knows may come late, and end the next statement.
-        self._doubtful = True
+        self._cancel_pending = True
         with suppress(psycopg.Error):
             await self.connection.cancel_safe(timeout=CANCEL_S)
-            self._doubtful = False
+            self._cancel_pending = False
         await done
 
     async def _prepare(self, query: bytes, names: dict[bytes, bytes]) -> bytes:
@@ -216,14 +224,14 @@ class Link:
             self._writing = False
             self._loop.remove_writer(self._socket)
 
-    def _look(self) -> None:
+    def _check_deadline(self) -> None:
         """Close a link whose statement is overdue."""
         self._timer = None
         if self._done is None:
             return
         left = self._deadline - self._loop.time()
         if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
+            self._timer = self._loop.call_later(left, self._check_deadline)
         else:
             self._break(Overdue())
 
@@ -239,11 +247,11 @@ class Link:
             done.set_result(None)
 
 
-def _columns(result: PGresult, row: int) -> Row:
+def _columns(result: PGresult, row: int) -> Columns:
     return tuple([result.get_value(row, n) for n in range(result.nfields)])
 
 
-def cut(connection: Connection) -> None:
+def shutdown_socket(connection: PooledConnection) -> None:
     """Shut the socket down, so that psycopg, which waits for it, sees its end.
 
     Cancelling the task would first wait for the server's consent.

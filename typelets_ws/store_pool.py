@@ -1,6 +1,6 @@
 """Connections to Postgres: one statement in, its first row out, every wait bounded.
 
-- **Every wait ends.** A connection is waited for until the caller's `give_up`, a
+- **Every wait ends.** A connection is waited for until the caller's `deadline`, a
   statement ends after ``statement_timeout_ms`` on the server, and the connection of a
   server that says nothing at all is cut `GRACE_S` later.
 - **A free connection is found at once.** psycopg's pool connects, grows, renews and
@@ -15,7 +15,7 @@
   the same values and ask for the owner again, as if the message had come a moment
   later, whereas a written row that no device hears of keeps devices apart.
 
-No text of the database leaves this module, only a `Reason` and the SQLSTATE.
+No text of the database leaves this module, only a `QueryFailure` and the SQLSTATE.
 """
 
 import asyncio
@@ -30,9 +30,22 @@ from psycopg.errors import ForeignKeyViolation
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from . import config
-from .store_link import Connection, Link, Overdue, Row, cut
+from .store_link import (
+    Columns,
+    LibpqConnection,
+    Overdue,
+    PooledConnection,
+    shutdown_socket,
+)
 
-__all__ = ["GRACE_S", "Failed", "ForeignKeyViolation", "Pool", "Reason", "Row"]
+__all__ = [
+    "GRACE_S",
+    "Columns",
+    "ForeignKeyViolation",
+    "Pool",
+    "QueryFailed",
+    "QueryFailure",
+]
 
 GRACE_S: Final = 0.25
 """Beyond the server's own statement timeout, for its answer to arrive."""
@@ -50,10 +63,10 @@ _SETTINGS: Final = """SELECT set_config('statement_timeout', %s, false),
 
 
 Result = TypeVar("Result")
-_Run = Callable[[Link], Awaitable[Result]]
+_Run = Callable[[LibpqConnection], Awaitable[Result]]
 
 
-class Reason(StrEnum):
+class QueryFailure(StrEnum):
     """Why a statement failed: a label of the metrics."""
 
     TIMEOUT = "timeout"
@@ -66,25 +79,29 @@ class Reason(StrEnum):
 
 
 _BY_SQLSTATE: Final = {
-    "57014": Reason.TIMEOUT,  # query_canceled: the statement timeout
-    "55P03": Reason.TIMEOUT,  # lock_not_available: a lock_timeout of the role's
-    "40001": Reason.CONFLICT,
-    "40P01": Reason.CONFLICT,
-    "25006": Reason.READ_ONLY,
+    "57014": QueryFailure.TIMEOUT,  # query_canceled: the statement timeout
+    "55P03": QueryFailure.TIMEOUT,  # lock_not_available: a lock_timeout of the role's
+    "40001": QueryFailure.CONFLICT,
+    "40P01": QueryFailure.CONFLICT,
+    "25006": QueryFailure.READ_ONLY,
 }
-_AGAIN: Final = {Reason.DISCONNECTED, Reason.CONFLICT, Reason.READ_ONLY}
-_USELESS: Final = {Reason.DISCONNECTED, Reason.READ_ONLY}
+_AGAIN: Final = {
+    QueryFailure.DISCONNECTED,
+    QueryFailure.CONFLICT,
+    QueryFailure.READ_ONLY,
+}
+_USELESS: Final = {QueryFailure.DISCONNECTED, QueryFailure.READ_ONLY}
 """After these the connection is thrown away: a new one may reach a new primary."""
 
 
-class Failed(Exception):
+class QueryFailed(Exception):
     """A statement failed; `sqlstate` is None when nobody gave one.
 
     `sent` says that a connection was to be had.
     """
 
     def __init__(
-        self, reason: Reason, sqlstate: str | None = None, *, sent: bool = False
+        self, reason: QueryFailure, sqlstate: str | None = None, *, sent: bool = False
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -104,13 +121,13 @@ class Pool:
         self._on_outage = on_outage
         self._outage = False
         self._prepare = settings.prepare
-        self._at_hand: deque[Link] = deque()
-        self._lent = 0
-        self._asking = 0
-        self._taken = 0
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._idle: deque[LibpqConnection] = deque()
+        self._in_use = 0
+        self._waiting = 0
+        self._reused = 0
+        self._pool: AsyncConnectionPool[PooledConnection] = AsyncConnectionPool(
             settings.url,
-            connection_class=Connection,
+            connection_class=PooledConnection,
             kwargs={
                 "autocommit": True,
                 "prepare_threshold": None,
@@ -142,93 +159,95 @@ class Pool:
         try:
             await self._pool.close()
         finally:
-            while self._at_hand:
-                self._at_hand.pop().close()
+            while self._idle:
+                self._idle.pop().close()
 
     def stats(self) -> Mapping[str, int]:
         """The pool's statistics by name; what is at hand is available."""
         stats = Counter(self._pool.get_stats())
-        stats.update(pool_available=len(self._at_hand), requests_num=self._taken)
+        stats.update(pool_available=len(self._idle), requests_num=self._reused)
         return stats
 
-    async def first_row(
-        self, query: bytes, values: list[bytes | None], give_up: float
-    ) -> Row | None:
+    async def fetch_row(
+        self, query: bytes, values: list[bytes | None], deadline: float
+    ) -> Columns | None:
         """Run one statement in its own transaction; its first row, if it has one.
 
-        `give_up` is the loop's time beyond which no connection is waited for.
+        `deadline` is the loop's time beyond which no connection is waited for.
         Raises `Failed`, or `ForeignKeyViolation`.
         """
-        return await self._run(lambda link: link.first_row(query, values), give_up)
+        return await self._run(lambda link: link.fetch_row(query, values), deadline)
 
     async def all_rows(
-        self, query: bytes, values: list[bytes | None], give_up: float
-    ) -> list[Row]:
-        """Run one statement and return all its rows; otherwise as `first_row`."""
-        return await self._run(lambda link: link.all_rows(query, values), give_up)
+        self, query: bytes, values: list[bytes | None], deadline: float
+    ) -> list[Columns]:
+        """Run one statement and return all its rows; otherwise as `fetch_row`."""
+        return await self._run(lambda link: link.all_rows(query, values), deadline)
 
-    async def _run(self, run: _Run[Result], give_up: float) -> Result:
+    async def _run(self, run: _Run[Result], deadline: float) -> Result:
         for _ in range(TRIES - 1):
             try:
-                return await self._try(run, give_up)
-            except Failed as failed:
+                return await self._try(run, deadline)
+            except QueryFailed as failed:
                 again = failed.sent and failed.reason in _AGAIN
-                if not again or self._loop.time() >= give_up:
+                if not again or self._loop.time() >= deadline:
                     raise
-        return await self._try(run, give_up)
+        return await self._try(run, deadline)
 
-    async def _try(self, run: _Run[Result], give_up: float) -> Result:
-        link = await self._take(give_up)
+    async def _try(self, run: _Run[Result], deadline: float) -> Result:
+        link = await self._acquire(deadline)
         try:
             return await run(link)
         except asyncio.CancelledError:
-            await link.call_off()
+            await link.cancel()
             raise
         except ForeignKeyViolation:
             raise
         except psycopg.Error as error:
-            reason = _reason(error)
+            reason = failure_of(error)
             if reason in _USELESS:
                 link.close()
-            raise Failed(reason, error.sqlstate, sent=True) from None
+            raise QueryFailed(reason, error.sqlstate, sent=True) from None
         finally:
-            self._lent -= 1
-            await self._give_back(link)
+            self._in_use -= 1
+            await self._release(link)
 
-    async def _take(self, give_up: float) -> Link:
+    async def _acquire(self, deadline: float) -> LibpqConnection:
         """A link that lives, as far as its socket knows. Raises `Failed`."""
         while True:
-            if self._at_hand and not self._pool.closed:
-                link = self._at_hand.pop()
-                self._taken += 1
+            if self._idle and not self._pool.closed:
+                link = self._idle.pop()
+                self._reused += 1
             else:
-                link = await self._borrow(give_up)
-            self._lent += 1
-            if link.lives():
+                link = await self._getconn(deadline)
+            self._in_use += 1
+            if link.is_alive():
                 return link
-            self._lent -= 1
-            await self._return(link)
+            self._in_use -= 1
+            await self._putconn(link)
 
-    async def _borrow(self, give_up: float) -> Link:
+    async def _getconn(self, deadline: float) -> LibpqConnection:
         if self._outage:
-            give_up = min(give_up, self._loop.time() + OUTAGE_WAIT_S)
-        self._asking += 1
+            deadline = min(deadline, self._loop.time() + OUTAGE_WAIT_S)
+        self._waiting += 1
         try:
-            connection = await self._getconn(give_up - self._loop.time())
+            connection = await self._getconn_cancellable(deadline - self._loop.time())
         except TooManyRequests:
-            raise Failed(Reason.POOL_FULL) from None
+            raise QueryFailed(QueryFailure.POOL_FULL) from None
         except PoolTimeout:
-            reason = Reason.POOL_FULL if self._lent else Reason.DISCONNECTED
-            raise Failed(reason) from None
+            reason = (
+                QueryFailure.POOL_FULL if self._in_use else QueryFailure.DISCONNECTED
+            )
+            raise QueryFailed(reason) from None
         except PoolClosed:
-            raise Failed(Reason.CLOSED) from None
+            raise QueryFailed(QueryFailure.CLOSED) from None
         finally:
-            self._asking -= 1
+            self._waiting -= 1
         connection.link.attach()
-        connection.link.lent_until = self._loop.time() + LEASE_S
+        connection.link.leased_until = self._loop.time() + LEASE_S
         return connection.link
 
-    async def _getconn(self, wait_s: float) -> Connection:
+    async def _getconn_cancellable(self, wait_s: float) -> PooledConnection:
         """As the pool's own, which swallows a cancellation that comes with the answer.
 
         So does `asyncio.wait_for` before Python 3.12, on which it waits.
@@ -241,30 +260,35 @@ class Pool:
             raise asyncio.CancelledError
         return connection
 
-    async def _give_back(self, link: Link) -> None:
+    async def _release(self, link: LibpqConnection) -> None:
         """Keep the link at hand, or let the pool have it when it is time."""
         now = self._loop.time()
-        if self._asking or self._pool.closed or now >= link.lent_until or not link.free:
-            await self._return(link)
+        if (
+            self._waiting
+            or self._pool.closed
+            or now >= link.leased_until
+            or not link.free
+        ):
+            await self._putconn(link)
             return
-        self._at_hand.append(link)
-        if self._at_hand[0].lent_until <= now:
-            await self._return(self._at_hand.popleft())
+        self._idle.append(link)
+        if self._idle[0].leased_until <= now:
+            await self._putconn(self._idle.popleft())
 
-    async def _return(self, link: Link) -> None:
+    async def _putconn(self, link: LibpqConnection) -> None:
         """Return it to the pool, even when cancelled: putconn may have to wait."""
         link.detach()
         if not link.free:
             link.close()
         await asyncio.shield(self._pool.putconn(link.connection))
 
-    async def _configure(self, connection: Connection) -> None:
+    async def _configure(self, connection: PooledConnection) -> None:
         """Make a new connection ours.
 
         By a statement and not by start-up options: PgBouncer refuses those, and
         they would replace the ones of the address.
         """
-        timer = self._loop.call_later(self._wait_s, cut, connection)
+        timer = self._loop.call_later(self._wait_s, shutdown_socket, connection)
         try:
             await connection.execute(_SETTINGS, [f"{self._statement_ms}ms"])
         except BaseException:
@@ -272,23 +296,31 @@ class Pool:
             raise
         finally:
             timer.cancel()
-        connection.link = Link(
+        connection.link = LibpqConnection(
             connection,
             limit_s=self._statement_ms / 1000 + GRACE_S,
             prepare=self._prepare,
         )
         self._outage = False
 
-    def _reconnect_failed(self, pool: AsyncConnectionPool[Connection]) -> None:
+    def _reconnect_failed(self, pool: AsyncConnectionPool[PooledConnection]) -> None:
         if not pool.get_stats()["pool_size"]:
             self._outage = True
             self._on_outage()
 
 
-def _reason(error: psycopg.Error) -> Reason:
+def failure_of(error: psycopg.Error) -> QueryFailure:
     state = error.sqlstate
     if state is not None:
         lost = state.startswith(("08", "57P"))
-        return Reason.DISCONNECTED if lost else _BY_SQLSTATE.get(state, Reason.REFUSED)
+        return (
+            QueryFailure.DISCONNECTED
+            if lost
+            else _BY_SQLSTATE.get(state, QueryFailure.REFUSED)
+        )
     # The word of libpq itself: the server always gives one.
-    return Reason.TIMEOUT if isinstance(error, Overdue) else Reason.DISCONNECTED
+    return (
+        QueryFailure.TIMEOUT
+        if isinstance(error, Overdue)
+        else QueryFailure.DISCONNECTED
+    )

@@ -1,7 +1,7 @@
 """Statements by name: encoded, timed, counted, and failures reported in one way.
 
-Invariants: a caller gets `StoreUnavailable` with a `Reason` and never a text of the
-database; the log gets the statement's name and the SQLSTATE. An outage is one line
+Invariants: a caller gets `StoreUnavailable` with a `QueryFailure` and never a text of
+the database; the log gets the statement's name and the SQLSTATE. An outage is one line
 when it begins and one when it ends.
 """
 
@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from . import config, store_sql
+from . import config
+from . import store_sql as sql
 from .log import FilteringBoundLogger
 from .metrics import Metrics
 from .ports import StoreUnavailable
-from .store_pool import Failed, Pool, Reason, Row
-from .store_turns import Turns
+from .store_pool import Columns, Pool, QueryFailed, QueryFailure
+from .store_turns import KeyedSemaphore
 
 __all__ = ["Statements"]
 
@@ -35,7 +36,7 @@ class Statements:
         self._metrics = metrics
         self._log = log
         self._up: bool | None = None
-        self._line = Turns(settings.pool_max, settings.max_waiting)
+        self._line = KeyedSemaphore(settings.pool_max, settings.max_waiting)
         self.pool = Pool(settings, on_outage=lambda: self.answers(False))
 
     def deadline(self) -> float:
@@ -44,8 +45,8 @@ class Statements:
 
     async def first_row(
         self, name: str, query: bytes, params: Mapping[str, object], deadline: float
-    ) -> Row | None:
-        """Run a statement (`store_sql`) and return its first row.
+    ) -> Columns | None:
+        """Run a statement (`sql`) and return its first row.
 
         Raises `StoreUnavailable`, or `ForeignKeyViolation`.
         """
@@ -54,10 +55,10 @@ class Statements:
             text, values = _encoded(query, params)
             await self._take(deadline)
             try:
-                found = await self.pool.first_row(text, values, deadline)
+                found = await self.pool.fetch_row(text, values, deadline)
             finally:
-                self._line.give_back(EVERYBODY)
-        except Failed as failed:
+                self._line.release(EVERYBODY)
+        except QueryFailed as failed:
             raise self.unavailable(name, failed) from None
         finally:
             self._observe(name, began)
@@ -66,8 +67,8 @@ class Statements:
 
     async def all_rows(
         self, name: str, query: bytes, params: Mapping[str, object], deadline: float
-    ) -> list[Row]:
-        """Run a statement and return all its rows; otherwise as `first_row`."""
+    ) -> list[Columns]:
+        """Run a statement and return all its rows; otherwise as `fetch_row`."""
         began = self._loop.time()
         try:
             text, values = _encoded(query, params)
@@ -75,18 +76,18 @@ class Statements:
             try:
                 found = await self.pool.all_rows(text, values, deadline)
             finally:
-                self._line.give_back(EVERYBODY)
-        except Failed as failed:
+                self._line.release(EVERYBODY)
+        except QueryFailed as failed:
             raise self.unavailable(name, failed) from None
         finally:
             self._observe(name, began)
         self.answers(True)
         return found
 
-    def unavailable(self, name: str, failed: Failed) -> StoreUnavailable:
+    def unavailable(self, name: str, failed: QueryFailed) -> StoreUnavailable:
         """Report a failure; returns what the caller raises."""
         self._metrics.query_failures.labels(failed.reason).inc()
-        if failed.reason is Reason.DISCONNECTED:
+        if failed.reason is QueryFailure.DISCONNECTED:
             self.answers(False)
         tell = self._log.debug if name in PROBES else self._log.warning
         tell(
@@ -109,8 +110,8 @@ class Statements:
 
     async def _take(self, deadline: float) -> None:
         # psycopg's own line costs a task for each who waits: as much as an UPDATE.
-        if not await self._line.take(EVERYBODY, deadline):
-            raise Failed(Reason.POOL_FULL)
+        if not await self._line.acquire(EVERYBODY, deadline):
+            raise QueryFailed(QueryFailure.POOL_FULL)
 
     def _observe(self, name: str, began: float) -> None:
         self._metrics.queries.labels(name).observe(self._loop.time() - began)
@@ -119,7 +120,7 @@ class Statements:
 def _encoded(
     query: bytes, params: Mapping[str, object]
 ) -> tuple[bytes, list[bytes | None]]:
-    text, names = store_sql.numbered(query)
+    text, names = sql.numbered(query)
     return text, [_text(params[name]) for name in names]
 
 
@@ -129,7 +130,7 @@ def _text(value: object) -> bytes | None:
         return value
     if isinstance(value, str):
         if "\0" in value:  # libpq would take it for the end
-            raise Failed(Reason.REFUSED)
+            raise QueryFailed(QueryFailure.REFUSED)
         return value.encode()
     if value is None:
         return None

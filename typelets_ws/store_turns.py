@@ -12,15 +12,15 @@ import math
 from asyncio import Future, TimerHandle
 from collections import deque
 
-__all__ = ["Turns"]
+__all__ = ["KeyedSemaphore"]
 
 
-class Turns:
-    """At most `each` at once for one user; in all, at most `room` wait in line."""
+class KeyedSemaphore:
+    """At most `each` at once for one user; in all, at most `max_bytes` wait in line."""
 
-    def __init__(self, each: int, room: int) -> None:
+    def __init__(self, each: int, max_waiting: int) -> None:
         self._each = each
-        self._room = room
+        self._room = max_waiting
         self._loop = asyncio.get_running_loop()
         self._busy: dict[str, int] = {}
         self._lines: dict[str, deque[Future[bool]]] = {}
@@ -28,36 +28,36 @@ class Turns:
         self._timer: TimerHandle | None = None
         self._alarm = math.inf
 
-    async def take(self, user_id: str, give_up: float) -> bool:
-        """Wait for a turn until `give_up` (loop time); False when there was none."""
+    async def acquire(self, user_id: str, deadline: float) -> bool:
+        """Wait for a turn until `deadline` (loop time); False when there was none."""
         busy = self._busy.get(user_id, 0)
         if busy < self._each:
             self._busy[user_id] = busy + 1
             return True
         if len(self._waiting) >= self._room:
             return False
-        turn = self._queue(user_id, give_up)
+        permit = self._queue(user_id, deadline)
         try:
-            had = await turn
+            had = await permit
         except asyncio.CancelledError:
-            if turn.cancelled() or not turn.result():
-                self._leave(user_id, turn)
+            if permit.cancelled() or not permit.result():
+                self._remove(user_id, permit)
             else:
-                self.give_back(user_id)
+                self.release(user_id)
             raise
         finally:
-            del self._waiting[turn]
+            del self._waiting[permit]
         if not had:
-            self._leave(user_id, turn)
+            self._remove(user_id, permit)
         return had
 
-    def give_back(self, user_id: str) -> None:
+    def release(self, user_id: str) -> None:
         """End a turn; the next in line has it at once."""
         line = self._lines.get(user_id)
         while line:
-            turn = line.popleft()
-            if not turn.done():
-                turn.set_result(True)
+            permit = line.popleft()
+            if not permit.done():
+                permit.set_result(True)
                 return
         if line is not None:
             del self._lines[user_id]
@@ -67,21 +67,21 @@ class Turns:
         else:
             del self._busy[user_id]
 
-    def _queue(self, user_id: str, give_up: float) -> Future[bool]:
-        turn: Future[bool] = self._loop.create_future()
-        self._waiting[turn] = give_up
+    def _queue(self, user_id: str, deadline: float) -> Future[bool]:
+        permit: Future[bool] = self._loop.create_future()
+        self._waiting[permit] = deadline
         line = self._lines.get(user_id)
         if line is None:
             line = self._lines[user_id] = deque()
-        line.append(turn)
-        if give_up < self._alarm:
-            self._wake_at(give_up)
-        return turn
+        line.append(permit)
+        if deadline < self._alarm:
+            self._wake_at(deadline)
+        return permit
 
-    def _leave(self, user_id: str, turn: Future[bool]) -> None:
+    def _remove(self, user_id: str, permit: Future[bool]) -> None:
         line = self._lines.get(user_id)
-        if line and turn in line:
-            line.remove(turn)
+        if line and permit in line:
+            line.remove(permit)
 
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:
@@ -94,12 +94,12 @@ class Turns:
         self._timer, self._alarm = None, math.inf
         now = self._loop.time()
         later = math.inf
-        for turn, give_up in self._waiting.items():
-            if turn.done():
+        for permit, deadline in self._waiting.items():
+            if permit.done():
                 continue
-            if give_up <= now:
-                turn.set_result(False)
+            if deadline <= now:
+                permit.set_result(False)
             else:
-                later = min(later, give_up)
+                later = min(later, deadline)
         if later < math.inf:
             self._wake_at(later)

@@ -14,22 +14,29 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import hiredis
 
-from .redis_link import Link
+from .redis_link import RedisConnection
 
-__all__ = ["Asked", "LeavingUsers", "Messages", "Owner", "RefusedChannels", "Wish"]
+__all__ = [
+    "Asked",
+    "LeavingUsers",
+    "PubSubConnection",
+    "PubSubHandler",
+    "RefusedChannels",
+    "Subscription",
+]
 
 REFUSED_RETRY_S: Final = 2.0
 
 
-class Wish:
+class Subscription:
     """One channel to hear, for as long as it is wanted."""
 
     __slots__ = (
-        "asked",
         "channel",
         "confirmed",
-        "missed",
+        "has_gap",
         "refused",
+        "requested",
         "user_id",
         "waiters",
     )
@@ -37,13 +44,13 @@ class Wish:
     def __init__(self, user_id: str, channel: bytes) -> None:
         self.user_id = user_id
         self.channel = channel
-        self.asked = False
+        self.requested = False
         self.confirmed = False
-        self.missed = False
+        self.has_gap = False
         self.refused = False
         self.waiters: list[asyncio.Future[bool]] = []
 
-    def settle(self, *, heard: bool) -> None:
+    def resolve(self, *, heard: bool) -> None:
         """Tell those who wait whether the user is heard now."""
         self.confirmed = heard
         for waiter in self.waiters:
@@ -56,8 +63,8 @@ class Asked(NamedTuple):
     """One awaited confirmation: `command` holds all channels of its command."""
 
     kind: bytes
-    wish: Wish
-    command: Sequence[Wish]
+    wish: Subscription
+    command: Sequence[Subscription]
 
 
 class RefusedChannels:
@@ -66,15 +73,17 @@ class RefusedChannels:
     `ask(wishes)` sends one batch; the longest refused come first.
     """
 
-    def __init__(self, ask: Callable[[Sequence[Wish]], None], batch: int) -> None:
+    def __init__(
+        self, ask: Callable[[Sequence[Subscription]], None], batch: int
+    ) -> None:
         self._ask = ask
         self._batch = batch
-        self._wishes: dict[str, Wish] = {}
+        self._wishes: dict[str, Subscription] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, wish: Wish) -> None:
+    def add(self, sub: Subscription) -> None:
         """Ask for this channel again later."""
-        self._wishes[wish.user_id] = wish
+        self._wishes[sub.user_id] = sub
         self._schedule()
 
     def discard(self, user_id: str) -> None:
@@ -145,26 +154,28 @@ class LeavingUsers:
         self._leave(gone)
 
 
-class Owner(Protocol):
+class PubSubHandler(Protocol):
     """Who hears of it: see `subscriber.Subscriber`."""
 
     def message(self, channel: bytes, payload: bytes) -> None:
         """A message on a channel."""
         ...
 
-    def read(self) -> None:
+    def on_batch_end(self) -> None:
         """All messages that had arrived were passed on."""
         ...
 
-    def confirmed(self, kind: bytes, wish: Wish, channels: int) -> None:
+    def confirmed(self, kind: bytes, sub: Subscription, channels: int) -> None:
         """Redis has done this; it counts so many channels."""
         ...
 
-    def settled(self) -> None:
+    def on_batch_confirmed(self) -> None:
         """So were all confirmations."""
         ...
 
-    def refused(self, error: Exception, kind: bytes, wishes: Sequence[Wish]) -> None:
+    def refused(
+        self, error: Exception, kind: bytes, wishes: Sequence[Subscription]
+    ) -> None:
         """Redis refused a command with these channels: rights, or no memory left."""
         ...
 
@@ -173,10 +184,10 @@ class Owner(Protocol):
         ...
 
 
-class Messages(Link[Asked]):
+class PubSubConnection(RedisConnection[Asked]):
     """The link's side: takes replies apart, and confirmations in their order."""
 
-    def __init__(self, timeout: float, owner: Owner) -> None:
+    def __init__(self, timeout: float, owner: PubSubHandler) -> None:
         super().__init__(timeout)
         self._owner = owner
         self._changed = False
@@ -190,24 +201,24 @@ class Messages(Link[Asked]):
                 self._owner.message(channel, content)
                 return
             if self._is_next(kind, channel):
-                wish = self.waiting.popleft()[1].wish
+                sub = self.waiting.popleft()[1].wish
                 self._changed = True
-                self._owner.confirmed(kind, wish, content)
+                self._owner.confirmed(kind, sub, content)
                 return
         if isinstance(reply, hiredis.ReplyError) and self._refuses_next():
             self._refuse(reply)
         else:
             # The subscriptions at Redis are no longer those in the queue.
-            self.drop("unexpected")
+            self.abort("unexpected")
 
-    def read(self) -> None:
+    def on_batch_end(self) -> None:
         """Tell the owner that this is all for now."""
-        self._owner.read()
+        self._owner.on_batch_end()
         if self._changed and not self.reason:
             self._changed = False
-            self._owner.settled()
+            self._owner.on_batch_confirmed()
 
-    def ended(self, waiting: deque[tuple[float, Asked]], why: str) -> None:
+    def on_close(self, waiting: deque[tuple[float, Asked]], why: str) -> None:
         """Tell the owner that the link is over."""
         self._owner.lost(why)
 

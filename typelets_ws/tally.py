@@ -13,10 +13,10 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
-__all__ = ["Histogram", "Tally"]
+__all__ = ["Counter", "Histogram"]
 
 
-class Tally:
+class Counter:
     """A counter with labels. Without labels it may be counted in directly."""
 
     def __init__(
@@ -25,12 +25,12 @@ class Tally:
         self._name = name
         self._text = text
         self._labels = labels
-        self._counts: dict[tuple[str, ...], Count] = {}
+        self._counts: dict[tuple[str, ...], CounterChild] = {}
         if not labels:
             self.inc = self.labels().inc
         registry.register(self)
 
-    def labels(self, *values: str, **named: str) -> "Count":
+    def labels(self, *values: str, **named: str) -> "CounterChild":
         """The count of these values, one per label."""
         if named:
             values = tuple(named[label] for label in self._labels)
@@ -38,7 +38,7 @@ class Tally:
             return self._counts[values]
         except KeyError:
             assert len(values) == len(self._labels), "one value per label"
-            return self._counts.setdefault(tuple(map(str, values)), Count())
+            return self._counts.setdefault(tuple(map(str, values)), CounterChild())
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """See prometheus-client."""
@@ -48,8 +48,8 @@ class Tally:
         yield family
 
 
-class Count:
-    """One number of a `Tally`."""
+class CounterChild:
+    """One number of a `Counter`."""
 
     __slots__ = ("value",)
 
@@ -76,19 +76,19 @@ class Histogram:
         self._text = text
         self._labels = labels
         self._buckets = buckets
-        self._spreads: dict[tuple[str, ...], Spread] = {}
+        self._spreads: dict[tuple[str, ...], HistogramChild] = {}
         if not labels:
             self.observe = self.labels().observe
         registry.register(self)
 
-    def labels(self, *values: str) -> "Spread":
+    def labels(self, *values: str) -> "HistogramChild":
         """The distribution of these values, one per label."""
         try:
             return self._spreads[values]
         except KeyError:
             assert len(values) == len(self._labels), "one value per label"
             return self._spreads.setdefault(
-                tuple(map(str, values)), Spread(self._buckets)
+                tuple(map(str, values)), HistogramChild(self._buckets)
             )
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
@@ -107,7 +107,7 @@ class Histogram:
         yield family
 
 
-class Spread:
+class HistogramChild:
     """One distribution of a `Histogram`."""
 
     __slots__ = ("_bounds", "counts", "total")

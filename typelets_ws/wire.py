@@ -14,35 +14,35 @@ from websockets.server import ServerProtocol
 
 from .addresses import ClientAddresses
 from .config import Config
-from .errors import CloseCode, Farewell
+from .errors import CloseCode, Disconnect
 from .frames import DEFLATE
-from .house import House
-from .liveness import Liveness
-from .outbox import Outbox
+from .house import ServerState
+from .liveness import ConnectionTimers
+from .outbox import Writer
 
-__all__ = ["Wire", "forget"]
+__all__ = ["SocketProtocol", "forget"]
 
 
-class Wire(asyncio.Protocol):
+class SocketProtocol(asyncio.Protocol):
     """One socket from accept to loss; `Connection` gives it a meaning."""
 
     __slots__ = (
         "_address",
         "_corked",
-        "_house",
-        "_liveness",
-        "_outbox",
         "_protocol",
         "_reading",
+        "_state",
+        "_timers",
         "_transport",
+        "_writer",
         "open",
         "slot",
     )
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
         self._protocol: Protocol | None = None
-        self._liveness = Liveness(house.config.limits, house.monotonic())
+        self._timers = ConnectionTimers(state.config.limits, state.monotonic())
         self._reading = True
         self._corked = False
         self.open = False
@@ -53,10 +53,10 @@ class Wire(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         plain = transport.get_extra_info("sslcontext") is None
         sock = transport.get_extra_info("socket")
-        self._outbox = Outbox(self._transport, sock.fileno() if plain else -1)
+        self._writer = Writer(self._transport, sock.fileno() if plain else -1)
         self._address = ClientAddresses.peer(transport.get_extra_info("peername"))
-        if self._house.enter(self):
-            self._look_again()
+        if self._state.add(self):
+            self._reschedule()
         else:
             self._transport.abort()
 
@@ -72,12 +72,12 @@ class Wire(asyncio.Protocol):
         Most connections open, live and end without: 2 KB of each.
         """
         if self._protocol is None:
-            server, limits = self._house.config.server, self._house.config.limits
+            server, limits = self._state.config.server, self._state.config.limits
             self._protocol = (
                 Protocol(Side.SERVER, state=OPEN, max_size=limits.unread_bytes)
                 if self.open
                 else ServerProtocol(
-                    origins=self._house.origins,
+                    origins=self._state.origins,
                     extensions=[DEFLATE] if server.permessage_deflate else None,
                     max_size=limits.unread_bytes,
                 )
@@ -89,80 +89,85 @@ class Wire(asyncio.Protocol):
         """See `hub.Device`."""
         raise NotImplementedError
 
-    def due(self, now: float) -> float | None:
-        """Do what is due; see `deadlines.Due`."""
+    def on_timer(self, now: float) -> float | None:
+        """Do what is due; see `timer_wheel.Timed`."""
         raise NotImplementedError
 
     @property
     def busy(self) -> bool:
-        """See `house.Inhabitant`."""
+        """See `state.ClientSocket`."""
         raise NotImplementedError
 
     def reconfigure(self, config: Config) -> None:
-        """See `house.Inhabitant`."""
+        """See `state.ClientSocket`."""
         raise NotImplementedError
 
-    def _depart(self) -> None:
+    def _detach(self) -> None:
         """Be no device any more."""
         raise NotImplementedError
 
     # Out.
 
-    def _push(self, data: bytes) -> None:
+    def _queue(self, data: bytes) -> None:
         """Queue bytes for the end of the turn, or of the read being answered."""
-        if self._outbox.push(data) and not self._corked:
-            self._house.turn.add(self)
+        if self._writer.queue(data) and not self._corked:
+            self._state.flush_queue.add(self)
 
-    def _send(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         """Write bytes now, unless others wait before them.
 
         Law: nothing here detaches the device, whoever calls may be going over them.
         """
-        outbox = self._outbox
-        if outbox.queued or outbox.backlog:
-            self._push(data)
+        writer = self._writer
+        if writer.queued or writer.backlog:
+            self._queue(data)
             return
-        self._house.sent_bytes += len(data)
-        if not outbox.send(data):
-            self._backlogged()
+        self._state.sent_bytes += len(data)
+        if not writer.write(data):
+            self._write_blocked()
 
     def _write_protocol(self) -> None:
         """Send what the protocol itself has to say: handshake, pong, close."""
         for data in self._ws.data_to_send():
             if data is SEND_EOF:
-                self._end()
+                self._half_close()
             else:
-                self._push(data)
+                self._queue(data)
 
     def flush(self) -> None:
         """The end of the turn: write, and notice a peer that does not take it."""
-        outbox = self._outbox
-        self._house.sent_bytes += outbox.queued
-        if self.open and self._overflows(outbox):
+        writer = self._writer
+        self._state.sent_bytes += writer.queued
+        if self.open and self._overflows(writer):
             self._evict("unsent_bytes")
-        elif not outbox.flush() and self.open:
-            self._backlogged()
+        elif not writer.flush() and self.open:
+            self._write_blocked()
 
-    def _backlogged(self) -> None:
-        self._liveness.backlogged(self._house.monotonic(), self._outbox.drained())
-        self._look_again()
+    def _write_blocked(self) -> None:
+        self._timers.write_blocked(
+            self._state.monotonic(), self._writer.bytes_written()
+        )
+        self._reschedule()
 
-    def _overflows(self, outbox: Outbox) -> bool:
-        limit = self._house.config.limits.unsent_bytes
-        if outbox.unsent <= limit:
+    def _overflows(self, writer: Writer) -> bool:
+        limit = self._state.config.limits.unsent_bytes
+        if writer.unsent <= limit:
             return False
         # What was left at the last flush may have gone since.
-        outbox.drained()
-        return outbox.unsent > limit
+        writer.bytes_written()
+        return writer.unsent > limit
 
-    def hold(self, *, held: bool) -> None:
-        """Do not read on, or do again; see `conversation.Link`."""
-        if held is self._reading and not self._transport.is_closing():
-            self._reading = not held
-            if held:
-                self._transport.pause_reading()
-            else:
-                self._transport.resume_reading()
+    def pause_reading(self) -> None:
+        """Stop reading from the socket; see `dispatcher.Transport`."""
+        if self._reading and not self._transport.is_closing():
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read from the socket again; see `dispatcher.Transport`."""
+        if not self._reading and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
 
     # Closing.
 
@@ -172,44 +177,44 @@ class Wire(asyncio.Protocol):
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Start closing; see `hub.Device`."""
-        self.farewell(Farewell(code, reason))
+        self.disconnect(Disconnect(code, reason))
 
-    def farewell(self, farewell: Farewell) -> None:
-        """Say the last word and close; see `conversation.Link`."""
+    def disconnect(self, disconnect: Disconnect) -> None:
+        """Say the last word and close; see `dispatcher.Transport`."""
         if not self.open:
             return
-        if farewell.answer is not None:
-            self.say(farewell.answer)
-        self._house.observe_farewell(farewell, self.log_fields)
-        self._ws.send_close(farewell.close_code, farewell.reason)
+        if disconnect.answer is not None:
+            self.send_message(disconnect.answer)
+        self._state.record_close(disconnect, self.log_fields)
+        self._ws.send_close(disconnect.close_code, disconnect.reason)
         self._close()
 
-    def say(self, text: bytes) -> None:
-        """Send one message; see `conversation.Link`."""
+    def send_message(self, text: bytes) -> None:
+        """Send one message; see `dispatcher.Transport`."""
         raise NotImplementedError
 
-    def _fail(self, farewell: Farewell) -> None:
+    def _fail(self, disconnect: Disconnect) -> None:
         """Fail the connection (RFC 6455 section 7.1.7): no more is read."""
-        self._house.observe_farewell(farewell, self.log_fields)
-        self._ws.fail(farewell.close_code, farewell.reason)
+        self._state.record_close(disconnect, self.log_fields)
+        self._ws.fail(disconnect.close_code, disconnect.reason)
         self._close()
 
     def _evict(self, reason: str) -> None:
         """Send a peer away that does not take what it is sent."""
-        self._house.metrics.evictions.labels(reason).inc()
-        self._outbox.drop()
+        self._state.metrics.evictions.labels(reason).inc()
+        self._writer.discard()
         self.close(CloseCode.TOO_SLOW, reason)
 
     def _close(self) -> None:
-        self._depart()
+        self._detach()
         self._write_protocol()
-        self._outbox.flush()
+        self._writer.flush()
         self._linger()
 
-    def _end(self) -> None:
+    def _half_close(self) -> None:
         """The protocol has said its last: half-close, and wait a little."""
-        self._depart()
-        self._outbox.flush()
+        self._detach()
+        self._writer.flush()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
             self._linger()
@@ -218,14 +223,14 @@ class Wire(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Read what still comes, so that our last word is not reset; then abort."""
-        self.hold(held=False)
-        self._liveness.closing(self._house.monotonic())
-        self._look_again()
+        self.resume_reading()
+        self._timers.closing(self._state.monotonic())
+        self._reschedule()
 
-    def _look_again(self) -> None:
-        following = self._liveness.next()
+    def _reschedule(self) -> None:
+        following = self._timers.next()
         if following is not None:
-            self._house.deadlines.at(self, following)
+            self._state.timer_wheel.schedule(self, following)
 
 
 def forget(protocol: Protocol) -> None:

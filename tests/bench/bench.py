@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 from tests.tokens import mint, public_pem
 from typelets_ws.dev import samples
 from typelets_ws.dev.postgres import Postgres
-from typelets_ws.dev.redis import Redis
+from typelets_ws.dev.redis import RedisServer
 
 from .cores import Busy, Layout
 from .load import Publisher, Script, frame, upgrade
@@ -46,7 +46,7 @@ class Bench:
         self.meter = Meter()
 
     def __enter__(self) -> Self:
-        self.redis = self._stack.enter_context(Redis())
+        self.redis = self._stack.enter_context(RedisServer())
         self._place = self._stack.enter_context(tempfile.TemporaryDirectory())
         return self
 

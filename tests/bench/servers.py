@@ -28,7 +28,8 @@ import websockets
 from psycopg_pool import AsyncConnectionPool
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-from typelets_ws import service, store_sql
+from typelets_ws import service
+from typelets_ws import store_sql as sql
 from typelets_ws.app import Daemon
 from typelets_ws.config import Config
 from typelets_ws.log import Output
@@ -89,7 +90,7 @@ def daemon(prefix: str, config: dict[str, dict[str, Any]]) -> None:
 
 def announce_ready(daemon: Daemon) -> None:
     """Tell the parent once Redis and Postgres are there."""
-    if daemon.complaints():
+    if daemon.unready_reasons():
         asyncio.get_running_loop().call_later(0.02, announce_ready, daemon)
     else:
         announce(daemon.port)
@@ -176,7 +177,7 @@ def floor() -> None:
 
 async def update(database_url: str, notes: list[list[str]]) -> None:
     """Run as many UPDATEs as each line on the one connection asks for."""
-    query = store_sql.update_note(("content",), into_folder=False)
+    query = sql.update_note(("content",), into_folder=False)
     pool = AsyncConnectionPool(
         database_url, kwargs={"autocommit": True}, min_size=8, max_size=8, open=False
     )

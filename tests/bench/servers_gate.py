@@ -23,7 +23,7 @@ from jwt.algorithms import RSAAlgorithm
 from typelets_ws import messages
 from typelets_ws.frames import Frame
 from typelets_ws.redis_acquire import ACQUIRE, ACQUIRE_SHA
-from typelets_ws.redis_link import Link, Redis, pack
+from typelets_ws.redis_link import RedisConnection, RedisConnector, pack
 
 __all__ = ["gate"]
 
@@ -42,7 +42,7 @@ WELCOME = Frame(
 ).plain
 
 
-class _Replies(Link[Callable[[], None]]):
+class _Replies(RedisConnection[Callable[[], None]]):
     def received(self, reply: Any) -> None:
         """Go on with whoever waited."""
         self.waiting.popleft()[1]()
@@ -103,13 +103,13 @@ async def gate(
     prefix: str, redis_url: str, pem: str, announce: Callable[[int], None]
 ) -> None:
     """Serve until killed."""
-    redis, timeout = Redis(redis_url, 5.0), 5.0
+    redis, timeout = RedisConnector(redis_url, 5.0), 5.0
     events, commands = _Replies(timeout), _Replies(timeout)
     key = cast("RSAPublicKey", load_pem_public_key(pem.encode()))
     house = _House(key, prefix.encode(), events, commands, itertools.count())
     async with AsyncExitStack() as stack:
         for link in (events, commands):
-            stack.push_async_callback(redis.shut, await redis.open(link))
+            stack.push_async_callback(redis.close, await redis.open(link))
         commands.ask(lambda: None, b"SCRIPT", b"LOAD", ACQUIRE)
         server = await asyncio.get_running_loop().create_server(
             lambda: _Gate(house), "127.0.0.1", 0, backlog=4096

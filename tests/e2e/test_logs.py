@@ -17,7 +17,7 @@ from tests.e2e.supervisor import Process, supervised
 from tests.postgres import Database
 from tests.redis import RedisServer, link_proxy
 from tests.tokens import key_pair, mint
-from typelets_ws.service import beat
+from typelets_ws.service import heartbeat
 from typelets_ws.systemd import Systemd
 
 MARK = "MARKER"
@@ -206,5 +206,5 @@ async def test_sums_come_by_the_clock_though_nothing_is_written_any_more() -> No
     often = Systemd({"WATCHDOG_USEC": "10000"}, os.getpid(), time.monotonic)
     with suppress(TimeoutError):
         async with asyncio.timeout(0.2):
-            await beat(idle, often, output)
+            await heartbeat(idle, often, output)
     assert output.summarise.call_count >= 5

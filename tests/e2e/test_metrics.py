@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import typelets_ws
-from tests.daemon import Boot, Device, House, eventually, publish
+from tests.daemon import Boot, Device, RunningDaemon, eventually, publish
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import key_pair, mint
@@ -63,11 +63,11 @@ def test_every_figure_is_fed_somewhere() -> None:
     assert not unfed
 
 
-def series(house: House) -> int:
+def series(house: RunningDaemon) -> int:
     return sum(len(m.samples) for m in families(house.daemon.metrics.registry))
 
 
-def counters(house: House) -> set[tuple[str, ...]]:
+def counters(house: RunningDaemon) -> set[tuple[str, ...]]:
     """Every counter's series: the name and its labels' values."""
     return {
         (sample.name, *sorted(sample.labels.values()))
@@ -88,12 +88,12 @@ class Silent:
         self.connection_id = f"connection-{number}"
         self.log_fields = {"connection": self.connection_id}
 
-    def push(self, frame: Frame) -> None: ...
+    def send_frame(self, frame: Frame) -> None: ...
     def close(self, code: CloseCode, reason: str) -> None: ...
     def ask_resync(self, reason: str, delay: float) -> None: ...
 
 
-async def misbehave(house: House, device: Device, mark: str) -> None:
+async def misbehave(house: RunningDaemon, device: Device, mark: str) -> None:
     """Everything a stranger chooses the words of."""
     await device.ask({"type": f"no_such_type_{mark}"})
     await device.ask(f"not JSON {mark}")
@@ -105,7 +105,7 @@ async def misbehave(house: House, device: Device, mark: str) -> None:
     await device.auth(mint("alice", kid=mark, claims={"azp": mark}) + mark)
     await house.get(f"/{mark}")
     await house.get("/", headers={"Origin": f"https://{mark}.example"})
-    house.daemon.relay.receive("alice", b'{"event":"%s"}' % mark.encode())
+    house.daemon.relay.on_event("alice", b'{"event":"%s"}' % mark.encode())
 
 
 async def test_strangers_words_and_ten_thousand_users_make_no_new_series(
@@ -123,12 +123,12 @@ async def test_strangers_words_and_ten_thousand_users_make_no_new_series(
                 before = series(house)
         hub, relay = house.daemon.hub, house.daemon.relay
         event = msgspec.json.encode({"event": "note_deleted", "noteId": NOTE})
-        relay.receive("user", event)
+        relay.on_event("user", event)
         await eventually(lambda: house.daemon.hub.devices == 0)
         before = max(before, series(house))
         for number in range(USERS):
             hub.attach(f"user_{number}", Silent(number))
-            relay.receive(f"user_{number}", event)
+            relay.on_event(f"user_{number}", event)
         assert series(house) == before <= MOST_SERIES
         assert house.figure("deliveries_total") == USERS
 

@@ -14,7 +14,7 @@ import click
 import pytest
 import redis
 
-from tests.daemon import House, Message, daemon, eventually, publish
+from tests.daemon import Message, RunningDaemon, daemon, eventually, publish
 from tests.node import node_package
 from tests.postgres import Database
 from tests.readme import ROOT, TEXT, commands, table, unpack
@@ -23,7 +23,7 @@ from tests.tokens import mint
 from typelets_ws import events, messages
 from typelets_ws.cli import main
 from typelets_ws.config import Config
-from typelets_ws.config_kinds import kinds
+from typelets_ws.config_kinds import key_types
 from typelets_ws.errors import CloseCode, Code
 from typelets_ws.fields import ALLOWED
 from typelets_ws.metrics import Metrics
@@ -41,7 +41,7 @@ SHELL = {"python3", "cp", "psql", "redis-cli", "systemctl", "/opt/typelets-ws/bi
 def test_the_configuration_reference_is_the_configuration() -> None:
     aliases = {place: name for name, place in ALIASES.items()}
     expected = []
-    for section, key in kinds():
+    for section, key in key_types():
         default = getattr(getattr(Config(), section), key)
         shown = "[]" if default == () else json.dumps(default)
         name = aliases.get((section, key), f"TYPELETS_WS_{section}_{key}".upper())
@@ -52,8 +52,8 @@ def test_the_configuration_reference_is_the_configuration() -> None:
 
 
 def test_every_key_it_speaks_of_exists() -> None:
-    known = {f"{section}.{key}" for section, key in kinds()}
-    sections = "|".join({section for section, _ in kinds()})
+    known = {f"{section}.{key}" for section, key in key_types()}
+    sections = "|".join({section for section, _ in key_types()})
     spoken = set(re.findall(rf"`((?:{sections})\.[a-z_]+)", TEXT))
     modules = {path.name for path in (ROOT / "typelets_ws").glob("*.py")}
     assert spoken - modules <= known
@@ -75,7 +75,7 @@ def test_every_metric_it_speaks_of_exists() -> None:
 
 
 def test_every_environment_name_it_speaks_of_exists() -> None:
-    known = set(ALIASES) | {f"TYPELETS_WS_{s}_{k}".upper() for s, k in kinds()}
+    known = set(ALIASES) | {f"TYPELETS_WS_{s}_{k}".upper() for s, k in key_types()}
     spoken = set(re.findall(r"`((?:TYPELETS_WS|WS|CLERK)_[A-Z_]+)", TEXT))
     assert spoken <= known
 
@@ -193,7 +193,7 @@ def examples(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def rooms(world: World, **rules: bool) -> AsyncIterator[House]:
+async def rooms(world: World, **rules: bool) -> AsyncIterator[RunningDaemon]:
     async with daemon(
         world.redis_url("typelets-ws"),
         world.database.url_as("typelets_ws"),

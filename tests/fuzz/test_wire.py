@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.daemon import Boot, House, eventually
+from tests.daemon import Boot, RunningDaemon, eventually
 from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
 from tests.raw import CLOSE, PONG, TEXT, Raw, frame, handshake, raw
@@ -111,7 +111,7 @@ async def listen(client: Raw) -> int | None:
         return None
 
 
-async def attack(house: House, user: str | None, data: bytes) -> None:
+async def attack(house: RunningDaemon, user: str | None, data: bytes) -> None:
     async with raw(house) as client:
         if user is not None:
             client.send(json.dumps({"type": "auth", "token": mint(user)}))
@@ -125,14 +125,14 @@ async def attack(house: House, user: str | None, data: bytes) -> None:
 
 
 async def rounds(
-    house: House, count: int, user: str | None, make: Callable[[], bytes]
+    house: RunningDaemon, count: int, user: str | None, make: Callable[[], bytes]
 ) -> None:
     """Many attacks, some at once; then nothing of them is left."""
     for _ in range(count // 10):
         async with asyncio.TaskGroup() as group:
             for _ in range(10):
                 group.create_task(attack(house, user, make()))
-    await eventually(lambda: len(house.daemon.house.connections) <= 1)
+    await eventually(lambda: len(house.daemon.state.connections) <= 1)
     assert not house.logged("internal_error")
     assert not [line for line in house.log if line["level"] == "critical"]
     assert "Traceback" not in json.dumps(house.log)
@@ -144,7 +144,7 @@ async def test_junk_frames_before_authentication(
     async with boot(limits=LIMITS) as house:
         await rounds(house, 300, None, lambda: junk_frames(chance, "x"))
         assert house.daemon.hub.devices == 0
-        door = house.daemon.house.door
+        door = house.daemon.state.limiter
         assert (door.total, door.unauthenticated) == (0, 0)
 
 
@@ -241,7 +241,7 @@ async def test_junk_on_redis_is_dropped_and_the_rest_goes_on(
             )
             while (message := await device.receive()).get("noteId") != mark:
                 assert message["type"] in SERVER_WORDS | {"resync_required"}
-        assert house.daemon.complaints() == []
+        assert house.daemon.unready_reasons() == []
         levels = {line["level"] for line in house.log}
         assert not levels & {"error", "critical"}
 
@@ -249,7 +249,7 @@ async def test_junk_on_redis_is_dropped_and_the_rest_goes_on(
 async def test_junk_requests_get_an_http_answer_or_none(
     boot: Boot, chance: random.Random
 ) -> None:
-    async def knock(house: House, junk: str) -> None:
+    async def knock(house: RunningDaemon, junk: str) -> None:
         try:
             _reader, writer, answer = await handshake(house, junk)
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
@@ -262,8 +262,8 @@ async def test_junk_requests_get_an_http_answer_or_none(
             junk = chance.randbytes(chance.randint(0, 60)).decode("latin-1")
             end = chance.choice(["", "\r\n", "\n", "\r\n\r\n"])
             await knock(house, junk + end)
-        await eventually(lambda: not house.daemon.house.connections)
-        assert house.daemon.house.door.total == 0
+        await eventually(lambda: not house.daemon.state.connections)
+        assert house.daemon.state.limiter.total == 0
         assert "Traceback" not in json.dumps(house.log)
         async with house.device(ALICE) as device:
             assert await device.barrier() == []

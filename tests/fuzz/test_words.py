@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from typelets_ws import events, messages, signing
-from typelets_ws.errors import Code, Refusal
+from typelets_ws.errors import ClientError, Code
 from typelets_ws.events import EventRejected
 from typelets_ws.protocol import decoding
 
@@ -58,7 +58,7 @@ def test_a_message_is_read_or_refused(data: bytes) -> None:
     refusal = None
     try:
         message = decoding.decode(data)
-    except Refusal as exc:
+    except ClientError as exc:
         refusal = exc
     else:
         assert isinstance(message, messages.CLIENT_MESSAGES)
@@ -93,7 +93,7 @@ def test_an_event_is_read_or_dropped_by_one_word(data: bytes) -> None:
         event = events.decode(data)
     except EventRejected:
         return
-    if not isinstance(event, events.Order):
+    if not isinstance(event, events.ControlEvent):
         message = messages.encode(event.message(int(event.publishedAt or 0)))
         assert is_utf8(message)
         json.loads(message)

@@ -33,7 +33,7 @@ async def until(holds: Callable[[], object], timeout_s: float = 5.0) -> None:
     assert held, "what was waited for did not come"
 
 
-class House:
+class RunningBus:
     """One process' bus and limits, and all that they told."""
 
     def __init__(self, url: str, seed: int = 0, **settings: Any) -> None:
@@ -51,13 +51,13 @@ class House:
             log=log,
             clock=time.time,
             monotonic=time.monotonic,
-            chance=chance,
+            rng=chance,
             on_event=self._heard,
             on_gap=self._gap,
             on_unpublished=lambda *told: self.unpublished.append(told),
         )
         self.limits = SharedLimits(
-            redis, 20, self.bus.commands, metrics=self.metrics, log=log, chance=chance
+            redis, 20, self.bus.commands, metrics=self.metrics, log=log, rng=chance
         )
 
     @property
@@ -97,9 +97,11 @@ class House:
 
 
 @asynccontextmanager
-async def house(url: str, seed: int = 0, **settings: Any) -> AsyncIterator[House]:
+async def running_bus(
+    url: str, seed: int = 0, **settings: Any
+) -> AsyncIterator[RunningBus]:
     """A running one, ready or not."""
-    one = House(url, seed, **settings)
+    one = RunningBus(url, seed, **settings)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one.bus.run()), group.create_task(one.limits.run())]
         try:
@@ -110,8 +112,8 @@ async def house(url: str, seed: int = 0, **settings: Any) -> AsyncIterator[House
 
 
 @asynccontextmanager
-async def ready(url: str, seed: int = 0, **settings: Any) -> AsyncIterator[House]:
+async def ready(url: str, seed: int = 0, **settings: Any) -> AsyncIterator[RunningBus]:
     """A running one, once its first probe is back."""
-    async with house(url, seed, **settings) as one:
+    async with running_bus(url, seed, **settings) as one:
         await one.ready()
         yield one

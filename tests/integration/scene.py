@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.daemon import Boot, Device, House, Message
+from tests.daemon import Boot, Device, Message, RunningDaemon
 
 ALICE, BOB = "user_alice", "user_bob"
 
@@ -49,7 +49,7 @@ class Seen:
 class Scene:
     """Three devices of alice (two that are watched) and one of bob's."""
 
-    house: House
+    house: RunningDaemon
     sender: Device
     other: Device
     fence: Device
@@ -81,7 +81,7 @@ async def until(device: Device, mark: str) -> list[Message]:
 
 
 @asynccontextmanager
-async def staged(house: House) -> AsyncIterator[Scene]:
+async def staged(house: RunningDaemon) -> AsyncIterator[Scene]:
     """A scene on a running daemon."""
     async with (
         house.device(ALICE) as sender,

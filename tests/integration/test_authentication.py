@@ -12,7 +12,7 @@ import jwt
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.daemon import Boot, Device, House, eventually, publish
+from tests.daemon import Boot, Device, RunningDaemon, eventually, publish
 from tests.redis import RedisServer
 from tests.tokens import KeyServer, jwk, key_pair, mint, public_pem
 from typelets_ws.dev.samples import note_id
@@ -229,7 +229,7 @@ async def test_behind_a_failing_auth_nothing_is_done(boot: Boot) -> None:
 
 
 async def test_unknown_kids_cause_one_fetch_however_many_come(boot: Boot) -> None:
-    async def attempt(house: House, number: int) -> None:
+    async def attempt(house: RunningDaemon, number: int) -> None:
         async with house.device() as device:
             stranger = key_pair("stranger")
             answer = await device.auth(mint("x", key=stranger, kid=f"k{number}"))

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
-from tests.integration.bus_house import House, house, ready, until
+from tests.integration.bus_house import RunningBus, ready, running_bus, until
 from tests.redis import LinkProxy, RedisServer, free_port, link_proxy
 
 
@@ -111,36 +111,38 @@ async def test_ten_thousand_users_are_subscribed_in_batches(
 
 # Ways in which the link may fail: each takes effect, and mends if it must be mended.
 
-Break = Callable[[RedisServer, LinkProxy, House], Awaitable[None]]
+Break = Callable[[RedisServer, LinkProxy, RunningBus], Awaitable[None]]
 
 
-async def down(one: House) -> None:
+async def down(one: RunningBus) -> None:
     await until(lambda: not one.bus.listening)
 
 
-async def cut(server: RedisServer, proxy: LinkProxy, one: House) -> None:
+async def cut(server: RedisServer, proxy: LinkProxy, one: RunningBus) -> None:
     proxy.cut()
     await down(one)
 
 
-async def refused(server: RedisServer, proxy: LinkProxy, one: House) -> None:
+async def refused(server: RedisServer, proxy: LinkProxy, one: RunningBus) -> None:
     await proxy.refuse()
     await down(one)
     await proxy.heal()
 
 
-async def stalled(server: RedisServer, proxy: LinkProxy, one: House) -> None:
+async def stalled(server: RedisServer, proxy: LinkProxy, one: RunningBus) -> None:
     proxy.stall()
     await until(lambda: not one.bus.commands.up)
     await proxy.heal()
 
 
-async def killed_by_type(server: RedisServer, proxy: LinkProxy, one: House) -> None:
+async def killed_by_type(
+    server: RedisServer, proxy: LinkProxy, one: RunningBus
+) -> None:
     server.command("CLIENT", "KILL", "TYPE", "pubsub")
     await down(one)
 
 
-async def deaf(server: RedisServer, proxy: LinkProxy, one: House) -> None:
+async def deaf(server: RedisServer, proxy: LinkProxy, one: RunningBus) -> None:
     """Only what Redis says to the subscriber is lost."""
     for link in proxy.links:
         if link.port in server.client_ports("pubsub"):
@@ -148,7 +150,7 @@ async def deaf(server: RedisServer, proxy: LinkProxy, one: House) -> None:
     await down(one)
 
 
-async def half_open(server: RedisServer, proxy: LinkProxy, one: House) -> None:
+async def half_open(server: RedisServer, proxy: LinkProxy, one: RunningBus) -> None:
     """The subscriber's link is a black hole in both directions."""
     for link in proxy.links:
         if link.port in server.client_ports("pubsub"):
@@ -156,18 +158,18 @@ async def half_open(server: RedisServer, proxy: LinkProxy, one: House) -> None:
     await down(one)
 
 
-async def killed(server: RedisServer, proxy: LinkProxy, one: House) -> None:
+async def killed(server: RedisServer, proxy: LinkProxy, one: RunningBus) -> None:
     server.kill()
     await down(one)
     server.start()
 
 
-async def frozen(server: RedisServer, proxy: LinkProxy, one: House) -> None:
+async def frozen(server: RedisServer, proxy: LinkProxy, one: RunningBus) -> None:
     with server.frozen():
         await until(lambda: not one.bus.commands.up)
 
 
-async def replica(server: RedisServer, proxy: LinkProxy, one: House) -> None:
+async def replica(server: RedisServer, proxy: LinkProxy, one: RunningBus) -> None:
     """A failover behind one address: our master has become somebody's replica."""
     server.command("REPLICAOF", "127.0.0.1", free_port())
     await until(lambda: not one.bus.proven)
@@ -297,7 +299,7 @@ async def test_redis_unreachable_at_the_start_is_said_once(
     async with link_proxy(redis_server.port) as proxy:
         await proxy.refuse()
         with capture_logs() as logs:
-            async with house(proxy.url) as one:
+            async with running_bus(proxy.url) as one:
                 assert not await one.bus.subscribe("ann")
                 assert one.bus.probe_age() is None
                 await until(lambda: len(logs) > 0)
@@ -402,7 +404,7 @@ async def test_a_server_that_talks_nonsense_is_tried_again(
     attempts: list[int] = []
     server = await asyncio.start_server(nonsense, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with house(f"redis://127.0.0.1:{port}/0") as one:
+    async with running_bus(f"redis://127.0.0.1:{port}/0") as one:
         await until(lambda: len(attempts) > 8, 20)
         assert one.bus.probe_age() is None
         assert not await one.bus.subscribe("ann")
@@ -412,14 +414,14 @@ async def test_a_server_that_talks_nonsense_is_tried_again(
 class Ledger:
     """What was published to whom, and what the receiving side has or was told."""
 
-    def __init__(self, one: House, users: list[str]) -> None:
+    def __init__(self, one: RunningBus, users: list[str]) -> None:
         self.sent: list[str] = []
         self._one = one
         self._got: dict[str, set[int]] = {user: set() for user in users}
         self._told = dict.fromkeys(users, -1)
         one.also = lambda user, payload: self._got[user].add(int(payload))
 
-    def publish(self, sender: House, user: str) -> None:
+    def publish(self, sender: RunningBus, user: str) -> None:
         sender.bus.publish(user, b"%d" % len(self.sent))
         self.sent.append(user)
 
@@ -503,7 +505,7 @@ async def test_every_kind_of_address_works(tmp_path: Path) -> None:
         # A certificate nobody vouches for, and a wrong password.
         for address in (tls, f"redis://ws:wrong@127.0.0.1:{server.port}"):
             with capture_logs() as logs:
-                async with house(address) as one:
+                async with running_bus(address) as one:
                     await until(
                         lambda: "redis_down" in {line["event"] for line in logs}
                     )
@@ -528,7 +530,7 @@ async def test_missing_rights_are_named_and_granting_them_is_enough(
     try:
         url = f"redis://ws:pw@127.0.0.1:{redis_server.port}/0"
         with capture_logs() as logs:
-            async with house(url) as one:
+            async with running_bus(url) as one:
                 await until(lambda: one.bus.commands.up and logs)
                 one.bus.publish("ann", b"event")
                 await until(lambda: one.unpublished == [("ann", b"event", "refused")])
@@ -554,7 +556,7 @@ async def test_missing_rights_are_named_and_granting_them_is_enough(
 async def test_stopping_is_never_lost(redis_server: RedisServer) -> None:
     """Whatever a link is just doing when it is told to stop, it stops."""
     for turns in range(80):
-        async with asyncio.timeout(2), house(redis_server.url):
+        async with asyncio.timeout(2), running_bus(redis_server.url):
             for _ in range(turns):
                 await asyncio.sleep(0)
 

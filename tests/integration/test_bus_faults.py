@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.daemon import Boot, eventually
-from tests.integration.bus_house import house, ready, until
+from tests.integration.bus_house import ready, running_bus, until
 from tests.redis import RedisServer, free_port, link_proxy
-from typelets_ws.ports import Place
+from typelets_ws.ports import AcquireResult
 
 ALLOWED = ("&typelets:user:user_*", "&typelets:control", "&typelets:probe:*")
 
@@ -144,7 +144,7 @@ async def test_a_cluster_node_is_named_and_never_ready(
     server = RedisServer(tmp_path_factory.mktemp("node"), "--cluster-enabled", "yes")
     server.start()
     try:
-        async with house(server.url) as one:
+        async with running_bus(server.url) as one:
             with contextlib.suppress(AssertionError):
                 await one.ready(1.0)
             assert not one.bus.proven
@@ -174,7 +174,7 @@ async def test_limits_that_redis_refuses_are_a_fault_shown_by_ready(
             await asyncio.sleep(1.5)
             assert (await running.get("/ready"))[0] == 503
             redis_server.command("ACL", "SETUSER", "weak", "+evalsha", "+eval")
-            await eventually(lambda: not running.daemon.complaints())
+            await eventually(lambda: not running.daemon.unready_reasons())
     finally:
         redis_server.command("ACL", "DELUSER", "weak")
 
@@ -185,5 +185,5 @@ async def test_a_barred_session_stays_out_while_the_slots_cannot_be_counted(
     async with ready(redis_server.url) as one:
         redis_server.command("SET", "typelets:devices:ann", "of another type")
         redis_server.command("SET", "typelets:barred:sess_1", "1")
-        assert await one.limits.acquire("ann", "c", "sess_1") is Place.REVOKED
-        assert await one.limits.acquire("ann", "c", "sess_2") is Place.GRANTED
+        assert await one.limits.acquire("ann", "c", "sess_1") is AcquireResult.REVOKED
+        assert await one.limits.acquire("ann", "c", "sess_2") is AcquireResult.GRANTED

@@ -16,7 +16,7 @@ from typelets_ws.config import Auth, Log
 from typelets_ws.jwks import KeysUnavailable, http_fetch
 from typelets_ws.log import make_logger
 from typelets_ws.metrics import Metrics
-from typelets_ws.ports import Identity, RejectReason, TokenRejected
+from typelets_ws.ports import Identity, TokenRejected, TokenRejectReason
 
 SECRET = "sk_test_51verysecret"
 
@@ -36,7 +36,7 @@ class Bench:
             log=make_logger(Log(level="debug"), self.lines, time.time),
         )
 
-    async def judge(self, token: str) -> Identity | RejectReason:
+    async def judge(self, token: str) -> Identity | TokenRejectReason:
         try:
             return await self.clerk.verify(token)
         except TokenRejected as rejection:
@@ -70,7 +70,7 @@ async def test_fixed_key_needs_no_server() -> None:
             assert await here.accepts(mint())
             assert await here.accepts(mint(kid="ins_other"))
             forged = mint(key=key_pair("forger"))
-            assert await here.judge(forged) is RejectReason.BAD_SIGNATURE
+            assert await here.judge(forged) is TokenRejectReason.BAD_SIGNATURE
         assert server.count == 0
 
 
@@ -102,7 +102,7 @@ async def test_secret_is_not_taken_to_another_host() -> None:
         server.location = stranger.url
         api = server.origin + "/v1"
         async with bench(secret_key=SECRET, api_url=api) as here:
-            assert await here.judge(mint()) is RejectReason.KEYS_UNAVAILABLE
+            assert await here.judge(mint()) is TokenRejectReason.KEYS_UNAVAILABLE
             assert here.fetches("http_3xx") == 1
         assert stranger.count == 0
 
@@ -123,16 +123,16 @@ async def test_redirect_out_of_http_is_not_followed() -> None:
     with KeyServer() as server:
         server.location = "file:///etc/hostname"
         async with bench(jwks_url=server.url) as here:
-            assert await here.judge(mint()) is RejectReason.KEYS_UNAVAILABLE
+            assert await here.judge(mint()) is TokenRejectReason.KEYS_UNAVAILABLE
 
 
 async def test_expired_and_foreign_tokens() -> None:
     with KeyServer() as server:
         async with bench(jwks_url=server.url, issuer=ISSUER) as here:
-            assert await here.judge(mint(expires_in=-6)) is RejectReason.EXPIRED
+            assert await here.judge(mint(expires_in=-6)) is TokenRejectReason.EXPIRED
             assert await here.accepts(mint(expires_in=-3))
             other = mint(claims={"iss": "https://other"})
-            assert await here.judge(other) is RejectReason.WRONG_ISSUER
+            assert await here.judge(other) is TokenRejectReason.WRONG_ISSUER
         assert server.count == 1
 
 
@@ -148,7 +148,7 @@ async def test_storm_of_junk_causes_one_fetch_in_thirty_seconds(kind: str) -> No
                 verdicts = await asyncio.gather(*map(here.judge, junk))
                 for token in junk:
                     verdicts.append(await here.judge(token))
-                assert set(verdicts) == {RejectReason(kind)}
+                assert set(verdicts) == {TokenRejectReason(kind)}
                 here.seconds += 29.9
                 assert await here.judge(junk[0]) == kind
                 assert server.count == 1 + extra
@@ -186,11 +186,11 @@ async def test_token_without_kid_needs_a_set_of_one() -> None:
         async with bench(jwks_url=server.url) as here:
             assert await here.accepts(mint(kid=None))
             server.serve_keys(jwk(), jwk(key_pair("new"), "ins_2"))
-            assert await here.judge(mint(kid="?")) is RejectReason.UNKNOWN_KEY
-            assert await here.judge(mint(kid=None)) is RejectReason.UNKNOWN_KEY
+            assert await here.judge(mint(kid="?")) is TokenRejectReason.UNKNOWN_KEY
+            assert await here.judge(mint(kid=None)) is TokenRejectReason.UNKNOWN_KEY
             # A kid is tried with its own key and no other.
             wrong = mint(kid="ins_2")
-            assert await here.judge(wrong) is RejectReason.BAD_SIGNATURE
+            assert await here.judge(wrong) is TokenRejectReason.BAD_SIGNATURE
 
 
 async def test_old_keys_serve_while_the_key_server_is_down() -> None:
@@ -211,7 +211,7 @@ async def test_down_at_the_start_then_back() -> None:
     with KeyServer() as server:
         server.status = 500
         async with bench(jwks_url=server.url) as here:
-            assert await here.judge(mint()) is RejectReason.KEYS_UNAVAILABLE
+            assert await here.judge(mint()) is TokenRejectReason.KEYS_UNAVAILABLE
             server.status = 200
             assert await here.accepts(mint())
             assert server.count == 2
@@ -222,7 +222,7 @@ async def test_nobody_listens() -> None:
     with KeyServer() as server:
         url = server.url
     async with bench(jwks_url=url) as here:
-        assert await here.judge(mint()) is RejectReason.KEYS_UNAVAILABLE
+        assert await here.judge(mint()) is TokenRejectReason.KEYS_UNAVAILABLE
         assert here.fetches("unreachable") == 1
         assert "ConnectionRefusedError" in here.lines.getvalue()
 
@@ -257,7 +257,7 @@ async def test_slow_key_server_holds_up_nobody_whose_key_is_here() -> None:
             assert longest < 1
             assert not unknown.done()
             server.release()
-            assert await unknown is RejectReason.UNKNOWN_KEY
+            assert await unknown is TokenRejectReason.UNKNOWN_KEY
 
 
 async def test_cancelled_waiter_leaves_the_fetch_to_the_others() -> None:
@@ -286,7 +286,7 @@ async def test_cancelled_waiter_leaves_the_fetch_to_the_others() -> None:
 async def test_useless_answer(body: bytes, result: str) -> None:
     with KeyServer(body) as server:
         async with bench(jwks_url=server.url) as here:
-            assert await here.judge(mint()) is RejectReason.KEYS_UNAVAILABLE
+            assert await here.judge(mint()) is TokenRejectReason.KEYS_UNAVAILABLE
             assert here.fetches(result) == 1
             server.serve_keys()
             assert await here.accepts(mint())
@@ -300,7 +300,7 @@ async def test_server_that_answers_too_late(monkeypatch: pytest.MonkeyPatch) -> 
     with KeyServer() as server:
         server.hold()
         async with bench(jwks_url=server.url) as here:
-            assert await here.judge(mint()) is RejectReason.KEYS_UNAVAILABLE
+            assert await here.judge(mint()) is TokenRejectReason.KEYS_UNAVAILABLE
             await until(lambda: here.fetches("timeout") >= 1)
 
 
@@ -324,7 +324,7 @@ async def test_other_key_server_from_a_reload_on() -> None:
             assert server.count == 1
             here.clerk.reconfigure(Auth(jwks_url=other.url))
             assert await here.accepts(mint(key=new))
-            assert await here.judge(mint()) is RejectReason.BAD_SIGNATURE
+            assert await here.judge(mint()) is TokenRejectReason.BAD_SIGNATURE
             here.clerk.reconfigure(Auth(jwt_key=public_pem()))
             assert await here.accepts(mint())
         assert server.count == 1
@@ -343,7 +343,7 @@ async def test_no_secret_and_no_token_in_the_log() -> None:
         api = f"{server.origin}/{SECRET}"
         async with bench(secret_key=SECRET, api_url=api) as here:
             token = mint()
-            assert await here.judge(token) is RejectReason.KEYS_UNAVAILABLE
+            assert await here.judge(token) is TokenRejectReason.KEYS_UNAVAILABLE
             text = here.lines.getvalue()
             assert "http_4xx" in text
             assert "HTTP 401" in text

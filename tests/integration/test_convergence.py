@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import Boot, Device, House, Message, eventually, publish
+from tests.daemon import Boot, Device, Message, RunningDaemon, eventually, publish
 from tests.integration.scene import ALICE
 from tests.postgres import Database
 from tests.redis import RedisServer
-from typelets_ws.convergence import Newest, Row
+from typelets_ws.convergence import VersionCache, VersionedRow
 
 DELAY_S = 0.05
 FIELDS: dict[str, Callable[[int], object]] = {
@@ -61,9 +61,11 @@ class Copy:
             self.hear(message)
 
 
-def disordered(house: House, chance: random.Random, spawn: asyncio.TaskGroup) -> None:
+def disordered(
+    house: RunningDaemon, chance: random.Random, spawn: asyncio.TaskGroup
+) -> None:
     """Hold each event back for a time of its own."""
-    services = house.daemon.house.services
+    services = house.daemon.state.services
     straight = services.publish
 
     async def later(user: str, event: bytes) -> None:
@@ -124,14 +126,14 @@ async def storm(
     return copies, repairs
 
 
-def handled(houses: list[House]) -> float:
+def handled(houses: list[RunningDaemon]) -> float:
     return sum(
         house.figure("messages_total", type="note_update", result="ok")
         for house in houses
     )
 
 
-def refusals(house: House) -> float:
+def refusals(house: RunningDaemon) -> float:
     return house.figure("messages_total", type="note_update", result="NOT_FOUND")
 
 
@@ -186,10 +188,12 @@ async def test_without_the_newest_row_devices_do_not_converge(
 ) -> None:
     """The storm is fierce enough: without its remedy it leaves devices behind."""
 
-    def forgetful(_newest: Newest, _key: tuple[str, str], row: Row, _now: float) -> Row:
+    def forgetful(
+        _newest: VersionCache, _key: tuple[str, str], row: VersionedRow, _now: float
+    ) -> VersionedRow:
         return row
 
-    monkeypatch.setattr(Newest, "show", forgetful)
+    monkeypatch.setattr(VersionCache, "latest", forgetful)
     notes, rows = prepare(database)
     copies, _ = await storm(boot, notes, rows, 1, 300)
     assert differing(copies, stored(database, notes))

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.daemon import Boot, Device, House, Message, eventually
+from tests.daemon import Boot, Device, Message, RunningDaemon, eventually
 from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
 
@@ -35,7 +35,7 @@ def update(note_id: str, **changes: object) -> dict[str, Any]:
     return {"type": "note_update", "noteId": note_id, "changes": changes}
 
 
-def unavailable(house: House, answer: Message, text: str) -> None:
+def unavailable(house: RunningDaemon, answer: Message, text: str) -> None:
     """A clear error, whose log line is found by its id, and no text of Postgres'."""
     assert answer["type"] == "error"
     assert (answer["message"], answer["code"]) == (text, "UNAVAILABLE")
@@ -63,7 +63,7 @@ async def test_while_it_is_down_each_message_is_refused_and_the_rest_goes_on(
     boot: Boot, database: Database, note: str
 ) -> None:
 
-    async def not_ready(house: House) -> bool:
+    async def not_ready(house: RunningDaemon) -> bool:
         status, _, body = await house.get("/ready")
         return status == 503 and b"postgres does not answer" in body
 
@@ -92,7 +92,7 @@ async def test_while_it_is_down_each_message_is_refused_and_the_rest_goes_on(
         assert database.note(note)["title"] == "t"
         await eventually(lambda: served_again(device, note))
         assert (await other.receive())["type"] == "note_sync"
-        await eventually(lambda: not house.daemon.complaints())
+        await eventually(lambda: not house.daemon.unready_reasons())
         assert not house.logged("internal_error")
 
 
@@ -171,10 +171,10 @@ async def test_a_locked_row_costs_its_user_and_nobody_else(
         assert not house.logged("internal_error")
 
 
-def handling(house: House) -> bool:
+def handling(house: RunningDaemon) -> bool:
     return any(
         getattr(connection, "busy", False)
-        for connection in house.daemon.house.connections
+        for connection in house.daemon.state.connections
     )
 
 
@@ -244,4 +244,4 @@ async def test_a_folder_deleted_meanwhile_is_not_found(
         assert database.note(note)["title"] == "t"
         gone = await device.ask(update(str(uuid.uuid4()), title="x"))
         assert gone["message"] == "Note not found or access denied"
-        assert house.daemon.complaints() == []
+        assert house.daemon.unready_reasons() == []

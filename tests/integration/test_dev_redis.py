@@ -8,7 +8,7 @@ import redis
 
 from tests.daemon import daemon, publish
 from tests.postgres import Database
-from typelets_ws.dev.redis import Redis, RedisFailed
+from typelets_ws.dev.redis import RedisFailed, RedisServer
 
 KINDS = ["redis-server", "fakeredis"]
 
@@ -24,7 +24,7 @@ def kind(
 
 
 def test_it_answers_on_loopback_and_ends(kind: str) -> None:
-    with Redis() as server:
+    with RedisServer() as server:
         assert server.kind == kind
         assert server.url == f"redis://127.0.0.1:{server.port}/0"
         with redis.Redis.from_url(server.url) as link:
@@ -35,7 +35,7 @@ def test_it_answers_on_loopback_and_ends(kind: str) -> None:
 
 
 def test_it_can_be_stopped_and_started_on_the_same_port(kind: str) -> None:
-    with Redis() as server, redis.Redis.from_url(server.url) as link:
+    with RedisServer() as server, redis.Redis.from_url(server.url) as link:
         link.set("key", "value")
         server.stop()
         server.stop()
@@ -47,7 +47,7 @@ def test_it_can_be_stopped_and_started_on_the_same_port(kind: str) -> None:
 
 
 def test_what_it_says_of_scripts_is_true(kind: str) -> None:
-    with Redis() as server, redis.Redis.from_url(server.url) as link:
+    with RedisServer() as server, redis.Redis.from_url(server.url) as link:
         try:
             link.eval("return 1", 0)
         except redis.RedisError:
@@ -61,7 +61,7 @@ async def test_a_daemon_runs_on_it(
     kind: str, scripts: bool, database: Database
 ) -> None:
 
-    with Redis() as server:
+    with RedisServer() as server:
         if scripts and not server.runs_scripts:
             pytest.skip("this fakeredis has no lupa")
         note_id = database.add_note(database.add_user("alice"))
@@ -98,4 +98,4 @@ def test_a_port_that_is_taken_is_named(kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RedisFailed, match=rf"^{kind} .* port {port}\b"):
-            Redis(port).__enter__()
+            RedisServer(port).__enter__()

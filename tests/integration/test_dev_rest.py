@@ -9,7 +9,7 @@ import redis as redis_client
 from tests.postgres import Database
 from tests.redis import RedisServer
 from typelets_ws.dev.postgres import Postgres
-from typelets_ws.dev.rest import Refused, Rest
+from typelets_ws.dev.rest import HttpError, RestStub
 from typelets_ws.dev.samples import NOTES, USERS, fill, note_id
 from typelets_ws.events import decode, name
 
@@ -17,9 +17,9 @@ ALICE = USERS[0]
 
 
 @pytest.fixture
-def rest(database: Database, redis_server: RedisServer) -> Iterator[Rest]:
+def rest(database: Database, redis_server: RedisServer) -> Iterator[RestStub]:
     fill(database.url)
-    rest = Rest(database.url, redis_server.url, "typelets:")
+    rest = RestStub(database.url, redis_server.url, "typelets:")
     yield rest
     rest.close()
 
@@ -56,7 +56,7 @@ def test_samples_are_dated_in_utc(database: Database) -> None:
     assert row["off"] < 60
 
 
-def test_listing_has_the_users_own_only(rest: Rest) -> None:
+def test_listing_has_the_users_own_only(rest: RestStub) -> None:
     listing = rest.listing(ALICE)
     assert [note["title"] for note in listing["notes"]] == list(NOTES)
     assert {note["userId"] for note in listing["notes"]} == {ALICE}
@@ -66,7 +66,7 @@ def test_listing_has_the_users_own_only(rest: Rest) -> None:
 
 
 def test_each_event_is_written_and_published(
-    rest: Rest, redis_server: RedisServer
+    rest: RestStub, redis_server: RedisServer
 ) -> None:
     with redis_client.Redis.from_url(redis_server.url) as link, link.pubsub() as heard:
         heard.subscribe(f"typelets:user:{ALICE}")
@@ -102,9 +102,9 @@ def test_each_event_is_written_and_published(
     ],
 )
 def test_what_cannot_be_done_is_refused(
-    rest: Rest, event: str, subject: str, status: int
+    rest: RestStub, event: str, subject: str, status: int
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(HttpError) as refused:
         rest.publish(ALICE, event, subject, "x")
     assert refused.value.status == status
     # Postgres' own words quote the values.
@@ -113,7 +113,7 @@ def test_what_cannot_be_done_is_refused(
 
 
 def test_a_publish_can_be_skipped_and_a_clock_be_wrong(
-    rest: Rest, redis_server: RedisServer
+    rest: RestStub, redis_server: RedisServer
 ) -> None:
     with redis_client.Redis.from_url(redis_server.url) as link, link.pubsub() as heard:
         heard.subscribe(f"typelets:user:{ALICE}")
@@ -129,22 +129,24 @@ def test_a_publish_can_be_skipped_and_a_clock_be_wrong(
         assert heard.get_message(timeout=0.1) is None
 
 
-def test_a_revoked_session_is_known(rest: Rest, redis_server: RedisServer) -> None:
+def test_a_revoked_session_is_known(rest: RestStub, redis_server: RedisServer) -> None:
     assert not rest.is_revoked("sess_1")
     redis_server.command("SET", "typelets:barred:sess_1", "1")
     assert rest.is_revoked("sess_1")
 
 
 def test_what_is_away_is_named(database: Database) -> None:
-    rest = Rest(database.url, "redis://127.0.0.1:1/0", "typelets:")
-    with pytest.raises(Refused, match=r"^Redis does not answer") as refused:
+    rest = RestStub(database.url, "redis://127.0.0.1:1/0", "typelets:")
+    with pytest.raises(HttpError, match=r"^Redis does not answer") as refused:
         rest.is_revoked("sess_1")
     assert refused.value.status == 503
-    with pytest.raises(Refused, match=r"^Redis does not answer"):
+    with pytest.raises(HttpError, match=r"^Redis does not answer"):
         rest.publish(ALICE, "user_disconnected", "", "")
     rest.close()
-    rest = Rest("postgresql://127.0.0.1:1/none", "redis://127.0.0.1:1/0", "typelets:")
-    with pytest.raises(Refused, match=r"^Postgres does not answer") as refused:
+    rest = RestStub(
+        "postgresql://127.0.0.1:1/none", "redis://127.0.0.1:1/0", "typelets:"
+    )
+    with pytest.raises(HttpError, match=r"^Postgres does not answer") as refused:
         rest.listing(ALICE)
     assert refused.value.status == 503
     rest.close()

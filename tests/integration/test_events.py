@@ -258,7 +258,7 @@ async def test_what_came_before_an_order_reaches_those_sent_away(
     """Also when both are read from Redis in one go."""
     async with boot() as house, house.device("alice", sid="s1") as device:
         for event in ({"event": "note_deleted", "noteId": NOTE}, order):
-            house.daemon.relay.receive("alice", json.dumps(event).encode())
+            house.daemon.relay.on_event("alice", json.dumps(event).encode())
         assert (await device.receive())["noteId"] == NOTE
         assert await device.closed() == 4401
 

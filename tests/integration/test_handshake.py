@@ -6,7 +6,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.daemon import Boot, House, eventually, raw_http
+from tests.daemon import Boot, RunningDaemon, eventually, raw_http
 from typelets_ws.connection import Connection
 from typelets_ws.frames import PING
 from typelets_ws.liveness import NEVER
@@ -14,7 +14,7 @@ from typelets_ws.liveness import NEVER
 ORIGIN = "https://app.example.org"
 
 
-async def status_for(house: House, origin: str | None) -> int:
+async def status_for(house: RunningDaemon, origin: str | None) -> int:
     headers = {} if origin is None else {"Origin": origin}
     try:
         async with connect(house.url, additional_headers=headers):
@@ -105,7 +105,7 @@ async def test_with_compression_messages_arrive_whole(boot: Boot) -> None:
 async def test_the_address_is_the_proxys_word_only_for_trusted_proxies(
     boot: Boot,
 ) -> None:
-    async def tell_address(house: House, headers: dict[str, str]) -> str:
+    async def tell_address(house: RunningDaemon, headers: dict[str, str]) -> str:
         before = len(house.logged("origin_refused"))
         with pytest.raises(InvalidStatus):
             await connect(
@@ -162,16 +162,16 @@ async def test_a_path_of_ours_is_no_websocket(boot: Boot, path: str) -> None:
 async def test_what_is_common_needs_no_protocol_of_the_library(boot: Boot) -> None:
     """It is 2 KB of each connection; a message in two frames needs it."""
     async with boot() as house, house.device("alice") as device:
-        (connection,) = house.daemon.house.connections
+        (connection,) = house.daemon.state.connections
         assert isinstance(connection, Connection)
 
         def made() -> bool:
             return connection._protocol is not None
 
         await device.barrier()
-        connection._liveness._pinged_at = house.daemon.house.monotonic()
-        connection._push(PING)
-        await eventually(lambda: connection._liveness._pinged_at == NEVER)
+        connection._timers._pinged_at = house.daemon.state.monotonic()
+        connection._queue(PING)
+        await eventually(lambda: connection._timers._pinged_at == NEVER)
         assert not made()
         await device.socket.send(['{"type":', '"ping"}'])
         assert (await device.receive())["type"] == "pong"

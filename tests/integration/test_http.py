@@ -2,11 +2,11 @@
 
 import json
 
-from tests.daemon import Boot, House, eventually
+from tests.daemon import Boot, RunningDaemon, eventually
 from tests.postgres import Database
 
 
-async def status(house: House, *, admin: bool = False, token: str = "") -> dict:  # type: ignore[type-arg]
+async def status(house: RunningDaemon, *, admin: bool = False, token: str = "") -> dict:  # type: ignore[type-arg]
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     code, fields, body = await house.get(
         "/websocket/status", admin=admin, headers=headers
@@ -70,14 +70,14 @@ async def test_ready_is_red_while_postgres_is_away(
         assert fields["content-type"] == "application/json"
         assert json.loads(body) == {"ready": True, "reasons": []}
         database.stop()
-        await eventually(lambda: bool(house.daemon.complaints()))
+        await eventually(lambda: bool(house.daemon.unready_reasons()))
         code, _, body = await house.get("/ready")
         assert code == 503
         assert json.loads(body)["reasons"] == ["postgres does not answer"]
         assert (await status(house))["status"] == "degraded"
         assert (await house.get("/health"))[0] == 200
         database.start()
-        await eventually(lambda: not house.daemon.complaints())
+        await eventually(lambda: not house.daemon.unready_reasons())
         assert (await house.get("/ready"))[0] == 200
 
 

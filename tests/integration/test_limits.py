@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.daemon import Boot, Device, House, Message, eventually, publish
+from tests.daemon import Boot, Device, Message, RunningDaemon, eventually, publish
 from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
 from tests.raw import BINARY, CONT, PING, TEXT, Raw, frame, handshake, raw
@@ -204,7 +204,7 @@ async def test_broken_frames_close_with_the_code_of_the_rfc(
         client.write(data)
         assert await client.close_code() == code
         await client.ended()
-        await eventually(lambda: not house.daemon.house.connections)
+        await eventually(lambda: not house.daemon.state.connections)
 
 
 async def test_binary_and_empty_frames_are_errors_and_no_more(boot: Boot) -> None:
@@ -241,7 +241,7 @@ async def test_with_deflate_sizes_are_those_of_the_inflated_message(boot: Boot) 
 # Devices per user.
 
 
-async def answers(house: House, client: Raw) -> bytes:
+async def answers(house: RunningDaemon, client: Raw) -> bytes:
     client.send(json.dumps({"type": "auth", "token": mint(ALICE), "requestId": "r"}))
     return await client.text()
 
@@ -284,7 +284,7 @@ def forwarded(address: str) -> str:
     return f"X-Forwarded-For: {address}\r\n"
 
 
-async def refused(house: House, headers: str = "") -> bytes:
+async def refused(house: RunningDaemon, headers: str = "") -> bytes:
     _reader, writer, answer = await handshake(house, headers)
     writer.transport.abort()
     assert answer.startswith(b"HTTP/1.1 503"), answer
@@ -304,8 +304,8 @@ async def test_the_door_counts_all_and_those_not_authenticated(boot: Boot) -> No
                 figure = house.figure
                 assert figure("evictions_total", reason="unauthenticated") == 1
                 assert figure("evictions_total", reason="connections") == 1
-        await eventually(lambda: house.daemon.house.door.total == 0)
-        assert house.daemon.house.door.unauthenticated == 0
+        await eventually(lambda: house.daemon.state.limiter.total == 0)
+        assert house.daemon.state.limiter.unauthenticated == 0
         async with raw(house):
             pass
 
@@ -320,7 +320,7 @@ async def test_addresses_are_counted_as_a_trusted_proxy_names_them(boot: Boot) -
             await refused(house, forwarded("6.6.6.6, 192.0.2.1"))
             async with raw(house, two):
                 await refused(house, two)
-        await eventually(lambda: house.daemon.house.door.total == 0)
+        await eventually(lambda: house.daemon.state.limiter.total == 0)
         async with raw(house, one):
             pass
     async with boot(limits=limits) as house:
@@ -331,7 +331,7 @@ async def test_addresses_are_counted_as_a_trusted_proxy_names_them(boot: Boot) -
 
 async def test_the_accept_rate_is_bounded(boot: Boot) -> None:
 
-    async def accepted(house: House) -> bool:
+    async def accepted(house: RunningDaemon) -> bool:
         _reader, writer, answer = await handshake(house)
         writer.transport.abort()
         return answer.startswith(b"HTTP/1.1 101")
@@ -395,7 +395,7 @@ async def test_who_stops_reading_is_cut_by_time(
         assert house.figure("evictions_total", reason="stalled") == 1
         closed = house.figure("closes_total", code="1013", reason="stalled")
         assert closed == 1
-        await eventually(lambda: len(house.daemon.house.connections) == 1)
+        await eventually(lambda: len(house.daemon.state.connections) == 1)
 
 
 async def test_unsent_bytes_are_bounded(boot: Boot, redis_server: RedisServer) -> None:
@@ -413,7 +413,7 @@ async def test_unsent_bytes_are_bounded(boot: Boot, redis_server: RedisServer) -
             await honest.receive()
         await eventually(lambda: house.daemon.hub.count(ALICE) == 1)
         assert house.figure("evictions_total", reason="unsent_bytes") == 1
-        await eventually(lambda: len(house.daemon.house.connections) == 1)
+        await eventually(lambda: len(house.daemon.state.connections) == 1)
 
 
 @pytest.mark.parametrize("step_s", [-3600.0, 3600.0])

@@ -5,7 +5,7 @@ import random
 from contextlib import AsyncExitStack
 from functools import partial
 
-from tests.daemon import Boot, House, eventually, publish
+from tests.daemon import Boot, RunningDaemon, eventually, publish
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint
@@ -72,7 +72,7 @@ async def test_all_devices_see_one_order(boot: Boot) -> None:
             assert own == [f"{index}-{number}" for number in range(40)]
 
 
-async def attempt(stack: AsyncExitStack, house: House) -> bool:
+async def attempt(stack: AsyncExitStack, house: RunningDaemon) -> bool:
     device = await stack.enter_async_context(house.device())
     answer = await device.auth(mint("alice"))
     if answer["type"] == "auth_success":
@@ -224,8 +224,8 @@ async def test_a_re_auth_finds_a_session_that_another_process_barred(
             assert await phone.closed() == 4401
 
 
-def is_empty(house: House) -> bool:
-    return not house.daemon.house.connections
+def is_empty(house: RunningDaemon) -> bool:
+    return not house.daemon.state.connections
 
 
 async def test_churn_leaves_nothing_behind(
@@ -233,7 +233,7 @@ async def test_churn_leaves_nothing_behind(
 ) -> None:
     """Connect, subscribe, drop, reconnect: all counts return to where they were."""
 
-    async def visit(house: House, chance: random.Random) -> None:
+    async def visit(house: RunningDaemon, chance: random.Random) -> None:
         for _ in range(4):
             async with house.device(f"user_{chance.randrange(20)}") as device:
                 if chance.random() < 0.5:
@@ -252,9 +252,9 @@ async def test_churn_leaves_nothing_behind(
             await eventually(partial(is_empty, house))
             assert len(built.hub) == 0
             assert built.hub.devices == 0
-            assert built.house.door.total == 0
-            assert built.house.door.unauthenticated == 0
-            assert not built.house.services.admission._holds
+            assert built.state.limiter.total == 0
+            assert built.state.limiter.unauthenticated == 0
+            assert not built.state.services.authenticator._refcounts
         await eventually(
             lambda: redis_server.command("PUBSUB", "CHANNELS", "*user:*") == []
         )

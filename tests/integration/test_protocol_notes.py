@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import Boot, House
+from tests.daemon import Boot, RunningDaemon
 from tests.integration.scene import ALICE, BOB, played
 from tests.postgres import Database
 
@@ -537,7 +537,7 @@ async def test_what_is_no_message_is_told_so(
 ) -> None:
 
     async def told_and_served(
-        house: House, device: Any, text: str | bytes, answer: str
+        house: RunningDaemon, device: Any, text: str | bytes, answer: str
     ) -> None:
         code = "UNKNOWN_TYPE" if answer.startswith("Unknown") else "INVALID_MESSAGE"
         if len(text) > 65_536 and not device.user_id:

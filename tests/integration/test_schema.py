@@ -9,7 +9,7 @@ from jsonschema.validators import validator_for
 from msgspec import structs
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.daemon import Boot, Device, House, Message
+from tests.daemon import Boot, Device, Message, RunningDaemon
 from tests.node import node_package
 from tests.postgres import Database
 from tests.redis import RedisServer
@@ -73,7 +73,7 @@ def watched(device: Device, witness: Witness) -> WatchedDevice:
     return WatchedDevice(device.socket, witness)
 
 
-async def converse(house: House, witness: Witness, database: Database) -> None:
+async def converse(house: RunningDaemon, witness: Witness, database: Database) -> None:
     note = database.add_note("alice", tags=["a,b", '"q"'], hidden=None)
     folder = database.add_folder("alice")
     join = {"type": "join_note", "noteId": note}
@@ -117,7 +117,7 @@ async def converse(house: House, witness: Witness, database: Database) -> None:
 
 
 async def publish_all(
-    house: House, witness: Witness, publisher: AsyncPublisher
+    house: RunningDaemon, witness: Witness, publisher: AsyncPublisher
 ) -> None:
     row: dict[str, Any] = {field.name: None for field in structs.fields(Note)}
     row |= {"id": MISSING, "userId": "alice", "title": "t", "type": "note"}

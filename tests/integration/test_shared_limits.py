@@ -7,11 +7,15 @@ from collections import Counter
 import pytest
 from structlog.testing import capture_logs
 
-from tests.integration.bus_house import House, house, ready, until
+from tests.integration.bus_house import RunningBus, ready, running_bus, until
 from tests.redis import RedisServer, link_proxy
-from typelets_ws.ports import Place
+from typelets_ws.ports import AcquireResult
 
-GRANTED, FULL, REVOKED = Place.GRANTED, Place.FULL, Place.REVOKED
+GRANTED, FULL, REVOKED = (
+    AcquireResult.GRANTED,
+    AcquireResult.FULL,
+    AcquireResult.REVOKED,
+)
 
 
 def counted(server: RedisServer, user: str = "ann") -> int:
@@ -22,7 +26,7 @@ def counted(server: RedisServer, user: str = "ann") -> int:
     return sum(member.partition(":")[0] in living for member in members)
 
 
-async def fill(one: House, user: str, count: int, name: str = "c") -> None:
+async def fill(one: RunningBus, user: str, count: int, name: str = "c") -> None:
     asked = (one.limits.acquire(user, f"{name}{i}", None) for i in range(count))
     assert set(await asyncio.gather(*asked)) <= {GRANTED}
 
@@ -186,7 +190,7 @@ async def test_a_barred_session_gets_no_place_anywhere(
     redis_server: RedisServer,
 ) -> None:
     async with ready(redis_server.url, 1) as a, ready(redis_server.url, 2) as b:
-        a.limits.bar("sess_1", 60_000)
+        a.limits.revoke_session("sess_1", 60_000)
         assert await a.bus.flush()
         assert await b.limits.acquire("ann", "c", "sess_1") is REVOKED
         assert await b.limits.acquire("ann", "c", "sess_2") is GRANTED
@@ -223,7 +227,7 @@ async def test_limits_that_are_not_shared_ask_nothing(
     redis_server: RedisServer,
 ) -> None:
     url = redis_server.url
-    async with house(url, shared_limits=False, shared_nonces=False) as one:
+    async with running_bus(url, shared_limits=False, shared_nonces=False) as one:
         await one.ready()
         await fill(one, "ann", 30)
         one.limits.release("ann", "c1")

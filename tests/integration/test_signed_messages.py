@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import Boot, Device, House
+from tests.daemon import Boot, Device, RunningDaemon
 from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
 from tests.redis import RedisServer
@@ -41,7 +41,7 @@ async def refused(device: Device, envelope: dict[str, Any]) -> None:
     assert await device.barrier() == []
 
 
-async def fresh_token(house: House) -> str:
+async def fresh_token(house: RunningDaemon) -> str:
     """Another token of the same user, as Clerk mints one a minute."""
     return mint(ALICE, claims={"jti": f"{time.monotonic_ns()}"})
 
@@ -324,7 +324,7 @@ async def test_of_many_racing_replays_on_two_daemons_exactly_one_counts(
     token = mint(ALICE)
     async with boot() as house, boot() as annex:
 
-        async def replay(where: House, envelope: list[dict[str, Any]]) -> str:
+        async def replay(where: RunningDaemon, envelope: list[dict[str, Any]]) -> str:
             async with where.device() as device:
                 await device.auth(token)
                 if not envelope:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from typelets_ws.javascript import NotJson, reserialise
+from typelets_ws.javascript import NotJson, json_stringify
 from typelets_ws.protocol.json_members import members
 from typelets_ws.signing import open_envelope, session_secret, verify
 
@@ -105,7 +105,7 @@ def node() -> Iterator[Node]:
 
 def ours(text: str) -> str | None:
     try:
-        return reserialise(text)
+        return json_stringify(text)
     except NotJson:
         return None
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from websockets.asyncio.client import connect
 
-from tests.daemon import Device, House, eventually, publish, raw_http
+from tests.daemon import Device, RunningDaemon, eventually, publish, raw_http
 from tests.integration.scene import ALICE
 from tests.postgres import Database
 from tests.raw import Raw, raw
@@ -85,7 +85,7 @@ async def figures(admin: int) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-async def stall(stack: AsyncExitStack, house: House) -> Raw:
+async def stall(stack: AsyncExitStack, house: RunningDaemon) -> Raw:
     """A device that is in, and reads no more."""
     client = await stack.enter_async_context(raw(house, receive_buffer=2_048))
     client.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
@@ -132,7 +132,7 @@ async def test_200_devices_that_stop_reading_harm_nobody(
         state = 'typelets_ws_connections{state="authenticated"}'
         return (await figures(admin)).get(state) == HONEST
 
-    house = cast(House, SimpleNamespace(daemon=SimpleNamespace(port=port)))
+    house = cast(RunningDaemon, SimpleNamespace(daemon=SimpleNamespace(port=port)))
     async with process(path) as child, AsyncExitStack() as stack:
         await eventually(ready)
         honest = []

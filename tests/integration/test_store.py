@@ -21,7 +21,7 @@ from tests.postgres import Database
 from typelets_ws import config, store_pool
 from typelets_ws.metrics import Metrics
 from typelets_ws.ports import Missing, StoreUnavailable, Updated
-from typelets_ws.store import Reason, Store
+from typelets_ws.store import QueryFailure, Store
 from typelets_ws.store_sql import COLUMNS
 
 T = TypeVar("T")
@@ -423,7 +423,7 @@ async def test_a_locked_row_costs_its_user_and_nobody_else(database: Database) -
                     assert isinstance(written, Updated)
                 assert database.waiting_for_locks() == 2
             reasons = {task.result() for task in stuck}
-            assert reasons == {Reason.TIMEOUT, Reason.POOL_FULL}
+            assert reasons == {QueryFailure.TIMEOUT, QueryFailure.POOL_FULL}
         assert isinstance(await store.update_note("u", locked, {"title": "z"}), Updated)
     assert database.note(locked)["title"] == "z"
     value = metrics.registry.get_sample_value
@@ -468,7 +468,7 @@ async def test_too_many_waiting_are_refused_at_once(database: Database) -> None:
                     await until(lambda: database.waiting_for_locks() == stuck)  # noqa: B023
                 with quick(0.3):
                     reason = await failure(store.update_note("u", note, {"title": "y"}))
-                assert reason == Reason.POOL_FULL
+                assert reason == QueryFailure.POOL_FULL
                 for task in waiting:
                     task.cancel()
 
@@ -520,7 +520,7 @@ async def test_stopped_database_is_told_quickly_and_comes_back(
         await asyncio.to_thread(database.stop)
         with quick(2.5):
             reason = await failure(store.update_note("u", note, {"title": "x"}))
-        assert reason == Reason.DISCONNECTED
+        assert reason == QueryFailure.DISCONNECTED
         assert up() == 0
         with quick(1.0):  # by now it is known that there is none
             for _ in range(3):
@@ -551,7 +551,7 @@ async def test_starts_without_a_database(database: Database) -> None:
         store = opened(url)
         started = await store.__aenter__()
     try:
-        assert await failure(started.note_owner(note)) == Reason.DISCONNECTED
+        assert await failure(started.note_owner(note)) == QueryFailure.DISCONNECTED
         await asyncio.to_thread(database.start)
         await answering(started)
         assert await started.note_owner(note) == "u"
@@ -566,7 +566,7 @@ async def test_no_connection_to_be_had(database: Database) -> None:
         async with opened(database.url) as store:
             with quick(1.0):
                 reason = await failure(store.note_owner(note))
-            assert reason == Reason.DISCONNECTED
+            assert reason == QueryFailure.DISCONNECTED
     async with opened(database.url, pool_min=1) as store:
         await store.ping()
         with database.exhausted():  # the one connection there is serves all
@@ -577,7 +577,7 @@ async def test_no_connection_to_be_had(database: Database) -> None:
 async def test_closed_store_refuses(database: Database) -> None:
     async with opened(database.url) as store:
         await store.ping()
-    assert await failure(store.note_owner(ABSENT)) == Reason.CLOSED
+    assert await failure(store.note_owner(ABSENT)) == QueryFailure.CLOSED
 
 
 class Road:
@@ -638,12 +638,12 @@ async def test_silent_server_is_cut_off(database: Database) -> None:
     async with road.built() as url, opened(url, metrics, pool_min=2) as store:
         assert await store.note_owner(note) == "u"
         road.open.clear()
-        assert await failure(store.ping()) == Reason.TIMEOUT
+        assert await failure(store.ping()) == QueryFailure.TIMEOUT
         assert up() == 0
         with quick(1.2):  # 400 ms for the statement, 250 ms of grace
             reason = await failure(store.update_note("u", note, {"title": "x"}))
         # The statement is not answered, or the connection that replaces the last.
-        assert reason in {Reason.TIMEOUT, Reason.DISCONNECTED}
+        assert reason in {QueryFailure.TIMEOUT, QueryFailure.DISCONNECTED}
         road.open.set()
         await answering(store)
         assert up() == 1
@@ -834,13 +834,13 @@ async def test_an_old_connection_is_renewed(
 
 async def test_what_is_not_needed_goes_back(database: Database) -> None:
     async with opened(database.url, pool_min=4) as store:
-        at_hand = vars(vars(store)["_pool"])["_at_hand"]
+        at_hand = vars(vars(store)["_pool"])["_idle"]
         deadline = time.monotonic() + 5
         while len(at_hand) < 2:  # as soon as the pool has made a second one
             assert time.monotonic() < deadline
             await asyncio.gather(*(store.ping() for _ in range(40)))
         for link in at_hand:
-            link.lent_until = 0.0
+            link.leased_until = 0.0
         for _ in range(len(at_hand)):
             await store.ping()
         assert not at_hand  # each went back after its last use
@@ -856,7 +856,7 @@ async def test_what_runs_when_the_store_closes_may_end(database: Database) -> No
                 task = tasks.create_task(store.update_note("u", note, {"title": "x"}))
                 await until(lambda: database.waiting_for_locks() == 1)
                 await store.close()
-                assert await failure(store.ping()) == Reason.CLOSED
+                assert await failure(store.ping()) == QueryFailure.CLOSED
         assert isinstance(await task, Updated)
     await until(lambda: not backends(database))
 
@@ -868,7 +868,7 @@ async def test_no_text_is_cut_at_a_nul(database: Database) -> None:
 
     async with opened(database.url) as store:
         reason = await failure(store.update_note("u", note, {"title": "a\0b"}))
-    assert reason == Reason.REFUSED
+    assert reason == QueryFailure.REFUSED
     assert database.note(note)["title"] == "t"
 
 
@@ -888,7 +888,7 @@ async def test_nothing_of_the_database_is_told(database: Database) -> None:
     finally:
         database.execute("ALTER TABLE notes DROP CONSTRAINT short")
     error = caught.value
-    assert error.reason == Reason.REFUSED
+    assert error.reason == QueryFailure.REFUSED
     assert error.__cause__ is None
     assert error.__suppress_context__
     assert lines == [

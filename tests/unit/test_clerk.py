@@ -18,7 +18,7 @@ from typelets_ws.clerk import Clerk
 from typelets_ws.config import Auth, Log
 from typelets_ws.log import make_logger
 from typelets_ws.metrics import Metrics
-from typelets_ws.ports import Identity, RejectReason, TokenRejected
+from typelets_ws.ports import Identity, TokenRejected, TokenRejectReason
 
 NOW = 1_800_000_000.0
 T = TypeVar("T")
@@ -46,7 +46,7 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("gave up the event loop")
 
 
-def judge(token: str, **auth: Any) -> Identity | RejectReason:
+def judge(token: str, **auth: Any) -> Identity | TokenRejectReason:
     try:
         return at_once(make(**auth).verify(token))
     except TokenRejected as rejection:
@@ -72,7 +72,7 @@ def test_pem_goes_for_any_kid_or_none() -> None:
 
 
 def test_token_without_session_is_accepted_only_on_request() -> None:
-    assert judge(token(sid=None)) is RejectReason.NO_SESSION
+    assert judge(token(sid=None)) is TokenRejectReason.NO_SESSION
     identity = judge(token(sid=None), accept_without_session=True)
     assert isinstance(identity, Identity)
     assert identity.session_id is None
@@ -80,7 +80,7 @@ def test_token_without_session_is_accepted_only_on_request() -> None:
 
 def test_pending_session_is_accepted_only_on_request() -> None:
     pending = token(claims={"sts": "pending"})
-    assert judge(pending) is RejectReason.PENDING
+    assert judge(pending) is TokenRejectReason.PENDING
     assert isinstance(judge(pending, accept_pending=True), Identity)
     assert isinstance(judge(token(claims={"sts": "active"})), Identity)
 
@@ -102,7 +102,7 @@ def test_classes_of_tokens(category: object, session: bool, lenient: bool) -> No
     made = token(headers={"cat": category})
     for setting, accepted in ((False, session), (True, lenient)):
         verdict = judge(made, accept_without_session=setting)
-        assert verdict is RejectReason.WRONG_CATEGORY or accepted
+        assert verdict is TokenRejectReason.WRONG_CATEGORY or accepted
         assert isinstance(verdict, Identity) is accepted
 
 
@@ -120,17 +120,17 @@ def test_age_of_accepted_tokens_is_counted() -> None:
     [
         ({"exp": NOW + 0.5}, None),
         ({"exp": NOW - 4.9}, None),
-        ({"exp": NOW - 5}, RejectReason.EXPIRED),
-        ({"exp": NOW - 3600}, RejectReason.EXPIRED),
-        ({"exp": 0}, RejectReason.EXPIRED),
+        ({"exp": NOW - 5}, TokenRejectReason.EXPIRED),
+        ({"exp": NOW - 3600}, TokenRejectReason.EXPIRED),
+        ({"exp": 0}, TokenRejectReason.EXPIRED),
         ({"nbf": NOW + 5}, None),
-        ({"nbf": NOW + 5.1}, RejectReason.NOT_ACTIVE_YET),
+        ({"nbf": NOW + 5.1}, TokenRejectReason.NOT_ACTIVE_YET),
         ({"iat": NOW + 5}, None),
-        ({"iat": NOW + 5.1}, RejectReason.ISSUED_IN_FUTURE),
+        ({"iat": NOW + 5.1}, TokenRejectReason.ISSUED_IN_FUTURE),
     ],
 )
 def test_times_have_the_leeway_and_no_more(
-    claims: dict[str, float], reason: RejectReason | None
+    claims: dict[str, float], reason: TokenRejectReason | None
 ) -> None:
     verdict = judge(token(claims=claims))
     assert verdict is reason if reason else isinstance(verdict, Identity)
@@ -138,14 +138,14 @@ def test_times_have_the_leeway_and_no_more(
 
 def test_leeway_is_a_setting() -> None:
     late = token(claims={"exp": NOW - 1})
-    assert judge(late, leeway_s=0.0) is RejectReason.EXPIRED
-    assert judge(token(claims={"exp": NOW}), leeway_s=0.0) is RejectReason.EXPIRED
+    assert judge(late, leeway_s=0.0) is TokenRejectReason.EXPIRED
+    assert judge(token(claims={"exp": NOW}), leeway_s=0.0) is TokenRejectReason.EXPIRED
     assert isinstance(judge(late, leeway_s=2.0), Identity)
 
 
 @pytest.mark.parametrize("name", ["exp", "iat", "nbf", "sub"])
 def test_required_claim_is_missing(name: str) -> None:
-    assert judge(token(without=[name])) is RejectReason.MISSING_CLAIM
+    assert judge(token(without=[name])) is TokenRejectReason.MISSING_CLAIM
 
 
 @pytest.mark.parametrize("name", ["exp", "iat", "nbf"])
@@ -153,7 +153,7 @@ def test_required_claim_is_missing(name: str) -> None:
     "value", [None, True, "1800000000", [], {}, 10**400, 1e300, 253_402_300_800, -1]
 )
 def test_times_must_be_numbers_of_this_age(name: str, value: object) -> None:
-    assert judge(token(claims={name: value})) is RejectReason.BAD_CLAIM
+    assert judge(token(claims={name: value})) is TokenRejectReason.BAD_CLAIM
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999"])
@@ -162,7 +162,7 @@ def test_numbers_beyond_json_are_refused(text: str) -> None:
     body = token(without=["exp"]).split(".")[1]
     claims = base64.urlsafe_b64decode(body + "==")[:-1] + f', "exp": {text}}}'.encode()
     signed = jwt.api_jws.encode(claims, key, "RS256")
-    assert judge(signed) in {RejectReason.BAD_CLAIM, RejectReason.MALFORMED}
+    assert judge(signed) in {TokenRejectReason.BAD_CLAIM, TokenRejectReason.MALFORMED}
 
 
 @pytest.mark.parametrize(
@@ -171,13 +171,13 @@ def test_numbers_beyond_json_are_refused(text: str) -> None:
      True, ["user_1"], {"id": 1}],
 )  # fmt: skip
 def test_subject_must_be_a_plain_name(sub: object) -> None:
-    assert judge(token(claims={"sub": sub})) is RejectReason.BAD_SUBJECT
+    assert judge(token(claims={"sub": sub})) is TokenRejectReason.BAD_SUBJECT
 
 
 def test_machine_without_a_category_is_known_by_its_subject() -> None:
-    assert judge(token("mch_2x")) is RejectReason.WRONG_CATEGORY
+    assert judge(token("mch_2x")) is TokenRejectReason.WRONG_CATEGORY
     forged = token("mch_2x", key=key_pair("forger"))
-    assert judge(forged) is RejectReason.BAD_SIGNATURE
+    assert judge(forged) is TokenRejectReason.BAD_SIGNATURE
 
 
 def test_name_of_a_key_pair_is_the_pair() -> None:
@@ -193,31 +193,33 @@ def test_longest_subject() -> None:
     "sid", ["", " ", "a b", "a\n", "\x00", "a\u2028", "x" * 257, None, 7, ["sess_1"]]
 )
 def test_session_id_must_be_a_plain_name(sid: object) -> None:
-    assert judge(token(claims={"sid": sid})) is RejectReason.BAD_CLAIM
+    assert judge(token(claims={"sid": sid})) is TokenRejectReason.BAD_CLAIM
 
 
 @pytest.mark.parametrize("iss", [None, "", ISSUER + "/", 7, [ISSUER]])
 def test_other_issuer(iss: object) -> None:
     other = token(claims={"iss": iss})
-    assert judge(other, issuer=ISSUER) is RejectReason.WRONG_ISSUER
+    assert judge(other, issuer=ISSUER) is TokenRejectReason.WRONG_ISSUER
     assert isinstance(judge(other), Identity)
 
 
 def test_missing_issuer() -> None:
-    assert judge(token(without=["iss"]), issuer=ISSUER) is RejectReason.WRONG_ISSUER
+    assert (
+        judge(token(without=["iss"]), issuer=ISSUER) is TokenRejectReason.WRONG_ISSUER
+    )
     assert isinstance(judge(token(without=["iss"])), Identity)
 
 
 @pytest.mark.parametrize("azp", [None, "", "https://evil.example", 7, [AZP]])
 def test_other_party(azp: object) -> None:
     other = token(claims={"azp": azp})
-    assert judge(other, authorized_parties=(AZP,)) is RejectReason.WRONG_PARTY
+    assert judge(other, authorized_parties=(AZP,)) is TokenRejectReason.WRONG_PARTY
     assert isinstance(judge(other), Identity)
 
 
 def test_missing_party_is_refused_only_where_parties_are_listed() -> None:
     bare = token(without=["azp"])
-    assert judge(bare, authorized_parties=(AZP,)) is RejectReason.WRONG_PARTY
+    assert judge(bare, authorized_parties=(AZP,)) is TokenRejectReason.WRONG_PARTY
     assert isinstance(judge(bare), Identity)
 
 
@@ -227,71 +229,73 @@ def test_audience_is_not_looked_at() -> None:
 
 def test_what_no_fresh_token_cures_is_told_before_expiry() -> None:
     old = token(claims={"exp": NOW - 60, "iss": "https://other"})
-    assert judge(old, issuer=ISSUER) is RejectReason.WRONG_ISSUER
+    assert judge(old, issuer=ISSUER) is TokenRejectReason.WRONG_ISSUER
 
 
 def test_forged_expired_token_is_not_told_that_it_is_expired() -> None:
     forged = token(key=key_pair("forger"), expires_in=-3600)
-    assert judge(forged) is RejectReason.BAD_SIGNATURE
+    assert judge(forged) is TokenRejectReason.BAD_SIGNATURE
 
 
 def test_swapped_payload() -> None:
     (head, _, signature), (_, other, _) = (
         token(user).split(".") for user in ("user_1", "user_2")
     )
-    assert judge(f"{head}.{other}.{signature}") is RejectReason.BAD_SIGNATURE
+    assert judge(f"{head}.{other}.{signature}") is TokenRejectReason.BAD_SIGNATURE
 
 
 def test_algorithm_none() -> None:
     head, body, signature = token().split(".")
     for name in ("none", "None", "NONE", ""):
         bare = encoded(json.dumps({"alg": name}).encode())
-        assert judge(f"{bare}.{body}.") is RejectReason.BAD_ALGORITHM
-        assert judge(f"{bare}.{body}.{signature}") is RejectReason.BAD_ALGORITHM
-    assert judge(f"{head}.{body}.") is RejectReason.BAD_SIGNATURE
+        assert judge(f"{bare}.{body}.") is TokenRejectReason.BAD_ALGORITHM
+        assert judge(f"{bare}.{body}.{signature}") is TokenRejectReason.BAD_ALGORITHM
+    assert judge(f"{head}.{body}.") is TokenRejectReason.BAD_SIGNATURE
 
 
 def test_hs256_signed_with_the_public_key() -> None:
     head = encoded(b'{"alg":"HS256","typ":"JWT"}')
     text = f"{head}.{token().split('.')[1]}"
     mac = hmac.digest(public_pem().encode(), text.encode(), "sha256")
-    assert judge(f"{text}.{encoded(mac)}") is RejectReason.BAD_ALGORITHM
+    assert judge(f"{text}.{encoded(mac)}") is TokenRejectReason.BAD_ALGORITHM
 
 
 @pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS256"])
 def test_other_algorithm_with_the_right_key(algorithm: str) -> None:
-    assert judge(token(algorithm=algorithm)) is RejectReason.BAD_ALGORITHM
+    assert judge(token(algorithm=algorithm)) is TokenRejectReason.BAD_ALGORITHM
 
 
 def test_rs512_signature_under_an_rs256_header() -> None:
     head, body, _ = token().split(".")
     text = f"{head}.{body}".encode()
     signature = jwt.get_algorithm_by_name("RS512").sign(text, key_pair())
-    assert judge(f"{head}.{body}.{encoded(signature)}") is RejectReason.BAD_SIGNATURE
+    assert (
+        judge(f"{head}.{body}.{encoded(signature)}") is TokenRejectReason.BAD_SIGNATURE
+    )
 
 
 def test_key_inside_the_header_is_no_key() -> None:
     forger = key_pair("forger")
     headers = {"jwk": jwk(forger), "jku": "http://evil.example", "x5u": "http://x"}
     forged = token(key=forger, headers=headers)
-    assert judge(forged) is RejectReason.BAD_SIGNATURE
+    assert judge(forged) is TokenRejectReason.BAD_SIGNATURE
 
 
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        ({"cat": "cl_B7d4PD333AAA"}, RejectReason.WRONG_CATEGORY),
-        ({"typ": "at+jwt"}, RejectReason.WRONG_CATEGORY),
-        ({"crit": ["exp"], "exp": 1}, RejectReason.MALFORMED),
-        ({"crit": None}, RejectReason.MALFORMED),
-        ({"crit": []}, RejectReason.MALFORMED),
+        ({"cat": "cl_B7d4PD333AAA"}, TokenRejectReason.WRONG_CATEGORY),
+        ({"typ": "at+jwt"}, TokenRejectReason.WRONG_CATEGORY),
+        ({"crit": ["exp"], "exp": 1}, TokenRejectReason.MALFORMED),
+        ({"crit": None}, TokenRejectReason.MALFORMED),
+        ({"crit": []}, TokenRejectReason.MALFORMED),
         ({"cat": "cl_I7d4PD111III", "oiat": 17, "new": {"a": [1]}}, None),
-        ({"cat": 7}, RejectReason.WRONG_CATEGORY),
+        ({"cat": 7}, TokenRejectReason.WRONG_CATEGORY),
         ({"typ": "jwt"}, None),
         ({"typ": None}, None),
     ],
 )
-def test_header(headers: dict[str, Any], reason: RejectReason | None) -> None:
+def test_header(headers: dict[str, Any], reason: TokenRejectReason | None) -> None:
     sound = token()
     _, body, _ = sound.split(".")
     head = {"alg": "RS256", "typ": "JWT"} | headers
@@ -310,17 +314,17 @@ def test_header(headers: dict[str, Any], reason: RejectReason | None) -> None:
      encoded(b"[" * 9000) + ".e30.", encoded(b'{"a":' + b"[" * 9000) + ".e30."],
 )  # fmt: skip
 def test_what_is_no_token_is_malformed(text: str) -> None:
-    assert judge(text) is RejectReason.MALFORMED
+    assert judge(text) is TokenRejectReason.MALFORMED
 
 
 def test_one_spelling_of_each_token() -> None:
     sound = token()
     assert isinstance(judge(sound), Identity)
     for other in (sound + "=", sound + "==", sound + "\n", " " + sound, sound + "!"):
-        assert judge(other) is RejectReason.MALFORMED
+        assert judge(other) is TokenRejectReason.MALFORMED
     # The last character of 256 bytes carries four bits that mean nothing.
     twin = sound[:-1] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[sound[-1]]
-    assert judge(twin) is RejectReason.MALFORMED
+    assert judge(twin) is TokenRejectReason.MALFORMED
 
 
 @pytest.mark.parametrize("size", range(1, 5))
@@ -332,7 +336,9 @@ def test_of_the_last_characters_only_those_that_leave_no_bit_over(size: int) -> 
         if sound:
             raw = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
             sound = base64.urlsafe_b64encode(raw).decode().rstrip("=") == segment
-        expected = RejectReason.BAD_SIGNATURE if sound else RejectReason.MALFORMED
+        expected = (
+            TokenRejectReason.BAD_SIGNATURE if sound else TokenRejectReason.MALFORMED
+        )
         assert judge(f"{head}.{segment}.{signature}") is expected, segment
 
 
@@ -346,7 +352,10 @@ def test_signed_payload_that_is_no_object() -> None:
         b'{"a":' + b"[" * 9000,
     ):
         signed = jwt.api_jws.encode(payload, key_pair(), "RS256")
-        assert judge(signed) in {RejectReason.MALFORMED, RejectReason.BAD_CLAIM}
+        assert judge(signed) in {
+            TokenRejectReason.MALFORMED,
+            TokenRejectReason.BAD_CLAIM,
+        }
 
 
 @pytest.mark.parametrize("name", ["sub", "pla"])
@@ -356,14 +365,14 @@ def test_signed_claim_that_is_no_utf8(name: str) -> None:
     broken = payload.replace(b"~", b"\xff")
     assert broken != payload
     signed = jwt.api_jws.encode(broken, key_pair(), "RS256")
-    assert judge(signed) is RejectReason.MALFORMED
+    assert judge(signed) is TokenRejectReason.MALFORMED
 
 
 def test_long_tokens_are_not_even_taken_apart() -> None:
     long = token(claims={"pla": "x" * 11_000})
     assert isinstance(judge(long), Identity)
-    assert judge(token(claims={"pla": "x" * 12_300})) is RejectReason.MALFORMED
-    assert judge("." * 5_000_000) is RejectReason.MALFORMED
+    assert judge(token(claims={"pla": "x" * 12_300})) is TokenRejectReason.MALFORMED
+    assert judge("." * 5_000_000) is TokenRejectReason.MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -409,7 +418,7 @@ def test_nothing_of_a_token_is_told() -> None:
 
 @given(st.text() | st.from_regex(r"[\w-]{0,9}(\.[\w-]{0,9}){0,4}"))
 def test_any_text_is_accepted_or_refused(text: str) -> None:
-    assert isinstance(judge(text), RejectReason)
+    assert isinstance(judge(text), TokenRejectReason)
 
 
 JSON = st.recursive(
@@ -426,7 +435,7 @@ NAMES = st.sampled_from(["exp", "iat", "nbf", "sub", "iss", "azp", "sid", "aud"]
 def test_any_signed_claims_are_accepted_or_refused(claims: dict[str, Any]) -> None:
     signed = token(claims=claims)
     verdict = judge(signed, issuer=ISSUER, authorized_parties=(AZP,))
-    assert isinstance(verdict, Identity | RejectReason)
+    assert isinstance(verdict, Identity | TokenRejectReason)
 
 
 @given(st.data())

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import structs
 
 from typelets_ws.config import Auth, Config, ConfigError, Server, secret_keys
-from typelets_ws.config_kinds import kinds
-from typelets_ws.config_rules import cautions, complaints, require_keys
+from typelets_ws.config_kinds import key_types
+from typelets_ws.config_rules import errors, require_keys, warnings
 from typelets_ws.settings import load, parse
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
@@ -32,19 +32,19 @@ def test_example_is_exactly_the_defaults() -> None:
 def test_example_has_every_key_in_order() -> None:
     tables = tomllib.loads(EXAMPLE.read_text("utf-8"))
     listed = [(section, key) for section, keys in tables.items() for key in keys]
-    assert listed == list(kinds())
+    assert listed == list(key_types())
 
 
 def test_defaults_keep_all_rules() -> None:
-    assert list(complaints(Config())) == []
+    assert list(errors(Config())) == []
 
 
 def test_every_secret_is_a_key() -> None:
-    assert secret_keys() <= set(kinds())
+    assert secret_keys() <= set(key_types())
 
 
 def test_no_section_or_key_is_ambiguous_in_the_environment() -> None:
-    for section, key in kinds():
+    for section, key in key_types():
         assert "_" not in section
         assert not key.endswith("_file")
 
@@ -62,7 +62,7 @@ def test_no_section_or_key_is_ambiguous_in_the_environment() -> None:
 )
 def test_origin_as_browsers_send_it_is_accepted(origin: str) -> None:
     server = Server(allowed_origins=(origin,))
-    assert list(complaints(structs.replace(Config(), server=server))) == []
+    assert list(errors(structs.replace(Config(), server=server))) == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_origin_as_browsers_send_it_is_accepted(origin: str) -> None:
 )
 def test_origin_that_could_never_match_is_refused(origin: str) -> None:
     config = structs.replace(Config(), server=Server(allowed_origins=(origin,)))
-    assert [each[:2] for each in complaints(config)] == [("server", "allowed_origins")]
+    assert [each[:2] for each in errors(config)] == [("server", "allowed_origins")]
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_what_goes_together_is_accepted(text: str) -> None:
 
 
 def test_jwt_key_is_an_rsa_key() -> None:
-    assert list(complaints(Config(auth=Auth(jwt_key=RSA)))) == []
-    said = list(complaints(Config(auth=Auth(jwt_key=EC))))
+    assert list(errors(Config(auth=Auth(jwt_key=RSA)))) == []
+    said = list(errors(Config(auth=Auth(jwt_key=EC))))
     assert [each[:2] for each in said] == [("auth", "jwt_key")]
 
 
@@ -159,9 +159,9 @@ def test_serving_needs_something_to_check_tokens_with() -> None:
 
 
 def test_open_origins_and_plain_http_are_cautioned() -> None:
-    assert len(list(cautions(Config()))) == 1
+    assert len(list(warnings(Config()))) == 1
     server = Server(allowed_origins=("https://a.example",))
-    assert list(cautions(Config(server=server))) == []
+    assert list(warnings(Config(server=server))) == []
     plain = Auth(jwks_url="http://keys.example/jwks", api_url="http://127.0.0.1:1/v1")
-    (said,) = cautions(Config(server=server, auth=plain))
+    (said,) = warnings(Config(server=server, auth=plain))
     assert "jwks_url" in said

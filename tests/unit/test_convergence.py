@@ -7,61 +7,63 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from typelets_ws.convergence import (
-    Forgotten,
-    Newest,
-    Row,
-    brought_up_to_date,
+    Evicted,
+    VersionCache,
+    VersionedRow,
+    refresh_changes,
     version_of,
 )
 
 KEY, OTHER = ("alice", "note"), ("bob", "note")
 
 
-def row(number: int, size: int = 0) -> Row:
-    return Row(f"2026-01-01T00:00:00.{number:03d}Z", b"%d" % number + b"x" * size)
+def row(number: int, size: int = 0) -> VersionedRow:
+    return VersionedRow(
+        f"2026-01-01T00:00:00.{number:03d}Z", b"%d" % number + b"x" * size
+    )
 
 
 def test_the_newest_row_is_shown_from_then_on() -> None:
-    newest = Newest(10, 1000)
-    assert newest.show(KEY, row(2), 0) == row(2)
-    assert newest.show(KEY, row(1), 1) == row(2)
-    assert newest.show(KEY, row(2), 1) == row(2)
-    assert newest.show(KEY, row(3), 1) == row(3)
-    assert newest.show(KEY, row(2), 1) == row(3)
+    newest = VersionCache(10, 1000)
+    assert newest.latest(KEY, row(2), 0) == row(2)
+    assert newest.latest(KEY, row(1), 1) == row(2)
+    assert newest.latest(KEY, row(2), 1) == row(2)
+    assert newest.latest(KEY, row(3), 1) == row(3)
+    assert newest.latest(KEY, row(2), 1) == row(3)
 
 
 def test_one_user_is_never_shown_anothers_row() -> None:
-    newest = Newest(10, 1000)
-    newest.show(KEY, row(2), 0)
-    assert newest.show(OTHER, row(1), 0) == row(1)
+    newest = VersionCache(10, 1000)
+    newest.latest(KEY, row(2), 0)
+    assert newest.latest(OTHER, row(1), 0) == row(1)
 
 
 def test_a_row_is_remembered_for_a_while_from_when_it_was_shown() -> None:
-    newest = Newest(10, 1000)
-    newest.show(KEY, row(2), 0)
-    newest.show(OTHER, row(5), 5)
-    assert newest.show(KEY, row(1), 9.9) == row(2)
-    assert newest.show(KEY, row(1), 10) == row(1)
-    assert newest.show(OTHER, row(1), 14) == row(5)
+    newest = VersionCache(10, 1000)
+    newest.latest(KEY, row(2), 0)
+    newest.latest(OTHER, row(5), 5)
+    assert newest.latest(KEY, row(1), 9.9) == row(2)
+    assert newest.latest(KEY, row(1), 10) == row(1)
+    assert newest.latest(OTHER, row(1), 14) == row(5)
     assert len(newest) == 2
 
 
 def test_over_the_room_the_oldest_texts_are_forgotten_but_not_their_versions() -> None:
-    newest = Newest(10, 200)
-    newest.show(KEY, row(2, 100), 0)
-    newest.show(OTHER, row(2, 150), 1)
-    with pytest.raises(Forgotten):
-        newest.show(KEY, row(1), 2)
-    assert newest.show(OTHER, row(1), 2) == row(2, 150)
-    assert newest.show(KEY, row(3), 2) == row(3)
-    assert newest.show(KEY, row(2), 2) == row(3)
+    newest = VersionCache(10, 200)
+    newest.latest(KEY, row(2, 100), 0)
+    newest.latest(OTHER, row(2, 150), 1)
+    with pytest.raises(Evicted):
+        newest.latest(KEY, row(1), 2)
+    assert newest.latest(OTHER, row(1), 2) == row(2, 150)
+    assert newest.latest(KEY, row(3), 2) == row(3)
+    assert newest.latest(KEY, row(2), 2) == row(3)
 
 
 def test_a_text_larger_than_the_room_is_shown_and_forgotten() -> None:
-    newest = Newest(10, 50)
-    assert newest.show(KEY, row(2, 100), 0) == row(2, 100)
-    with pytest.raises(Forgotten):
-        newest.show(KEY, row(1), 0)
+    newest = VersionCache(10, 50)
+    assert newest.latest(KEY, row(2, 100), 0) == row(2, 100)
+    with pytest.raises(Evicted):
+        newest.latest(KEY, row(1), 0)
 
 
 class Plain:
@@ -69,14 +71,14 @@ class Plain:
 
     def __init__(self, keep: float, room: int) -> None:
         self.keep, self.room = keep, room
-        self.known: dict[tuple[str, str], tuple[Row, float, bool]] = {}
+        self.known: dict[tuple[str, str], tuple[VersionedRow, float, bool]] = {}
 
-    def show(self, key: tuple[str, str], new: Row, now: float) -> Row:
+    def show(self, key: tuple[str, str], new: VersionedRow, now: float) -> VersionedRow:
         self.known = {k: v for k, v in self.known.items() if v[1] > now - self.keep}
         old, _, whole = self.known.get(key, (new, now, True))
         if old.version > new.version:
             if not whole:
-                raise Forgotten
+                raise Evicted
             return old
         self.known.pop(key, None)
         self.known[key] = (new, now, True)
@@ -101,29 +103,31 @@ class Plain:
 def test_it_is_as_if_every_entry_were_looked_at_each_time(
     steps: list[tuple[int, int, int, int]],
 ) -> None:
-    newest, plain = Newest(5, 200), Plain(5, 200)
+    newest, plain = VersionCache(5, 200), Plain(5, 200)
     now = 0
     for note, number, size, later in steps:
         now += later
         key, new = ("alice", f"{note}"), row(number, size)
         try:
             expected = plain.show(key, new, now)
-        except Forgotten:
-            with pytest.raises(Forgotten):
-                newest.show(key, new, now)
+        except Evicted:
+            with pytest.raises(Evicted):
+                newest.latest(key, new, now)
         else:
-            assert newest.show(key, new, now) == expected
+            assert newest.latest(key, new, now) == expected
             assert expected.version >= new.version
         assert newest._used == plain.used <= 200
         assert len(newest) == len(plain.known)
 
 
 def test_late_changes_get_the_newest_rows_values() -> None:
-    new = Row("v", b'{"title":"new","starred": true,"updatedAt":"now","x":1.0}')
+    new = VersionedRow(
+        "v", b'{"title":"new","starred": true,"updatedAt":"now","x":1.0}'
+    )
     late = b'{"starred":false,"gone":1,"updatedAt":"then"}'
-    text = brought_up_to_date(late, new)
+    text = refresh_changes(late, new)
     assert json.loads(text) == {"starred": True, "updatedAt": "now"}
-    assert brought_up_to_date(b'{"x":0}', new) == b'{"x":1.0}'
+    assert refresh_changes(b'{"x":0}', new) == b'{"x":1.0}'
 
 
 @pytest.mark.parametrize(

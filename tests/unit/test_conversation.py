@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.fakes import NOTE, NOW_MS, FakeLink, Log, World
+from tests.fakes import NOTE, NOW_MS, FakeTransport, Log, Stubs
 from typelets_ws.config import Config, Messages
-from typelets_ws.convergence import Newest, Row
+from typelets_ws.convergence import VersionCache, VersionedRow
 from typelets_ws.conversation import (
     INBOX_MESSAGES,
     REFUSAL_BYTES,
-    Conversation,
+    Dispatcher,
     Services,
 )
 from typelets_ws.nonces import nonce_digest
@@ -23,20 +23,20 @@ from typelets_ws.nonces import nonce_digest
 UPDATE = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
 
 
-class Talk:
+class DispatcherHarness:
     """One conversation with everything it needs; tasks belong to `group`."""
 
-    def __init__(self, world: World, group: asyncio.TaskGroup) -> None:
+    def __init__(self, world: Stubs, group: asyncio.TaskGroup) -> None:
         self.world = world
         self.log = Log()
         self.tasks: list[asyncio.Task[None]] = []
         self._group = group
-        self.link = FakeLink("c1")
+        self.link = FakeTransport("c1")
         self.published: list[tuple[str, dict[str, Any]]] = []
         self.services = Services(
             context=world.context(),
-            admission=world.admission,
-            newest=Newest(10, 1000),
+            authenticator=world.authenticator,
+            versions=VersionCache(10, 1000),
             publish=lambda user, event: self.published.append(
                 (user, json.loads(event))
             ),
@@ -47,11 +47,11 @@ class Talk:
             inbox_bytes_before_auth=100,
             message_bytes=world.limits.message_bytes,
         )
-        self.talk = Conversation(self.link, world.session(), self.services)
+        self.talk = Dispatcher(self.link, world.session(), self.services)
 
     def say(self, message: object, *, text: bool = True) -> None:
         data = message if isinstance(message, bytes) else json.dumps(message).encode()
-        self.talk.message(data, text=text)
+        self.talk.receive(data, text=text)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(self._group.create_task(work))
@@ -66,15 +66,15 @@ class Talk:
         """Let what waits at the gate end; reading goes on then."""
         gate.set()
         await self.idle()
-        assert not self.link.held
+        assert not self.link.paused
 
     def holds(self) -> bool:
         """Whether the link was asked not to read on."""
-        return self.link.held
+        return self.link.paused
 
     def heard(self) -> list[dict[str, Any]]:
         """What the client was told since the last time."""
-        told, self.link.said = self.link.said, []
+        told, self.link.sent = self.link.sent, []
         return [json.loads(text) for text in told]
 
     async def ask(self, message: object) -> dict[str, Any]:
@@ -88,9 +88,9 @@ class Talk:
 
 
 @asynccontextmanager
-async def talking(**limits: int) -> AsyncIterator[Talk]:
+async def talking(**limits: int) -> AsyncIterator[DispatcherHarness]:
     async with asyncio.TaskGroup() as group:
-        yield Talk(World(**limits), group)
+        yield DispatcherHarness(Stubs(**limits), group)
 
 
 def kinds(found: list[dict[str, Any]]) -> list[str]:
@@ -126,7 +126,7 @@ async def test_what_is_pipelined_waits_for_its_turn() -> None:
         assert kinds(talk.heard()) == [
             "auth_success", "pong", "INVALID_MESSAGE", "note_joined", "pong",
         ]  # fmt: skip
-        assert talk.link.inside
+        assert talk.link.is_authenticated
 
 
 async def test_an_inbox_that_is_full_stops_the_reading_until_it_is_empty() -> None:
@@ -154,7 +154,7 @@ async def test_reading_held_for_half_a_message_goes_on_after_auth() -> None:
     async with talking() as talk:
         talk.world.clerk.gate.clear()
         talk.say({"type": "auth", "token": "alice"})
-        talk.link.hold(held=True)
+        talk.link.pause_reading()
         await talk.let_go(talk.world.clerk.gate)
 
 
@@ -165,8 +165,8 @@ async def test_behind_a_final_failure_nothing_is_handled() -> None:
         talk.say({"type": "ping"})
         await talk.idle()
         assert kinds(talk.heard()) == ["auth_failed"]
-        assert talk.link.goodbye
-        assert talk.link.goodbye.close_code == 4401
+        assert talk.link.closed_with
+        assert talk.link.closed_with.close_code == 4401
 
 
 async def test_the_rate_refuses_and_a_flood_ends_it() -> None:
@@ -178,8 +178,8 @@ async def test_the_rate_refuses_and_a_flood_ends_it() -> None:
         assert kinds(answers) == ["pong", "pong"] + ["RATE_LIMITED"] * 3
         assert answers[-1]["requestId"] == "r"
         talk.say({"type": "ping"})
-        assert talk.link.goodbye
-        assert talk.link.goodbye.close_code == 4429
+        assert talk.link.closed_with
+        assert talk.link.closed_with.close_code == 4429
 
 
 async def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -> None:
@@ -211,12 +211,12 @@ async def test_the_reply_shows_the_newest_row_shown_here() -> None:
 
     async with talking() as talk:
         await talk.come_in()
-        newer = Row("2026-01-02T00:00:00.000Z", b'{"newer":true}')
-        talk.services.newest.show(("alice", NOTE), newer, 0)
+        newer = VersionedRow("2026-01-02T00:00:00.000Z", b'{"newer":true}')
+        talk.services.versions.latest(("alice", NOTE), newer, 0)
         assert (await talk.ask(UPDATE))["updatedNote"] == {"newer": True}
         assert talk.published[0][1]["version"] < newer.version
-        big = Row("2026-01-03T00:00:00.000Z", b"x" * 2000)
-        talk.services.newest.show(("alice", NOTE), big, 0)
+        big = VersionedRow("2026-01-03T00:00:00.000Z", b"x" * 2000)
+        talk.services.versions.latest(("alice", NOTE), big, 0)
         assert (await talk.ask(UPDATE))["updatedNote"]["id"] == NOTE
         assert talk.link.resyncs == ["conflict"]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from typelets_ws import messages
-from typelets_ws.errors import Code, Refusal
+from typelets_ws.errors import ClientError, Code
 from typelets_ws.protocol.decoding import decode
 from typelets_ws.protocol.json_members import MAX_VALUES, NotJson, members
 
@@ -31,7 +31,7 @@ def stringify(value: Any) -> bytes:
 
 
 def refusal_of(data: bytes) -> tuple[Code, str, str | None]:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ClientError) as caught:
         decode(data)
     return caught.value.code, caught.value.message, caught.value.request_id
 

@@ -9,8 +9,8 @@ from websockets.http11 import Request, Response
 
 from typelets_ws.dev.greeting import warning
 from typelets_ws.dev.keys import SigningKey
-from typelets_ws.dev.pages import Site, is_at_home
-from typelets_ws.dev.rest import Rest
+from typelets_ws.dev.pages import Site, is_local_host
+from typelets_ws.dev.rest import RestStub
 
 OWN = {"X-Typelets-Dev": "1"}
 
@@ -18,7 +18,7 @@ OWN = {"X-Typelets-Dev": "1"}
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     key = SigningKey(tmp_path_factory.mktemp("pages") / "key.pem")
-    nowhere = Rest("postgresql://127.0.0.1:1/none", "redis://127.0.0.1:1/0", "t:")
+    nowhere = RestStub("postgresql://127.0.0.1:1/none", "redis://127.0.0.1:1/0", "t:")
     return Site(key, nowhere, ["user_1"], "127.0.0.1")
 
 
@@ -37,7 +37,7 @@ def value(response: Response) -> Any:
      "192.168.1.5:8765", "app.localhost:8765", "laptop.lan:8765"],
 )  # fmt: skip
 def test_at_home(host: str) -> None:
-    assert is_at_home([host], "laptop.lan")
+    assert is_local_host([host], "laptop.lan")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_at_home(host: str) -> None:
      ["localhost", "localhost"]],
 )  # fmt: skip
 def test_not_at_home(hosts: list[str]) -> None:
-    assert not is_at_home(hosts, "127.0.0.1")
+    assert not is_local_host(hosts, "127.0.0.1")
 
 
 def test_every_path_refuses_a_foreign_name(site: Site) -> None:

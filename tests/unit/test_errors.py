@@ -1,7 +1,7 @@
 """The vocabulary of refusals is whole and free of traps."""
 
 from typelets_ws import errors
-from typelets_ws.errors import CloseCode, Code, Farewell, Refusal
+from typelets_ws.errors import ClientError, CloseCode, Code, Disconnect
 
 
 def test_codes_are_those_of_the_specification() -> None:
@@ -30,12 +30,12 @@ def test_texts_are_those_clients_have_seen_before() -> None:
 
 
 def test_refusal_says_its_message() -> None:
-    refusal = Refusal(Code.RATE_LIMITED, errors.RATE_LIMITED, retry_after_ms=5)
+    refusal = ClientError(Code.RATE_LIMITED, errors.RATE_LIMITED, retry_after_ms=5)
     assert str(refusal) == refusal.message
     assert refusal.retry_after_ms == 5
     assert refusal.note_id is None
 
 
 def test_farewell_says_its_reason() -> None:
-    farewell = Farewell(CloseCode.RESTARTING, "restart")
+    farewell = Disconnect(CloseCode.RESTARTING, "restart")
     assert (str(farewell), farewell.close_code) == ("restart", 1012)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from typelets_ws import events, messages
-from typelets_ws.events import EventRejected, Reason
+from typelets_ws.events import EventRejected, EventRejectReason
 
 SYNCS: dict[str, tuple[dict[str, Any], str]] = {
     "note_updated": ({"noteId": "n", "changes": {}, "updatedNote": {}}, "note_sync"),
@@ -47,7 +47,7 @@ def test_orders_have_no_message() -> None:
         b'{"event":"user_disconnected","reason":null}',
     ):
         event = events.decode(payload)
-        assert isinstance(event, events.Order)
+        assert isinstance(event, events.ControlEvent)
         with pytest.raises(NotImplementedError):
             event.message(0)
 
@@ -68,35 +68,38 @@ def test_absent_folder_fields_stay_absent() -> None:
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [
-        (b'{"event":"note_deleted","noteId":"\xff"}', Reason.NOT_UTF8),
-        (b'{"event":"note_created","noteData":{"x":"\xff"}}', Reason.NOT_UTF8),
-        (b"", Reason.NOT_JSON),
-        (b"{", Reason.NOT_JSON),
-        (b"[" * 100_000, Reason.UNKNOWN_EVENT),
-        (b"[]", Reason.UNKNOWN_EVENT),
-        (b"{}", Reason.UNKNOWN_EVENT),
-        (b'{"event":5}', Reason.UNKNOWN_EVENT),
-        (b'{"event":"nonsense"}', Reason.UNKNOWN_EVENT),
-        (b'{"event":"note_deleted"}', Reason.INVALID_FIELD),
-        (b'{"event":"note_deleted","noteId":5}', Reason.INVALID_FIELD),
+        (b'{"event":"note_deleted","noteId":"\xff"}', EventRejectReason.NOT_UTF8),
+        (
+            b'{"event":"note_created","noteData":{"x":"\xff"}}',
+            EventRejectReason.NOT_UTF8,
+        ),
+        (b"", EventRejectReason.NOT_JSON),
+        (b"{", EventRejectReason.NOT_JSON),
+        (b"[" * 100_000, EventRejectReason.UNKNOWN_EVENT),
+        (b"[]", EventRejectReason.UNKNOWN_EVENT),
+        (b"{}", EventRejectReason.UNKNOWN_EVENT),
+        (b'{"event":5}', EventRejectReason.UNKNOWN_EVENT),
+        (b'{"event":"nonsense"}', EventRejectReason.UNKNOWN_EVENT),
+        (b'{"event":"note_deleted"}', EventRejectReason.INVALID_FIELD),
+        (b'{"event":"note_deleted","noteId":5}', EventRejectReason.INVALID_FIELD),
         (
             b'{"event":"note_deleted","noteId":"x","publishedAt":"y"}',
-            Reason.INVALID_FIELD,
+            EventRejectReason.INVALID_FIELD,
         ),
-        (b'{"event":"note_created","noteData":5}', Reason.INVALID_FIELD),
-        (b'{"event":"note_created","noteData":null}', Reason.INVALID_FIELD),
+        (b'{"event":"note_created","noteData":5}', EventRejectReason.INVALID_FIELD),
+        (b'{"event":"note_created","noteData":null}', EventRejectReason.INVALID_FIELD),
         (
             b'{"event":"note_updated","noteId":"n","changes":[],"updatedNote":{}}',
-            Reason.INVALID_FIELD,
+            EventRejectReason.INVALID_FIELD,
         ),
         (
             b'{"event":"folder_updated","folderId":"f","updatedFolder":""}',
-            Reason.INVALID_FIELD,
+            EventRejectReason.INVALID_FIELD,
         ),
     ],
 )
 def test_a_malformed_event_is_dropped_by_one_word(
-    payload: bytes, reason: Reason
+    payload: bytes, reason: EventRejectReason
 ) -> None:
     assert rejection_of(payload).reason is reason
 
@@ -109,4 +112,4 @@ def test_non_ascii_that_is_utf8_is_fine() -> None:
 
 def test_nesting_beyond_the_decoder_has_a_word_of_its_own() -> None:
     payload = b'{"event":"note_created","noteData":{"x":' + b"[" * 100_000
-    assert rejection_of(payload).reason is Reason.TOO_DEEP
+    assert rejection_of(payload).reason is EventRejectReason.TOO_DEEP

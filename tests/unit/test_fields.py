@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from typelets_ws import fields
-from typelets_ws.errors import FOREIGN_RESOURCE, Code, Refusal
+from typelets_ws.errors import FOREIGN_RESOURCE, ClientError, Code
 
 ID = "0123abcd-0000-4000-8000-00000000000f"
 
@@ -23,7 +23,7 @@ def accepted(*, require_encrypted: bool = False, **values: object) -> Any:
 
 
 def refused(text: str, **values: object) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ClientError) as caught:
         accepted(**values)  # type: ignore[arg-type]
     assert (caught.value.code, caught.value.message) == (Code.INVALID_FIELD, text)
 
@@ -34,7 +34,7 @@ def test_ids_are_uuids_in_lower_case() -> None:
 
 @pytest.mark.parametrize("absent", [None, ""])
 def test_a_missing_id_is_named(absent: str | None) -> None:
-    with pytest.raises(Refusal, match="Missing noteId"):
+    with pytest.raises(ClientError, match="Missing noteId"):
         fields.uuid(absent, "noteId")
 
 
@@ -42,7 +42,7 @@ def test_a_missing_id_is_named(absent: str | None) -> None:
     "bad", ["x", ID + "\n", " " + ID, ID[1:], f"{{{ID}}}", ID.replace("a", "\u0430")]
 )
 def test_a_malformed_id_is_named(bad: str) -> None:
-    with pytest.raises(Refusal, match="Invalid noteId"):
+    with pytest.raises(ClientError, match="Invalid noteId"):
         fields.uuid(bad, "noteId")
 
 
@@ -74,7 +74,7 @@ def test_wrong_types_are_refused_by_name() -> None:
 
 def test_text_of_broken_surrogates_and_endless_nesting_is_refused() -> None:
     for raw in (b'"\\ud800"', b"[" * 50_000):
-        with pytest.raises(Refusal, match="Invalid title"):
+        with pytest.raises(ClientError, match="Invalid title"):
             fields.accepted_changes({"title": Raw(raw)}, require_encrypted=False)
 
 
@@ -93,7 +93,7 @@ def test_an_object_is_passed_on_as_it_is() -> None:
     for absent in (b"", b"null"):
         assert fields.json_object(Raw(absent), "noteData") is None
     for wrong in (b"5", b"[]", b'"x"', b"true"):
-        with pytest.raises(Refusal, match="Invalid noteData"):
+        with pytest.raises(ClientError, match="Invalid noteData"):
             fields.json_object(Raw(wrong), "noteData")
 
 
@@ -106,22 +106,22 @@ def test_an_object_is_passed_on_as_it_is() -> None:
     ],
 )
 def test_ones_own_data_tells_its_id(data: str, found: str | None) -> None:
-    assert fields.refuse_foreign(Raw(data.encode()), "alice", "noteId") == found
+    assert fields.check_owner(Raw(data.encode()), "alice", "noteId") == found
 
 
 @pytest.mark.parametrize("owner", ['"bob"', "5", "null", '""', "{}"])
 def test_anothers_data_is_refused(owner: str) -> None:
     data = Raw(f'{{"userId":{owner}}}'.encode())
-    with pytest.raises(Refusal) as caught:
-        fields.refuse_foreign(data, "alice", "noteId")
+    with pytest.raises(ClientError) as caught:
+        fields.check_owner(data, "alice", "noteId")
     assert caught.value.message == FOREIGN_RESOURCE
     assert caught.value.code is Code.ACCESS_DENIED
 
 
 @pytest.mark.parametrize("bad", ["5", '"x"', "null", "{}"])
 def test_an_id_inside_data_must_be_one(bad: str) -> None:
-    with pytest.raises(Refusal, match="noteId"):
-        fields.refuse_foreign(Raw(f'{{"id":{bad}}}'.encode()), "alice", "noteId")
+    with pytest.raises(ClientError, match="noteId"):
+        fields.check_owner(Raw(f'{{"id":{bad}}}'.encode()), "alice", "noteId")
 
 
 @given(
@@ -136,7 +136,7 @@ def test_what_is_accepted_has_the_right_types(
 ) -> None:
     try:
         changes, _ = accepted(require_encrypted=require_encrypted, **values)
-    except Refusal:
+    except ClientError:
         return
     assert isinstance(changes.get("title", ""), str)
     assert isinstance(changes.get("starred", True), bool)

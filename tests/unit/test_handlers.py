@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.fakes import FOLDER, NOBODYS, NOTE, NOW_MS, World
+from tests.fakes import FOLDER, NOTE, NOW_MS, UNOWNED, Stubs
 from typelets_ws import events, handlers, messages
 from typelets_ws.config import Messages
-from typelets_ws.convergence import Row
-from typelets_ws.errors import Code, Refusal
+from typelets_ws.convergence import VersionedRow
+from typelets_ws.errors import ClientError, Code
 from typelets_ws.handlers import Outcome
 from typelets_ws.ports import Identity, Missing, StoreUnavailable
 from typelets_ws.protocol import decoding
@@ -19,7 +19,7 @@ from typelets_ws.session import Session
 from typelets_ws.signing import NonceRegistry
 
 
-def session_of(world: World, user: str) -> Session:
+def session_of(world: Stubs, user: str) -> Session:
     session = world.session()
     session.auth_succeeded(
         Identity(user, None, 0, 60), messages.Auth(token="t"), NonceRegistry(1), NOW_MS
@@ -28,7 +28,7 @@ def session_of(world: World, user: str) -> Session:
 
 
 def handle(
-    world: World,
+    world: Stubs,
     message: dict[str, Any],
     user: str = "alice",
     session: Session | None = None,
@@ -38,8 +38,8 @@ def handle(
     return asyncio.run(handlers.handle(world.context(), session, decoded))
 
 
-def refused(world: World, message: dict[str, Any], user: str = "alice") -> Refusal:
-    with pytest.raises(Refusal) as caught:
+def refused(world: Stubs, message: dict[str, Any], user: str = "alice") -> ClientError:
+    with pytest.raises(ClientError) as caught:
         handle(world, message | {"requestId": "r"}, user)
     assert caught.value.request_id == "r"
     return caught.value
@@ -76,20 +76,20 @@ def test_ping() -> None:
 
 
 def test_join_note_and_leave_note() -> None:
-    world = World()
+    world = Stubs()
     outcome = handle(world, {"type": "join_note", "noteId": NOTE, "requestId": "r"})
     assert reply_of(outcome)["requestId"] == "r"
     assert (outcome.event, outcome.row) == (None, None)
     no = refused(world, {"type": "join_note", "noteId": NOTE}, "bob")
     assert (no.code, no.note_id) == (Code.NOT_FOUND, NOTE)
-    gone = refused(world, {"type": "join_note", "noteId": NOBODYS})
+    gone = refused(world, {"type": "join_note", "noteId": UNOWNED})
     assert gone.message == no.message
-    left = handle(world, {"type": "leave_note", "noteId": NOBODYS})
-    assert reply_of(left) == {"type": "note_left", "noteId": NOBODYS}
+    left = handle(world, {"type": "leave_note", "noteId": UNOWNED})
+    assert reply_of(left) == {"type": "note_left", "noteId": UNOWNED}
 
 
 def test_note_update() -> None:
-    world = World()
+    world = Stubs()
     changes = {"title": "x", "tags": [], "evil": 1}
     message = {"type": "note_update", "noteId": NOTE, "changes": changes}
     outcome = handle(world, message)
@@ -104,13 +104,13 @@ def test_note_update() -> None:
         "event": "note_updated", "noteId": NOTE, "updatedNote": row, "version": at,
         "changes": {"title": "x", "updatedAt": at},
     }  # fmt: skip
-    assert outcome.row == Row(at, msgspec.json.encode(row))
+    assert outcome.row == VersionedRow(at, msgspec.json.encode(row))
     for name in ("tags", "other"):
         assert world.figure("filtered_fields_total", field=name) == 1
 
 
 def test_an_update_with_nothing_left_is_refused_and_counted() -> None:
-    world = World()
+    world = Stubs()
     message = {"type": "note_update", "noteId": NOTE, "changes": {"tags": [], "x": 1}}
     assert refused(world, message).message == "No valid fields to update"
     assert world.figure("filtered_fields_total", field="tags") == 1
@@ -118,20 +118,20 @@ def test_an_update_with_nothing_left_is_refused_and_counted() -> None:
 
 
 def test_an_update_of_very_many_fields_is_charged_as_many_messages() -> None:
-    world = World()
+    world = Stubs()
     session = session_of(world, "alice")
     changes = {f"key{i}": 1 for i in range(100_000)}
     message = {"type": "note_update", "noteId": NOTE, "changes": changes}
-    with pytest.raises(Refusal, match="No valid fields"):
+    with pytest.raises(ClientError, match="No valid fields"):
         handle(world, message, session=session)
     assert world.figure("filtered_fields_total", field="other") == 100_000
-    verdict = session.arrive(1, 0)
-    assert isinstance(verdict, Refusal)
+    verdict = session.count(1, 0)
+    assert isinstance(verdict, ClientError)
     assert verdict.code is Code.RATE_LIMITED
 
 
 def test_note_update_that_is_refused() -> None:
-    world = World()
+    world = Stubs()
     message: dict[str, Any] = {
         "type": "note_update", "noteId": NOTE, "changes": {"folderId": FOLDER},
     }  # fmt: skip
@@ -148,7 +148,7 @@ def test_note_update_that_is_refused() -> None:
 
 
 def test_a_store_that_is_down_is_told_with_an_id_for_the_log() -> None:
-    world = World()
+    world = Stubs()
     world.store.answer = StoreUnavailable("timeout")
     message = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
     no = refused(world, message)
@@ -165,8 +165,8 @@ def test_a_store_that_is_down_is_told_with_an_id_for_the_log() -> None:
     ],
 )
 def test_creations(name: str, data: str, one_id: str, own: str) -> None:
-    world = World()
-    for content in ({}, {"id": own}, {"id": NOBODYS, "userId": "alice"}):
+    world = Stubs()
+    for content in ({}, {"id": own}, {"id": UNOWNED, "userId": "alice"}):
         outcome = handle(world, {"type": name, data: content})
         assert (outcome.reply, outcome.row) == (None, None)
         assert event_of(outcome) == {"event": name, data: content}
@@ -188,8 +188,8 @@ def test_creations(name: str, data: str, one_id: str, own: str) -> None:
     ],
 )
 def test_deletions_and_updates_of_folders(name: str, one_id: str, own: str) -> None:
-    world = World()
-    for row_id in (own, own.upper(), NOBODYS):
+    world = Stubs()
+    for row_id in (own, own.upper(), UNOWNED):
         outcome = handle(world, {"type": name, one_id: row_id})
         assert outcome.reply is None
         assert event_of(outcome) == {"event": name, one_id: row_id.lower()}
@@ -201,16 +201,16 @@ def test_deletions_and_updates_of_folders(name: str, one_id: str, own: str) -> N
 
 def test_folder_updated_passes_on_what_came() -> None:
     message = {"type": "folder_updated", "folderId": FOLDER, "changes": {"a": 1}}
-    event = event_of(handle(World(), message | {"updatedFolder": {"b": 2}}))
+    event = event_of(handle(Stubs(), message | {"updatedFolder": {"b": 2}}))
     assert (event["changes"], event["updatedFolder"]) == ({"a": 1}, {"b": 2})
-    assert "updatedFolder" not in event_of(handle(World(), message))
+    assert "updatedFolder" not in event_of(handle(Stubs(), message))
 
 
 def test_what_one_decoder_takes_and_the_next_does_not_is_refused() -> None:
     deep = msgspec.Raw(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
     message = messages.NoteCreated(noteData=deep, requestId="r")
-    world = World()
-    with pytest.raises(Refusal) as caught:
+    world = Stubs()
+    with pytest.raises(ClientError) as caught:
         asyncio.run(
             handlers.handle(world.context(), session_of(world, "alice"), message)
         )

@@ -18,7 +18,7 @@ class Fake:
         self.log_fields = {"connection": connection_id}
         self.frames: list[Frame] = []
 
-    def push(self, frame: Frame) -> None:
+    def send_frame(self, frame: Frame) -> None:
         self.frames.append(frame)
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -34,13 +34,13 @@ def test_a_frame_reaches_all_of_a_users_devices_but_one() -> None:
     hub.attach("alice", phone)
     hub.attach("alice", laptop)
     hub.attach("bob", other)
-    assert hub.deliver("alice", frame) == 2
-    assert hub.deliver("alice", frame, "1") == 1
-    assert hub.deliver("alice", frame, "3") == 2
-    assert hub.deliver("nobody", frame) == 0
+    assert hub.queue("alice", frame) == 2
+    assert hub.queue("alice", frame, "1") == 1
+    assert hub.queue("alice", frame, "3") == 2
+    assert hub.queue("nobody", frame) == 0
     assert phone.frames == laptop.frames == []
     for _ in range(2):
-        hub.send()  # the second time there is nothing left to send
+        hub.flush()  # the second time there is nothing left to send
     got = [b"".join(f.plain for f in d.frames) for d in (phone, laptop, other)]
     assert got == [2 * frame.plain, 3 * frame.plain, b""]
 
@@ -50,12 +50,12 @@ def test_frames_delivered_together_leave_as_one_joined_once_for_all() -> None:
     phone, laptop = Fake("1"), Fake("2")
     hub.attach("alice", phone)
     hub.attach("alice", laptop)
-    hub.deliver("alice", one)
-    hub.send()
+    hub.queue("alice", one)
+    hub.flush()
     assert phone.frames == laptop.frames == [one]
-    hub.deliver("alice", one)
-    hub.deliver("alice", two, "elsewhere")
-    hub.send()
+    hub.queue("alice", one)
+    hub.queue("alice", two, "elsewhere")
+    hub.flush()
     assert phone.frames[1] is laptop.frames[1]
     assert phone.frames[1].plain == one.plain + two.plain
     assert phone.frames[1].deflated == one.deflated + two.deflated
@@ -72,8 +72,8 @@ def test_each_gets_what_is_not_its_own_in_the_order_of_the_calls(
         for device in those:
             hub.attach(user, device)
     for number, (user, but) in enumerate(calls):
-        hub.deliver(user, Frame(b"%d" % number), f"{user}{but}")
-    hub.send()
+        hub.queue(user, Frame(b"%d" % number), f"{user}{but}")
+    hub.flush()
     for user, those in devices.items():
         for device in those:
             wanted = [
@@ -89,13 +89,13 @@ def test_who_is_detached_gets_nothing_and_leaves_nothing() -> None:
     hub.attach("alice", device)
     assert (len(hub), hub.devices, hub.count("alice")) == (1, 1, 1)
     assert list(hub.users()) == [("alice", 1)]
-    assert hub.of_user("alice") == (device,)
+    assert hub.devices_of("alice") == (device,)
     hub.detach("alice", device)
-    assert hub.deliver("alice", Frame(b"x")) == 0
-    hub.send()
+    assert hub.queue("alice", Frame(b"x")) == 0
+    hub.flush()
     assert device.frames == []
     assert (len(hub), hub.devices, hub.count("alice")) == (0, 0, 0)
-    assert hub.of_user("alice") == ()
+    assert hub.devices_of("alice") == ()
     assert list(hub.users()) == []
 
 

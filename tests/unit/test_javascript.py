@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typelets_ws.javascript import MAX_VALUES, NotJson, reserialise
+from typelets_ws.javascript import MAX_VALUES, NotJson, json_stringify
 from typelets_ws.protocol.json_members import members
 
 
@@ -43,7 +43,7 @@ from typelets_ws.protocol.json_members import members
     ],
 )
 def test_numbers(text: str, expected: str) -> None:
-    assert reserialise(text) == expected
+    assert json_stringify(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_numbers(text: str, expected: str) -> None:
     ],
 )
 def test_strings(text: str, expected: str) -> None:
-    assert reserialise(text) == expected
+    assert json_stringify(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_strings(text: str, expected: str) -> None:
     ],
 )
 def test_containers(text: str, expected: str) -> None:
-    assert reserialise(text) == expected
+    assert json_stringify(text) == expected
 
 
 NOT_JSON = [
@@ -97,7 +97,7 @@ NOT_JSON = [
 @pytest.mark.parametrize("text", NOT_JSON)
 def test_what_is_not_json_is_refused(text: str) -> None:
     with pytest.raises(NotJson):
-        reserialise(text)
+        json_stringify(text)
     with pytest.raises(NotJson):
         members(text)
     with pytest.raises(NotJson):
@@ -114,20 +114,20 @@ VALUES = st.recursive(
 def test_the_value_stays_and_a_second_time_changes_nothing(
     value: object, indent: int | None
 ) -> None:
-    once = reserialise(json.dumps(value, indent=indent))
+    once = json_stringify(json.dumps(value, indent=indent))
     assert json.loads(once) == value
-    assert reserialise(once) == once
+    assert json_stringify(once) == once
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_keeps_its_value(value: float) -> None:
-    assert float(reserialise(repr(value))) == value
+    assert float(json_stringify(repr(value))) == value
 
 
 @given(st.text(st.sampled_from('{}[]":,\\u0d8-1eE.+ tnf/\x00é'), max_size=40))
 def test_any_text_is_rewritten_or_refused(text: str) -> None:
     try:
-        rewritten = reserialise(text)
+        rewritten = json_stringify(text)
     except NotJson:
         return
     assert json.loads(rewritten) == json.loads(text)
@@ -135,14 +135,14 @@ def test_any_text_is_rewritten_or_refused(text: str) -> None:
 
 def test_as_many_values_as_the_bound_are_read() -> None:
     fits = "[" + "1," * (MAX_VALUES - 2) + "1]"
-    assert reserialise(fits) == fits
+    assert json_stringify(fits) == fits
     with pytest.raises(NotJson):
-        reserialise("[" + "1," * (MAX_VALUES - 1) + "1]")
+        json_stringify("[" + "1," * (MAX_VALUES - 1) + "1]")
 
 
 def test_nesting_up_to_the_bound_is_read() -> None:
     fits = "[" * (MAX_VALUES - 1) + "1" + "]" * (MAX_VALUES - 1)
-    assert reserialise(fits) == fits
+    assert json_stringify(fits) == fits
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_nesting_up_to_the_bound_is_read() -> None:
 def test_a_hostile_text_ends(hostile: str) -> None:
     """A few milliseconds each; anything quadratic would run into the timeout."""
     with contextlib.suppress(NotJson):
-        reserialise(hostile)
+        json_stringify(hostile)
     with contextlib.suppress(NotJson):
         members('{"a":' + hostile + "}")
 

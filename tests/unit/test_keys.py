@@ -14,7 +14,7 @@ from typelets_ws.jwks import KeysUnavailable
 from typelets_ws.keys import FetchedKeys, FixedKey, retry_delay
 from typelets_ws.log import make_logger
 from typelets_ws.metrics import Metrics
-from typelets_ws.ports import RejectReason, TokenRejected
+from typelets_ws.ports import TokenRejected, TokenRejectReason
 
 
 class Clock:
@@ -111,7 +111,7 @@ async def test_any_error_of_a_fetch_is_survived_and_its_text_kept_out_of_the_log
         assert await keys.renewed()
         with pytest.raises(TokenRejected) as caught:
             keys.find(None)
-        assert caught.value.reason is RejectReason.KEYS_UNAVAILABLE
+        assert caught.value.reason is TokenRejectReason.KEYS_UNAVAILABLE
         # The next try comes by itself.
         assert await keys.renewed()
         keys.find(None)

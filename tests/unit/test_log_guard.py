@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from typelets_ws.log_guard import Burst, guarded, scrub, told
+from typelets_ws.log_guard import BurstLimiter, describe_exception, redact, scrub
 
 
 class Colour(Enum):
@@ -29,7 +29,7 @@ class Note(Struct):
     ],
 )  # fmt: skip
 def test_field_named_like_a_secret_is_hidden(key: str) -> None:
-    assert guarded({key: "x", "deep": {key: ["x"]}}) == {
+    assert redact({key: "x", "deep": {key: ["x"]}}) == {
         key: "(hidden)",
         "deep": {key: "(hidden)"},
     }
@@ -42,7 +42,7 @@ def test_counts_are_no_secrets() -> None:
         "signature_ok": True,
         "jwt": None,
     }
-    assert guarded(fields) == fields
+    assert redact(fields) == fields
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_surrogates_are_escaped() -> None:
 
 def test_every_kind_of_value_has_a_form() -> None:
     number = uuid.UUID(int=1)
-    assert guarded(
+    assert redact(
         {
             "a": b"secret",
             "b": Note("secret"),
@@ -116,7 +116,7 @@ def test_exception_is_told_with_causes_and_members() -> None:
         except KeyError as exc:
             raise ExceptionGroup("tasks", [OSError("one"), TypeError("two")]) from exc
     except ExceptionGroup as exc:
-        found = told(exc)
+        found = describe_exception(exc)
     assert [each.partition(":")[0] for each in found] == [
         "ExceptionGroup",
         "OSError",
@@ -124,65 +124,65 @@ def test_exception_is_told_with_causes_and_members() -> None:
         "KeyError",
     ]
     assert "(at test_log_guard.py:" in found[0]
-    assert guarded({"error": ValueError("x")}) == {"error": ["ValueError: x"]}
+    assert redact({"error": ValueError("x")}) == {"error": ["ValueError: x"]}
 
 
 def test_exception_told_without_its_suppressed_context_and_without_end() -> None:
     one, two = ValueError(), ValueError("two")
     one.__cause__, two.__cause__ = two, one
-    assert told(one) == ["ValueError: ", "ValueError: two"]
+    assert describe_exception(one) == ["ValueError: ", "ValueError: two"]
     hidden = ValueError("x")
     hidden.__context__ = KeyError("y")
-    assert len(told(hidden)) == 2
+    assert len(describe_exception(hidden)) == 2
     hidden.__suppress_context__ = True
-    assert told(hidden) == ["ValueError: x"]
+    assert describe_exception(hidden) == ["ValueError: x"]
     chain = ValueError("0")
     for number in range(100):
         chain.__context__, chain = chain.__context__, ValueError(str(number))
     group = ExceptionGroup("many", [ValueError(str(n)) for n in range(100)])
-    assert len(told(group)) == 20
+    assert len(describe_exception(group)) == 20
 
 
 def test_burst_lets_the_first_of_each_second_through() -> None:
-    burst = Burst(2)
-    assert [burst.admit("a", 5.0 + n / 10) for n in range(4)] == [
+    burst = BurstLimiter(2)
+    assert [burst.allow("a", 5.0 + n / 10) for n in range(4)] == [
         True,
         True,
         False,
         False,
     ]
-    assert burst.admit("b", 5.5)
-    assert burst.admit("a", 6.0)
+    assert burst.allow("b", 5.5)
+    assert burst.allow("a", 6.0)
 
 
 def test_burst_sums_up_every_ten_seconds() -> None:
-    burst = Burst(1)
+    burst = BurstLimiter(1)
     for _ in range(4):
-        burst.admit("a", 5.0)
-    assert burst.due(14.9) == []
-    assert burst.due(15.0) == [("a", 3)]
-    assert burst.due(99.0) == []
+        burst.allow("a", 5.0)
+    assert burst.take_suppressed(14.9) == []
+    assert burst.take_suppressed(15.0) == [("a", 3)]
+    assert burst.take_suppressed(99.0) == []
 
 
 def test_burst_can_be_emptied_at_the_end() -> None:
-    burst = Burst(1)
-    burst.admit("a", 5.0)
-    burst.admit("a", 5.0)
-    assert burst.due(5.0, all_of_it=True) == [("a", 1)]
+    burst = BurstLimiter(1)
+    burst.allow("a", 5.0)
+    burst.allow("a", 5.0)
+    assert burst.take_suppressed(5.0, all_of_it=True) == [("a", 1)]
 
 
 def test_burst_stands_a_clock_that_is_set_back() -> None:
-    burst = Burst(1)
-    burst.admit("a", 500.0)
-    assert not burst.admit("a", 500.0)
-    assert burst.admit("a", 5.0)
-    assert burst.due(5.0) == [("a", 1)]
+    burst = BurstLimiter(1)
+    burst.allow("a", 500.0)
+    assert not burst.allow("a", 500.0)
+    assert burst.allow("a", 5.0)
+    assert burst.take_suppressed(5.0) == [("a", 1)]
 
 
 def test_burst_remembers_a_bounded_number_of_names() -> None:
-    burst = Burst(1)
-    admitted = [burst.admit(str(number), 5.0) for number in range(1000)]
+    burst = BurstLimiter(1)
+    admitted = [burst.allow(str(number), 5.0) for number in range(1000)]
     assert admitted.count(True) == 257
-    kept_back = dict(burst.due(20.0))
+    kept_back = dict(burst.take_suppressed(20.0))
     assert len(kept_back) == 257
     assert sum(kept_back.values()) == 743

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from typelets_ws import messages
-from typelets_ws.errors import Code, Refusal
+from typelets_ws.errors import ClientError, Code
 from typelets_ws.protocol import decoding
 
 
-def refusal_of(data: bytes) -> Refusal:
-    with pytest.raises(Refusal) as caught:
+def refusal_of(data: bytes) -> ClientError:
+    with pytest.raises(ClientError) as caught:
         decoding.decode(data)
     return caught.value
 
@@ -97,9 +97,9 @@ def test_the_request_id_of_what_is_not_decoded(data: bytes, found: str | None) -
 
 
 def test_an_error_has_only_what_applies() -> None:
-    bare = messages.error(Refusal(Code.NOT_FOUND, "x"))
+    bare = messages.error(ClientError(Code.NOT_FOUND, "x"))
     assert messages.encode(bare) == b'{"type":"error","message":"x","code":"NOT_FOUND"}'
-    full = Refusal(
+    full = ClientError(
         Code.UNAVAILABLE, "x", note_id="n", folder_id="f", retry_after_ms=0,
         correlation_id="c", request_id="",
     )  # fmt: skip

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import typelets_ws
-from tests.fakes import FOLDER, NOBODYS, NOTE, World
-from tests.unit.test_conversation import Talk
+from tests.fakes import FOLDER, NOTE, UNOWNED, Stubs
+from tests.unit.test_conversation import DispatcherHarness
 from typelets_ws import events, keys
 from typelets_ws.clerk import Clerk
 from typelets_ws.config import Auth
@@ -56,14 +56,14 @@ MESSAGES = {
     "request id": text(type="ping", requestId=BIG),
     "malformed id": text(type="join_note", noteId=BIG),
     "missing id": text(type="leave_note", x=BIG),
-    "other user's note": text(type="join_note", noteId=NOBODYS, x=BIG),
+    "other user's note": text(type="join_note", noteId=UNOWNED, x=BIG),
     "no valid field": text(**UPDATE, changes={BIG: BIG}),
     "field of another type": text(**UPDATE, changes={"title": [BIG]}),
     "NUL": text(**UPDATE, changes={"title": BIG + "\0"}),
     "folder id": text(**UPDATE, changes={"folderId": BIG}),
     "other user's data": text(type="note_created", noteData={"userId": BIG}),
     "data of another type": text(type="note_created", noteData=[BIG]),
-    "other user's folder": text(type="folder_deleted", folderId=NOBODYS, x=BIG),
+    "other user's folder": text(type="folder_deleted", folderId=UNOWNED, x=BIG),
     "too large": text(type="ping", x=BIG * 10),
     "empty": b"",
     "signature": text(payload={"x": BIG}, signature=BIG, timestamp=1, nonce=BIG),
@@ -71,13 +71,13 @@ MESSAGES = {
 }  # fmt: skip
 
 
-def conversation(act: Callable[[Talk], object], **limits: int) -> None:
+def conversation(act: Callable[[DispatcherHarness], object], **limits: int) -> None:
     """Let a client that is authenticated act ten times, without the collector."""
 
     async def scenario() -> None:
         async with asyncio.TaskGroup() as group:
-            talk = Talk(World(**limits), group)
-            talk.world.store.owners[NOBODYS] = "bob"
+            talk = DispatcherHarness(Stubs(**limits), group)
+            talk.world.store.owners[UNOWNED] = "bob"
             await talk.come_in()
             act(talk)
             await talk.idle()
@@ -97,7 +97,7 @@ def test_a_refused_message_is_freed(name: str) -> None:
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_a_message_refused_behind_a_busy_one_is_freed(name: str) -> None:
-    def act(talk: Talk) -> None:
+    def act(talk: DispatcherHarness) -> None:
         talk.say({"type": "join_note", "noteId": NOTE})
         talk.say(MESSAGES[name])
 
@@ -115,7 +115,7 @@ def test_a_message_over_the_rate_is_freed() -> None:
     text(type="folder_updated", folderId=FOLDER, changes={"x": BIG}),
 ])  # fmt: skip
 def test_a_message_of_an_outage_is_freed(message: bytes) -> None:
-    def act(talk: Talk) -> None:
+    def act(talk: DispatcherHarness) -> None:
         talk.world.store.down = True
         talk.world.store.answer = StoreUnavailable("down")
         talk.say(message)
@@ -124,7 +124,7 @@ def test_a_message_of_an_outage_is_freed(message: bytes) -> None:
 
 
 def test_a_message_that_meets_a_mistake_of_ours_is_freed() -> None:
-    def act(talk: Talk) -> None:
+    def act(talk: DispatcherHarness) -> None:
         talk.world.store.answer = ZeroDivisionError()
         talk.say(text(**UPDATE, changes={"content": BIG}))
 
@@ -163,7 +163,7 @@ async def test_a_refused_token_is_freed(
         now=lambda: 0.0,
         monotonic=lambda: 0.0,
         metrics=Metrics(),
-        log=World().admission.log,
+        log=Stubs().authenticator.log,
         fetch=no_keys,
     )
     with suppress(TokenRejected):

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from msgspec import Raw, structs
 
 from typelets_ws import __version__, events, messages
-from typelets_ws.errors import CloseCode, Code, Refusal
+from typelets_ws.errors import ClientError, CloseCode, Code
 from typelets_ws.fields import ALLOWED
 from typelets_ws.schema import CLOSE_CODES, CODES, Note, json_schema, name_of
 from typelets_ws.schema_asyncapi import asyncapi
@@ -84,7 +84,7 @@ def test_client_messages_are_told_right_from_wrong(
 
 
 def test_an_error_message_fits() -> None:
-    refusal = Refusal(Code.RATE_LIMITED, "Slow down.", retry_after_ms=3, note_id=ID)
+    refusal = ClientError(Code.RATE_LIMITED, "Slow down.", retry_after_ms=3, note_id=ID)
     text = messages.encode(messages.error(refusal))
     assert complaints("ServerMessage", json.loads(text)) == []
     assert complaints("ServerMessage", {**json.loads(text), "code": "OTHER"})

@@ -16,20 +16,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.fakes import FOLDER, NOBODYS, NOTE, FakeLink, Log, World
+from tests.fakes import FOLDER, NOTE, UNOWNED, FakeTransport, Log, Stubs
 from typelets_ws import messages
-from typelets_ws.convergence import Newest
-from typelets_ws.conversation import Conversation, Services
-from typelets_ws.ports import RejectReason
+from typelets_ws.convergence import VersionCache
+from typelets_ws.conversation import Dispatcher, Services
+from typelets_ws.ports import TokenRejectReason
 from typelets_ws.session import State
 
 LIMIT = 2
-TOKENS = ["alice/s1", "alice/s2", "bob/s3", *RejectReason]
+TOKENS = ["alice/s1", "alice/s2", "bob/s3", *TokenRejectReason]
 PAYLOADS: list[dict[str, Any]] = [
     {"type": str(kind.__struct_config__.tag), "noteId": row, "folderId": row, **more}
     for kind in messages.CLIENT_MESSAGES
     if kind is not messages.Auth
-    for row in (NOTE, FOLDER, NOBODYS, "junk")
+    for row in (NOTE, FOLDER, UNOWNED, "junk")
     for more in ({}, {"changes": {"title": "t"}, "noteData": {}, "folderData": {}})
 ]
 JUNK = [b"", b"junk", b"[]", b"null", b'{"type":"?"}', b"\xff"]
@@ -40,7 +40,7 @@ class One:
     """A client: its connection, and the secret it believes in."""
 
     def __init__(self, name: str) -> None:
-        self.link = FakeLink(name)
+        self.link = FakeTransport(name)
         self.secret = "none"
         self.user = ""
 
@@ -48,7 +48,7 @@ class One:
 class Clients(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(devices_per_user=LIMIT, rate_messages=8)
+        self.world = Stubs(devices_per_user=LIMIT, rate_messages=8)
         self.loop = asyncio.new_event_loop()
         self.tasks: list[asyncio.Task[None]] = []
         self.published: list[str] = []
@@ -56,8 +56,8 @@ class Clients(RuleBasedStateMachine):
         self.log = Log()
         self.services = Services(
             context=self.world.context(),
-            admission=self.world.admission,
-            newest=Newest(10, 1000),
+            authenticator=self.world.authenticator,
+            versions=VersionCache(10, 1000),
             publish=lambda user, _event: self.published.append(user),
             spawn=self.spawn,
             metrics=self.world.metrics,
@@ -66,18 +66,18 @@ class Clients(RuleBasedStateMachine):
             inbox_bytes_before_auth=100,
             message_bytes=1000,
         )
-        self.clients: dict[int, tuple[One, Conversation]] = {}
+        self.clients: dict[int, tuple[One, Dispatcher]] = {}
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(self.loop.create_task(work))
 
-    def client(self, number: int) -> tuple[One, Conversation]:
+    def client(self, number: int) -> tuple[One, Dispatcher]:
         """The connection of that number, made when it is not there."""
         if number not in self.clients:
             self.count += 1
             one = One(f"c{self.count}")
             session = self.world.session(one.link.connection_id)
-            talk = Conversation(one.link, session, self.services)
+            talk = Dispatcher(one.link, session, self.services)
             self.clients[number] = one, talk
         return self.clients[number]
 
@@ -87,35 +87,35 @@ class Clients(RuleBasedStateMachine):
             self.loop.run_until_complete(self.tasks.pop(0))
         for number, (one, talk) in list(self.clients.items()):
             self.check(one, talk)
-            if one.link.goodbye is not None:
+            if one.link.closed_with is not None:
                 self.depart(number)
 
-    def check(self, one: One, talk: Conversation) -> None:
-        for text in one.link.said:
+    def check(self, one: One, talk: Dispatcher) -> None:
+        for text in one.link.sent:
             answer = json.loads(text)
             if answer["type"] == "auth_success":
                 assert one.user in {"", answer["userId"]}
                 one.user, one.secret = answer["userId"], answer["sessionSecret"]
             assert answer.get("code") != "INTERNAL"
-        one.link.said.clear()
+        one.link.sent.clear()
         assert not talk.busy
-        assert not one.link.held
-        if one.link.goodbye is not None:
-            assert one.link.goodbye.close_code in {4401, 4429}
+        assert not one.link.paused
+        if one.link.closed_with is not None:
+            assert one.link.closed_with.close_code in {4401, 4429}
 
     def depart(self, number: int) -> None:
         """As `Connection` does when its socket is gone."""
         one, talk = self.clients.pop(number)
         one.link.open = False
-        if one.link.inside:
-            self.world.admission.leave(one.link, talk.session)
+        if one.link.is_authenticated:
+            self.world.authenticator.detach(one.link, talk.session)
         talk.session.close()
 
     def say(self, number: int, data: bytes, *, text: bool = True) -> None:
         one, talk = self.client(number)
         if one.link.open:
             one.link.session_id = talk.session.session_id
-            talk.message(data, text=text)
+            talk.receive(data, text=text)
 
     @rule(number=numbers, token=st.sampled_from(TOKENS), wait=st.booleans())
     def auth(self, number: int, token: str, wait: bool) -> None:
@@ -161,7 +161,7 @@ class Clients(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from(["s1", "s2", "s3"]))
     def revoke(self, session: str) -> None:
-        self.world.barred.add(session, self.world.now_ms)
+        self.world.revoked.revoke(session, self.world.now_ms)
 
     @rule(down=st.booleans())
     def store_goes(self, down: bool) -> None:
@@ -174,12 +174,12 @@ class Clients(RuleBasedStateMachine):
 
     @invariant()
     def the_hub_has_just_those_who_are_in(self) -> None:
-        inside = [(o, t) for o, t in self.clients.values() if o.link.inside]
+        inside = [(o, t) for o, t in self.clients.values() if o.link.is_authenticated]
         assert self.world.hub.devices == len(inside)
         for one, talk in inside:
-            assert one.link in self.world.hub.of_user(talk.session.user_id)
+            assert one.link in self.world.hub.devices_of(talk.session.user_id)
             if talk.session.state is State.CLOSED:
-                assert one.link.goodbye is not None
+                assert one.link.closed_with is not None
         for _user, count in self.world.hub.users():
             assert count <= LIMIT
         assert set(self.published) <= {"alice", "bob"}
@@ -191,9 +191,9 @@ class Clients(RuleBasedStateMachine):
         self.loop.close()
         world = self.world
         assert (world.hub.devices, len(world.hub)) == (0, 0)
-        assert world.admission._holds == {}
+        assert world.authenticator._refcounts == {}
         assert world.subscriptions.held == set()
-        assert world.shared.places == {}
+        assert world.shared.slots == {}
         assert "internal_error" not in {line["event"] for line in self.log.lines}
 
 

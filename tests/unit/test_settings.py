@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from typelets_ws.config import Config, ConfigError
-from typelets_ws.config_kinds import kinds
-from typelets_ws.settings import ALIASES, Place, describe, load, parse
+from typelets_ws.config_kinds import key_types
+from typelets_ws.settings import ALIASES, Key, describe, load, parse
 
 FILE = "/etc/t.toml"
 
@@ -16,7 +16,7 @@ FILE = "/etc/t.toml"
 def config(
     text: str = "",
     environ: dict[str, str] | None = None,
-    flags: dict[Place, object] | None = None,
+    flags: dict[Key, object] | None = None,
 ) -> Config:
     return parse(text, FILE, environ or {}, flags or {})
 
@@ -24,7 +24,7 @@ def config(
 def refusal(
     text: str = "",
     environ: dict[str, str] | None = None,
-    flags: dict[Place, object] | None = None,
+    flags: dict[Key, object] | None = None,
 ) -> str:
     with pytest.raises(ConfigError) as caught:
         config(text, environ, flags)
@@ -91,7 +91,7 @@ def test_each_alias_reaches_its_key() -> None:
 
 
 def test_every_key_has_a_name_in_the_environment() -> None:
-    for section, key in kinds():
+    for section, key in key_types():
         shown = getattr(getattr(Config(), section), key)
         text = ",".join(shown) if isinstance(shown, tuple) else str(shown)
         name = f"TYPELETS_WS_{section}_{key}".upper()
@@ -172,7 +172,7 @@ def test_flag_that_was_not_given_changes_nothing() -> None:
 
 
 def test_flag_of_the_right_type_is_taken() -> None:
-    flags: dict[Place, object] = {
+    flags: dict[Key, object] = {
         ("server", "port"): 1,
         ("log", "level"): "error",
         ("server", "allowed_origins"): ("https://a.example",),
@@ -274,7 +274,7 @@ def test_describe_lists_every_key_and_masks_secrets() -> None:
         config("[log]\nlevel = 'debug'", {"REDIS_URL": "redis://:hunter2@h"})
     )
     by_name = {setting.name: setting for setting in found}
-    assert set(by_name) == {f"{section}.{key}" for section, key in kinds()}
+    assert set(by_name) == {f"{section}.{key}" for section, key in key_types()}
     assert by_name["log.level"].shown == "'debug'"
     assert not by_name["log.level"].is_default
     assert by_name["log.format"].is_default
@@ -291,8 +291,8 @@ def told(text: str, environ: dict[str, str]) -> str:
     return ""
 
 
-@given(st.text(), st.sampled_from(sorted(kinds())))
-def test_any_text_is_taken_or_refused_in_words(text: str, place: Place) -> None:
+@given(st.text(), st.sampled_from(sorted(key_types())))
+def test_any_text_is_taken_or_refused_in_words(text: str, place: Key) -> None:
     said = told("", {f"TYPELETS_WS_{place[0]}_{place[1]}".upper(): text})
     assert not said or ": expected " in said
 

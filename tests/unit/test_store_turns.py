@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from typelets_ws.store_turns import Turns
+from typelets_ws.store_turns import KeyedSemaphore
 
 SOON = 0.02
 LONG = 30.0
@@ -31,112 +31,112 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def whole(turns: Turns, each: int, user: str = "u") -> None:
+async def whole(turns: KeyedSemaphore, each: int, user: str = "u") -> None:
     """Every turn is there to be had, and not one more."""
     for _ in range(each):
-        assert await turns.take(user, within(LONG))
-    assert not await turns.take(user, within(SOON))
+        assert await turns.acquire(user, within(LONG))
+    assert not await turns.acquire(user, within(SOON))
     for _ in range(each):
-        turns.give_back(user)
+        turns.release(user)
     assert (
         vars(turns)["_busy"] == vars(turns)["_lines"] == vars(turns)["_waiting"] == {}
     )
 
 
 async def test_each_user_has_so_many_at_once() -> None:
-    turns = Turns(2, 10)
+    turns = KeyedSemaphore(2, 10)
     for user in ("u", "v"):
-        assert await turns.take(user, within(LONG))
-        assert await turns.take(user, within(LONG))
-    assert not await turns.take("u", within(SOON))
-    turns.give_back("u")
-    assert await turns.take("u", within(SOON))
+        assert await turns.acquire(user, within(LONG))
+        assert await turns.acquire(user, within(LONG))
+    assert not await turns.acquire("u", within(SOON))
+    turns.release("u")
+    assert await turns.acquire("u", within(SOON))
     for user in ("u", "v"):
-        turns.give_back(user)
-        turns.give_back(user)
+        turns.release(user)
+        turns.release(user)
     await whole(turns, 2)
 
 
 async def test_who_came_first_goes_first() -> None:
-    turns = Turns(1, 10)
-    assert await turns.take("u", within(LONG))
+    turns = KeyedSemaphore(1, 10)
+    assert await turns.acquire("u", within(LONG))
     order: list[int] = []
 
     async def wait(number: int) -> None:
-        assert await turns.take("u", within(LONG))
+        assert await turns.acquire("u", within(LONG))
         order.append(number)
-        turns.give_back("u")
+        turns.release("u")
 
     async with asyncio.TaskGroup() as tasks:
         for number in range(5):
             tasks.create_task(wait(number))
         await settle()
         assert order == []
-        turns.give_back("u")
+        turns.release("u")
     assert order == [0, 1, 2, 3, 4]
     await whole(turns, 1)
 
 
 async def test_the_line_has_room_for_so_many() -> None:
-    turns = Turns(1, 2)
+    turns = KeyedSemaphore(1, 2)
     for user in ("u", "v"):
-        assert await turns.take(user, within(LONG))
+        assert await turns.acquire(user, within(LONG))
     async with asyncio.TaskGroup() as tasks:
         waiting = [
-            tasks.create_task(turns.take(user, within(LONG))) for user in ("u", "v")
+            tasks.create_task(turns.acquire(user, within(LONG))) for user in ("u", "v")
         ]
         await settle()
-        assert not await turns.take("u", within(LONG))
+        assert not await turns.acquire("u", within(LONG))
         waiting[0].cancel()
         await settle()
-        instead = tasks.create_task(turns.take("u", within(LONG)))
+        instead = tasks.create_task(turns.acquire("u", within(LONG)))
         await settle()
-        turns.give_back("u")
-        turns.give_back("v")
+        turns.release("u")
+        turns.release("v")
         assert await instead
         assert await waiting[1]
-    turns.give_back("u")
-    turns.give_back("v")
+    turns.release("u")
+    turns.release("v")
     await whole(turns, 1)
 
 
 @pytest.mark.usefixtures("loop_factory")
 async def test_each_waits_until_its_own_time() -> None:
     """Also one who came later and has less time."""
-    turns = Turns(1, 10)
-    assert await turns.take("u", within(LONG))
+    turns = KeyedSemaphore(1, 10)
+    assert await turns.acquire("u", within(LONG))
     loop = asyncio.get_running_loop()
 
     async def wait(seconds: float) -> float:
         began = loop.time()
-        assert not await turns.take("u", began + seconds)
+        assert not await turns.acquire("u", began + seconds)
         return loop.time() - began
 
     async with asyncio.TaskGroup() as tasks:
-        patient = tasks.create_task(turns.take("u", within(LONG)))
+        patient = tasks.create_task(turns.acquire("u", within(LONG)))
         waits = {
             seconds: tasks.create_task(wait(seconds))
             for seconds in (0.2, 0.05, 0.1, 0.0, -1.0)
         }
         for seconds, task in waits.items():  # uvloop's clock has milliseconds
             assert seconds - 0.002 <= await task < max(seconds, 0) + 1
-        turns.give_back("u")
+        turns.release("u")
         assert await patient
-    turns.give_back("u")
+    turns.release("u")
     await whole(turns, 1)
 
 
 @pytest.mark.parametrize("when", ["waiting", "granted", "expired"])
 async def test_cancelled_in_any_moment_the_turn_goes_on(when: str) -> None:
-    turns = Turns(1, 10)
-    assert await turns.take("u", within(LONG))
+    turns = KeyedSemaphore(1, 10)
+    assert await turns.acquire("u", within(LONG))
     async with asyncio.TaskGroup() as tasks:
         give_up = within(SOON if when == "expired" else LONG)
-        first = tasks.create_task(turns.take("u", give_up))
-        second = tasks.create_task(turns.take("u", within(LONG)))
+        first = tasks.create_task(turns.acquire("u", give_up))
+        second = tasks.create_task(turns.acquire("u", within(LONG)))
         await settle()
         if when == "granted":
-            turns.give_back("u")
+            turns.release("u")
         if when == "expired":
             asyncio.get_running_loop().call_at(give_up, first.cancel)
             await asyncio.wait([first])
@@ -144,20 +144,20 @@ async def test_cancelled_in_any_moment_the_turn_goes_on(when: str) -> None:
         await settle()
         assert first.done()
         if when != "granted":
-            turns.give_back("u")
+            turns.release("u")
         assert await second
-    turns.give_back("u")
+    turns.release("u")
     await whole(turns, 1)
 
 
 async def test_none_is_lost_whatever_happens() -> None:
     chance = random.Random(4)
-    turns = Turns(2, 20)
+    turns = KeyedSemaphore(2, 20)
     busy = {"u": 0, "v": 0}
 
     async def visit() -> None:
         user = chance.choice("uv")
-        if not await turns.take(user, within(chance.uniform(0, 0.01))):
+        if not await turns.acquire(user, within(chance.uniform(0, 0.01))):
             return
         busy[user] += 1
         assert busy[user] <= 2
@@ -166,7 +166,7 @@ async def test_none_is_lost_whatever_happens() -> None:
                 await asyncio.sleep(0)
         finally:
             busy[user] -= 1
-            turns.give_back(user)
+            turns.release(user)
 
     async with asyncio.TaskGroup() as tasks:
         some: list[asyncio.Task[None]] = []

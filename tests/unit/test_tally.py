@@ -4,7 +4,7 @@ import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from typelets_ws.tally import Histogram, Tally
+from typelets_ws.tally import Counter, Histogram
 
 BUCKETS = (0.1, 1.0, 5.0)
 VALUES = (0.05, 0.1, 0.5, 1.0, 7.0)
@@ -17,7 +17,7 @@ def lines(registry: CollectorRegistry) -> list[str]:
 
 def test_a_tally_reads_as_a_counter() -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
-    tally = Tally("t", "Text.", ("a", "b"), ours)
+    tally = Counter("t", "Text.", ("a", "b"), ours)
     counter = prometheus_client.Counter("t", "Text.", ("a", "b"), registry=theirs)
     for values in (("x", "y"), ("x", "z"), ("x", "y")):
         tally.labels(*values).inc()
@@ -29,7 +29,7 @@ def test_a_tally_reads_as_a_counter() -> None:
 
 def test_without_labels_it_is_there_before_anything_was_counted() -> None:
     registry = CollectorRegistry()
-    tally = Tally("t", "Text.", (), registry)
+    tally = Counter("t", "Text.", (), registry)
     assert registry.get_sample_value("t_total") == 0
     tally.inc(2)
     assert registry.get_sample_value("t_total") == 2
@@ -52,6 +52,6 @@ def test_a_histogram_reads_as_prometheus_own(
 
 
 def test_a_wrong_number_of_labels_is_a_mistake() -> None:
-    tally = Tally("t", "Text.", ("a",), CollectorRegistry())
+    tally = Counter("t", "Text.", ("a",), CollectorRegistry())
     with pytest.raises(AssertionError):
         tally.labels("x", "y")

@@ -28,8 +28,8 @@ from .greeting import greeting, warning
 from .keys import KeyUnusable, SigningKey
 from .pages import Site
 from .postgres import Postgres, PostgresFailed
-from .redis import Redis, RedisFailed
-from .rest import Rest
+from .redis import RedisFailed, RedisServer
+from .rest import RestStub
 from .samples import USERS, fill
 
 __all__ = ["DEFAULT_DATA", "dev_command", "token_command"]
@@ -80,7 +80,7 @@ def dev_command(
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(_alone(data))
+            stack.enter_context(_lock_data_dir(data))
             _require_free(host, port, "--port")
             _require_free("127.0.0.1", admin_port, "--admin-port")
             key = SigningKey(data / "signing-key.pem")
@@ -88,7 +88,7 @@ def dev_command(
             postgres = stack.enter_context(Postgres(data / "postgres"))
             fill(postgres.url())
             click.echo("Starting Redis ...", err=True)
-            redis = stack.enter_context(Redis())
+            redis = stack.enter_context(RedisServer())
         except (KeyUnusable, PostgresFailed, RedisFailed) as exc:
             raise click.ClickException(str(exc)) from None
         config = Config(
@@ -105,10 +105,10 @@ def dev_command(
 
 
 def _serve(
-    stack: ExitStack, data: Path, config: Config, key: SigningKey, redis: Redis
+    stack: ExitStack, data: Path, config: Config, key: SigningKey, redis: RedisServer
 ) -> None:
     """Run the daemon with its page until Ctrl-C."""
-    rest = Rest(config.database.url, config.redis.url, config.redis.prefix)
+    rest = RestStub(config.database.url, config.redis.url, config.redis.prefix)
     stack.enter_context(closing(rest))
     site = Site(key, rest, USERS, config.server.host, redis)
     companion = data / "config.toml"
@@ -168,7 +168,7 @@ def token_command(
 
 
 @contextmanager
-def _alone(data: Path) -> Iterator[None]:
+def _lock_data_dir(data: Path) -> Iterator[None]:
     """Hold the data directory, made when it is not there; nobody else may."""
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)

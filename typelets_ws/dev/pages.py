@@ -22,10 +22,10 @@ from ..daemon import Daemon
 from ..endpoints import Page, respond
 from ..errors import CloseCode
 from .keys import SigningKey
-from .redis import Redis, RedisFailed
-from .rest import Refused, Rest
+from .redis import RedisFailed, RedisServer
+from .rest import HttpError, RestStub
 
-__all__ = ["Site", "is_at_home"]
+__all__ = ["Site", "is_local_host"]
 
 OWN_HEADER: Final = "X-Typelets-Dev"
 TOKEN_S: Final = 60
@@ -61,8 +61,8 @@ class Site:
     """
 
     def __init__(
-        self, key: SigningKey, rest: Rest, users: Sequence[str], host: str,
-        redis: Redis | None = None,
+        self, key: SigningKey, rest: RestStub, users: Sequence[str], host: str,
+        redis: RedisServer | None = None,
     ) -> None:  # fmt: skip
         self._redis = redis
         self._key = key
@@ -97,7 +97,7 @@ class Site:
     def _token(self, query: Query) -> object:
         session_id = query.get("session") or None
         if session_id is not None and self._rest.is_revoked(session_id):
-            raise Refused(401, "this session was revoked")
+            raise HttpError(401, "this session was revoked")
         lives_s = _number(query, "expires", TOKEN_S)
         return {"token": self._key.token(_one(query, "user"), lives_s, session_id)}
 
@@ -118,15 +118,15 @@ class Site:
             return {"done": _switch(self._redis, _one(query, "action"))}
         if kind == "close":
             return {"done": self._close(_one(query, "user"), _one(query, "code"))}
-        raise Refused(400, f"unknown fault {kind!r}")
+        raise HttpError(400, f"unknown fault {kind!r}")
 
     def _close(self, user: str, text: str) -> str:
         known = {str(code.value): code for code in CloseCode}
         if text not in known:
-            raise Refused(400, f"code must be one of {', '.join(known)}")
+            raise HttpError(400, f"code must be one of {', '.join(known)}")
         if self._daemon is None:
-            raise Refused(503, "still starting")
-        devices = self._daemon.hub.of_user(user)
+            raise HttpError(503, "still starting")
+        devices = self._daemon.hub.devices_of(user)
         for device in devices:
             device.close(known[text], "asked_for")
         return f"closed {len(devices)} connections of {user} with {text}"
@@ -135,7 +135,7 @@ class Site:
         """What `/websocket/status`, `/ready` and `/metrics` say, in one answer."""
         daemon = self._daemon
         if daemon is None:
-            raise Refused(503, "still starting")
+            raise HttpError(503, "still starting")
         totals: dict[str, float] = {}
         for family in daemon.metrics.registry.collect():
             name = family.name.removeprefix("typelets_ws_")
@@ -143,8 +143,8 @@ class Site:
                 if family.type == "counter" and sample.name.endswith("_total"):
                     totals[name] = totals.get(name, 0) + sample.value
         return {
-            **daemon.house.endpoints.status(full=True),
-            "reasons": daemon.complaints(),
+            **daemon.state.endpoints.status(full=True),
+            "reasons": daemon.unready_reasons(),
             "totals": totals,
         }
 
@@ -154,7 +154,7 @@ class Site:
         kind = KINDS[file.name[file.name.rindex(".") :]]
 
         def page(request: Request) -> Response:
-            if not is_at_home(request.headers.get_all("Host"), self._host):
+            if not is_local_host(request.headers.get_all("Host"), self._host):
                 return _guarded(403, "text/plain", b"Not under this name.\n")
             # Read anew each time: whoever changes the page reloads it.
             return _guarded(200, kind, file.read_bytes())
@@ -163,20 +163,20 @@ class Site:
 
     def _dynamic(self, answer: Callable[[Query], object]) -> Page:
         def page(request: Request) -> Response:
-            if not is_at_home(request.headers.get_all("Host"), self._host):
+            if not is_local_host(request.headers.get_all("Host"), self._host):
                 return _json(403, {"error": "not under this name"})
             if OWN_HEADER not in request.headers:
                 return _json(403, {"error": f"the header {OWN_HEADER} is missing"})
             query = dict(parse_qsl(request.path.partition("?")[2]))
             try:
                 return _json(200, answer(query))
-            except Refused as refused:
+            except HttpError as refused:
                 return _json(refused.status, {"error": str(refused)})
 
         return page
 
 
-def is_at_home(hosts: Sequence[str], own: str) -> bool:
+def is_local_host(hosts: Sequence[str], own: str) -> bool:
     """Whether a request's Host headers name this machine and nothing else.
 
     An address cannot be rebound, and `localhost` is never asked of a name server.
@@ -199,7 +199,7 @@ def is_at_home(hosts: Sequence[str], own: str) -> bool:
 
 def _one(query: Query, name: str) -> str:
     if not query.get(name):
-        raise Refused(400, f"{name} is missing")
+        raise HttpError(400, f"{name} is missing")
     return query[name]
 
 
@@ -207,16 +207,16 @@ def _number(query: Query, name: str, default: int) -> int:
     try:
         return int(query.get(name, default))
     except ValueError:
-        raise Refused(400, f"{name} must be a number of seconds") from None
+        raise HttpError(400, f"{name} must be a number of seconds") from None
 
 
-def _switch(redis: Redis, action: str) -> str:
+def _switch(redis: RedisServer, action: str) -> str:
     if action not in {"start", "stop"}:
-        raise Refused(400, "action must be start or stop")
+        raise HttpError(400, "action must be start or stop")
     try:
         (redis.start if action == "start" else redis.stop)()
     except RedisFailed as exc:
-        raise Refused(503, str(exc)) from exc
+        raise HttpError(503, str(exc)) from exc
     return "Redis is started" if action == "start" else "Redis is stopped"
 
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Final, Self
 
-__all__ = ["Redis", "RedisFailed"]
+__all__ = ["RedisFailed", "RedisServer"]
 
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 5.0
@@ -24,7 +24,7 @@ class RedisFailed(Exception):
     """Neither kind could be started; the text says why."""
 
 
-class Redis:
+class RedisServer:
     """A Redis on loopback `port` (0: a free one). `kind` names what it is."""
 
     def __init__(self, port: int = 0) -> None:

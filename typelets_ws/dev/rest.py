@@ -17,9 +17,9 @@ import redis
 from ..events import decode
 from ..store_sql import NOTE_ROW
 
-__all__ = ["Refused", "Rest"]
+__all__ = ["HttpError", "RestStub"]
 
-PATIENCE_S: Final = 1
+TIMEOUT_S: Final = 1
 NO_REDIS: Final = "Redis does not answer. What was to be written is written."
 NO_POSTGRES: Final = "Postgres does not answer. Nothing was written."
 NOT_STORABLE: Final = "Postgres cannot store these values: look at the id and the name."
@@ -61,7 +61,7 @@ _LISTING: Final = f"""SELECT
      FROM folders AS f WHERE f.user_id = %(user)s)"""  # noqa: S608
 
 
-class Refused(Exception):
+class HttpError(Exception):
     """A request that cannot be done; `status` as in HTTP, the text says why."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -69,12 +69,12 @@ class Refused(Exception):
         self.status = status
 
 
-class Rest:
+class RestStub:
     """Notes and folders in `database_url`, events out over `redis_url`."""
 
     def __init__(self, database_url: str, redis_url: str, prefix: str) -> None:
         self._database_url = database_url
-        self._redis = redis.Redis.from_url(redis_url, socket_timeout=PATIENCE_S)
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=TIMEOUT_S)
         self._prefix = prefix
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class Rest:
         try:
             return bool(self._redis.exists(f"{self._prefix}barred:{session_id}"))
         except redis.RedisError as exc:
-            raise Refused(503, NO_REDIS) from exc
+            raise HttpError(503, NO_REDIS) from exc
 
     def publish(
         self, user_id: str, event: str, subject: str, name: str, *,
@@ -114,7 +114,7 @@ class Rest:
         elif event in _ORDERS:
             fields = {"sessionId": subject} if event == "session_revoked" else {}
         else:
-            raise Refused(400, f"unknown event {event!r}")
+            raise HttpError(400, f"unknown event {event!r}")
         whole = {"event": event, "publishedAt": time.time_ns() // 1_000_000, **fields}
         payload = msgspec.json.encode(whole)
         decode(payload)
@@ -123,7 +123,7 @@ class Rest:
             if not silent:
                 heard = self._redis.publish(f"{self._prefix}user:{user_id}", payload)
         except redis.RedisError as exc:
-            raise Refused(503, NO_REDIS) from exc
+            raise HttpError(503, NO_REDIS) from exc
         return {"published": whole, "heard": heard}
 
     def _write(self, event: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -131,24 +131,24 @@ class Rest:
         returned = NOTE_ROW if kind == "note" else _FOLDER_ROW
         row = self._ask(f"{_WRITES[event]} RETURNING {returned}", values)
         if row is None:
-            raise Refused(404, f"{kind} not found")
+            raise HttpError(404, f"{kind} not found")
         written: Mapping[str, Any] = row[0]
         return written
 
     def _ask(self, query: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
-        options = f"-c statement_timeout={PATIENCE_S * 1000} -c timezone=UTC"
+        options = f"-c statement_timeout={TIMEOUT_S * 1000} -c timezone=UTC"
         try:
             with psycopg.connect(
                 self._database_url,
                 autocommit=True,
-                connect_timeout=PATIENCE_S,
+                connect_timeout=TIMEOUT_S,
                 options=options,
             ) as db:
                 return db.execute(query.encode(), values).fetchone()
         except (psycopg.DataError, psycopg.IntegrityError) as exc:
-            raise Refused(400, NOT_STORABLE) from exc
+            raise HttpError(400, NOT_STORABLE) from exc
         except psycopg.Error as exc:
-            raise Refused(503, NO_POSTGRES) from exc
+            raise HttpError(503, NO_POSTGRES) from exc
 
 
 def _fields(event: str, row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -35,9 +35,9 @@ from ..recovery_ports import (
     TableDigest,
     UserChanges,
 )
-from ..store_pool import Failed, Reason, Row
+from ..store_pool import Columns, QueryFailed, QueryFailure
 from ..store_statements import Statements
-from ..store_turns import Turns
+from ..store_turns import KeyedSemaphore
 from . import changes_sql
 from .changes_sql import Abilities
 
@@ -72,7 +72,7 @@ class ChangeReader:
         self._statements = statements
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._turns = Turns(max(1, pool_max // 4), MOST_WAITING)
+        self._turns = KeyedSemaphore(max(1, pool_max // 4), MOST_WAITING)
         self._abilities: Abilities | None = None
 
     async def supported(self) -> Unsupported | None:
@@ -87,9 +87,9 @@ class ChangeReader:
         try:
             await self.changed((), Extent(1, 1, digest=True))
         except StoreUnavailable as unavailable:
-            if unavailable.reason == Reason.REFUSED:
+            if unavailable.reason == QueryFailure.REFUSED:
                 return Unsupported.NO_PRIVILEGE
-            if unavailable.reason == Reason.READ_ONLY:
+            if unavailable.reason == QueryFailure.READ_ONLY:
                 return Unsupported.STANDBY
             raise
         return None
@@ -145,26 +145,28 @@ class ChangeReader:
             self._log.warning("database_identity_incomplete", missing=missing)
         self._abilities = abilities
 
-    async def _first_row(self, name: str, query: bytes) -> Row | None:
+    async def _first_row(self, name: str, query: bytes) -> Columns | None:
         deadline = await self._take(name)
         try:
             return await self._statements.first_row(name, query, {}, deadline)
         finally:
-            self._turns.give_back(_RECOVERY)
+            self._turns.release(_RECOVERY)
 
     async def _all_rows(
         self, name: str, query: bytes, params: Mapping[str, object]
-    ) -> list[Row]:
+    ) -> list[Columns]:
         deadline = await self._take(name)
         try:
             return await self._statements.all_rows(name, query, params, deadline)
         finally:
-            self._turns.give_back(_RECOVERY)
+            self._turns.release(_RECOVERY)
 
     async def _take(self, name: str) -> float:
         """Wait for one of recovery's connections. Returns the statement's deadline."""
-        if not await self._turns.take(_RECOVERY, self._loop.time() + WAIT_S):
-            raise self._statements.unavailable(name, Failed(Reason.POOL_FULL))
+        if not await self._turns.acquire(_RECOVERY, self._loop.time() + WAIT_S):
+            raise self._statements.unavailable(
+                name, QueryFailed(QueryFailure.POOL_FULL)
+            )
         return self._statements.deadline()
 
 
@@ -187,16 +189,18 @@ def _wanted(number: int, since: Since) -> dict[str, object] | None:
     }
 
 
-def _snapshot(head: Row) -> Snapshot:
+def _snapshot(head: Columns) -> Snapshot:
     _, _, _, horizon, standby, identity, newest = head
     if standby == b"t":
-        raise StoreUnavailable(Reason.READ_ONLY)
+        raise StoreUnavailable(QueryFailure.READ_ONLY)
     return Snapshot(
         (identity or b"").decode(), int(horizon or b"0"), int(newest or b"0")
     )
 
 
-def _by_user(wanted: Sequence[Since], found: list[Row], most: int) -> list[UserChanges]:
+def _by_user(
+    wanted: Sequence[Since], found: list[Columns], most: int
+) -> list[UserChanges]:
     rows: dict[int, list[StoredRow]] = defaultdict(list)
     more: set[int] = set()
     digests: dict[int, Digest] = {}
@@ -224,7 +228,7 @@ def _page_order(row: StoredRow) -> tuple[bool, str]:
     return row.key.kind is RowKind.NOTE, row.key.row_id
 
 
-def _stored(row: Row, user_id: str) -> StoredRow:
+def _stored(row: Columns, user_id: str) -> StoredRow:
     letter, _, row_id, version, settled, updated_at, text = row
     return StoredRow(
         RowKey(user_id, _BY_LETTER[letter or b""], (row_id or b"").decode()),

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from ..errors import INVALID_MESSAGE, UNKNOWN_TYPE, Code, Refusal
+from ..errors import INVALID_MESSAGE, UNKNOWN_TYPE, ClientError, Code
 from ..messages import CLIENT_MESSAGES, ECHO_LENGTH, AnyClientMessage, ClientMessage
 from .json_members import (
     InvalidMember,
@@ -57,7 +57,7 @@ def decode(data: bytes) -> ClientMessage:
         message = _decode_misfit(data, str(exc))
     except (msgspec.DecodeError, RecursionError):
         if not has_surrogates(data):
-            raise Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE) from None
+            raise ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE) from None
         message = _decode_members(data)
     else:
         if repeats(data, b'"type"') and _last_type(data) != _tag(message):
@@ -113,14 +113,14 @@ def _decode_misfit(data: bytes, complaint: str) -> ClientMessage:
         return _decode_members(data)
     wire_type = _last_type(data)
     if wire_type is None:
-        raise Refusal(
+        raise ClientError(
             Code.INVALID_MESSAGE, INVALID_MESSAGE, request_id=request_id(data)
         )
     if wire_type not in _KINDS:
-        raise Refusal(Code.UNKNOWN_TYPE, UNKNOWN_TYPE, request_id=request_id(data))
+        raise ClientError(Code.UNKNOWN_TYPE, UNKNOWN_TYPE, request_id=request_id(data))
     field = _FIELD.search(complaint)
     if field is None:
-        raise Refusal(
+        raise ClientError(
             Code.INVALID_MESSAGE, INVALID_MESSAGE, request_id=request_id(data)
         )
     if repeats(data, b'"%s"' % field[1].encode()):
@@ -133,19 +133,19 @@ def _decode_members(data: bytes) -> ClientMessage:
     try:
         found = members(data.decode())
     except NotJson:
-        raise Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE) from None
+        raise ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE) from None
     echo = text(found.get("requestId"))
     wire_type = text(found.get("type"))
     if wire_type is None:
-        raise Refusal(Code.INVALID_MESSAGE, INVALID_MESSAGE, request_id=echo)
+        raise ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE, request_id=echo)
     kind = _KINDS.get(wire_type)
     if kind is None:
-        raise Refusal(Code.UNKNOWN_TYPE, UNKNOWN_TYPE, request_id=echo)
+        raise ClientError(Code.UNKNOWN_TYPE, UNKNOWN_TYPE, request_id=echo)
     try:
         return build(kind, found)
     except InvalidMember as invalid:
         raise _invalid_field(invalid.name, echo) from None
 
 
-def _invalid_field(name: str, echo: str | None) -> Refusal:
-    return Refusal(Code.INVALID_FIELD, f"Invalid {name}", request_id=echo)
+def _invalid_field(name: str, echo: str | None) -> ClientError:
+    return ClientError(Code.INVALID_FIELD, f"Invalid {name}", request_id=echo)

@@ -30,9 +30,9 @@ from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint, public_pem
 from typelets_ws.app import Daemon, running
-from typelets_ws.config import Config, Log
-from typelets_ws.endpoints import Page
-from typelets_ws.log import Output
+from typelets_ws.config.model import Config, Log
+from typelets_ws.telemetry.log import Output
+from typelets_ws.websocket.http import Page
 
 PATIENCE_S = 10.0
 Message = dict[str, Any]

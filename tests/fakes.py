@@ -8,14 +8,9 @@ from typing import Any, cast
 
 import structlog
 
-from typelets_ws.admission import Authenticator, RevokedSessions
-from typelets_ws.config import Limits, Messages
-from typelets_ws.errors import CloseCode, Disconnect
-from typelets_ws.frames import Frame
-from typelets_ws.handlers import Context
-from typelets_ws.hub import Hub
-from typelets_ws.log import FilteringBoundLogger
-from typelets_ws.metrics import Metrics
+from typelets_ws.config.model import Limits, Messages
+from typelets_ws.delivery.hub import Hub
+from typelets_ws.delivery.revocations import RevokedSessions
 from typelets_ws.ports import (
     AcquireResult,
     Conflict,
@@ -26,8 +21,14 @@ from typelets_ws.ports import (
     TokenRejectReason,
     Updated,
 )
-from typelets_ws.session import Session
-from typelets_ws.signing import NonceRegistry
+from typelets_ws.protocol.errors import CloseCode, Disconnect
+from typelets_ws.session.authenticator import Authenticator
+from typelets_ws.session.handlers import Context
+from typelets_ws.session.session import Session
+from typelets_ws.session.signing import NonceRegistry
+from typelets_ws.telemetry.log import FilteringBoundLogger
+from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.wire.frames import Frame
 
 NOW_MS = 1_700_000_000_000
 NOTE = "00000000-0000-4000-8000-000000000001"

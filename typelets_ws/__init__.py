@@ -1,23 +1,21 @@
-"""Typelets WS: keeps the notes on all of a person's devices in step.
+"""Typelets WS: keeps the notes on all of a user's devices in step.
 
-The map. Imports point down, never up, and the two halves of floor 3 never see each
-other; tests/test_architecture.py keeps it so and has the whole list::
+The map; tests/test_architecture.py checks it against every import::
 
-    5  doors       cli  status  schema_command  dev/
-    4  assembly    app  daemon  service  systemd  schema
-    3  transport   sockets: connection  entrance  wire  conversation  outbox  house
-                            listener  tls  endpoints  relay
-                   outside: clerk  keys | store | bus  subscriber  publishing  probe
-                            redis_link | shared_limits
-    2  behaviour   hub  handlers  admission
-    1  rules       session  signing  nonces  javascript  limits  deadlines  liveness
-                   convergence  fields  frames  assembly  upgrade  no I/O, no clock
-    0  words       errors  messages  events  config  settings  metrics  log  ports
+            cli . process . systemd . status . dev/                   doors
+                              |
+                   app (builds) . daemon (drain, reload)
+      +-----------------------+---------------------------+
+  websocket/ -- session/ -- delivery/         bus/ -- redis/ . postgres/ . clerk/
+  sockets       one client   who gets what    events   adapters: fulfil `ports`
+      +-- wire/ ---+-- protocol/ --+          +--- ports . config/ . telemetry/
 
-The road of a message: connection -> conversation -> session -> handlers -> store,
-and back as a reply; what other devices must see goes handlers -> bus -> relay ->
-hub -> connection, the same way as what the REST service publishes. `publisher` is
-what a Python REST service imports; it needs only `events` and redis.
+A client's message: websocket.connection -> session.dispatcher -> session.session ->
+session.handlers -> ports.Store, and the reply goes back the same way. An event for
+other devices: session.handlers -> bus -> Redis -> delivery.relay -> delivery.hub ->
+websocket.connection, as do events of the REST service. `publisher` is what a Python
+REST service imports; it needs `protocol` and redis only. `schema/` and `client/` hold
+the protocol for programs in other languages.
 """
 
 __version__ = "0.1.0"

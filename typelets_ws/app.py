@@ -19,36 +19,31 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from . import known_series
-from .admission import Authenticator, RevokedSessions
-from .bus import Bus
-from .clerk import Clerk
-from .config import Config
-from .convergence import VersionCache
-from .conversation import Services
+from .bus.bus import Bus
+from .clerk.tokens import Clerk
+from .config.model import Config
 from .daemon import HANDLING_S, SWEEP_S, Daemon
-from .deadlines import TimerWheel
-from .endpoints import Endpoints, Page
-from .handlers import Context
-from .house import ServerState
-from .hub import Hub
-from .listener import (
-    AdminConnection,
-    bind_admin,
-    bind_public,
-    listen,
-    public,
-    sweep,
-)
-from .log import FilteringBoundLogger
-from .metrics import Metrics
-from .outbox import FlushQueue
-from .process_metrics import ProcessMetrics
-from .recent_lines import RecentLines
-from .relay import Relay
-from .shared_limits import SharedLimits
-from .signing import NonceRegistry
-from .store import Store
-from .tls import Tls, certificate
+from .delivery.hub import Hub
+from .delivery.relay import Relay
+from .delivery.revocations import RevokedSessions
+from .delivery.versions import VersionCache
+from .postgres.store import Store
+from .redis.limits import SharedLimits
+from .session.authenticator import Authenticator
+from .session.dispatcher import Services
+from .session.handlers import Context
+from .session.signing import NonceRegistry
+from .telemetry.log import FilteringBoundLogger
+from .telemetry.metrics import Metrics
+from .telemetry.process_metrics import ProcessMetrics
+from .telemetry.recent_lines import RecentLines
+from .websocket.admin import AdminConnection
+from .websocket.http import Endpoints, Page
+from .websocket.listener import bind_admin, bind_public, listen, public, sweep
+from .websocket.state import ServerState
+from .websocket.timer_wheel import TimerWheel
+from .websocket.tls import Tls, certificate
+from .websocket.writer import FlushQueue
 
 __all__ = ["Daemon", "running"]
 

@@ -2,10 +2,10 @@
 
 import click
 
-from . import settings
 from .command_options import EX_CONFIG, Source, refuse, settings_options
-from .config import ConfigError
-from .tls import certificate
+from .config import load as settings
+from .config.model import ConfigError
+from .websocket.tls import certificate
 
 __all__ = ["check_config_command"]
 

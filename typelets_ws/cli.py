@@ -13,13 +13,13 @@ import click
 from . import __version__
 from .check_command import check_config_command
 from .command_options import EX_CONFIG, Source, refuse, serving_options
-from .config import Config, ConfigError
+from .config.model import Config, ConfigError
 from .dev.command import dev_command, token_command
-from .log import Output
 from .operator_commands import disconnect_command, publish_command, status_command
-from .schema_command import schema_command
-from .service import run, serve
+from .process import run, serve
+from .schema.command import schema_command
 from .systemd import Systemd
+from .telemetry.log import Output
 
 __all__ = ["main"]
 

@@ -14,10 +14,10 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from . import settings
-from .config import Config, ConfigError
+from .config import load as settings
+from .config.environment_file import parse_environment
+from .config.model import Config, ConfigError
 from .dev.command import DEFAULT_DATA
-from .environment_file import parse_environment
 
 __all__ = ["EX_CONFIG", "Source", "refuse", "serving_options", "settings_options"]
 

@@ -10,20 +10,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from .bus import Bus
-from .clerk import Clerk
-from .config import Config
-from .config_rules import merge_reload
-from .errors import CloseCode
-from .house import ServerState
-from .hub import Hub
-from .log import FilteringBoundLogger
-from .metrics import Metrics
+from .bus.bus import Bus
+from .clerk.tokens import Clerk
+from .config.model import Config
+from .config.validate import merge_reload
+from .delivery.hub import Hub
+from .delivery.relay import Relay
 from .ports import StoreUnavailable
-from .relay import Relay
-from .shared_limits import SharedLimits
-from .store import Store
-from .tls import Tls, certificate
+from .postgres.store import Store
+from .protocol.errors import CloseCode
+from .redis.limits import SharedLimits
+from .telemetry.log import FilteringBoundLogger
+from .telemetry.metrics import Metrics
+from .websocket.state import ServerState
+from .websocket.tls import Tls, certificate
 
 __all__ = ["HANDLING_S", "SWEEP_S", "Daemon"]
 

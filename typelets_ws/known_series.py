@@ -9,13 +9,13 @@ and `tests/e2e/test_metrics.py` fails when a counted value is missing.
 from itertools import product
 from typing import Final
 
-from . import events, messages
-from .errors import CloseCode, Code
-from .fields import FILTERED_NAMES
-from .limits import LimiterVerdict
-from .metrics import Metrics
 from .ports import TokenRejectReason
-from .signing import SignatureVerdict
+from .protocol import events, messages
+from .protocol.errors import CloseCode, Code
+from .protocol.fields import FILTERED_NAMES
+from .session.signing import SignatureVerdict
+from .telemetry.metrics import Metrics
+from .websocket.limiter import LimiterVerdict
 
 __all__ = ["declare"]
 

@@ -11,16 +11,10 @@ import click
 import msgspec
 import redis as redis_client
 
-from . import events
 from .command_options import Source, refuse, settings_options
-from .config import Config
-from .status import (
-    StatusUnavailable,
-    as_table,
-    as_user_table,
-    fetch,
-    fetch_user,
-)
+from .config.model import Config
+from .protocol import events
+from .status import StatusUnavailable, as_table, as_user_table, fetch, fetch_user
 
 __all__ = ["disconnect_command", "publish_command", "status_command"]
 

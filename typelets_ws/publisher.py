@@ -35,9 +35,9 @@ from typing import Any, Final, Self
 import redis
 import redis.asyncio
 
-from ._publisher_events import Data, Notifications
-from ._publisher_redis import async_client, client
-from ._publisher_unsent import FAILED, Failure, Message, OnFailure, Outcomes
+from ._publisher.events import Data, Notifications
+from ._publisher.redis import async_client, client
+from ._publisher.unsent import FAILED, Failure, Message, OnFailure, Outcomes
 
 __all__ = ["AsyncPublisher", "Data", "Failure", "Publisher"]
 

@@ -28,12 +28,12 @@ import websockets
 from psycopg_pool import AsyncConnectionPool
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-from typelets_ws import service
-from typelets_ws import store_sql as sql
+from typelets_ws import process as service
 from typelets_ws.app import Daemon
-from typelets_ws.config import Config
-from typelets_ws.log import Output
+from typelets_ws.config.model import Config
+from typelets_ws.postgres import sql
 from typelets_ws.systemd import Systemd
+from typelets_ws.telemetry.log import Output
 
 from .servers_gate import gate
 

@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import RSAAlgorithm
 
-from typelets_ws import messages
-from typelets_ws.frames import Frame
-from typelets_ws.redis_acquire import ACQUIRE, ACQUIRE_SHA
-from typelets_ws.redis_link import RedisConnection, RedisConnector, pack
+from typelets_ws.protocol import messages
+from typelets_ws.redis.acquire import ACQUIRE, ACQUIRE_SHA
+from typelets_ws.redis.connection import RedisConnection, pack
+from typelets_ws.redis.connector import RedisConnector
+from typelets_ws.wire.frames import Frame
 
 __all__ = ["gate"]
 

@@ -20,7 +20,7 @@ from tests.daemon import eventually
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.postgres import Database
 from tests.redis import LinkProxy, RedisServer, link_proxy
-from typelets_ws.config import Config
+from typelets_ws.config.model import Config
 from typelets_ws.dev.postgres import Postgres
 
 __all__ = ["HEALS", "DaemonProcess", "World", "opened"]

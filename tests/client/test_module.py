@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from tests.node import node_package
 from typelets_ws.cli import client_command
-from typelets_ws.fields import ALLOWED
-from typelets_ws.schema import Note
+from typelets_ws.protocol.fields import ALLOWED
+from typelets_ws.schema.json_schema import Note
 
 HERE = Path(__file__).parent
 CLIENT = files("typelets_ws") / "client"

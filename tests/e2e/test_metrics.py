@@ -13,9 +13,9 @@ from tests.daemon import Boot, Device, RunningDaemon, eventually, publish
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import key_pair, mint
-from typelets_ws.errors import CloseCode
-from typelets_ws.frames import Frame
-from typelets_ws.metrics import Metrics
+from typelets_ws.protocol.errors import CloseCode
+from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.wire.frames import Frame
 
 SOURCES = Path(typelets_ws.__file__).parent
 STRANGER = key_pair("stranger")

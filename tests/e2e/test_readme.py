@@ -20,16 +20,16 @@ from tests.postgres import Database
 from tests.readme import ROOT, TEXT, commands, table, unpack
 from tests.redis import RedisServer
 from tests.tokens import mint
-from typelets_ws import events, messages
 from typelets_ws.cli import main
-from typelets_ws.config import Config
-from typelets_ws.config_kinds import key_types
-from typelets_ws.errors import CloseCode, Code
-from typelets_ws.fields import ALLOWED
-from typelets_ws.metrics import Metrics
+from typelets_ws.config.load import ALIASES
+from typelets_ws.config.model import Config
+from typelets_ws.config.types import key_types
+from typelets_ws.protocol import events, messages
+from typelets_ws.protocol.errors import CloseCode, Code
+from typelets_ws.protocol.fields import ALLOWED
 from typelets_ws.publisher import AsyncPublisher, Publisher
-from typelets_ws.schema import Note
-from typelets_ws.settings import ALIASES
+from typelets_ws.schema.json_schema import Note
+from typelets_ws.telemetry.metrics import Metrics
 
 NODE_PACKAGES = ("ioredis", "redis", "pg", "ws")
 SHELL = {"python3", "cp", "psql", "redis-cli", "systemctl", "/opt/typelets-ws/bin/pip"}
@@ -55,7 +55,7 @@ def test_every_key_it_speaks_of_exists() -> None:
     known = {f"{section}.{key}" for section, key in key_types()}
     sections = "|".join({section for section, _ in key_types()})
     spoken = set(re.findall(rf"`((?:{sections})\.[a-z_]+)", TEXT))
-    modules = {path.name for path in (ROOT / "typelets_ws").glob("*.py")}
+    modules = {path.name for path in (ROOT / "typelets_ws").rglob("*.py")}
     assert spoken - modules <= known
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.e2e.test_schema_typescript import compile_types
 from tests.node import node_package
-from typelets_ws.schema import definitions
-from typelets_ws.schema_asyncapi import asyncapi
+from typelets_ws.schema.asyncapi import asyncapi
+from typelets_ws.schema.json_schema import definitions
 
 GENERATE = """
 const { TypeScriptGenerator } = require("@asyncapi/modelina");

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.supervisor import COMMAND
-from typelets_ws.config import Config
+from typelets_ws.config.model import Config
 from typelets_ws.daemon import HANDLING_S
 
 UNITS = Path(__file__).parents[2] / "systemd"

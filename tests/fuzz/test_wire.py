@@ -17,7 +17,7 @@ from tests.postgres import Database
 from tests.raw import CLOSE, PONG, TEXT, Raw, frame, handshake, raw
 from tests.redis import RedisServer
 from tests.tokens import mint
-from typelets_ws.errors import CloseCode, Code
+from typelets_ws.protocol.errors import CloseCode, Code
 
 WORDS = [
     "auth", "ping", "join_note", "leave_note", "note_update", "note_created",

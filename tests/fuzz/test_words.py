@@ -5,10 +5,10 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typelets_ws import events, messages, signing
-from typelets_ws.errors import ClientError, Code
-from typelets_ws.events import EventRejected
-from typelets_ws.protocol import decoding
+from typelets_ws.protocol import decoding, events, messages
+from typelets_ws.protocol.errors import ClientError, Code
+from typelets_ws.protocol.events import EventRejected
+from typelets_ws.session import signing
 
 PIECES = [
     b'"type"', b'"ping"', b'"auth"', b'"note_update"', b'"noteId"', b'"changes"',

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from typelets_ws import command_options
 from typelets_ws.cli import main
 from typelets_ws.command_options import Source, settings_options
-from typelets_ws.config import Config
+from typelets_ws.config.model import Config
 
 KEY = "https://clerk.example/jwks"
 

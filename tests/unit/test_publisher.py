@@ -13,11 +13,11 @@ import redis
 from jsonschema import Draft202012Validator
 
 from tests.notes import whole_note
-from typelets_ws import events
-from typelets_ws._publisher_rows import NOTE_KEYS
+from typelets_ws._publisher.json_data import data
+from typelets_ws._publisher.rows import NOTE_KEYS
+from typelets_ws.protocol import events
 from typelets_ws.publisher import Failure, Publisher
-from typelets_ws.publisher_data import data
-from typelets_ws.schema import json_schema
+from typelets_ws.schema.json_schema import json_schema
 
 ID = "00000000-0000-4000-8000-000000000001"
 NOW = 1_767_225_600.1239

@@ -16,13 +16,14 @@ import pytest
 
 import typelets_ws
 from tests.fakes import FOLDER, NOTE, UNOWNED, Stubs
-from tests.unit.test_conversation import DispatcherHarness
-from typelets_ws import events, keys
-from typelets_ws.clerk import Clerk
-from typelets_ws.config import Auth
-from typelets_ws.events import EventRejected
-from typelets_ws.metrics import Metrics
+from tests.unit.session.test_dispatcher import DispatcherHarness
+from typelets_ws.clerk import keys
+from typelets_ws.clerk.tokens import Clerk
+from typelets_ws.config.model import Auth
 from typelets_ws.ports import StoreUnavailable, TokenRejected
+from typelets_ws.protocol import events
+from typelets_ws.protocol.events import EventRejected
+from typelets_ws.telemetry.metrics import Metrics
 
 BIG = "x" * 10_000
 BIG_RAW = b"x" * 10_000

@@ -19,11 +19,11 @@ from typing import Any, Final
 import click
 
 from ..app import Daemon
-from ..config import Admin, Auth, Config, Database, Limits, Log, Server
-from ..config import Redis as RedisConfig
-from ..log import Output
-from ..service import run, serve
+from ..config.model import Admin, Auth, Config, Database, Limits, Log, Server
+from ..config.model import Redis as RedisConfig
+from ..process import run, serve
 from ..systemd import Systemd
+from ..telemetry.log import Output
 from .greeting import greeting, warning
 from .keys import KeyUnusable, SigningKey
 from .pages import Site

@@ -19,8 +19,8 @@ import msgspec
 from websockets.http11 import Request, Response
 
 from ..daemon import Daemon
-from ..endpoints import Page, respond
-from ..errors import CloseCode
+from ..protocol.errors import CloseCode
+from ..websocket.http import Page, respond
 from .keys import SigningKey
 from .redis import RedisFailed, RedisServer
 from .rest import HttpError, RestStub

@@ -14,8 +14,8 @@ import msgspec
 import psycopg
 import redis
 
-from ..events import decode
-from ..store_sql import NOTE_ROW
+from ..postgres.sql import NOTE_ROW
+from ..protocol.events import decode
 
 __all__ = ["HttpError", "RestStub"]
 

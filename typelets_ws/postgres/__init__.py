@@ -1,1 +1,0 @@
-"""Postgres: statements over pooled libpq connections."""

@@ -21,7 +21,6 @@ from typing import Final
 
 import msgspec
 
-from ..log import FilteringBoundLogger
 from ..ports import StoreUnavailable
 from ..recovery_ports import (
     Digest,
@@ -35,11 +34,13 @@ from ..recovery_ports import (
     TableDigest,
     UserChanges,
 )
-from ..store_pool import Columns, QueryFailed, QueryFailure
-from ..store_statements import Statements
-from ..store_turns import KeyedSemaphore
+from ..telemetry.log import FilteringBoundLogger
 from . import changes_sql
 from .changes_sql import Abilities
+from .failures import QueryFailed, QueryFailure
+from .pool import Columns
+from .semaphore import KeyedSemaphore
+from .statements import Statements
 
 __all__ = ["ChangeReader", "Unsupported"]
 

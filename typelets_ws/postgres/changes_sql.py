@@ -20,7 +20,7 @@ No text of a client becomes part of a statement. The users travel as one JSON va
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from ..store_sql import NOTE_ROW
+from .sql import NOTE_ROW
 
 __all__ = [
     "ABILITIES", "FOLDER_ROW", "Abilities", "changed", "horizon", "rows",

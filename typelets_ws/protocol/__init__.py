@@ -1,1 +1,0 @@
-"""What travels on the wire: messages, events, errors and the values in their fields."""

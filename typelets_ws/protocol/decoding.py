@@ -14,8 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from ..errors import INVALID_MESSAGE, UNKNOWN_TYPE, ClientError, Code
-from ..messages import CLIENT_MESSAGES, ECHO_LENGTH, AnyClientMessage, ClientMessage
+from .errors import INVALID_MESSAGE, UNKNOWN_TYPE, ClientError, Code
 from .json_members import (
     InvalidMember,
     NotJson,
@@ -25,6 +24,7 @@ from .json_members import (
     repeats,
     text,
 )
+from .messages import CLIENT_MESSAGES, ECHO_LENGTH, AnyClientMessage, ClientMessage
 
 __all__ = ["decode", "request_id"]
 

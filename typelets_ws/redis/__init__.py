@@ -1,1 +1,0 @@
-"""Connections to Redis and the limits shared over all processes."""

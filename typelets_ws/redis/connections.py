@@ -2,7 +2,7 @@
 
 Invariant: the host name, not the address, is what TLS verifies.
 `_connect` and `_connection_arguments` are private names of redis-py;
-tests/integration/test_redis_dial.py fails when they are gone.
+tests/integration/redis/test_dial.py fails when they are gone.
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.postgres.test_changes import ALICE, BOB, opened
 from tests.postgres import Database
 from typelets_ws.ports import Conflict, Missing, Updated
-from typelets_ws.store import Store
+from typelets_ws.postgres.store import Store
 
 ABSENT = "00000000-0000-4000-8000-000000000000"
 OTHER = "2001-01-01T00:00:00.000Z"

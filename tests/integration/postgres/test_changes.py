@@ -15,10 +15,10 @@ import structlog
 from structlog.testing import capture_logs
 
 from tests.postgres import Database
-from typelets_ws import config
-from typelets_ws.metrics import Metrics
+from typelets_ws.config import model as config
 from typelets_ws.ports import StoreUnavailable
 from typelets_ws.postgres.changes import ChangeReader, Unsupported
+from typelets_ws.postgres.store import Store
 from typelets_ws.recovery_ports import (
     Digest,
     Extent,
@@ -30,7 +30,7 @@ from typelets_ws.recovery_ports import (
     TableDigest,
     UserChanges,
 )
-from typelets_ws.store import Store
+from typelets_ws.telemetry.metrics import Metrics
 
 ALICE, BOB = "user_alice", "user_bob"
 WIDE = Extent(rows=10_000, bytes=100_000_000)

@@ -1,0 +1,119 @@
+"""A bus (and its shared limits) as the tests of both run it: short intervals."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from typelets_ws.bus.bus import Bus
+from typelets_ws.config import model as config
+from typelets_ws.redis.limits import SharedLimits
+from typelets_ws.telemetry.metrics import Metrics
+
+QUICK: dict[str, Any] = {
+    "probe_interval_s": 0.1,
+    "probe_timeout_s": 0.2,
+    "unsubscribe_delay_s": 0.05,
+    "connect_timeout_s": 0.3,
+    "command_timeout_s": 0.3,
+    "lease_s": 0.6,
+}
+
+
+async def until(holds: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + timeout_s
+    while not (held := holds()) and time.monotonic() < deadline:  # noqa: ASYNC110
+        # Nobody sets an event when Redis' own state changes.
+        await asyncio.sleep(0.002)
+    assert held, "what was waited for did not come"
+
+
+class RunningBus:
+    """One process' bus and limits, and all that they told."""
+
+    def __init__(self, url: str, seed: int = 0, **settings: Any) -> None:
+        self.metrics = Metrics()
+        self.events: list[tuple[str, bytes]] = []
+        self.gaps: list[tuple[str, str]] = []
+        self.unpublished: list[tuple[str, bytes, str]] = []
+        self.also: Callable[[str, bytes], None] = lambda user_id, payload: None
+        redis = config.Redis(url=url, **{**QUICK, **settings})
+        log = structlog.get_logger()
+        chance = random.Random(f"{url} {seed}")
+        self.bus = Bus(
+            redis,
+            metrics=self.metrics,
+            log=log,
+            clock=time.time,
+            monotonic=time.monotonic,
+            rng=chance,
+            on_event=self._heard,
+            on_gap=self._gap,
+            on_unpublished=lambda *told: self.unpublished.append(told),
+        )
+        self.limits = SharedLimits(
+            redis, 20, self.bus.commands, metrics=self.metrics, log=log, rng=chance
+        )
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [payload for _, payload in self.events]
+
+    def sample(self, name: str, **labels: str) -> float:
+        return (
+            self.metrics.registry.get_sample_value(f"typelets_ws_{name}", labels) or 0
+        )
+
+    async def ready(self, timeout_s: float = 5.0) -> None:
+        """Wait until a probe sent from now on came back."""
+        since = time.monotonic()
+
+        def came_back() -> bool:
+            age = self.bus.probe_age()
+            return age is not None and time.monotonic() - age > since
+
+        await until(
+            lambda: self.bus.proven and self.bus.commands.up and came_back(),
+            timeout_s,
+        )
+
+    async def barrier(self, user_id: str) -> None:
+        """All that was published to the user before has been heard."""
+        mark = b"%d" % (10**9 + len(self.events))
+        self.bus.publish(user_id, mark)
+        await until(lambda: mark in self.payloads)
+
+    def _heard(self, user_id: str, payload: bytes) -> None:
+        self.events.append((user_id, payload))
+        self.also(user_id, payload)
+
+    def _gap(self, user_ids: Collection[str], reason: str) -> None:
+        self.gaps += [(user_id, reason) for user_id in user_ids]
+
+
+@asynccontextmanager
+async def running_bus(
+    url: str, seed: int = 0, **settings: Any
+) -> AsyncIterator[RunningBus]:
+    """A running one, ready or not."""
+    one = RunningBus(url, seed, **settings)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one.bus.run()), group.create_task(one.limits.run())]
+        try:
+            yield one
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+@asynccontextmanager
+async def ready(url: str, seed: int = 0, **settings: Any) -> AsyncIterator[RunningBus]:
+    """A running one, once its first probe is back."""
+    async with running_bus(url, seed, **settings) as one:
+        await one.ready()
+        yield one

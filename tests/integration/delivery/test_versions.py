@@ -1,0 +1,397 @@
+"""Devices converge, however updates interleave (spec section 3, `convergence`).
+
+Five devices of one user on two daemons write overlapping fields of a few notes at
+once, while each event is held back for a time of its own between its commit and its
+publication, so that their order on Redis is not that of the commits. In the end
+every device must hold the stored row: by the last row it was shown, and also when it
+goes by `changes` alone, as the web client does.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tests.daemon import Boot, Device, Message, RunningDaemon, eventually, publish
+from tests.integration.scene import ALICE
+from tests.postgres import Database
+from tests.redis import RedisServer
+from typelets_ws.delivery.versions import VersionCache, VersionedRow
+
+DELAY_S = 0.05
+FIELDS: dict[str, Callable[[int], object]] = {
+    "title": lambda n: f"t{n}",
+    "content": lambda n: f"c{n}",
+    "encryptedTitle": lambda n: None if n % 5 == 0 else f"et{n}",
+    "starred": lambda n: n % 2 == 0,
+    "archived": lambda n: n % 3 == 0,
+}
+Notes = dict[str, dict[str, Any]]
+
+
+class Copy:
+    """What a device holds: the last row shown, and the row made up of `changes`."""
+
+    def __init__(self, device: Device, rows: Notes) -> None:
+        self.device = device
+        self.shown: Notes = {}
+        self.laid: Notes = {note: dict(row) for note, row in rows.items()}
+        self.resync = False
+
+    def hear(self, message: Message) -> None:
+        if message["type"] == "resync_required":
+            self.resync = True
+        if message["type"] not in {"note_sync", "note_update_success"}:
+            return
+        note = message["noteId"]
+        self.shown[note] = message["updatedNote"]
+        # The sender is never told its own changes: it goes by the row it is shown.
+        laid = message["changes" if "changes" in message else "updatedNote"]
+        self.laid[note].update(laid)
+
+    async def listen(self, mark: str) -> None:
+        while True:
+            message = await self.device.receive()
+            if message.get("noteId") == mark:
+                return
+            self.hear(message)
+
+
+def disordered(
+    house: RunningDaemon, chance: random.Random, spawn: asyncio.TaskGroup
+) -> None:
+    """Hold each event back for a time of its own."""
+    services = house.daemon.state.services
+    straight = services.publish
+
+    async def later(user: str, event: bytes) -> None:
+        await asyncio.sleep(chance.random() * DELAY_S)
+        straight(user, event)
+
+    def publish_late(user: str, event: bytes) -> None:
+        spawn.create_task(later(user, event))
+
+    services.publish = publish_late
+
+
+async def write(
+    device: Device, notes: list[str], chance: random.Random, count: int
+) -> None:
+    for number in range(count):
+        names = chance.sample(sorted(FIELDS), chance.randint(1, 3))
+        changes = {name: FIELDS[name](chance.randrange(1000)) for name in names}
+        await device.send(
+            {"type": "note_update", "noteId": chance.choice(notes), "changes": changes}
+        )
+        if number % 7 == 0:
+            await asyncio.sleep(0)
+
+
+async def storm(
+    boot: Boot, notes: list[str], rows: Notes, seed: int, updates: int
+) -> tuple[list[Copy], float]:
+    """Five devices write `updates` times; returns what they hold, and the repairs."""
+    chance = random.Random(seed)
+    async with AsyncExitStack() as stack:
+        houses = [await stack.enter_async_context(boot()) for _ in range(2)]
+        copies = [
+            Copy(await stack.enter_async_context(houses[n % 2].device(ALICE)), rows)
+            for n in range(5)
+        ]
+        mark = str(uuid.uuid4())
+        async with asyncio.TaskGroup() as readers:
+            for copy in copies:
+                readers.create_task(copy.listen(mark))
+            async with asyncio.TaskGroup() as late:
+                for house in houses:
+                    disordered(house, chance, late)
+                async with asyncio.TaskGroup() as writers:
+                    for copy in copies:
+                        seeded = random.Random(chance.random())
+                        work = write(copy.device, notes, seeded, updates // 5)
+                        writers.create_task(work)
+                await eventually(lambda: handled(houses) >= updates)
+            # The last events are on their way to Redis, each from its own daemon.
+            for house in houses:
+                await house.daemon.bus.flush()
+            end = {"event": "note_deleted", "noteId": mark}
+            await publish(houses[0].daemon.config.redis.url, ALICE, end)
+        repairs = sum(house.figure("order_repairs_total") for house in houses)
+        failures = sum(len(house.logged("internal_error")) for house in houses)
+        assert failures == 0
+    return copies, repairs
+
+
+def handled(houses: list[RunningDaemon]) -> float:
+    return sum(
+        house.figure("messages_total", type="note_update", result="ok")
+        for house in houses
+    )
+
+
+def refusals(house: RunningDaemon) -> float:
+    return house.figure("messages_total", type="note_update", result="NOT_FOUND")
+
+
+def stored(database: Database, notes: list[str]) -> Notes:
+    """The rows as a device is shown them."""
+    found: Notes = {}
+    for note in notes:
+        row = database.note(note)
+        at = row["updated_at"].isoformat(timespec="milliseconds") + "Z"
+        found[note] = {
+            "title": row["title"], "content": row["content"],
+            "encryptedTitle": row["encrypted_title"], "starred": row["starred"],
+            "archived": row["archived"], "updatedAt": at,
+        }  # fmt: skip
+    return found
+
+
+def differing(copies: list[Copy], truth: Notes) -> list[str]:
+    """Where a device holds something else than what is stored."""
+    found = []
+    for number, copy in enumerate(copies):
+        if copy.resync:
+            continue
+        for note, row in truth.items():
+            for how, held in (("shown", copy.shown[note]), ("laid", copy.laid[note])):
+                if {name: held.get(name) for name in row} != row:
+                    found.append(f"device {number}, {note}, {how}")
+    return found
+
+
+def prepare(database: Database) -> tuple[list[str], Notes]:
+    database.add_user(ALICE)
+    notes = [database.add_note(ALICE) for _ in range(3)]
+    return notes, stored(database, notes)
+
+
+@pytest.mark.parametrize("seed", [*range(6), None])
+async def test_every_device_ends_with_the_stored_rows(
+    boot: Boot, database: Database, seed: int | None
+) -> None:
+    chosen = random.randrange(2**32) if seed is None else seed
+    print(f"seed {chosen}")
+    notes, rows = prepare(database)
+    copies, repairs = await storm(boot, notes, rows, chosen, 300)
+    assert differing(copies, stored(database, notes)) == []
+    assert not any(copy.resync for copy in copies)
+    assert repairs > 0, "the order was never broken: this proves nothing"
+
+
+async def test_without_the_newest_row_devices_do_not_converge(
+    boot: Boot, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storm is fierce enough: without its remedy it leaves devices behind."""
+
+    def forgetful(
+        _newest: VersionCache, _key: tuple[str, str], row: VersionedRow, _now: float
+    ) -> VersionedRow:
+        return row
+
+    monkeypatch.setattr(VersionCache, "latest", forgetful)
+    notes, rows = prepare(database)
+    copies, _ = await storm(boot, notes, rows, 1, 300)
+    assert differing(copies, stored(database, notes))
+
+
+async def test_pipelined_updates_of_one_device_end_on_its_last(
+    boot: Boot, database: Database
+) -> None:
+    note = prepare(database)[0][0]
+    async with (
+        boot() as house,
+        house.device(ALICE) as writer,
+        house.device(ALICE) as reader,
+    ):
+        for number in range(60):
+            changes = {"title": f"{number}"}
+            await writer.send(
+                {"type": "note_update", "noteId": note, "changes": changes}
+            )
+        titles = [
+            [(await device.receive())["updatedNote"]["title"] for _ in range(60)]
+            for device in (writer, reader)
+        ]
+        assert titles[0] == [str(number) for number in range(60)]
+        # One that came late shows the newest row: none ever goes back.
+        assert sorted(titles[1], key=int) == titles[1]
+        assert titles[1][-1] == "59"
+        assert database.note(note)["title"] == "59"
+
+
+def row_at(note: str, at: str, **fields: object) -> dict[str, Any]:
+    return {"id": note, "userId": ALICE, "updatedAt": at, **fields}
+
+
+async def updated(
+    redis_server: RedisServer, note: str, at: str, *, ours: bool, **fields: object
+) -> None:
+    event: dict[str, Any] = {
+        "event": "note_updated", "noteId": note,
+        "changes": {**fields, "updatedAt": at},
+        "updatedNote": row_at(note, at, **{"title": "?", "starred": None, **fields}),
+    }  # fmt: skip
+    if ours:
+        event["version"] = at
+    await publish(redis_server.url, ALICE, event)
+
+
+OLD, NEW = "2026-01-01T00:00:00.001Z", "2026-01-01T00:00:00.002Z"
+
+
+async def test_a_late_update_of_ours_is_brought_up_to_date(
+    boot: Boot, redis_server: RedisServer
+) -> None:
+    note = str(uuid.uuid4())
+    async with boot() as house, house.device(ALICE) as device:
+        await updated(redis_server, note, NEW, ours=True, title="new", starred=True)
+        await device.receive()
+        await updated(redis_server, note, OLD, ours=True, starred=False)
+        late = await device.receive()
+        assert late["changes"] == {"starred": True, "updatedAt": NEW}
+        assert late["updatedNote"]["title"] == "new"
+        await updated(redis_server, note, OLD, ours=True, gone=1)
+        assert (await device.receive())["changes"] == {"updatedAt": NEW}
+        assert house.figure("order_repairs_total") == 2
+
+
+async def test_a_late_event_of_the_rest_service_passes_untouched_and_is_made_good(
+    boot: Boot, redis_server: RedisServer
+) -> None:
+    """Whose clock is wrong nobody knows, so the devices are told to fetch anew."""
+    note = str(uuid.uuid4())
+    async with boot() as house, house.device(ALICE) as device:
+        await updated(redis_server, note, NEW, ours=True, title="new")
+        await device.receive()
+        await updated(redis_server, note, OLD, ours=False, title="old")
+        sync = await device.receive()
+        assert sync["changes"] == {"title": "old", "updatedAt": OLD}
+        assert sync["updatedNote"]["title"] == "old"
+        told = await device.receive()
+        assert (told["type"], told["reason"]) == ("resync_required", "conflict")
+        await updated(redis_server, note, NEW, ours=False, title="new")
+        assert (await device.receive())["updatedNote"]["title"] == "new"
+        assert await device.barrier() == []
+
+
+async def test_rows_of_the_rest_service_count_when_they_are_newer(
+    boot: Boot, redis_server: RedisServer
+) -> None:
+    note = str(uuid.uuid4())
+    async with boot() as house, house.device(ALICE) as device:
+        await updated(redis_server, note, NEW, ours=False, title="rest")
+        await device.receive()
+        await updated(redis_server, note, OLD, ours=True, title="ours")
+        late = await device.receive()
+        assert late["changes"] == {"title": "rest", "updatedAt": NEW}
+
+
+@pytest.mark.parametrize("at", [None, 5, "", "yesterday", "2026-01-01 00:00:00"])
+async def test_rows_without_a_usable_time_pass_as_they_are(
+    boot: Boot, redis_server: RedisServer, at: object
+) -> None:
+    note = str(uuid.uuid4())
+    async with boot() as house, house.device(ALICE) as device:
+        await updated(redis_server, note, NEW, ours=True, title="new")
+        await device.receive()
+        event = {
+            "event": "note_updated", "noteId": note, "changes": {"title": "x"},
+            "updatedNote": {"updatedAt": at},
+        }  # fmt: skip
+        await publish(redis_server.url, ALICE, event)
+        assert (await device.receive())["changes"] == {"title": "x"}
+        assert await device.barrier() == []
+
+
+async def test_a_storm_with_deletions_and_the_rest_services_own_updates(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    """The REST service writes and publishes at once; one note goes away meanwhile."""
+    notes, _ = prepare(database)
+    kept, gone = notes[0], notes[1]
+
+    async def rest(chance: random.Random) -> None:
+        for number in range(30):
+            (row,) = database.execute(
+                "UPDATE notes n SET content = %s, updated_at = greatest("
+                "clock_timestamp() AT TIME ZONE 'UTC', n.updated_at"
+                " + interval '1 millisecond') WHERE id = %s RETURNING row_to_json(n)"
+                ' AS row, to_char(updated_at, \'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"\') AS at',
+                f"rest {number}",
+                kept,
+            )
+            fields = {"content": row["row"]["content"], "title": row["row"]["title"]}
+            full = {**fields, "starred": row["row"]["starred"]}
+            event = {
+                "event": "note_updated", "noteId": kept,
+                "changes": {**fields, "updatedAt": row["at"]},
+                "updatedNote": row_at(kept, row["at"], **full),
+            }  # fmt: skip
+            await asyncio.sleep(chance.random() * 0.01)
+            await publish(redis_server.url, ALICE, event)
+
+    async with (
+        boot() as house,
+        boot() as annex,
+        house.device(ALICE) as writer,
+        annex.device(ALICE) as reader,
+    ):
+        copies = [Copy(d, {kept: {}, gone: {}}) for d in (writer, reader)]
+        mark = str(uuid.uuid4())
+        async with asyncio.TaskGroup() as group:
+            for copy in copies:
+                group.create_task(copy.listen(mark))
+            work = group.create_task(rest(random.Random(3)))
+            for number in range(100):
+                changes = {"title": f"t{number}", "starred": number % 2 == 0}
+                note = gone if number % 10 == 5 else kept
+                if number == 50:
+                    database.execute("DELETE FROM notes WHERE id = %s", gone)
+                    await writer.send({"type": "note_deleted", "noteId": gone})
+                await writer.send(
+                    {"type": "note_update", "noteId": note, "changes": changes}
+                )
+                await asyncio.sleep(0.001)
+            await work
+            await eventually(lambda: handled([house]) + refusals(house) >= 100)
+            await house.daemon.bus.flush()
+            await publish(
+                redis_server.url, ALICE, {"event": "note_deleted", "noteId": mark}
+            )
+        row = database.note(kept)
+        for copy in copies:
+            if copy.resync:
+                continue
+            held = copy.shown[kept]
+            assert (held["title"], held["starred"]) == (
+                row["title"],
+                row["starred"],
+            )
+            assert held["content"] == row["content"]
+
+
+async def test_the_sender_may_be_gone_before_its_update_is_written(
+    boot: Boot, database: Database
+) -> None:
+    """What is written is told, whoever is there to hear the reply."""
+    note = prepare(database)[0][0]
+    async with boot() as house, house.device(ALICE) as reader:
+        async with house.device(ALICE) as writer:
+            with database.locked(note):
+                await writer.send(
+                    {
+                        "type": "note_update",
+                        "noteId": note,
+                        "changes": {"title": "last words"},
+                    }
+                )
+                await eventually(lambda: database.waiting_for_locks() == 1)
+                writer.socket.transport.abort()
+                await eventually(lambda: house.daemon.hub.count(ALICE) == 1)
+        sync = await reader.receive()
+        assert sync["changes"]["title"] == "last words"

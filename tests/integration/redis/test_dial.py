@@ -1,0 +1,87 @@
+"""Host names with several addresses: a dead one must not use up the timeout."""
+
+import asyncio
+import socket
+import time
+
+import pytest
+
+from tests.integration.bus.running_bus import ready
+from tests.redis import RedisServer
+from typelets_ws.redis import dial as dial_module
+from typelets_ws.redis.dial import dial, first_success
+
+BLACK_HOLE = "10.255.255.1"
+"""Private, and routed nowhere: SYN packets vanish, or are refused at once."""
+
+
+@pytest.fixture
+def two_addresses(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> RedisServer:
+    """`redis.test` has a listening queue that is full, then the real server."""
+    real = socket.getaddrinfo
+
+    def resolve(host: str, port: int, *args: object, **kwargs: object) -> object:
+        if host != "redis.test":
+            return real(host, port, *args, **kwargs)  # type: ignore[arg-type]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (BLACK_HOLE, port)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    connect = dial_module._connect
+
+    async def connect_or_hang(family: int, address: tuple[str, int]) -> socket.socket:
+        if address[0] == BLACK_HOLE:
+            await asyncio.Event().wait()
+        return await connect(family, address)
+
+    monkeypatch.setattr(dial_module, "_connect", connect_or_hang)
+    return redis_server
+
+
+async def test_a_daemon_reaches_redis_behind_a_dead_address(
+    two_addresses: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def resolve(host: str, port: int, **kwargs: object) -> object:
+        return socket.getaddrinfo(host, port)
+
+    monkeypatch.setattr(loop, "getaddrinfo", resolve, raising=False)
+    began = time.monotonic()
+    url = f"redis://redis.test:{two_addresses.port}/0"
+    async with ready(url, connect_timeout_s=1.0) as one:
+        assert time.monotonic() - began < 1.5
+        assert await one.bus.subscribe("ann")
+        await one.barrier("ann")
+
+
+async def test_the_first_addresss_error_is_reported() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            await dial("127.0.0.1", taken.getsockname()[1])
+
+
+async def test_the_first_result_wins_and_the_others_are_discarded() -> None:
+    async def after(seconds: float, result: str) -> str:
+        await asyncio.sleep(seconds)
+        return result
+
+    async def failing() -> str:
+        raise OSError("first")
+
+    async def hanging() -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    discarded: list[str] = []
+    attempts = [failing, hanging, lambda: after(0, "a"), lambda: after(0, "b")]
+    found = await first_success(attempts, delay_s=0, discard=discarded.append)
+    assert found in {"a", "b"}
+    assert set(discarded) <= {"a", "b"} - {found}
+    with pytest.raises(OSError, match="first"):
+        await first_success([failing, failing], delay_s=1)

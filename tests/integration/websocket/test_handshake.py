@@ -1,0 +1,179 @@
+"""Spec section 1: who may open a WebSocket, and what a plain request is told."""
+
+import socket
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from tests.daemon import Boot, RunningDaemon, eventually, raw_http
+from typelets_ws.websocket.connection import Connection
+from typelets_ws.websocket.timers import NEVER
+from typelets_ws.wire.frames import PING
+
+ORIGIN = "https://app.example.org"
+
+
+async def status_for(house: RunningDaemon, origin: str | None) -> int:
+    headers = {} if origin is None else {"Origin": origin}
+    try:
+        async with connect(house.url, additional_headers=headers):
+            return 101
+    except InvalidStatus as exc:
+        return exc.response.status_code
+
+
+async def test_origins_are_matched_exactly(boot: Boot) -> None:
+    server = {"allowed_origins": [ORIGIN, "http://localhost:3000"]}
+    async with boot(server=server) as house:
+        for origin in (None, ORIGIN, "http://localhost:3000"):
+            assert await status_for(house, origin) == 101
+        refused = [
+            "null",
+            "http://app.example.org",
+            "https://app.example.org:444",
+            "https://app.example.org/",
+            "https://app.example.org.evil.example",
+            "https://sub.app.example.org",
+            "http://localhost:3001",
+            "https://APP.example.org",
+        ]
+        for origin in refused:
+            assert await status_for(house, origin) == 403, origin
+        assert house.figure("security_events_total", kind="origin") == len(refused)
+        lines = house.logged("origin_refused")
+        assert lines[0]["security"] is True
+        assert lines[0]["origin"] == ["null"]
+
+
+async def test_no_list_of_origins_allows_all(boot: Boot) -> None:
+    async with boot() as house:
+        assert await status_for(house, "https://anything.example") == 101
+
+
+async def test_any_path_and_query_upgrades(boot: Boot) -> None:
+    async with boot() as house:
+        for path in ("", "ws", "a/b?token=x", "health/x"):
+            async with connect(house.url + path) as socket_:
+                assert "connection_established" in str(await socket_.recv())
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        ("GET /nothing HTTP/1.1", b"426"),
+        ("POST /nothing HTTP/1.1\r\nContent-Length: 5", b"405"),
+        ("PUT /health HTTP/1.1", b"405"),
+        ("HEAD / HTTP/1.1", b"405"),
+        ("GET /health HTTP/1.1", b"200"),
+        ("GET /health HTTP/1.0", b"200"),
+        ("GET / HTTP/2.0", b""),
+        ("nonsense", b""),
+    ],
+)
+async def test_plain_requests_get_a_plain_answer(
+    boot: Boot, request_line: str, status: bytes
+) -> None:
+    async with boot() as house:
+        request = f"{request_line}\r\nHost: x\r\n\r\n"
+        answer = await raw_http(house.daemon.port, request.encode())
+        assert answer[9:12] == status
+        if status in {b"426", b"405"}:
+            body = answer.partition(b"\r\n\r\n")[2]
+            assert body.count(b"\n") == 1
+
+
+async def test_compression_is_not_offered_unless_wished(boot: Boot) -> None:
+    async with boot() as house, connect(house.url, compression="deflate") as socket_:
+        assert socket_.protocol.extensions == []
+
+
+async def test_with_compression_messages_arrive_whole(boot: Boot) -> None:
+    server = {"permessage_deflate": True}
+    async with (
+        boot(server=server) as house,
+        connect(house.url, compression="deflate") as socket_,
+    ):
+        names = [extension.name for extension in socket_.protocol.extensions]
+        assert names == ["permessage-deflate"]
+        assert "connection_established" in str(await socket_.recv())
+        for _ in range(3):
+            await socket_.send('{"type":"ping","requestId":"' + "a" * 60 + '"}')
+            assert '"pong"' in str(await socket_.recv())
+
+
+async def test_the_address_is_the_proxys_word_only_for_trusted_proxies(
+    boot: Boot,
+) -> None:
+    async def tell_address(house: RunningDaemon, headers: dict[str, str]) -> str:
+        before = len(house.logged("origin_refused"))
+        with pytest.raises(InvalidStatus):
+            await connect(
+                house.url, additional_headers={"Origin": "https://x.example", **headers}
+            )
+        return str(house.logged("origin_refused")[before]["address"])
+
+    origins = {"allowed_origins": [ORIGIN]}
+    forwarded = {"X-Forwarded-For": "6.6.6.6, 192.0.2.7, 10.0.0.9"}
+    async with boot(server=origins) as house:
+        assert await tell_address(house, forwarded) == "127.0.0.1"
+    trusting = {**origins, "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}
+    async with boot(server=trusting) as house:
+        assert await tell_address(house, forwarded) == "192.0.2.7"
+        assert await tell_address(house, {"X-Real-IP": "192.0.2.8"}) == "192.0.2.8"
+        junk = {"X-Forwarded-For": "192.0.2.7, junk"}
+        assert await tell_address(house, junk) == "127.0.0.1"
+        assert await tell_address(house, {}) == "127.0.0.1"
+
+
+async def test_a_request_that_never_ends_is_cut(boot: Boot) -> None:
+    limits = {"handshake_s": 0.3}
+    async with boot(limits=limits) as house:
+        assert await raw_http(house.daemon.port, b"GET / HT") == b""
+
+
+async def test_a_request_head_is_bounded(boot: Boot) -> None:
+    async with boot() as house:
+        long_line = b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"
+        assert (await raw_http(house.daemon.port, long_line))[9:12] == b"414"
+        many = b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 300 + b"\r\n"
+        assert (await raw_http(house.daemon.port, many))[9:12] == b"431"
+
+
+async def test_a_port_in_use_is_an_error(boot: Boot) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port = {port}.*in use"):
+            async with boot(server={"port": port}):
+                raise AssertionError("it listens on a port that is in use")
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready?x", "/websocket/status"])
+async def test_a_path_of_ours_is_no_websocket(boot: Boot, path: str) -> None:
+    async with boot() as house:
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(house.url + path[1:])
+        assert refused.value.response.status_code == 200
+        assert not house.figure("handshakes_total", status="101")
+
+
+async def test_what_is_common_needs_no_protocol_of_the_library(boot: Boot) -> None:
+    """It is 2 KB of each connection; a message in two frames needs it."""
+    async with boot() as house, house.device("alice") as device:
+        (connection,) = house.daemon.state.connections
+        assert isinstance(connection, Connection)
+
+        def made() -> bool:
+            return connection._protocol is not None
+
+        await device.barrier()
+        connection._timers._pinged_at = house.daemon.state.monotonic()
+        connection._queue(PING)
+        await eventually(lambda: connection._timers._pinged_at == NEVER)
+        assert not made()
+        await device.socket.send(['{"type":', '"ping"}'])
+        assert (await device.receive())["type"] == "pong"
+        assert made()
+        assert await device.barrier() == []

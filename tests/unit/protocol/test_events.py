@@ -1,0 +1,115 @@
+"""What travels on Redis: read, passed on byte for byte, or dropped by one word."""
+
+import json
+from typing import Any
+
+import pytest
+
+from typelets_ws.protocol import events, messages
+from typelets_ws.protocol.events import EventRejected, EventRejectReason
+
+SYNCS: dict[str, tuple[dict[str, Any], str]] = {
+    "note_updated": ({"noteId": "n", "changes": {}, "updatedNote": {}}, "note_sync"),
+    "note_created": ({"noteData": {}}, "note_created_sync"),
+    "note_deleted": ({"noteId": "n"}, "note_deleted_sync"),
+    "folder_created": ({"folderData": {}}, "folder_created_sync"),
+    "folder_updated": (
+        {"folderId": "f", "changes": {}, "updatedFolder": {}},
+        "folder_updated_sync",
+    ),
+    "folder_deleted": ({"folderId": "f"}, "folder_deleted_sync"),
+    "resync_required": ({"reason": "because"}, "resync_required"),
+}
+
+
+def rejection_of(payload: bytes) -> EventRejected:
+    with pytest.raises(EventRejected) as caught:
+        events.decode(payload)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", SYNCS)
+def test_each_event_becomes_its_message(name: str) -> None:
+    fields, word = SYNCS[name]
+    event = events.decode(json.dumps({"event": name, **fields}).encode())
+    assert events.name(event) == name
+    assert event.fromUserId == "server"
+    sent = json.loads(messages.encode(event.message(7)))
+    expected = {"type": word, "timestamp": 7, "fromUserId": "server", **fields}
+    if name == "resync_required":
+        del expected["fromUserId"]
+    assert sent == expected
+
+
+def test_orders_have_no_message() -> None:
+    for payload in (
+        b'{"event":"session_revoked","sessionId":"s"}',
+        b'{"event":"user_disconnected","reason":null}',
+    ):
+        event = events.decode(payload)
+        assert isinstance(event, events.ControlEvent)
+        with pytest.raises(NotImplementedError):
+            event.message(0)
+
+
+def test_data_leaves_byte_for_byte() -> None:
+    data = b'{"id" : "x", "n":1.0e0, "t":"\\u00e9\xc3\xa9"}'
+    payload = b'{"noteData":' + data + b',"event":"note_created","publishedAt":1.5}'
+    event = events.decode(payload)
+    assert data in messages.encode(event.message(0))
+    assert data in events.encode(event)
+
+
+def test_absent_folder_fields_stay_absent() -> None:
+    event = events.decode(b'{"event":"folder_updated","folderId":"f"}')
+    assert b"changes" not in messages.encode(event.message(0))
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b'{"event":"note_deleted","noteId":"\xff"}', EventRejectReason.NOT_UTF8),
+        (
+            b'{"event":"note_created","noteData":{"x":"\xff"}}',
+            EventRejectReason.NOT_UTF8,
+        ),
+        (b"", EventRejectReason.NOT_JSON),
+        (b"{", EventRejectReason.NOT_JSON),
+        (b"[" * 100_000, EventRejectReason.UNKNOWN_EVENT),
+        (b"[]", EventRejectReason.UNKNOWN_EVENT),
+        (b"{}", EventRejectReason.UNKNOWN_EVENT),
+        (b'{"event":5}', EventRejectReason.UNKNOWN_EVENT),
+        (b'{"event":"nonsense"}', EventRejectReason.UNKNOWN_EVENT),
+        (b'{"event":"note_deleted"}', EventRejectReason.INVALID_FIELD),
+        (b'{"event":"note_deleted","noteId":5}', EventRejectReason.INVALID_FIELD),
+        (
+            b'{"event":"note_deleted","noteId":"x","publishedAt":"y"}',
+            EventRejectReason.INVALID_FIELD,
+        ),
+        (b'{"event":"note_created","noteData":5}', EventRejectReason.INVALID_FIELD),
+        (b'{"event":"note_created","noteData":null}', EventRejectReason.INVALID_FIELD),
+        (
+            b'{"event":"note_updated","noteId":"n","changes":[],"updatedNote":{}}',
+            EventRejectReason.INVALID_FIELD,
+        ),
+        (
+            b'{"event":"folder_updated","folderId":"f","updatedFolder":""}',
+            EventRejectReason.INVALID_FIELD,
+        ),
+    ],
+)
+def test_a_malformed_event_is_dropped_by_one_word(
+    payload: bytes, reason: EventRejectReason
+) -> None:
+    assert rejection_of(payload).reason is reason
+
+
+def test_non_ascii_that_is_utf8_is_fine() -> None:
+    event = events.decode('{"event":"note_deleted","noteId":"é"}'.encode())
+    assert isinstance(event, events.NoteDeleted)
+    assert event.noteId == "é"
+
+
+def test_nesting_beyond_the_decoder_has_a_word_of_its_own() -> None:
+    payload = b'{"event":"note_created","noteData":{"x":' + b"[" * 100_000
+    assert rejection_of(payload).reason is EventRejectReason.TOO_DEEP

@@ -1,0 +1,305 @@
+"""Messages of one client in their order: at once, waiting, refused, or blamed on us."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from tests.fakes import NOTE, NOW_MS, FakeTransport, Log, Stubs
+from typelets_ws.config.model import Config, Messages
+from typelets_ws.delivery.versions import VersionCache, VersionedRow
+from typelets_ws.session.dispatcher import (
+    INBOX_MESSAGES,
+    REFUSAL_BYTES,
+    Dispatcher,
+    Services,
+)
+from typelets_ws.session.nonces import nonce_digest
+
+UPDATE = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
+
+
+class DispatcherHarness:
+    """One conversation with everything it needs; tasks belong to `group`."""
+
+    def __init__(self, world: Stubs, group: asyncio.TaskGroup) -> None:
+        self.world = world
+        self.log = Log()
+        self.tasks: list[asyncio.Task[None]] = []
+        self._group = group
+        self.link = FakeTransport("c1")
+        self.published: list[tuple[str, dict[str, Any]]] = []
+        self.services = Services(
+            context=world.context(),
+            authenticator=world.authenticator,
+            versions=VersionCache(10, 1000),
+            publish=lambda user, event: self.published.append(
+                (user, json.loads(event))
+            ),
+            spawn=self.spawn,
+            metrics=world.metrics,
+            log=self.log.bound(),
+            monotonic=lambda: 0.0,
+            inbox_bytes_before_auth=100,
+            message_bytes=world.limits.message_bytes,
+        )
+        self.talk = Dispatcher(self.link, world.session(), self.services)
+
+    def say(self, message: object, *, text: bool = True) -> None:
+        data = message if isinstance(message, bytes) else json.dumps(message).encode()
+        self.talk.receive(data, text=text)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(self._group.create_task(work))
+
+    async def idle(self) -> None:
+        """Let all that is being handled end."""
+        while self.tasks:
+            await self.tasks.pop(0)
+        assert not self.talk.busy
+
+    async def let_go(self, gate: asyncio.Event) -> None:
+        """Let what waits at the gate end; reading goes on then."""
+        gate.set()
+        await self.idle()
+        assert not self.link.paused
+
+    def holds(self) -> bool:
+        """Whether the link was asked not to read on."""
+        return self.link.paused
+
+    def heard(self) -> list[dict[str, Any]]:
+        """What the client was told since the last time."""
+        told, self.link.sent = self.link.sent, []
+        return [json.loads(text) for text in told]
+
+    async def ask(self, message: object) -> dict[str, Any]:
+        self.say(message)
+        await self.idle()
+        (answer,) = self.heard()
+        return answer
+
+    async def come_in(self, token: str = "alice/s1") -> dict[str, Any]:
+        return await self.ask({"type": "auth", "token": token})
+
+
+@asynccontextmanager
+async def talking(**limits: int) -> AsyncIterator[DispatcherHarness]:
+    async with asyncio.TaskGroup() as group:
+        yield DispatcherHarness(Stubs(**limits), group)
+
+
+def kinds(found: list[dict[str, Any]]) -> list[str]:
+    return [str(message.get("code", message["type"])) for message in found]
+
+
+async def test_what_needs_nobody_is_answered_in_the_same_turn() -> None:
+
+    async with talking() as talk:
+        talk.say({"type": "ping"})
+        talk.say(b"")
+        talk.say(b'{"type":"ping"}', text=False)
+        talk.say({"type": "join_note"})
+        assert kinds(talk.heard()) == [
+            "pong", "INVALID_MESSAGE", "INVALID_MESSAGE", "AUTH_REQUIRED",
+        ]  # fmt: skip
+        assert not talk.talk.busy
+
+
+async def test_what_is_pipelined_waits_for_its_turn() -> None:
+
+    async with talking() as talk:
+        talk.world.clerk.gate.clear()
+        talk.say({"type": "auth", "token": "alice"})
+        talk.say({"type": "ping"})
+        talk.say(b"junk")
+        talk.say({"type": "join_note", "noteId": NOTE})
+        talk.say({"type": "ping"})
+        await asyncio.sleep(0)
+        assert talk.heard() == []
+        talk.world.clerk.gate.set()
+        await talk.idle()
+        assert kinds(talk.heard()) == [
+            "auth_success", "pong", "INVALID_MESSAGE", "note_joined", "pong",
+        ]  # fmt: skip
+        assert talk.link.is_authenticated
+
+
+async def test_an_inbox_that_is_full_stops_the_reading_until_it_is_empty() -> None:
+
+    async with talking() as talk:
+        talk.world.clerk.gate.clear()
+        talk.say({"type": "auth", "token": "alice"})
+        talk.say(b"x" * 100)
+        assert not talk.holds()
+        talk.say(b"x")
+        assert talk.holds()
+        await talk.let_go(talk.world.clerk.gate)
+        talk.world.store.gate.clear()
+        talk.say({"type": "join_note", "noteId": NOTE})
+        for _ in range(INBOX_MESSAGES):
+            talk.say({"type": "ping"})
+        assert not talk.holds()
+        talk.say({"type": "ping"})
+        assert talk.holds()
+        await talk.let_go(talk.world.store.gate)
+
+
+async def test_reading_held_for_half_a_message_goes_on_after_auth() -> None:
+
+    async with talking() as talk:
+        talk.world.clerk.gate.clear()
+        talk.say({"type": "auth", "token": "alice"})
+        talk.link.pause_reading()
+        await talk.let_go(talk.world.clerk.gate)
+
+
+async def test_behind_a_final_failure_nothing_is_handled() -> None:
+
+    async with talking() as talk:
+        talk.say({"type": "auth", "token": "malformed"})
+        talk.say({"type": "ping"})
+        await talk.idle()
+        assert kinds(talk.heard()) == ["auth_failed"]
+        assert talk.link.closed_with
+        assert talk.link.closed_with.close_code == 4401
+
+
+async def test_the_rate_refuses_and_a_flood_ends_it() -> None:
+
+    async with talking(rate_messages=2) as talk:
+        for _ in range(5):
+            talk.say({"type": "ping", "requestId": "r"})
+        answers = talk.heard()
+        assert kinds(answers) == ["pong", "pong"] + ["RATE_LIMITED"] * 3
+        assert answers[-1]["requestId"] == "r"
+        talk.say({"type": "ping"})
+        assert talk.link.closed_with
+        assert talk.link.closed_with.close_code == 4429
+
+
+async def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -> None:
+
+    async with talking(message_bytes=500) as talk:
+        talk.world.clerk.gate.clear()
+        talk.services.inbox_bytes_before_auth = REFUSAL_BYTES
+        talk.say({"type": "auth", "token": "alice"})
+        talk.say(b'{"requestId":"r"}' + b" " * 1000)
+        assert not talk.holds()
+        talk.world.clerk.gate.set()
+        await talk.idle()
+        answers = talk.heard()
+        assert kinds(answers) == ["auth_success", "MESSAGE_TOO_LARGE"]
+        assert answers[1]["requestId"] == "r"
+
+
+async def test_an_update_is_answered_and_told() -> None:
+
+    async with talking() as talk:
+        await talk.come_in()
+        answer = await talk.ask(UPDATE)
+        assert answer["type"] == "note_update_success"
+        ((user, event),) = talk.published
+        assert (user, event["event"]) == ("alice", "note_updated")
+
+
+async def test_the_reply_shows_the_newest_row_shown_here() -> None:
+
+    async with talking() as talk:
+        await talk.come_in()
+        newer = VersionedRow("2026-01-02T00:00:00.000Z", b'{"newer":true}')
+        talk.services.versions.latest(("alice", NOTE), newer, 0)
+        assert (await talk.ask(UPDATE))["updatedNote"] == {"newer": True}
+        assert talk.published[0][1]["version"] < newer.version
+        big = VersionedRow("2026-01-03T00:00:00.000Z", b"x" * 2000)
+        talk.services.versions.latest(("alice", NOTE), big, 0)
+        assert (await talk.ask(UPDATE))["updatedNote"]["id"] == NOTE
+        assert talk.link.resyncs == ["conflict"]
+
+
+async def test_an_announcement_is_told_and_not_answered() -> None:
+
+    async with talking() as talk:
+        await talk.come_in()
+        talk.say({"type": "note_deleted", "noteId": NOTE})
+        await talk.idle()
+        assert talk.heard() == []
+        assert talk.published[0][1]["event"] == "note_deleted"
+
+
+async def test_a_failure_of_the_store_is_logged_under_the_id_that_is_told() -> None:
+
+    async with talking() as talk:
+        await talk.come_in()
+        talk.world.store.down = True
+        answer = await talk.ask(UPDATE)
+        assert answer["code"] == "UNAVAILABLE"
+        (line,) = talk.log.lines
+        assert line["event"] == "message_failed"
+        assert line["correlation_id"] == answer["correlationId"]
+        assert line["cause"] == "down"
+
+
+async def test_what_nobody_thought_of_is_an_internal_error_and_no_more() -> None:
+
+    async with talking() as talk:
+        await talk.come_in()
+        talk.world.store.answer = RuntimeError("secret detail")
+        answer = await talk.ask(UPDATE | {"requestId": "r"})
+        assert answer == {
+            "type": "error", "message": "Internal error", "code": "INTERNAL",
+            "requestId": "r", "correlationId": answer["correlationId"],
+        }  # fmt: skip
+        assert talk.log.lines[-1]["event"] == "internal_error"
+        assert talk.log.lines[-1]["correlation_id"] == answer["correlationId"]
+        talk.world.store.answer = None
+        assert (await talk.ask(UPDATE))["type"] == "note_update_success"
+
+
+def envelope(secret: str, payload: object, nonce: str = "n") -> dict[str, Any]:
+    body = {"payload": payload, "timestamp": NOW_MS, "nonce": nonce}
+    text = json.dumps(body, separators=(",", ":")).encode()
+    mac = hmac.new(secret.encode(), text, hashlib.sha256).digest()
+    return {**body, "signature": base64.b64encode(mac).decode()}
+
+
+async def test_a_signed_message_uses_up_its_nonce_everywhere() -> None:
+
+    async with talking() as talk:
+        secret = (await talk.come_in())["sessionSecret"]
+        assert (await talk.ask(envelope(secret, UPDATE, "n1")))["noteId"] == NOTE
+        assert talk.world.shared.used[nonce_digest("n1")] == 1
+        talk.world.shared.used[nonce_digest("n2")] = 1
+        signed = envelope(secret, UPDATE | {"requestId": "r"}, "n2")
+        answer = await talk.ask(signed)
+        assert (answer["code"], answer["requestId"]) == ("SIGNATURE_REJECTED", "r")
+        pong = await talk.ask(envelope(secret, {"type": "ping"}, "n3"))
+        assert pong["type"] == "pong"
+        assert talk.world.shared.used[nonce_digest("n3")] == 0
+
+
+async def test_a_refused_signature_is_counted_and_logged_by_its_verdict() -> None:
+
+    async with talking() as talk:
+        await talk.come_in()
+        answer = await talk.ask(envelope("wrong", UPDATE))
+        assert answer["code"] == "SIGNATURE_REJECTED"
+        (line,) = talk.log.lines
+        assert (line["event"], line["verdict"]) == (
+            "signature_rejected",
+            "bad_signature",
+        )
+        kind = "signature_bad_signature"
+        assert talk.world.figure("security_events_total", kind=kind) == 1
+
+
+async def test_other_settings_hold_from_the_next_message_on() -> None:
+
+    async with talking() as talk:
+        await talk.come_in()
+        talk.services.reconfigure(Config(messages=Messages(require_encrypted=True)))
+        assert (await talk.ask(UPDATE))["message"] == "title must be encrypted"

@@ -1,0 +1,149 @@
+"""When a connection must be looked at: each deadline, and the gravest first."""
+
+from typelets_ws.config.model import Limits
+from typelets_ws.websocket.timers import NEVER, ConnectionTimers, Timer
+
+LIMITS = Limits(
+    handshake_s=10, ping_interval_s=25, ping_timeout_s=20, stalled_s=15, abort_s=2
+)
+
+
+def opened() -> ConnectionTimers:
+    liveness = ConnectionTimers(LIMITS, 0)
+    liveness.opened(0, 30)
+    return liveness
+
+
+def inside() -> ConnectionTimers:
+    liveness = opened()
+    liveness.authenticated()
+    return liveness
+
+
+def due(
+    liveness: ConnectionTimers, now: float, *, reading: bool = True
+) -> Timer | None:
+    return liveness.expired(now, reading=reading)
+
+
+def test_the_handshake_must_come() -> None:
+    liveness = ConnectionTimers(LIMITS, 0)
+    assert liveness.next() == 10
+    assert due(liveness, 9.9) is None
+    assert due(liveness, 10) is Timer.ABORT
+
+
+def test_auth_must_come_and_pings_do_not_put_it_off() -> None:
+    liveness = opened()
+    assert liveness.next() == 25
+    assert due(liveness, 25) is Timer.PING
+    liveness.pong_received()
+    assert due(liveness, 29.9) is None
+    assert due(liveness, 30) is Timer.AUTH_TIMEOUT
+
+
+def test_a_pong_must_follow_a_ping() -> None:
+    liveness = inside()
+    assert due(liveness, 25) is Timer.PING
+    assert liveness.next() == 45
+    assert due(liveness, 44.9) is None
+    assert due(liveness, 45) is Timer.PONG_MISSING
+
+
+def test_a_pong_puts_everything_right() -> None:
+    liveness = inside()
+    assert due(liveness, 25) is Timer.PING
+    liveness.pong_received()
+    assert liveness.next() == 50
+    assert due(liveness, 50) is Timer.PING
+
+
+def test_while_a_pong_is_missing_no_second_ping_is_sent() -> None:
+    quick = ConnectionTimers(Limits(ping_interval_s=5, ping_timeout_s=20), 0)
+    quick.opened(0, 1000)
+    assert due(quick, 5) is Timer.PING
+    assert due(quick, 10) is None
+    assert quick.next() == 15
+    assert due(quick, 25) is Timer.PONG_MISSING
+
+
+def test_while_we_do_not_read_the_pong_is_given_more_time() -> None:
+    liveness = inside()
+    assert due(liveness, 25) is Timer.PING
+    assert due(liveness, 45, reading=False) is None
+    assert due(liveness, 64.9) is None
+    assert due(liveness, 65) is Timer.PONG_MISSING
+
+
+def test_a_stalled_writer_is_one_from_which_not_a_byte_has_left() -> None:
+    liveness = inside()
+    liveness.write_blocked(1, 100)
+    liveness.write_blocked(5, 999)
+    assert liveness.next() == 16
+    assert due(liveness, 16) is Timer.STALL_CHECK
+    assert not liveness.stalled(16, 101, 50)
+    assert liveness.next() == 25
+    assert due(liveness, 25) is Timer.PING
+    assert due(liveness, 31) is Timer.STALL_CHECK
+    assert liveness.stalled(31, 101, 50)
+
+
+def test_a_writer_that_has_drained_is_looked_at_no_more() -> None:
+    liveness = inside()
+    liveness.write_blocked(1, 100)
+    assert not liveness.stalled(16, 100, 0)
+    assert liveness.next() == 25
+    liveness.write_blocked(20, 100)
+    assert liveness.next() == 25
+    assert due(liveness, 35) is Timer.STALL_CHECK
+
+
+def test_the_resync_asked_for_first_and_due_first_is_told() -> None:
+    liveness = inside()
+    liveness.ask_resync("late", 9)
+    liveness.ask_resync("soon", 3)
+    liveness.ask_resync("later", 5)
+    assert (liveness.resync_reason, liveness.next()) == ("soon", 3)
+    assert due(liveness, 3) is Timer.RESYNC
+    liveness.resynced()
+    assert due(liveness, 4) is None
+
+
+def test_from_a_close_only_the_abort_is_left() -> None:
+    liveness = opened()
+    liveness.write_blocked(0, 0)
+    liveness.ask_resync("x", 1)
+    liveness.closing(3)
+    assert liveness.next() == 5
+    liveness.closing(4)
+    assert liveness.next() == 5
+    assert due(liveness, 4.9) is None
+    assert due(liveness, 5) is Timer.ABORT
+
+
+def test_the_gravest_comes_first() -> None:
+    liveness = opened()
+    liveness.write_blocked(0, 0)
+    liveness.ask_resync("x", 1)
+    due(liveness, 0.5)
+    assert due(liveness, 100) is Timer.AUTH_TIMEOUT
+    liveness.authenticated()
+    assert due(liveness, 100) is Timer.RESYNC
+    liveness.resynced()
+    assert due(liveness, 100) is Timer.STALL_CHECK
+
+
+def test_other_limits_hold_from_the_next_deadline_on() -> None:
+    liveness = inside()
+    liveness.reconfigure(Limits(ping_interval_s=1))
+    assert liveness.next() == 25
+    assert due(liveness, 25) is Timer.PING
+    liveness.pong_received()
+    assert liveness.next() == 26
+
+
+def test_without_any_deadline_nobody_looks() -> None:
+    liveness = ConnectionTimers(Limits(handshake_s=1), 0)
+    liveness.opened(0, NEVER)
+    liveness._next_ping = NEVER
+    assert liveness.next() is None

@@ -1,0 +1,225 @@
+"""The events a publisher can send, as methods; how they are sent is the subclass's.
+
+Invariant: everything is checked when the method is called, before anything is sent.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
+
+from ..protocol import events
+from .json_data import data, is_whole, optional_data, text, user_text
+from .rows import check_changes, check_folder, check_note, row_id
+from .unsent import Message
+
+__all__ = ["Data", "Notifications"]
+
+Data = Mapping[str, Any] | bytes
+Id = str | UUID
+Heard = TypeVar("Heard")
+
+SESSION_KEEP_S: Final = 3600
+"""Longer than any token of a session lives: Clerk's templates allow an hour."""
+
+
+class Notifications(Generic[Heard]):
+    """The methods of both publishers. `clock`: seconds since the epoch.
+
+    Arguments of all of them: `from_user_id` is the user who caused the change
+    (default: "server"); `except_connection_id` is the device that caused it, by its
+    `connectionId` from `auth_success`, and does not get the message. All raise
+    `ValueError` for an argument that does not fit.
+    """
+
+    def __init__(self, prefix: str, clock: Callable[[], float]) -> None:
+        self._prefix = prefix
+        self._clock = clock
+
+    @abstractmethod
+    def _send(self, message: Message) -> Heard:
+        """Publish one message."""
+
+    def notify_note_update(
+        self,
+        user_id: str,
+        note_id: Id,
+        changes: Data,
+        updated_note: Data,
+        *,
+        from_user_id: str | None = None,
+        except_connection_id: str | None = None,
+    ) -> Heard:
+        """`note_sync`: these fields were changed, and this is the whole note now."""
+        user, note = user_text(user_id), row_id(note_id, "note_id")
+        event = events.NoteUpdated(
+            noteId=note,
+            changes=data(changes, "changes", partial(check_changes, user, note)),
+            updatedNote=data(
+                updated_note, "updated_note", partial(check_note, user, note)
+            ),
+            **self._common(from_user_id, except_connection_id),
+        )
+        return self._publish(user_id, event)
+
+    def notify_note_created(
+        self,
+        user_id: str,
+        note_data: Data,
+        *,
+        from_user_id: str | None = None,
+        except_connection_id: str | None = None,
+    ) -> Heard:
+        """`note_created_sync`: there is a new note."""
+        event = events.NoteCreated(
+            noteData=data(
+                note_data, "note_data", partial(check_note, user_text(user_id), None)
+            ),
+            **self._common(from_user_id, except_connection_id),
+        )
+        return self._publish(user_id, event)
+
+    def notify_note_deleted(
+        self,
+        user_id: str,
+        note_id: Id,
+        *,
+        from_user_id: str | None = None,
+        except_connection_id: str | None = None,
+    ) -> Heard:
+        """`note_deleted_sync`: a note is gone."""
+        event = events.NoteDeleted(
+            noteId=row_id(note_id, "note_id"),
+            **self._common(from_user_id, except_connection_id),
+        )
+        return self._publish(user_id, event)
+
+    def notify_folder_created(
+        self,
+        user_id: str,
+        folder_data: Data,
+        *,
+        from_user_id: str | None = None,
+        except_connection_id: str | None = None,
+    ) -> Heard:
+        """`folder_created_sync`: there is a new folder."""
+        event = events.FolderCreated(
+            folderData=data(
+                folder_data,
+                "folder_data",
+                partial(check_folder, user_text(user_id), None),
+            ),
+            **self._common(from_user_id, except_connection_id),
+        )
+        return self._publish(user_id, event)
+
+    def notify_folder_updated(
+        self,
+        user_id: str,
+        folder_id: Id,
+        changes: Data | None = None,
+        updated_folder: Data | None = None,
+        *,
+        from_user_id: str | None = None,
+        except_connection_id: str | None = None,
+    ) -> Heard:
+        """`folder_updated_sync`: these fields were changed, and the folder is this."""
+        user, folder = user_text(user_id), row_id(folder_id, "folder_id")
+        event = events.FolderUpdated(
+            folderId=folder,
+            changes=optional_data(
+                changes, "changes", partial(check_changes, user, folder)
+            ),
+            updatedFolder=optional_data(
+                updated_folder, "updated_folder", partial(check_folder, user, folder)
+            ),
+            **self._common(from_user_id, except_connection_id),
+        )
+        return self._publish(user_id, event)
+
+    def notify_folder_deleted(
+        self,
+        user_id: str,
+        folder_id: Id,
+        *,
+        from_user_id: str | None = None,
+        except_connection_id: str | None = None,
+    ) -> Heard:
+        """`folder_deleted_sync`: a folder is gone."""
+        event = events.FolderDeleted(
+            folderId=row_id(folder_id, "folder_id"),
+            **self._common(from_user_id, except_connection_id),
+        )
+        return self._publish(user_id, event)
+
+    def require_resync(self, user_id: str, reason: str = "requested") -> Heard:
+        """`resync_required`: so much has changed that devices must fetch again."""
+        return self._publish(
+            user_id,
+            events.ResyncRequired(reason=text(reason, "reason"), **self._common()),
+        )
+
+    def revoke_session(
+        self, user_id: str, session_id: str, *, keep_s: int = SESSION_KEEP_S
+    ) -> Heard:
+        """Close the connections of a session (the token's `sid`) and bar it.
+
+        It stays barred for `keep_s` seconds, on every process, even if no device
+        of the user is connected at this moment.
+        """
+        text(session_id, "session_id")
+        if not is_whole(keep_s) or keep_s < 1:
+            raise ValueError("keep_s: expected a whole number of seconds from 1")
+        event = events.SessionRevoked(sessionId=session_id, **self._common())
+        return self._publish(
+            user_id, event, (f"{self._prefix}barred:{session_id}", keep_s)
+        )
+
+    def disconnect_user(self, user_id: str, reason: str | None = None) -> Heard:
+        """Close all of the user's connections; valid tokens may come back."""
+        if reason is not None:
+            text(reason, "reason")
+        return self._publish(
+            user_id, events.UserDisconnected(reason=reason, **self._common())
+        )
+
+    def _common(
+        self, from_user_id: str | None = None, except_connection_id: str | None = None
+    ) -> dict[str, Any]:
+        fields: dict[str, Any] = {"publishedAt": int(self._clock() * 1000)}
+        if from_user_id is not None:
+            fields["fromUserId"] = text(from_user_id, "from_user_id")
+        if except_connection_id is not None:
+            fields["exceptConnectionId"] = text(
+                except_connection_id, "except_connection_id"
+            )
+        return fields
+
+    def _publish(
+        self,
+        user_id: str,
+        event: events.Event,
+        revocation: tuple[str, int] | None = None,
+    ) -> Heard:
+        return self._send(self._message(user_id, event, revocation))
+
+    def _message(
+        self,
+        user_id: str,
+        event: events.Event,
+        revocation: tuple[str, int] | None = None,
+    ) -> Message:
+        return Message(
+            user_id=user_id,
+            event=events.name(event),
+            channel=f"{self._prefix}user:{user_text(user_id)}",
+            payload=events.encode(event),
+            revocation=revocation,
+            is_order=isinstance(event, events.ControlEvent),
+        )
+
+    def _resync_message(self, user_id: str) -> Message:
+        """What takes the place of the messages to a user that were not sent."""
+        event = events.ResyncRequired(reason="publish_failed", **self._common())
+        return self._message(user_id, event)

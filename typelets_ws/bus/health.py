@@ -1,0 +1,76 @@
+"""Whether events are known to arrive, and which users may have missed some.
+
+A period of doubt begins when a connection to Redis ends, when a probe is refused or
+does not come back, and when a server is found to be no master. It ends with a proof:
+a probe through every master, accepted and heard on connections that lead to a master.
+
+Invariants. Every period of doubt ends with one `on_gap` for every user who is heard
+then. A user who is heard again later is reported at that moment. While there is doubt
+nothing is reported: a server that proves nothing causes no resynchronisation.
+"""
+
+from collections.abc import Callable, Collection
+
+from ..telemetry.log import FilteringBoundLogger
+from ..telemetry.metrics import Metrics
+
+__all__ = ["BusHealth", "OnGap"]
+
+OnGap = Callable[[Collection[str], str], None]
+
+
+class BusHealth:
+    """The state of doubt. `heard_users` returns the users who are subscribed now."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        on_gap: OnGap,
+        heard_users: Callable[[], Collection[str]],
+    ) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._on_gap = on_gap
+        self._heard_users = heard_users
+        self._reason: str | None = "unreachable"
+        self._was_proven = False
+        self._recovered: dict[str, None] = {}
+
+    @property
+    def proven(self) -> bool:
+        """True since the last proof, until there is doubt again."""
+        return self._reason is None
+
+    def doubt(self, reason: str) -> None:
+        """Begin a period of doubt; its first reason is the one reported."""
+        if self._reason is None:
+            self._reason = reason
+
+    def prove(self) -> None:
+        """End the period of doubt and report all users who are heard now."""
+        if self._reason is None:
+            return
+        reason, self._reason = self._reason, None
+        users, self._recovered = self._recovered, {}
+        if self._was_proven:
+            users |= dict.fromkeys(self._heard_users())
+        self._was_proven = True
+        self.report(list(users), reason)
+
+    def recovered(self, user_ids: Collection[str], reason: str) -> None:
+        """Report users who are heard again, now or with the next proof."""
+        if self._reason is None:
+            self.report(user_ids, reason)
+        else:
+            self._recovered |= dict.fromkeys(user_ids)
+
+    def report(self, user_ids: Collection[str], reason: str) -> None:
+        """Call `on_gap`; an exception of it is logged."""
+        if not user_ids:
+            return
+        self._metrics.gaps.labels(reason=reason).inc()
+        try:
+            self._on_gap(user_ids, reason)
+        except Exception:
+            self._log.exception("gap_handler_failed")

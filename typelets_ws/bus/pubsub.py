@@ -1,0 +1,243 @@
+"""What is wanted of Redis, and what Redis says to it.
+
+Invariant: Redis confirms each channel in the order in which it was asked for, or
+refuses a whole command with one error. The link's queue of wishes is therefore the
+only account of what is subscribed. A reply that is neither a message, nor the next
+confirmation, nor an error in place of a command's first confirmation ends the link.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple, Protocol
+
+import hiredis
+
+from ..redis.connection import RedisConnection
+
+__all__ = [
+    "Asked",
+    "LeavingUsers",
+    "PubSubConnection",
+    "PubSubHandler",
+    "RefusedChannels",
+    "Subscription",
+]
+
+REFUSED_RETRY_S: Final = 2.0
+
+
+class Subscription:
+    """One channel to hear, for as long as it is wanted."""
+
+    __slots__ = (
+        "channel",
+        "confirmed",
+        "has_gap",
+        "refused",
+        "requested",
+        "user_id",
+        "waiters",
+    )
+
+    def __init__(self, user_id: str, channel: bytes) -> None:
+        self.user_id = user_id
+        self.channel = channel
+        self.requested = False
+        self.confirmed = False
+        self.has_gap = False
+        self.refused = False
+        self.waiters: list[asyncio.Future[bool]] = []
+
+    def resolve(self, *, heard: bool) -> None:
+        """Tell those who wait whether the user is heard now."""
+        self.confirmed = heard
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(heard)
+        self.waiters.clear()
+
+
+class Asked(NamedTuple):
+    """One awaited confirmation: `command` holds all channels of its command."""
+
+    kind: bytes
+    wish: Subscription
+    command: Sequence[Subscription]
+
+
+class RefusedChannels:
+    """Channels that Redis refused: each is asked for again, a batch every few seconds.
+
+    `ask(wishes)` sends one batch; the longest refused come first.
+    """
+
+    def __init__(
+        self, ask: Callable[[Sequence[Subscription]], None], batch: int
+    ) -> None:
+        self._ask = ask
+        self._batch = batch
+        self._wishes: dict[str, Subscription] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, sub: Subscription) -> None:
+        """Ask for this channel again later."""
+        self._wishes[sub.user_id] = sub
+        self._schedule()
+
+    def discard(self, user_id: str) -> None:
+        """The user is not wanted any more."""
+        self._wishes.pop(user_id, None)
+
+    def clear(self) -> None:
+        """The connection is over: the next one asks for everything."""
+        self._wishes.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self) -> None:
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(REFUSED_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._timer = None
+        users = list(islice(self._wishes, self._batch))
+        self._ask([self._wishes.pop(user_id) for user_id in users])
+        if self._wishes:
+            self._schedule()
+
+
+class LeavingUsers:
+    """Users without a device, until `leave(user_ids)` is called after `delay_s`."""
+
+    def __init__(self, leave: Callable[[list[str]], None], delay_s: float) -> None:
+        self._leave = leave
+        self._delay_s = delay_s
+        self._due: dict[str, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, user_id: str) -> None:
+        """Leave after the delay, counted from now."""
+        loop = asyncio.get_running_loop()
+        self._due.pop(user_id, None)
+        self._due[user_id] = loop.time() + self._delay_s
+        if self._timer is None:
+            self._timer = loop.call_at(self._due[user_id], self._expire)
+
+    def discard(self, user_id: str) -> None:
+        """The user is back."""
+        self._due.pop(user_id, None)
+
+    def clear(self) -> list[str]:
+        """Return the users who were leaving; `leave` is not called for them."""
+        users, self._due = list(self._due), {}
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return users
+
+    def _expire(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        gone: list[str] = []
+        for user_id, due in self._due.items():
+            if due > now:
+                self._timer = loop.call_at(due, self._expire)
+                break
+            gone.append(user_id)
+        for user_id in gone:
+            del self._due[user_id]
+        self._leave(gone)
+
+
+class PubSubHandler(Protocol):
+    """Who hears of it: see `subscriber.Subscriber`."""
+
+    def message(self, channel: bytes, payload: bytes) -> None:
+        """A message on a channel."""
+        ...
+
+    def on_batch_end(self) -> None:
+        """All messages that had arrived were passed on."""
+        ...
+
+    def confirmed(self, kind: bytes, sub: Subscription, channels: int) -> None:
+        """Redis has done this; it counts so many channels."""
+        ...
+
+    def on_batch_confirmed(self) -> None:
+        """So were all confirmations."""
+        ...
+
+    def refused(
+        self, error: Exception, kind: bytes, wishes: Sequence[Subscription]
+    ) -> None:
+        """Redis refused a command with these channels: rights, or no memory left."""
+        ...
+
+    def lost(self, reason: str) -> None:
+        """The link is over."""
+        ...
+
+
+class PubSubConnection(RedisConnection[Asked]):
+    """The link's side: takes replies apart, and confirmations in their order."""
+
+    def __init__(self, timeout: float, owner: PubSubHandler) -> None:
+        super().__init__(timeout)
+        self._owner = owner
+        self._changed = False
+
+    def received(self, reply: Any) -> None:
+        """Pass a message or a confirmation on."""
+        # Not a `match`, which costs half a microsecond for each of many messages.
+        if reply.__class__ is list and len(reply) == 3:
+            kind, channel, content = reply
+            if kind == b"message":
+                self._owner.message(channel, content)
+                return
+            if self._is_next(kind, channel):
+                sub = self.waiting.popleft()[1].wish
+                self._changed = True
+                self._owner.confirmed(kind, sub, content)
+                return
+        if isinstance(reply, hiredis.ReplyError) and self._refuses_next():
+            self._refuse(reply)
+        else:
+            # The subscriptions at Redis are no longer those in the queue.
+            self.abort("unexpected")
+
+    def on_batch_end(self) -> None:
+        """Tell the owner that this is all for now."""
+        self._owner.on_batch_end()
+        if self._changed and not self.reason:
+            self._changed = False
+            self._owner.on_batch_confirmed()
+
+    def on_close(self, waiting: deque[tuple[float, Asked]], why: str) -> None:
+        """Tell the owner that the link is over."""
+        self._owner.lost(why)
+
+    def _is_next(self, kind: object, channel: object) -> bool:
+        if not self.waiting:
+            return False
+        asked = self.waiting[0][1]
+        return kind == asked.kind and channel == asked.wish.channel
+
+    def _refuses_next(self) -> bool:
+        """Whether an error now can refuse a command, none of it being confirmed."""
+        if not self.waiting:
+            return False
+        asked = self.waiting[0][1]
+        return asked.wish is asked.command[0]
+
+    def _refuse(self, error: Exception) -> None:
+        asked = self.waiting[0][1]
+        for _ in asked.command:
+            self.waiting.popleft()
+        self._changed = True
+        self._owner.refused(error, asked.kind, asked.command)

@@ -1,0 +1,305 @@
+"""Hearing users' events: who is wanted, who is confirmed, who may have missed some.
+
+Theory of operation. A `Subscription` stands for one user with a device on this process.
+It is asked for (SUBSCRIBE), confirmed by Redis, and at its end taken back
+(UNSUBSCRIBE). Confirmations come in the order in which they were asked for, so the
+link's queue of wishes says which one each is for; any other is a reason to start
+over. Nothing is remembered from one link to the next but the wishes: what was being
+taken back when a link broke is simply not asked for again.
+
+Invariants. A user who was wanted while not being heard is reported to `BusHealth`,
+once, as soon as they are heard again. A channel that Redis refuses concerns its user
+only: see `RefusedChannels`.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from ..config.model import Redis as Config
+from ..redis.connection import pack, redis_key
+from ..redis.reconnect import Reconnector
+from ..telemetry.log import FilteringBoundLogger
+from ..telemetry.metrics import Metrics
+from .health import BusHealth
+from .pubsub import Asked, LeavingUsers, PubSubConnection, RefusedChannels, Subscription
+
+__all__ = ["OnEvent", "Subscriber"]
+
+OnEvent = Callable[[str, bytes], None]
+
+
+class Subscriber:
+    """The subscriptions of this process; one owner task, `run`.
+
+    `internal` are the daemon's own channels with what to do with their messages;
+    `on_listening` is told whenever everything wanted is heard again.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        reconnector: Reconnector,
+        *,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        on_event: OnEvent,
+        health: BusHealth,
+        internal: Mapping[bytes, Callable[[bytes], None]],
+        on_listening: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._reconnector = reconnector
+        self._metrics = metrics
+        self._log = log
+        self._on_event = on_event
+        self._on_batch: list[Callable[[], None]] = []
+        self._health = health
+        self._internal = internal
+        self._on_listening = on_listening
+        self._prefix = f"{config.prefix}user:".encode()
+        self._subscriptions: dict[str, Subscription] = {}
+        self._by_channel: dict[bytes, Subscription] = {}
+        self._pending_subscribe: list[Subscription] = []
+        self._pending_unsubscribe = LeavingUsers(
+            self._flush_unsubscribes, config.unsubscribe_delay_s
+        )
+        self._connection: PubSubConnection | None = None
+        self._unconfirmed: set[Subscription] = set()
+        self._refused = RefusedChannels(self._subscribe, config.subscribe_batch)
+        self._announced = False
+        self._recovered: list[str] = []
+        self._reason = "unreachable"
+        self._channels = 0
+
+    @property
+    def listening(self) -> bool:
+        """True when Redis has answered all that was wanted when the link opened."""
+        return self._connection is not None and not self._unconfirmed
+
+    @property
+    def users(self) -> Collection[str]:
+        """The users who are wanted."""
+        return self._subscriptions.keys()
+
+    @property
+    def heard_users(self) -> list[str]:
+        """The users whose channel Redis has confirmed on this link."""
+        return [
+            user_id for user_id, sub in self._subscriptions.items() if sub.confirmed
+        ]
+
+    @property
+    def connection(self) -> object:
+        """Another object for each link: has it been replaced meanwhile?"""
+        return self._connection
+
+    async def subscribe(self, user_id: str) -> bool:
+        """Hear the user's events. True once Redis has confirmed it.
+
+        False when it cannot be had now; `on_gap` follows when it can. Never raises.
+        """
+        self._pending_unsubscribe.discard(user_id)
+        sub = self._subscriptions.get(user_id)
+        if sub is None:
+            sub = self._add(user_id)
+        if sub.confirmed:
+            return True
+        if self._connection is None or sub.refused:
+            sub.has_gap = True
+            return False
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        sub.waiters.append(waiter)
+        return await waiter
+
+    def unsubscribe(self, user_id: str) -> None:
+        """Stop hearing the user after a while, unless they come back before."""
+        if user_id in self._subscriptions:
+            self._pending_unsubscribe.add(user_id)
+
+    def on_batch(self, callback: Callable[[], None]) -> None:
+        """Call `tell` each time `on_event` has had all that had arrived.
+
+        It is the same turn of the loop: nothing else happens in between.
+        """
+        self._on_batch.append(callback)
+
+    def replace(self, reason: str) -> None:
+        """Give this link up for a new one: it does not hear what it should."""
+        if self._connection is not None:
+            self._connection.abort(reason)
+
+    def healthy(self) -> None:
+        """The link has heard something it should."""
+        self._reconnector.healthy()
+
+    async def run(self) -> None:
+        """Keep the subscriptions until cancelled."""
+        try:
+            timeout = self._config.command_timeout_s
+            await self._reconnector.run(
+                lambda: PubSubConnection(timeout, self), self._opened
+            )
+        finally:
+            self._refused.clear()
+            self._pending_unsubscribe.clear()
+
+    def _add(self, user_id: str) -> Subscription:
+        channel = redis_key(self._prefix, user_id)
+        sub = self._subscriptions[user_id] = self._by_channel[channel] = Subscription(
+            user_id, channel
+        )
+        if self._connection is not None:
+            if not self._pending_subscribe:
+                asyncio.get_running_loop().call_soon(self._flush_subscribes)
+            self._pending_subscribe.append(sub)
+        return sub
+
+    def _flush_subscribes(self) -> None:
+        """What was wanted during one turn of the loop is asked for at once."""
+        pending, self._pending_subscribe = self._pending_subscribe, []
+        self._subscribe(
+            sub
+            for sub in pending
+            if not sub.requested and self._subscriptions.get(sub.user_id) is sub
+        )
+
+    def _subscribe(self, subs: Iterable[Subscription]) -> None:
+        if self._connection is not None:
+            requested = list(subs)
+            for sub in requested:
+                sub.requested = True
+            self._send(self._connection, b"SUBSCRIBE", requested)
+
+    def _send(
+        self, connection: "PubSubConnection", command: bytes, subs: list[Subscription]
+    ) -> None:
+        batch = self._config.subscribe_batch
+        for start in range(0, len(subs), batch):
+            self._send_batch(connection, command, subs[start : start + batch])
+
+    def _send_batch(
+        self,
+        connection: "PubSubConnection",
+        command: bytes,
+        subs: Sequence[Subscription],
+    ) -> None:
+        kind = command.lower()
+        connection.write(pack(command, *(sub.channel for sub in subs)))
+        self._metrics.redis_commands.labels(command=kind.decode()).inc()
+        for sub in subs:
+            connection.expect(Asked(kind, sub, subs))
+
+    def _flush_unsubscribes(self, users: list[str]) -> None:
+        gone = [self._remove(user_id) for user_id in users]
+        if self._connection is not None:
+            self._send(
+                self._connection, b"UNSUBSCRIBE", [sub for sub in gone if sub.requested]
+            )
+
+    def _remove(self, user_id: str) -> Subscription:
+        sub = self._subscriptions.pop(user_id)
+        del self._by_channel[sub.channel]
+        self._refused.discard(user_id)
+        sub.resolve(heard=False)
+        return sub
+
+    # What the link reports.
+
+    def _opened(self, connection: "PubSubConnection") -> None:
+        self._connection = connection
+        self._announced = False
+        internal = [Subscription("", channel) for channel in self._internal]
+        self._unconfirmed = {*internal, *self._subscriptions.values()}
+        # In a command of their own: a refused user must not refuse them.
+        self._subscribe(internal)
+        self._subscribe(self._subscriptions.values())
+
+    def refused(
+        self, error: Exception, kind: bytes, subs: Sequence[Subscription]
+    ) -> None:
+        """Find the refused channels by halves; the others are asked for again."""
+        if self._connection is None:
+            return
+        if kind != b"subscribe":
+            self._log.warning("redis_unsubscribe_refused", reason=str(error))
+        elif not subs[0].user_id:
+            self._log.error("redis_subscribe_refused", reason=str(error))
+            self._connection.abort("refused")
+        elif len(subs) == 1:
+            self._refuse(subs[0], str(error))
+        else:
+            middle = len(subs) // 2
+            self._send_batch(self._connection, b"SUBSCRIBE", subs[:middle])
+            self._send_batch(self._connection, b"SUBSCRIBE", subs[middle:])
+
+    def _refuse(self, sub: Subscription, reason: str) -> None:
+        self._metrics.refused_channels.inc()
+        self._unconfirmed.discard(sub)
+        sub.requested = False
+        if self._subscriptions.get(sub.user_id) is not sub:
+            return
+        if not sub.refused:
+            self._log.error("redis_channel_refused", user_id=sub.user_id, reason=reason)
+        sub.refused = sub.has_gap = True
+        sub.resolve(heard=False)
+        self._refused.add(sub)
+
+    def lost(self, reason: str) -> None:
+        """The link is over: from now on everybody wanted misses events."""
+        if self._connection is None:
+            return
+        self._connection = None
+        self._reason = reason
+        self._health.doubt(reason)
+        self._recovered.clear()
+        self._pending_subscribe.clear()
+        self._refused.clear()
+        self._metrics.subscriptions.set(0)
+        for user_id in self._pending_unsubscribe.clear():
+            self._remove(user_id)
+        for sub in self._subscriptions.values():
+            sub.requested = False
+            sub.has_gap = True
+            sub.resolve(heard=False)
+
+    def message(self, channel: bytes, payload: bytes) -> None:
+        """One message; of users nobody wants any more it is dropped."""
+        try:
+            sub = self._by_channel.get(channel)
+            if sub is not None:
+                self._on_event(sub.user_id, payload)
+            elif channel in self._internal:
+                self._internal[channel](payload)
+        except Exception:
+            # One bad event must not cost everybody the link.
+            self._metrics.events.labels(event="unknown", result="failed").inc()
+            self._log.exception("event_handler_failed")
+
+    def on_batch_end(self) -> None:
+        """All messages that had arrived were passed on."""
+        for callback in self._on_batch:
+            callback()
+
+    def confirmed(self, kind: bytes, sub: Subscription, channels: int) -> None:
+        """Redis has done the next of what it was asked for."""
+        self._channels = channels
+        if kind != b"subscribe":
+            return
+        self._unconfirmed.discard(sub)
+        if self._subscriptions.get(sub.user_id) is sub:
+            sub.refused = False
+            if sub.has_gap:
+                self._recovered.append(sub.user_id)
+                sub.has_gap = False
+            sub.resolve(heard=True)
+
+    def on_batch_confirmed(self) -> None:
+        """All that has arrived was taken: tell what it means."""
+        self._metrics.subscriptions.set(self._channels)
+        recovered, self._recovered = self._recovered, []
+        if recovered:
+            self._health.recovered(recovered, self._reason)
+        if not self._unconfirmed and not self._announced:
+            self._announced = True
+            self._reconnector.connected()
+            self._on_listening()

@@ -1,0 +1,96 @@
+"""Which claims of a signed token make an identity (spec section 2). Pure.
+
+Invariant: claims that no fresh token would cure are judged first, times last, so that
+``expired`` always means that a fresh token helps. A rejection names the user when the
+subject is sound, since the signature was good.
+"""
+
+from contextlib import suppress
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from ..config.model import Auth
+from ..ports import Identity, TokenRejected, TokenRejectReason
+
+__all__ = ["Claims", "signed_identity"]
+
+_LONGEST_ID = 256
+_MACHINE_ID = "mch_"
+"""How a machine's id begins; such a token may bear no category of its own."""
+_Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+"""Since the epoch, up to the year 9999; beyond it a date is no date."""
+
+
+class Claims(msgspec.Struct):
+    """The claims looked at; as floats msgspec takes finite numbers only, no bool."""
+
+    exp: _Seconds | UnsetType = UNSET
+    iat: _Seconds | UnsetType = UNSET
+    nbf: _Seconds | UnsetType = UNSET
+    sub: object = UNSET
+    iss: object = UNSET
+    azp: object = UNSET
+    sid: object = UNSET
+    sts: object = UNSET
+
+
+def signed_identity(claims: Claims, config: Auth, now: float) -> Identity:
+    """Judge the claims of a good signature; a rejection names the user, if it can."""
+    try:
+        return _identity(claims, config, now)
+    except TokenRejected as rejected:
+        with suppress(TokenRejected):
+            rejected.user_id = _user_id(claims.sub)
+        raise
+
+
+def _identity(claims: Claims, config: Auth, now: float) -> Identity:
+    exp, iat, nbf = claims.exp, claims.iat, claims.nbf
+    if exp is UNSET or iat is UNSET or nbf is UNSET or claims.sub is UNSET:
+        raise TokenRejected(TokenRejectReason.MISSING_CLAIM)
+    user_id = _user_id(claims.sub)
+    session_id = _session_id(claims.sid, required=not config.accept_without_session)
+    if claims.sts == "pending" and not config.accept_pending:
+        raise TokenRejected(TokenRejectReason.PENDING)
+    _check_origin(claims, config)
+    if exp <= now - config.leeway_s:
+        raise TokenRejected(TokenRejectReason.EXPIRED)
+    if nbf > now + config.leeway_s:
+        raise TokenRejected(TokenRejectReason.NOT_ACTIVE_YET)
+    if iat > now + config.leeway_s:
+        raise TokenRejected(TokenRejectReason.ISSUED_IN_FUTURE)
+    return Identity(user_id, session_id, iat, exp)
+
+
+def _user_id(sub: object) -> str:
+    user_id = _plain_name(sub, TokenRejectReason.BAD_SUBJECT)
+    if user_id.startswith(_MACHINE_ID):
+        raise TokenRejected(TokenRejectReason.WRONG_CATEGORY)
+    return user_id
+
+
+def _session_id(sid: object, *, required: bool) -> str | None:
+    if sid is not UNSET:
+        return _plain_name(sid, TokenRejectReason.BAD_CLAIM)
+    if required:
+        # Nothing could revoke it.
+        raise TokenRejected(TokenRejectReason.NO_SESSION)
+    return None
+
+
+def _plain_name(value: object, otherwise: TokenRejectReason) -> str:
+    # It becomes part of channel names, keys and log lines.
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
+        raise TokenRejected(otherwise)
+    if not value.isprintable() or " " in value:
+        raise TokenRejected(otherwise)
+    return value
+
+
+def _check_origin(claims: Claims, config: Auth) -> None:
+    if config.issuer and claims.iss != config.issuer:
+        raise TokenRejected(TokenRejectReason.WRONG_ISSUER)
+    if config.authorized_parties and claims.azp not in config.authorized_parties:
+        raise TokenRejected(TokenRejectReason.WRONG_PARTY)

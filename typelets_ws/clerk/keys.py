@@ -1,0 +1,209 @@
+"""Which keys may have signed a token: one PEM, or Clerk's JWK set over HTTP.
+
+Laws: what strangers send never decides how often Clerk is asked. One fetch at a
+time; a token that does not fit the keys at hand (unknown ``kid``, or a bad signature,
+as Clerk rotates under the same ``kid``) forces one at most every ``key_refetch_s``,
+all tokens together. Keys that were good stay in use while fetching fails: stale
+beats down. `find` never waits, so that a token whose key is here costs no turn of
+the event loop. (spec section 2)
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from structlog.typing import FilteringBoundLogger
+
+from ..ports import TokenRejected, TokenRejectReason
+from ..telemetry.metrics import Metrics
+from .jwks import LEAST_BITS, KeySet, KeysUnavailable, parse_keys
+
+__all__ = ["FetchedKeys", "FixedKey", "Keys", "retry_delay"]
+
+_WAIT_S = 5.0
+"""As long as a fetch may take; a name server may take longer, a device must not."""
+_LONGEST_RETRY_S = 30.0
+
+
+class Keys(Protocol):
+    """Where a token's key comes from."""
+
+    def find(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
+        """Return the keys for `kid`, without waiting. Raises `TokenRejected`."""
+        ...
+
+    async def renewed(self) -> bool:
+        """Wait for newer keys, if any may be had; True when it is worth a new look."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the keys fresh until cancelled."""
+        ...
+
+
+class FixedKey:
+    """A public key from the configuration: no network, any ``kid``.
+
+    Raises `ValueError` for anything but an RSA public key of 2048 bits or more.
+    """
+
+    def __init__(self, pem: str) -> None:
+        try:
+            key = load_pem_public_key(pem.encode())
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        # The error that was caught may quote the key; it is not passed on.
+        if not isinstance(key, RSAPublicKey) or key.key_size < LEAST_BITS:
+            raise ValueError(
+                "auth.jwt_key: expected an RSA public key in PEM of at least 2048 "
+                "bits (-----BEGIN PUBLIC KEY----- ...)"
+            )
+        self._keys = (key,)
+
+    def find(self, _kid: str | None) -> tuple[RSAPublicKey, ...]:
+        """Return the key."""
+        return self._keys
+
+    async def renewed(self) -> bool:
+        """There is never another one."""
+        return False
+
+    async def run(self) -> None:
+        """Nothing to do."""
+
+
+class FetchedKeys:
+    """Keys that `fetch` brings, kept fresh by `run`.
+
+    `monotonic` in seconds. `fetch` returns a JWK set or raises, best a
+    `KeysUnavailable`; only one is ever under way.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[bytes]],
+        *,
+        cache_s: float,
+        refetch_s: float,
+        monotonic: Callable[[], float],
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._fetch = fetch
+        self._cache_s = cache_s
+        self._refetch_s = refetch_s
+        self._monotonic = monotonic
+        self._metrics = metrics
+        self._log = log
+        self._keys: KeySet | None = None
+        self._stale_at = 0.0
+        self._due = monotonic()
+        self._forced_at: float | None = None
+        self._failures = 0
+        self._wanted = asyncio.Event()
+        self._fetching = False
+        # One per fetch: whoever waits for it may be cancelled without harm to it.
+        self._round = asyncio.Event()
+        self._closed = False
+
+    def find(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
+        """Return the keys for `kid`, without waiting. Raises `TokenRejected`."""
+        if self._keys is None:
+            raise TokenRejected(TokenRejectReason.KEYS_UNAVAILABLE)
+        # Never a search through the others: the kid says which.
+        found: tuple[RSAPublicKey, ...] = ()
+        if kid is not None:
+            found = self._keys.by_kid.get(kid, ())
+        elif self._keys.only is not None:
+            found = (self._keys.only,)
+        if not found:
+            raise TokenRejected(TokenRejectReason.UNKNOWN_KEY)
+        return found
+
+    async def renewed(self) -> bool:
+        """Wait for the fetch under way, or for a forced one where that is allowed.
+
+        Without any keys yet it waits for the next try. Five seconds at most.
+        """
+        if self._closed or not (self._keys is None or self._coming() or self._force()):
+            return False
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                await self._round.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Fetch when keys grow old or are asked for, until cancelled."""
+        try:
+            while True:
+                await self._until_due()
+                await self._fetch_once()
+        finally:
+            self._closed = True
+            self._round.set()
+
+    def _coming(self) -> bool:
+        return self._fetching or self._wanted.is_set()
+
+    def _force(self) -> bool:
+        now = self._monotonic()
+        if self._forced_at is not None and now - self._forced_at < self._refetch_s:
+            return False
+        self._forced_at = now
+        self._wanted.set()
+        return True
+
+    async def _until_due(self) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, self._due - self._monotonic())):
+                await self._wanted.wait()
+        except TimeoutError:
+            return
+
+    async def _fetch_once(self) -> None:
+        self._fetching = True
+        self._wanted.clear()
+        try:
+            body = await self._fetch()
+            self._took(await asyncio.to_thread(parse_keys, body))
+        except KeysUnavailable as failure:
+            self._failed(failure.reason, failure.error)
+        except Exception as exc:
+            # Whatever it was, the next try must come. Its text may hold an address
+            # with credentials, its type cannot.
+            self._failed("error", type(exc).__name__)
+        finally:
+            self._fetching = False
+            done, self._round = self._round, asyncio.Event()
+            done.set()
+
+    def _took(self, keys: KeySet) -> None:
+        self._keys = keys
+        self._failures = 0
+        self._due = self._stale_at = self._monotonic() + self._cache_s
+        self._metrics.key_fetches.labels("ok").inc()
+        self._log.info("keys_fetched", kids=len(keys.by_kid))
+
+    def _failed(self, reason: str, error: str = "") -> None:
+        self._failures += 1
+        retry_at = self._monotonic() + retry_delay(self._failures)
+        # While keys are fresh, a forced fetch that failed asks for no others.
+        self._due = max(retry_at, self._stale_at)
+        self._metrics.key_fetches.labels(reason).inc()
+        self._log.warning(
+            "key_fetch_failed",
+            reason=reason,
+            error=error,
+            failures=self._failures,
+            serving_old_keys=self._keys is not None,
+        )
+
+
+def retry_delay(failures: int) -> float:
+    """Seconds until the next try after so many failures in a row: 1, 2, 4 ... 30."""
+    return min(_LONGEST_RETRY_S, 2.0 ** min(failures - 1, 10))

@@ -1,0 +1,229 @@
+"""Whether a Clerk session token holds, and for whom it speaks (spec section 2).
+
+Order of judgement: shape, header, signature, then claims; nothing a forger wrote is
+looked at before the signature, so a forged expired token is not told that it is
+expired. Among the claims what no fresh token would cure comes first, time last.
+
+The algorithm is RS256 whatever the header says. PyJWT verifies the signature and
+reads keys. Its `decode` is not used: it takes apart the header a second time and
+looks at each base64 character in Python, which costs more than the RSA arithmetic.
+The tests hold that no signature passes here that PyJWT's own `decode` would refuse.
+
+A token whose key is at hand is judged without giving up the event loop. Which key,
+and when new ones are fetched: `keys`.
+"""
+
+import asyncio
+from binascii import a2b_base64
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
+
+import msgspec
+from jwt.algorithms import RSAAlgorithm
+from msgspec import UNSET, UnsetType
+from structlog.typing import FilteringBoundLogger
+
+from ..config.model import Auth
+from ..ports import Identity, TokenRejected, TokenRejectReason
+from ..telemetry.metrics import Metrics
+from .claims import Claims, signed_identity
+from .jwks import http_fetch
+from .keys import FetchedKeys, FixedKey, Keys
+
+__all__ = ["Clerk"]
+
+_LONGEST_TOKEN = 16_384
+_SESSION_CATEGORIES = (UNSET, "cl_B7d4PD111AAA", "cl_I7d4PD111III")
+"""Header `cat` of tokens that may be session tokens: none, Clerk's mark on session
+tokens, and its mark that says nothing about the class. One key signs all classes."""
+_TEMPLATE_CATEGORY = "cl_B7d4PD222AAA"
+"""Clerk's mark on JWT-template tokens, made to be given to third parties."""
+_T = TypeVar("_T")
+_RS256 = RSAAlgorithm(RSAAlgorithm.SHA256)
+_STANDARD = bytes.maketrans(b"-_+/=", b"+/!!!")
+"""From the URL's base64 to the other one (RFC 4648 section 5), which "!" is not of."""
+_TAILS = (
+    (None, b""), (b"", b""), (b"AQgw", b"=="), (b"AEIMQUYcgkosw048", b"=")
+)  # fmt: skip
+"""By length modulo 4: the last characters that leave no bit over, and the padding."""
+
+
+class _Header(msgspec.Struct):
+    """What of a JOSE header matters here; Clerk adds others, `oiat` for one."""
+
+    alg: str | UnsetType = UNSET
+    kid: str | UnsetType = UNSET
+    typ: str | UnsetType = UNSET
+    cat: object = UNSET
+    crit: object = UNSET
+    b64: object = UNSET
+
+
+class _Parts(NamedTuple):
+    kid: str | None
+    signed: bytes
+    payload: bytes
+    signature: bytes
+
+
+class Clerk:
+    """Judges tokens. Use as an async context manager: it keeps the keys fresh.
+
+    `now` is the wall clock, `monotonic` a clock that is never set back, both in
+    seconds. `fetch` brings a JWK set in place of HTTP. Raises `ValueError` when
+    `config.jwt_key` is set to something that is no RSA public key.
+    """
+
+    def __init__(
+        self,
+        config: Auth,
+        *,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        fetch: Callable[[], Awaitable[bytes]] | None = None,
+    ) -> None:
+        self._config = config
+        self._now = now
+        self._monotonic = monotonic
+        self._metrics = metrics
+        self._log = log
+        self._fetch = fetch
+        self._group: asyncio.TaskGroup | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._keys = self._keys_for(config)
+
+    async def __aenter__(self) -> Self:
+        self._group = await asyncio.TaskGroup().__aenter__()
+        self._refreshing = self._group.create_task(self._keys.run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        group, self._group = self._group, None
+        assert group is not None
+        assert self._refreshing is not None
+        self._refreshing.cancel()
+        # What the body raised goes on as it is, not wrapped in a group.
+        await group.__aexit__(None, None, None)
+
+    def reconfigure(self, config: Auth) -> None:
+        """Go by other settings from the next token on; no connection is touched.
+
+        Keys are fetched anew only when their source changed. Raises `ValueError` for
+        a bad `jwt_key`; then all stays as it was.
+        """
+        if _source(config) != _source(self._config):
+            self._keys = self._keys_for(config)
+            if self._group is not None and self._refreshing is not None:
+                self._refreshing.cancel()
+                self._refreshing = self._group.create_task(self._keys.run())
+        self._config = config
+
+    async def verify(self, token: str) -> Identity:
+        """Return whom the token speaks for. Raises `TokenRejected`, nothing else."""
+        parts = _parts(token, self._config)
+        keys = self._keys
+        try:
+            _check_signature(parts, keys)
+        except TokenRejected:
+            if not await keys.renewed():
+                raise
+            _check_signature(parts, keys)
+        claims = _decode(parts.payload, Claims, TokenRejectReason.BAD_CLAIM)
+        now = self._now()
+        identity = signed_identity(claims, self._config, now)
+        self._metrics.token_age.observe(now - identity.issued_at)
+        return identity
+
+    def _keys_for(self, config: Auth) -> Keys:
+        if config.jwt_key:
+            return FixedKey(config.jwt_key)
+        # The secret is for Clerk's Backend API and nobody else.
+        url, secret = config.jwks_url, ""
+        if not url:
+            url, secret = config.api_url.rstrip("/") + "/jwks", config.secret_key
+        return FetchedKeys(
+            self._fetch or http_fetch(url, secret, self._monotonic),
+            cache_s=config.key_cache_s,
+            refetch_s=config.key_refetch_s,
+            monotonic=self._monotonic,
+            metrics=self._metrics,
+            log=self._log,
+        )
+
+
+def _source(config: Auth) -> tuple[object, ...]:
+    return (
+        config.jwt_key,
+        config.jwks_url,
+        config.api_url,
+        config.secret_key,
+        config.key_cache_s,
+        config.key_refetch_s,
+    )
+
+
+def _parts(token: str, config: Auth) -> _Parts:
+    if len(token) > _LONGEST_TOKEN:
+        raise TokenRejected(TokenRejectReason.MALFORMED)
+    # What is not ASCII becomes "?", which base64 does not have either.
+    text = token.encode("ascii", "replace")
+    segments = text.translate(_STANDARD).split(b".", 3)
+    if len(segments) != 3:
+        raise TokenRejected(TokenRejectReason.MALFORMED)
+    head, payload, signature = map(_unbase64, segments)
+    kid = _kid(_decode(head, _Header, TokenRejectReason.MALFORMED), config)
+    return _Parts(kid, text.rpartition(b".")[0], payload, signature)
+
+
+def _unbase64(segment: bytes) -> bytes:
+    """There is one spelling of each token, and any other is none."""
+    lasts, padding = _TAILS[len(segment) % 4]
+    if lasts is not None and segment[-1] not in lasts:
+        raise TokenRejected(TokenRejectReason.MALFORMED)
+    try:
+        return a2b_base64(segment + padding, strict_mode=True)
+    except ValueError:
+        raise TokenRejected(TokenRejectReason.MALFORMED) from None
+
+
+def _decode(raw: bytes, kind: type[_T], otherwise: TokenRejectReason) -> _T:
+    try:
+        # From text, as msgspec does not check the UTF-8 of what it skips.
+        return msgspec.json.decode(raw.decode(), type=kind)
+    except msgspec.ValidationError:
+        raise TokenRejected(otherwise) from None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise TokenRejected(TokenRejectReason.MALFORMED) from None
+
+
+def _kid(header: _Header, config: Auth) -> str | None:
+    if header.alg != "RS256":
+        raise TokenRejected(TokenRejectReason.BAD_ALGORITHM)
+    # Extensions that must be understood, and none is (RFC 7515, RFC 7797).
+    if header.crit is not UNSET or header.b64 is not UNSET:
+        raise TokenRejected(TokenRejectReason.MALFORMED)
+    # at+jwt is an OAuth token that a user gave to somebody else's application.
+    if header.typ is not UNSET and header.typ.upper() != "JWT":
+        raise TokenRejected(TokenRejectReason.WRONG_CATEGORY)
+    if header.cat not in (
+        (*_SESSION_CATEGORIES, _TEMPLATE_CATEGORY)
+        if config.accept_without_session
+        else _SESSION_CATEGORIES
+    ):
+        raise TokenRejected(TokenRejectReason.WRONG_CATEGORY)
+    return None if header.kid is UNSET else header.kid
+
+
+def _check_signature(parts: _Parts, keys: Keys) -> None:
+    for key in keys.find(parts.kid):
+        if _RS256.verify(parts.signed, key, parts.signature):
+            return
+    raise TokenRejected(TokenRejectReason.BAD_SIGNATURE)

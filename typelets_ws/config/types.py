@@ -1,0 +1,65 @@
+"""The type of every key: how it is read from text, and what it accepts in plain words.
+
+The words are made from the types, so that a refusal cannot contradict the rule.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, get_args
+
+from msgspec import inspect, structs
+
+from .model import Config
+
+__all__ = ["expected", "key_types", "parse_text"]
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True,
+             "false": False, "0": False, "no": False, "off": False}  # fmt: skip
+
+
+@cache
+def key_types() -> Mapping[tuple[str, str], Any]:
+    """The type of every (section, key), in the order of the file."""
+    return {
+        (section.name, field.name): field.type
+        for section in structs.fields(Config)
+        for field in structs.fields(section.type)
+    }
+
+
+def parse_text(kind: Any, text: str) -> object:
+    """`text` as its type says; unchanged where it cannot be, for convert to refuse."""
+    match inspect.type_info(kind):
+        case inspect.VarTupleType():
+            return [part.strip() for part in text.split(",") if part.strip()]
+        case inspect.BoolType():
+            return _BOOLEANS.get(text.lower(), text)
+        case inspect.IntType():
+            # int() would also take 1_000 and other scripts' digits.
+            return int(text) if _WHOLE.fullmatch(text) else text
+        case inspect.FloatType():
+            return float(text) if _DECIMAL.fullmatch(text) else text
+    return text
+
+
+def expected(kind: Any) -> str:
+    """What a type accepts, in plain words."""
+    match inspect.type_info(kind):
+        case inspect.LiteralType():
+            return f"one of {', '.join(get_args(kind))}"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType(ge=low, le=high):
+            return f"a whole number of at least {low} (at most {high})"
+        case inspect.FloatType(gt=None, ge=low, le=high):
+            return f"a number of at least {low:g} (at most {high:.0f})"
+        case inspect.FloatType(gt=low, le=high):
+            return f"a number above {low:g} (at most {high:.0f})"
+        case inspect.VarTupleType():
+            return "a list of texts, none of them empty"
+        case inspect.StrType(min_length=1):
+            return "a text that is not empty"
+    return "a text"

@@ -1,0 +1,180 @@
+"""What makes a whole configuration sound: rules that no single type can say.
+
+A complaint refuses the start, a caution is one warning at start. Nothing here
+opens a file or a socket, so a configuration can be judged on another machine.
+"""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from .addresses import UNIX, network
+from .database_url import libpq_error
+from .model import Admin, Auth, Config, ConfigError, Database, Redis, Server
+
+__all__ = ["errors", "merge_reload", "require_keys", "warnings"]
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\-\[\]:]+")
+_ORIGIN_WORDS = (
+    "scheme://host[:port] as browsers send it: lower case, no path, no wildcard, "
+    "no default port"
+)
+_PROXY_WORDS = "addresses, networks such as 10.0.0.0/8, or unix"
+_LEAST_BITS = 2048
+"""As RFC 7518 demands for RS256."""
+_HOST = r"(?:\[[0-9a-fA-F:.]+\]|[^:@/?,\[\]\s]*)(?::\d*)?"
+_POSTGRES = re.compile(
+    rf"(?!.*%(?![0-9a-fA-F]{{2}}))postgres(?:ql)?://(?:[^@/\s]*@)?"
+    rf"{_HOST}(?:,{_HOST})*(?:[/?]\S*)?"
+)
+"""What libpq takes apart as it was meant; of others it quotes parts in its errors,
+and a password with bare special characters with them."""
+_USUAL_PORT = {"http": 80, "https": 443}
+_RESTART_REQUIRED = {
+    "server": ("host", "port", "reuse_port", "backlog"),
+    "admin": Admin.__struct_fields__,
+    "redis": Redis.__struct_fields__,
+    "database": Database.__struct_fields__,
+    "log": ("format", "burst"),
+}
+"""What holds from the start to the end of a process: ports, and links to others."""
+
+
+def errors(config: Config) -> Iterator[tuple[str, str, str]]:
+    """What no single type can say, as (section, key, what was expected)."""
+    yield from _about_server(config.server, config.admin)
+    yield from _about_auth(config.auth)
+    limits, database = config.limits, config.database
+    if limits.unread_bytes < limits.message_bytes:
+        yield (
+            "limits",
+            "unread_bytes",
+            f"at least {limits.message_bytes} (message_bytes)",
+        )
+    if _scheme(config.redis.url) not in {"redis", "rediss", "unix"}:
+        yield "redis", "url", "an address with redis://, rediss:// or unix://"
+    if not _POSTGRES.fullmatch(database.url):
+        yield (
+            "database",
+            "url",
+            "an address with postgresql://, special characters in it written %XX",
+        )
+    elif unusable := libpq_error(database.url):
+        yield "database", "url", unusable
+    if database.pool_min > database.pool_max:
+        yield "database", "pool_min", f"at most {database.pool_max} (pool_max)"
+
+
+def warnings(config: Config) -> Iterator[str]:
+    """What is allowed but worth one warning at start, as sentences."""
+    if not config.server.allowed_origins:
+        yield "server.allowed_origins is empty: a page of any site may connect"
+    for key in ("jwks_url", "api_url"):
+        parts = urlsplit(getattr(config.auth, key))
+        if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost"}:
+            yield f"auth.{key} is plain http: whoever is on the way can swap the keys"
+
+
+def merge_reload(old: Config, new: Config) -> tuple[Config, list[str]]:
+    """What a reload makes of `old`: `new` with what cannot change as it was.
+
+    Also returns the keys that differ all the same: they need a restart.
+    """
+    sections, kept = {}, []
+    for section, keys in _restart_required(old, new).items():
+        before, after = getattr(old, section), getattr(new, section)
+        lasting = {key: getattr(before, key) for key in keys}
+        kept += [
+            f"{section}.{key}" for key in keys if getattr(after, key) != lasting[key]
+        ]
+        sections[section] = msgspec.structs.replace(after, **lasting)
+    return msgspec.structs.replace(new, **sections), kept
+
+
+def _restart_required(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
+    """The keys by section; a port with TLS does not become one without, or back."""
+    if bool(old.server.tls_certificate) == bool(new.server.tls_certificate):
+        return _RESTART_REQUIRED
+    return {
+        **_RESTART_REQUIRED,
+        "server": (*_RESTART_REQUIRED["server"], "tls_certificate", "tls_key"),
+    }
+
+
+def require_keys(config: Config) -> None:
+    """Raise `ConfigError` unless there is something to check tokens with.
+
+    Apart from `unready_reasons`, as only serving needs it; publishing does not.
+    """
+    auth = config.auth
+    if not (auth.jwt_key or auth.jwks_url or auth.secret_key):
+        raise ConfigError(
+            "[auth]: nothing to check tokens with; expected one of jwt_key "
+            "(CLERK_JWT_KEY), jwks_url or secret_key (CLERK_SECRET_KEY)"
+        )
+
+
+def _about_server(server: Server, admin: Admin) -> Iterator[tuple[str, str, str]]:
+    if not all(map(_is_origin, server.allowed_origins)):
+        yield "server", "allowed_origins", _ORIGIN_WORDS
+    if not all(map(_is_network, server.trusted_proxies)):
+        yield "server", "trusted_proxies", _PROXY_WORDS
+    if server.tls_certificate and not server.tls_key:
+        yield "server", "tls_key", "a file, as tls_certificate is set"
+    if server.tls_key and not server.tls_certificate:
+        yield "server", "tls_certificate", "a file, as tls_key is set"
+    if admin.enabled and admin.port and admin.port == server.port:
+        yield "admin", "port", "another port than server.port"
+
+
+def _about_auth(auth: Auth) -> Iterator[tuple[str, str, str]]:
+    if auth.jwt_key and not _is_rsa_key(auth.jwt_key):
+        yield (
+            "auth",
+            "jwt_key",
+            "an RSA public key in PEM (BEGIN PUBLIC KEY) of at least 2048 bits",
+        )
+    for key in ("jwks_url", "api_url"):
+        url = getattr(auth, key)
+        if (url or key == "api_url") and _scheme(url) not in {"http", "https"}:
+            yield "auth", key, "an address with https:// or http://"
+
+
+def _is_origin(text: str) -> bool:
+    if not _ORIGIN.fullmatch(text):
+        return False
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.port != _USUAL_PORT.get(parts.scheme, 0)
+    except ValueError:
+        return False
+
+
+def _is_network(text: str) -> bool:
+    try:
+        network(text)
+    except ValueError:
+        return text == UNIX
+    return True
+
+
+def _is_rsa_key(pem: str) -> bool:
+    try:
+        key = load_pem_public_key(pem.encode())
+        return isinstance(key, RSAPublicKey) and key.key_size >= _LEAST_BITS
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+
+
+def _scheme(url: str) -> str:
+    """The scheme of a whole address; empty for anything that is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return parts.scheme if parts.netloc or parts.path.strip("/") else ""

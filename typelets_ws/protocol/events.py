@@ -1,0 +1,298 @@
+"""What travels on Redis (spec section 6).
+
+`PUBLISH <prefix>user:<userId> <json>`: the REST service's events, and the
+daemon's own for what one device does to the others. Data inside an event is a
+raw slice and leaves byte for byte. An event that does not fit is refused with
+one word of a closed list, and harms nothing else.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, structs
+
+from . import messages
+from .json_members import InvalidMember, NotJson, build, has_surrogates, members, text
+
+__all__ = ["EVENTS", "Event", "EventRejectReason", "EventRejected", "decode", "encode"]
+
+
+SERVER: Final = "server"
+"""`fromUserId` of an event without one."""
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+"""An id, or a word: an event cannot make a key or a log line of any length."""
+MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
+
+
+class EventRejectReason(StrEnum):
+    """Why an event was dropped: metric label and log word."""
+
+    NOT_UTF8 = "not_utf8"
+    NOT_JSON = "not_json"
+    UNKNOWN_EVENT = "unknown_event"
+    INVALID_FIELD = "invalid_field"
+    TOO_LARGE = "too_large"
+    TOO_DEEP = "too_deep"
+
+
+class EventRejected(Exception):
+    """A malformed event; `reason` says why and `detail` where.
+
+    `detail` may quote the event, `field` is a name of ours: the log has only that.
+    """
+
+    def __init__(self, reason: EventRejectReason, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+    @property
+    def field(self) -> str | None:
+        """The field that does not fit, where `detail` names one."""
+        named = _FIELD.search(self.detail)
+        name = named and (named[1] or named[2] or named[3])
+        return name if name in _FIELDS else None
+
+
+class Event(Struct, tag_field="event", kw_only=True, frozen=True, omit_defaults=True):
+    """What every event may carry."""
+
+    fromUserId: Name | None = SERVER
+    exceptConnectionId: Name | None = None
+    publishedAt: int | float | None = None
+    """ms since the epoch; one beyond the year 9999 counts as absent."""
+
+    @property
+    def sender(self) -> str:
+        """The `fromUserId` of the message that the devices get."""
+        return self.fromUserId or SERVER
+
+    def message(self, timestamp: int) -> messages.ServerMessage:
+        """What the devices get, at `timestamp` (ms)."""
+        raise NotImplementedError
+
+
+class NoteUpdated(Event, tag="note_updated", frozen=True, kw_only=True):
+    """A note was changed."""
+
+    noteId: Name
+    changes: Raw
+    updatedNote: Raw
+    version: str | None = None
+    """updatedAt of a row the daemon itself wrote: `versions` orders by it."""
+
+    def message(self, timestamp: int) -> messages.ServerMessage:
+        return messages.NoteSync(
+            noteId=self.noteId,
+            changes=self.changes,
+            updatedNote=self.updatedNote,
+            timestamp=timestamp,
+            fromUserId=self.sender,
+        )
+
+
+class NoteCreated(Event, tag="note_created", frozen=True, kw_only=True):
+    """A note was created."""
+
+    noteData: Raw
+
+    def message(self, timestamp: int) -> messages.ServerMessage:
+        return messages.NoteCreatedSync(
+            noteData=self.noteData,
+            timestamp=timestamp,
+            fromUserId=self.sender,
+        )
+
+
+class NoteDeleted(Event, tag="note_deleted", frozen=True, kw_only=True):
+    """A note was deleted."""
+
+    noteId: Name
+
+    def message(self, timestamp: int) -> messages.ServerMessage:
+        return messages.NoteDeletedSync(
+            noteId=self.noteId,
+            timestamp=timestamp,
+            fromUserId=self.sender,
+        )
+
+
+class FolderCreated(Event, tag="folder_created", frozen=True, kw_only=True):
+    """A folder was created."""
+
+    folderData: Raw
+
+    def message(self, timestamp: int) -> messages.ServerMessage:
+        return messages.FolderCreatedSync(
+            folderData=self.folderData,
+            timestamp=timestamp,
+            fromUserId=self.sender,
+        )
+
+
+class FolderUpdated(Event, tag="folder_updated", frozen=True, kw_only=True):
+    """A folder was changed."""
+
+    folderId: Name
+    changes: Raw | UnsetType = UNSET
+    updatedFolder: Raw | UnsetType = UNSET
+
+    def message(self, timestamp: int) -> messages.ServerMessage:
+        return messages.FolderUpdatedSync(
+            folderId=self.folderId,
+            changes=self.changes,
+            updatedFolder=self.updatedFolder,
+            timestamp=timestamp,
+            fromUserId=self.sender,
+        )
+
+
+class FolderDeleted(Event, tag="folder_deleted", frozen=True, kw_only=True):
+    """A folder was deleted."""
+
+    folderId: Name
+
+    def message(self, timestamp: int) -> messages.ServerMessage:
+        return messages.FolderDeletedSync(
+            folderId=self.folderId,
+            timestamp=timestamp,
+            fromUserId=self.sender,
+        )
+
+
+class ResyncRequired(Event, tag="resync_required", frozen=True, kw_only=True):
+    """Events may have been missed: the devices shall fetch anew."""
+
+    reason: Name | None = "requested"
+
+    def message(self, timestamp: int) -> messages.ServerMessage:
+        return messages.ResyncRequired(
+            reason=self.reason or "requested", timestamp=timestamp
+        )
+
+
+class ControlEvent(Event, frozen=True, kw_only=True):
+    """An order to the daemon; no message to the devices comes of it."""
+
+
+class SessionRevoked(ControlEvent, tag="session_revoked", frozen=True, kw_only=True):
+    """A session (the token's `sid`) ended: its connections close."""
+
+    sessionId: Name
+
+
+class UserDisconnected(
+    ControlEvent, tag="user_disconnected", frozen=True, kw_only=True
+):
+    """All of the user's connections close."""
+
+    reason: Name | None = None
+
+
+AnyEvent = (
+    NoteUpdated
+    | NoteCreated
+    | NoteDeleted
+    | FolderCreated
+    | FolderUpdated
+    | FolderDeleted
+    | ResyncRequired
+    | SessionRevoked
+    | UserDisconnected
+)
+EVENTS: Final[tuple[type[Event], ...]] = AnyEvent.__args__
+
+_decoder: Final = msgspec.json.Decoder(AnyEvent)
+_head: Final = msgspec.json.Decoder(dict[str, Raw])
+_FIELD: Final = re.compile(r"at `\$\.(\w+)|field `(\w+)`|^(\w+) is not")
+_FIELDS: Final = {"event", *(f for kind in EVENTS for f in kind.__struct_fields__)}
+_KINDS: Final = {str(kind.__struct_config__.tag): kind for kind in EVENTS}
+DATA_FIELDS: Final = (
+    "changes", "updatedNote", "noteData", "folderData", "updatedFolder",
+)  # fmt: skip
+encode: Final = msgspec.json.Encoder().encode
+
+
+def name(event: Event) -> str:
+    """The event's name on the wire."""
+    return str(event.__struct_config__.tag)
+
+
+def decode(payload: bytes) -> Event:
+    """Read one event. Raises `EventRejected`.
+
+    Null in an optional field means absent, unknown keys are ignored, and lone
+    surrogates are passed on in relayed data.
+    """
+    if not payload.isascii():
+        # msgspec does not look inside raw slices, and a text frame must be UTF-8.
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            raise EventRejected(EventRejectReason.NOT_UTF8) from None
+    try:
+        event: Event = _decoder.decode(payload)
+    except msgspec.ValidationError as exc:
+        event = _decode_misfit(payload, str(exc))
+    except RecursionError:
+        raise EventRejected(EventRejectReason.TOO_DEEP) from None
+    except msgspec.DecodeError:
+        if not has_surrogates(payload):
+            raise EventRejected(EventRejectReason.NOT_JSON) from None
+        event = _decode_members(payload)
+    return _normalised(event)
+
+
+def _normalised(event: Event) -> Event:
+    """The event without its nulls and its absurd time. Raises `EventRejected`."""
+    instead: dict[str, Any] = {}
+    for field in DATA_FIELDS:
+        raw = getattr(event, field, UNSET)
+        if raw is UNSET or bytes(memoryview(raw)[:1]) == b"{":
+            continue
+        if not isinstance(event, FolderUpdated) or bytes(raw) != b"null":
+            raise EventRejected(
+                EventRejectReason.INVALID_FIELD, f"{field} is not an object"
+            )
+        instead[field] = UNSET
+    published = event.publishedAt
+    if published is not None and not 0 <= published <= MAX_TIMESTAMP_MS:
+        instead["publishedAt"] = None
+    return structs.replace(event, **instead) if instead else event
+
+
+def _decode_misfit(payload: bytes, complaint: str) -> Event:
+    if has_surrogates(payload):
+        return _decode_members(payload)
+    raise EventRejected(_misfit(payload), complaint)
+
+
+def _decode_members(payload: bytes) -> Event:
+    """Read an event with lone surrogates. Raises `EventRejected`."""
+    try:
+        found = members(payload.decode())
+    except NotJson:
+        raise EventRejected(EventRejectReason.NOT_JSON) from None
+    kind = _KINDS.get(text(found.get("event")) or "")
+    if kind is None:
+        raise EventRejected(EventRejectReason.UNKNOWN_EVENT)
+    try:
+        return build(kind, found)
+    except InvalidMember as invalid:
+        complaint = f"field `{invalid.name}`"
+    raise EventRejected(EventRejectReason.INVALID_FIELD, complaint)
+
+
+def _misfit(payload: bytes) -> EventRejectReason:
+    try:
+        kind = msgspec.json.decode(_head.decode(payload)["event"], type=str)
+    except (KeyError, msgspec.DecodeError, RecursionError):
+        return EventRejectReason.UNKNOWN_EVENT
+    return (
+        EventRejectReason.INVALID_FIELD
+        if kind in _KINDS
+        else EventRejectReason.UNKNOWN_EVENT
+    )

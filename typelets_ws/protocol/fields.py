@@ -1,0 +1,147 @@
+"""What may stand in a message's fields (spec section 3). Pure.
+
+Every refusal names the field. Fields of `note_update` that are not allowed are
+left out rather than refused, as the web client sends some.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from .errors import FOREIGN_RESOURCE, ClientError, Code
+from .json_members import build, members
+
+__all__ = [
+    "ALLOWED",
+    "Changes",
+    "accepted_changes",
+    "check_owner",
+    "json_object",
+    "uuid",
+]  # fmt: skip
+
+Value = str | bool | None
+Changes = dict[str, Value]
+
+ENCRYPTED: Final = "[ENCRYPTED]"
+FILTERED_NAMES: Final = frozenset({
+    "hiddenAt", "tags", "id", "userId", "createdAt", "updatedAt", "type", "iv", "salt",
+})  # fmt: skip
+"""Known names that are left out; all others are counted as "other"."""
+
+_UUID: Final = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE
+)
+_text: Final = msgspec.json.Decoder(str)
+_nullable_text: Final = msgspec.json.Decoder(str | None)
+_flag: Final = msgspec.json.Decoder(bool)
+ALLOWED: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
+    "title": _text,
+    "content": _nullable_text,
+    "encryptedTitle": _nullable_text,
+    "encryptedContent": _nullable_text,
+    "starred": _flag,
+    "archived": _flag,
+    "deleted": _flag,
+    "hidden": _flag,
+    "folderId": _nullable_text,
+}
+"""What `note_update` may change; a decoder's `type` is the type of the value."""
+
+
+def uuid(text: str | None, name: str) -> str:
+    """The id in lower case. Raises `ClientError` when it is missing or malformed."""
+    if not text:
+        raise ClientError(Code.INVALID_FIELD, f"Missing {name}")
+    if not _UUID.fullmatch(text):
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {name}")
+    return text.lower()
+
+
+def accepted_changes(
+    changes: Mapping[str, Raw], *, require_encrypted: bool
+) -> tuple[Changes, Counter[str]]:
+    """The allowed fields with their values, and how often a name was left out.
+
+    Raises `ClientError` naming a field of the wrong type, or a plain text where only
+    ciphertext may be.
+    """
+    accepted: Changes = {}
+    filtered: Counter[str] = Counter()
+    for name, raw in changes.items():
+        decoder = ALLOWED.get(name)
+        if decoder is None:
+            filtered[name if name in FILTERED_NAMES else "other"] += 1
+            continue
+        accepted[name] = _value(name, raw, decoder)
+    if require_encrypted:
+        for name in ("title", "content"):
+            if accepted.get(name, ENCRYPTED) != ENCRYPTED:
+                raise ClientError(Code.INVALID_FIELD, f"{name} must be encrypted")
+    return accepted, filtered
+
+
+def _value(name: str, raw: Raw, decoder: msgspec.json.Decoder[Any]) -> Value:
+    try:
+        value: Value = decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {name}") from None
+    if name == "folderId":
+        return uuid(str(value), name) if value else None
+    if isinstance(value, str) and "\0" in value:
+        # Postgres holds no NUL in text: better refused by name than by the database.
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {name}")
+    return value
+
+
+class _Owned(msgspec.Struct):
+    """The parts of announced data that say what and whose it is."""
+
+    id: Raw = Raw(b"")
+    userId: Raw = Raw(b"")
+
+
+_owned: Final = msgspec.json.Decoder(_Owned)
+
+
+def json_object(raw: Raw, name: str) -> Raw | None:
+    """The object, or None when it is absent or null. Raises `ClientError`."""
+    data = bytes(raw)
+    if data in {b"", b"null"}:
+        return None
+    if not data.startswith(b"{"):
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {name}")
+    return raw
+
+
+def _read_owned(data: Raw) -> _Owned:
+    try:
+        return _owned.decode(data)
+    except msgspec.DecodeError:
+        # It was read member by member, so a lone surrogate is in it.
+        return build(_Owned, members(bytes(data).decode()))
+
+
+def check_owner(data: Raw, user_id: str, id_name: str) -> str | None:
+    """Refuse data whose `userId` is not the sender; return its `id`, if any.
+
+    Raises `ClientError`.
+    """
+    owned = _read_owned(data)
+    if bytes(owned.userId):
+        try:
+            owner = _text.decode(owned.userId)
+        except msgspec.DecodeError:
+            owner = ""
+        if owner != user_id:
+            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
+    if not bytes(owned.id):
+        return None
+    try:
+        return uuid(_text.decode(owned.id), id_name)
+    except msgspec.DecodeError:
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {id_name}") from None

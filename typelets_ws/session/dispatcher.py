@@ -1,0 +1,291 @@
+"""The messages of one client, handled strictly in the order they came.
+
+What can be answered at once is answered at once. While one message waits for
+the outside world (a key, Postgres, Redis) those behind it wait in `_inbox`; when
+that holds enough, the link is asked not to read on. A task lives only that long.
+"""
+
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import structlog
+from msgspec import Raw, structs
+
+from ..config.model import Config
+from ..delivery.hub import Device
+from ..delivery.versions import Evicted, VersionCache
+from ..protocol import decoding, events, messages
+from ..protocol.errors import INVALID_MESSAGE, ClientError, Code, Disconnect
+from ..telemetry.metrics import Metrics
+from . import handlers
+from .authenticator import Authenticator
+from .handlers import Context, Outcome
+from .session import Received, Session, SignatureError, State
+from .signing import Envelope, SignatureVerdict, nonce_digest, nonce_ttl_ms
+from .transport import Transport
+
+__all__ = ["Dispatcher", "Services"]
+
+INBOX_BYTES: Final = 1_048_576
+
+
+INBOX_MESSAGES: Final = 64
+
+
+REFUSAL_BYTES: Final = 512
+
+
+"""What a refusal weighs in the inbox: an object of seven short fields."""
+
+
+@dataclass(slots=True)
+class Services:
+    """What every conversation uses; times: `now_ms` wall, `monotonic` seconds."""
+
+    context: Context
+    authenticator: Authenticator
+    versions: VersionCache
+    publish: Callable[[str, bytes], None]
+    spawn: Callable[[Coroutine[Any, Any, None]], object]
+    metrics: Metrics
+    log: structlog.typing.FilteringBoundLogger
+    monotonic: Callable[[], float]
+    inbox_bytes_before_auth: int
+    message_bytes: int
+    debug: bool = False
+    """True while the log level is debug: a line for each message."""
+
+    def reconfigure(self, config: Config) -> None:
+        """Go by other settings from the next message on."""
+        limits, admission = config.limits, self.authenticator
+        self.context = replace(self.context, rules=config.messages)
+        self.inbox_bytes_before_auth = limits.unread_bytes_before_auth
+        self.message_bytes = limits.message_bytes
+        self.debug = config.log.level == "debug"
+        admission.devices_per_user = limits.devices_per_user
+        admission.nonces.reconfigure(limits.nonces_per_user)
+
+    @property
+    def now_ms(self) -> Callable[[], int]:
+        """Wall clock, ms since the epoch."""
+        return self.context.now_ms
+
+    def observe(self, name: str, result: str, device: Device) -> None:
+        """Count a message and its outcome, both names of ours; log it at debug."""
+        self.metrics.messages.labels(name, result).inc()
+        if self.debug:
+            about = device.log_fields
+            self.log.debug("message_handled", type=name, result=result, **about)
+
+
+class Dispatcher:
+    """One client's messages and their answers."""
+
+    __slots__ = ("_inbox", "_inbox_bytes", "_services", "_transport", "busy", "session")
+
+    def __init__(
+        self, transport: Transport, session: Session, services: Services
+    ) -> None:
+        self._transport = transport
+        self._services = services
+        self.session = session
+        self.busy = False
+        self._inbox: deque[bytes | ClientError] | None = None
+        self._inbox_bytes = 0
+
+    def receive(self, data: bytes, *, text: bool) -> None:
+        """Take one whole message; `text` is valid UTF-8."""
+        services = self._services
+        services.metrics.received_bytes.inc(len(data))
+        item: bytes | ClientError = data
+        verdict = self.session.count(len(data), services.monotonic())
+        if isinstance(verdict, Disconnect):
+            self._transport.disconnect(verdict)
+            return
+        if verdict is not None:
+            verdict.request_id = decoding.request_id(data)
+            item = verdict
+        elif not text or not data:
+            item = ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE)
+        if self.busy:
+            self._enqueue(item)
+            return
+        received = self._accept(item)
+        if received is not None:
+            self.busy = True
+            services.spawn(self._run(received))
+
+    def _enqueue(self, item: bytes | ClientError) -> None:
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(item)
+        self._inbox_bytes += len(item) if isinstance(item, bytes) else REFUSAL_BYTES
+        if self._full:
+            self._transport.pause_reading()
+
+    @property
+    def _full(self) -> bool:
+        room = self._services.inbox_bytes_before_auth
+        if self.session.authenticated:
+            room = INBOX_BYTES
+        return self._inbox_bytes > room or len(self._inbox or ()) > INBOX_MESSAGES
+
+    def _accept(self, item: bytes | ClientError) -> Received | None:
+        """Let a message in, or answer it at once and return None."""
+        if isinstance(item, ClientError):
+            self._refuse(item, "unknown")
+            return None
+        try:
+            received = self.session.accept(item, self._services.now_ms())
+        except ClientError as error:
+            self._refuse(error, "unknown")
+            return None
+        message = received.message
+        if not isinstance(message, messages.Ping):
+            return received
+        # A replayed ping harms nobody: no shared nonce, no task.
+        self._reply(handlers.ping(message, self._services.now_ms()))
+        self._services.observe("ping", "ok", self._transport)
+        return None
+
+    async def _run(self, first: Received) -> None:
+        """Handle `first`, then what has come in meanwhile."""
+        received: Received | None = first
+        try:
+            while received is not None:
+                await self._handle(received)
+                received = self._next()
+        finally:
+            self.busy = False
+
+    def _next(self) -> Received | None:
+        """The next message that needs the outside world; those before are answered."""
+        inbox = self._inbox
+        while inbox and self.session.state is not State.CLOSED:
+            item = inbox.popleft()
+            self._inbox_bytes -= len(item) if isinstance(item, bytes) else REFUSAL_BYTES
+            received = self._accept(item)
+            if received is not None:
+                return received
+        self._inbox = None
+        self._inbox_bytes = 0
+        self._transport.resume_reading()
+        return None
+
+    async def _handle(self, received: Received) -> None:
+        services, message = self._services, received.message
+        name = str(message.__struct_config__.tag)
+        started = services.monotonic()
+        try:
+            if received.envelope is not None:
+                await self._claim_nonce(received.envelope, message)
+            if isinstance(message, messages.Auth):
+                await self._auth(message)
+            else:
+                self._apply(
+                    await handlers.handle(services.context, self.session, message)
+                )
+            services.observe(name, "ok", self._transport)
+        except ClientError as error:
+            self._refuse(error, name)
+        except Disconnect as disconnect:
+            services.observe(name, disconnect.reason, self._transport)
+            self._transport.disconnect(disconnect)
+        except Exception as exc:
+            self._internal_error(exc, message, name)
+        services.metrics.handling.labels(name).observe(services.monotonic() - started)
+
+    async def _claim_nonce(
+        self, envelope: Envelope, message: messages.ClientMessage
+    ) -> None:
+        claimed = await self._services.authenticator.shared.claim_nonce(
+            self.session.user_id,
+            nonce_digest(envelope.nonce),
+            nonce_ttl_ms(envelope.timestamp, self._services.now_ms()),
+        )
+        if not claimed:
+            raise SignatureError(SignatureVerdict.REPLAYED, message.requestId)
+
+    async def _auth(self, message: messages.Auth) -> None:
+        before = self.session.authenticated
+        answer = await self._services.authenticator.authenticate(
+            self._transport, self.session, message
+        )
+        if self.session.authenticated and not before:
+            self._transport.authenticated()
+        self._transport.send_message(answer)
+
+    def _apply(self, outcome: Outcome) -> None:
+        """Answer the sender, and send the others their event. No await in here."""
+        reply = outcome.reply
+        if outcome.row is not None and isinstance(reply, messages.NoteUpdateSuccess):
+            reply = self._latest(reply, outcome)
+        if reply is not None:
+            self._reply(reply)
+        if outcome.event is not None:
+            self._services.publish(self.session.user_id, events.encode(outcome.event))
+
+    def _latest(
+        self, reply: messages.NoteUpdateSuccess, outcome: Outcome
+    ) -> messages.NoteUpdateSuccess:
+        """See `versions`: the reply shows the newest row shown on this process."""
+        if outcome.row is None:
+            return reply
+        key = (self.session.user_id, reply.noteId)
+        try:
+            row = self._services.versions.latest(
+                key, outcome.row, self._services.monotonic()
+            )
+        except Evicted:
+            self._transport.ask_resync("conflict", 0)
+            return reply
+        same = row is outcome.row
+        return reply if same else structs.replace(reply, updatedNote=Raw(row.text))
+
+    def _reply(self, reply: messages.Reply) -> None:
+        self._transport.send_message(messages.encode(reply))
+
+    def _refuse(self, error: ClientError, name: str) -> None:
+        services = self._services
+        services.observe(name, str(error.code), self._transport)
+        if isinstance(error, SignatureError):
+            kind = f"signature_{error.verdict}"
+            services.metrics.security_events.labels(kind).inc()
+            services.log.warning(
+                "signature_rejected",
+                security=True,
+                verdict=str(error.verdict),
+                **self._transport.log_fields,
+            )
+        elif error.correlation_id is not None:
+            services.log.error(
+                "message_failed",
+                type=name,
+                code=str(error.code),
+                correlation_id=error.correlation_id,
+                cause=str(error.__cause__),
+                **self._transport.log_fields,
+            )
+        self._reply(messages.error(error))
+
+    def _internal_error(
+        self, exc: Exception, message: messages.ClientMessage, name: str
+    ) -> None:
+        correlation_id = self._services.context.new_id()
+        self._services.log.error(
+            "internal_error",
+            type=name,
+            correlation_id=correlation_id,
+            exc_info=exc,
+            **self._transport.log_fields,
+        )
+        self._services.observe(name, str(Code.INTERNAL), self._transport)
+        error = ClientError(
+            Code.INTERNAL,
+            "Internal error",
+            correlation_id=correlation_id,
+            request_id=message.requestId,
+        )
+        self._reply(messages.error(error))

@@ -1,0 +1,76 @@
+"""How much is too much: pure arithmetic, the caller brings the time.
+
+Everything is bounded: a window keeps at most three times its limit of
+timestamps, the door one counter per address that has a connection.
+"""
+
+from bisect import bisect_right
+from enum import StrEnum
+
+__all__ = ["RateVerdict", "SlidingWindow"]
+
+FLOOD_FACTOR = 3
+
+
+"""Spec section 5: three times the limit within one window ends the connection."""
+
+
+class RateVerdict(StrEnum):
+    """What a rate limit says to one more."""
+
+    SERVED = "served"
+    REFUSED = "refused"
+    FLOOD = "flood"
+
+
+class SlidingWindow:
+    """At most `limit` served within any `window` (same unit as `now`).
+
+    What is refused does not extend the window, yet is counted: served and
+    refused together reaching three times the limit within one window is a flood.
+    """
+
+    __slots__ = ("_last", "_limit", "_refused", "_served", "_window")
+
+    def __init__(self, limit: int, window: float) -> None:
+        self._limit = limit
+        self._window = window
+        self._last = 0.0
+        self._served: list[float] = []
+        self._refused: list[float] = []
+
+    def count(self, now: float) -> RateVerdict:
+        """Count one arrival at `now` (must not go backwards)."""
+        self._last = now
+        horizon = now - self._window
+        served = self._served
+        if served and served[0] <= horizon:
+            del served[: bisect_right(served, horizon)]
+        if len(served) < self._limit:
+            served.append(now)
+            return RateVerdict.SERVED
+        refused = self._refused
+        if refused and refused[0] <= horizon:
+            del refused[: bisect_right(refused, horizon)]
+        if len(served) + len(refused) + 1 >= self._limit * FLOOD_FACTOR:
+            return RateVerdict.FLOOD
+        refused.append(now)
+        return RateVerdict.REFUSED
+
+    def charge(self, units: int) -> None:
+        """Count the last arrival as `units` more: it cost as much as so many.
+
+        They are never a flood by themselves: the next arrival finds that out.
+        """
+        now = self._last
+        del self._refused[: bisect_right(self._refused, now - self._window)]
+        free = self._limit - len(self._served)
+        self._served += [now] * min(units, free)
+        most = self._limit * (FLOOD_FACTOR - 1) - 1 - len(self._refused)
+        self._refused += [now] * min(max(0, units - free), most)
+
+    def retry_after(self, now: float) -> float:
+        """How long until one more is served."""
+        if len(self._served) < self._limit:
+            return 0
+        return max(0, self._served[0] + self._window - now)

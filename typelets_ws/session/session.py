@@ -1,0 +1,282 @@
+"""One client's state machine: what may be said when, and what it costs.
+
+Theory of operation. A session is `CONNECTED` until its first valid token,
+`AUTHENTICATED` from then on, `CLOSED` once it is sent away. Every message passes
+two gates, in the order it came: `count` (its size and the rate; even what is
+refused is counted) and `accept` (envelope, signature, decoding, and whether it
+may be said in this state). A `ClientError` is answered and the connection goes on, a
+`Disconnect` is answered and it closes. `count` returns them, `accept` raises them.
+Nothing here does I/O or reads a clock: times are arguments, `now_ms` in ms since the
+epoch and `now` in seconds on the monotonic clock.
+
+The user never changes during a session: a valid token of somebody else ends it
+before anything of the first user can reach the second (spec section 2).
+"""
+
+from enum import Enum, auto
+from math import ceil
+from typing import Final
+
+from ..config import model as config
+from ..ports import Identity, TokenRejected, TokenRejectReason
+from ..protocol import decoding, messages
+from ..protocol.errors import (
+    AUTH_REQUIRED,
+    MESSAGE_TOO_LARGE,
+    RATE_LIMITED,
+    SIGNATURE_REJECTED,
+    ClientError,
+    CloseCode,
+    Code,
+    Disconnect,
+)
+from ..protocol.messages import Auth, ClientMessage, Ping
+from . import signing
+from .rate_limit import RateVerdict, SlidingWindow
+
+__all__ = ["Received", "Session", "State"]
+
+JOINED_NOTES: Final = 1_000
+"""More notes than anyone has open; beyond it the longest joined is forgotten."""
+FAILED_TRIES: Final = 3
+FORGED_BYTES: Final = 5_000
+"""A bad signature over so many bytes counts as one more message: 0.1 ms at worst."""
+
+
+class State(Enum):
+    """Where a session stands."""
+
+    CONNECTED = auto()
+    AUTHENTICATED = auto()
+    CLOSED = auto()
+
+
+class Received:
+    """A message that may be handled; `envelope` when it came signed."""
+
+    __slots__ = ("envelope", "message")
+
+    def __init__(
+        self, message: ClientMessage, envelope: signing.Envelope | None = None
+    ) -> None:
+        self.message = message
+        self.envelope = envelope
+
+
+class Session:
+    """The state of one client."""
+
+    __slots__ = (
+        "_failed_tries",
+        "_joined",
+        "_limits",
+        "_nonces",
+        "_registry",
+        "_require_signed",
+        "_secrets",
+        "_window",
+        "connection_id",
+        "session_id",
+        "state",
+        "user_id",
+    )
+
+    def __init__(
+        self, connection_id: str, limits: config.Limits, rules: config.Messages
+    ) -> None:
+        self.connection_id = connection_id
+        self.state = State.CONNECTED
+        self.user_id = ""
+        self.session_id: str | None = None
+        self._limits = limits
+        self._require_signed = rules.require_signed_messages
+        self._window = _rate_window(limits)
+        self._failed_tries = 0
+        self._secrets: signing.Secrets | None = None
+        self._registry: signing.NonceRegistry | None = None
+        self._nonces: signing.NonceMemory | None = None
+        self._joined: dict[str, None] | None = None
+
+    def reconfigure(self, limits: config.Limits, rules: config.Messages) -> None:
+        """Take new limits. Another rate is counted afresh.
+
+        By the old count a client that kept to the old rate could be a flood.
+        """
+        old, self._limits = self._limits, limits
+        self._require_signed = rules.require_signed_messages
+        if (old.rate_messages, old.rate_window_ms) != (
+            limits.rate_messages,
+            limits.rate_window_ms,
+        ):
+            self._window = _rate_window(limits)
+
+    @property
+    def authenticated(self) -> bool:
+        """True from the first valid token to the end."""
+        return self.state is State.AUTHENTICATED
+
+    def count(self, size: int, now: float) -> ClientError | Disconnect | None:
+        """Count one message of `size` bytes; return why it is refused, if it is.
+
+        `now` is monotonic, in seconds: no change of the system clock lets more in.
+
+        Returned, not raised: a raised exception refers to the frames it passed, and
+        those to the bytes of the message.
+        """
+        verdict = self._window.count(now)
+        if verdict is RateVerdict.FLOOD:
+            return Disconnect(CloseCode.TOO_MANY, "flood")
+        if verdict is RateVerdict.REFUSED:
+            retry = ceil(self._window.retry_after(now) * 1000)
+            return ClientError(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
+        if size > self._limits.message_bytes:
+            return ClientError(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
+        return None
+
+    def charge(self, units: int) -> None:
+        """Count an expensive message as so many more (spec section 5)."""
+        self._window.charge(units)
+
+    def accept(self, data: bytes, now_ms: int) -> Received:
+        """Open, verify and decode one message of valid UTF-8. Raises `ClientError`."""
+        envelope = signing.open_envelope(data)
+        if envelope is None:
+            message = decoding.decode(data)
+            self._check_allowed(message, signed=False)
+            return Received(message)
+        if not self.authenticated:
+            return Received(self._auth_in_envelope(envelope))
+        self._verify(envelope, now_ms)
+        message = decoding.decode(bytes(envelope.payload))
+        self._check_allowed(message, signed=True)
+        return Received(message, envelope)
+
+    def _check_allowed(self, message: ClientMessage, *, signed: bool) -> None:
+        if not self.authenticated:
+            if not isinstance(message, (Auth, Ping)):
+                raise ClientError(
+                    Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=message.requestId
+                )
+        elif self._require_signed and not signed and not isinstance(message, Ping):
+            raise ClientError(
+                Code.SIGNATURE_REJECTED,
+                SIGNATURE_REJECTED,
+                request_id=message.requestId,
+            )
+
+    def _auth_in_envelope(self, envelope: signing.Envelope) -> Auth:
+        """After a drop the web client signs its `auth` with a secret long gone.
+
+        The token alone decides (field-notes, client trap 4).
+        """
+        try:
+            message = decoding.decode(bytes(envelope.payload))
+        except ClientError as refusal:
+            request_id = refusal.request_id
+        else:
+            if isinstance(message, Auth):
+                return message
+            request_id = message.requestId
+        raise ClientError(Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=request_id)
+
+    def _verify(self, envelope: signing.Envelope, now_ms: int) -> None:
+        if self._secrets is None or self._registry is None:
+            raise AssertionError("authenticated without a secret")
+        if self._nonces is None:
+            # Not before it is needed: most devices never sign anything.
+            self._nonces = self._registry.of(self.user_id, now_ms)
+        verdict = signing.judge(envelope, self._secrets, self._nonces, now_ms)
+        if verdict is not signing.SignatureVerdict.OK:
+            if verdict is signing.SignatureVerdict.BAD_SIGNATURE:
+                self.charge(len(envelope.payload) // FORGED_BYTES)
+            request_id = decoding.request_id(bytes(envelope.payload))
+            raise SignatureError(verdict, request_id)
+
+    def auth_succeeded(
+        self,
+        identity: Identity,
+        message: Auth,
+        registry: signing.NonceRegistry,
+        now_ms: int,
+    ) -> str:
+        """Become, or stay, authenticated. Returns the session secret.
+
+        Raises `Disconnect` for a token of another user.
+        """
+        if self.authenticated and identity.user_id != self.user_id:
+            self.state = State.CLOSED
+            raise Disconnect(
+                CloseCode.UNAUTHENTICATED,
+                "other_user",
+                auth_failed(message, expired=False),
+            )
+        if self._secrets is None:
+            self._secrets = signing.Secrets()
+        self.state = State.AUTHENTICATED
+        self.user_id = identity.user_id
+        self.session_id = identity.session_id
+        self._registry = registry
+        self._failed_tries = 0
+        return self._secrets.issue(message.token, identity.user_id, now_ms)
+
+    def auth_failed(self, rejection: TokenRejected, message: Auth) -> bytes:
+        """Return the answer to a failed `auth`. Raises `Disconnect` when it is final.
+
+        An expired token may be replaced on the same socket, and a failed re-auth
+        leaves the connection as it was; both at most three times in a row.
+        """
+        self._failed_tries += 1
+        answer = auth_failed(message, expired=rejection.expired)
+        patient = self.authenticated or rejection.expired
+        revoked = rejection.reason is TokenRejectReason.REVOKED
+        if not patient or revoked or self._failed_tries >= FAILED_TRIES:
+            self.state = State.CLOSED
+            raise Disconnect(CloseCode.UNAUTHENTICATED, "auth_failed", answer)
+        return answer
+
+    def join(self, note_id: str) -> None:
+        """Remember a note as open on this device."""
+        if self._joined is None:
+            self._joined = {}
+        self._joined[note_id] = None
+        if len(self._joined) > JOINED_NOTES:
+            del self._joined[next(iter(self._joined))]
+
+    def leave(self, note_id: str) -> None:
+        """Forget it."""
+        if self._joined is not None:
+            self._joined.pop(note_id, None)
+
+    def close(self) -> None:
+        """Nothing may be said from now on."""
+        self.state = State.CLOSED
+
+
+def _rate_window(limits: config.Limits) -> SlidingWindow:
+    return SlidingWindow(limits.rate_messages, limits.rate_window_ms / 1000)
+
+
+class SignatureError(ClientError):
+    """A signed message that is not accepted; `verdict` is for log and metrics."""
+
+    def __init__(
+        self, verdict: signing.SignatureVerdict, request_id: str | None
+    ) -> None:
+        super().__init__(
+            Code.SIGNATURE_REJECTED, SIGNATURE_REJECTED, request_id=request_id
+        )
+        self.verdict = verdict
+
+
+def auth_failed(message: Auth, *, expired: bool) -> bytes:
+    """The answer to `message` that failed, with the texts of spec section 2."""
+    echo = messages.echo(message)
+    return messages.encode(
+        messages.AuthFailed(
+            message="Token expired", reason="token-expired", requestId=echo
+        )
+        if expired
+        else messages.AuthFailed(
+            message="Authentication failed", reason="auth-failed", requestId=echo
+        )
+    )

@@ -1,0 +1,35 @@
+"""What a dispatcher asks of its connection.
+
+`websocket.connection.Connection` fulfils it. No method waits.
+"""
+
+from typing import Protocol
+
+from ..delivery.hub import Device
+from ..protocol.errors import Disconnect
+
+__all__ = ["Transport"]
+
+
+class Transport(Device, Protocol):
+    """The connection, as the conversation sees it."""
+
+    def send_message(self, text: bytes) -> None:
+        """Send one message."""
+        ...
+
+    def disconnect(self, disconnect: Disconnect) -> None:
+        """Send the last message, if there is one, and close."""
+        ...
+
+    def authenticated(self) -> None:
+        """The device is in."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Stop reading from the socket."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Read from the socket again."""
+        ...

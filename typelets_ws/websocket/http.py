@@ -1,0 +1,166 @@
+"""The HTTP paths beside the WebSocket (spec section 7). No I/O, no waiting.
+
+`/health` is 200 while this code runs at all; `/ready` repeats what the probes
+found; `/websocket/status` shows user ids only to the status token or the admin
+listener, with `?user=` one user's connections; `/metrics` is for the admin listener
+alone.
+"""
+
+import hmac
+import http
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+from prometheus_client import exposition
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from ..delivery.hub import Hub
+from ..telemetry.metrics import Metrics
+from .limiter import ConnectionLimiter
+
+__all__ = ["Endpoints", "Page", "respond"]
+
+Page = Callable[[Request], Response]
+"""Answers a GET at once: it runs on the loop."""
+
+
+class Endpoints:
+    """Answers to plain GET requests."""
+
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        metrics: Metrics,
+        status_token: str,
+        unready_reasons: Callable[[], list[str]],
+        draining: Callable[[], bool],
+        limiter: Callable[[], ConnectionLimiter],
+        uptime: Callable[[], float],
+        recent: Callable[[str], list[Mapping[str, object]]],
+        pages: Mapping[str, Page],
+    ) -> None:
+        """`unready_reasons`: why the daemon is not ready; `uptime` in seconds.
+
+        `recent`: the latest log lines about a user, newest first.
+
+        `pages` are further paths; only `dev` has any.
+        """
+        self._hub = hub
+        self._metrics = metrics
+        self.status_token = status_token
+        self._unready_reasons = unready_reasons
+        self._draining = draining
+        self._limiter = limiter
+        self._uptime = uptime
+        self._recent = recent
+        self._pages = pages
+        self._own: Mapping[str, Callable[[Request, bool], Response]] = {
+            "/health": lambda _, __: _json(200, {"status": "ok"}),
+            "/ready": lambda _, __: self._ready(),
+            "/websocket/status": self._shown,
+        }
+
+    def owns(self, path: str) -> bool:
+        """Whether it is answered here even if an upgrade is asked for."""
+        return path.partition("?")[0] in self._own
+
+    def answer(self, request: Request, *, admin: bool) -> Response | None:
+        """The answer to a request, or None when it is a handshake's.
+
+        Asks for an upgrade, or for a path that is not ours: the handshake judges.
+        """
+        path = request.path.partition("?")[0]
+        if path in self._own:
+            return self._own[path](request, admin)
+        if admin:
+            return self._admin_page(path, request)
+        if path in self._pages and "Upgrade" not in request.headers:
+            return self._pages[path](request)
+        return None
+
+    def status(self, *, full: bool) -> Mapping[str, object]:
+        """The figures of `/websocket/status`; user ids only when `full`."""
+        door = self._limiter()
+        word = "degraded" if self._unready_reasons() else "healthy"
+        users = self._hub.users() if full else ()
+        return {
+            "status": "draining" if self._draining() else word,
+            "connections": {
+                "total": door.total,
+                "authenticated": self._hub.devices,
+                "perUser": [
+                    {"userId": user, "deviceCount": count} for user, count in users
+                ],
+            },
+            "uptime": _in_words(self._uptime()),
+        }
+
+    def user(self, user_id: str) -> Mapping[str, object]:
+        """One user's devices on this process, and the latest log lines about them."""
+        devices = self._hub.devices_of(user_id)
+        return {
+            "userId": user_id,
+            "connections": [
+                {
+                    "connectionId": device.connection_id,
+                    "address": device.log_fields["address"],
+                    "since": device.since_ms,
+                }
+                for device in devices
+            ],
+            "recent": self._recent(user_id),
+        }
+
+    def _ready(self) -> Response:
+        reasons = self._unready_reasons()
+        status = 503 if reasons else 200
+        return _json(status, {"ready": not reasons, "reasons": reasons})
+
+    def _shown(self, request: Request, admin: bool) -> Response:
+        full = admin or self._shows_users(request)
+        users = parse_qs(urlsplit(request.path).query).get("user", [])
+        if full and users:
+            return _json(200, self.user(users[0]))
+        return _json(200, self.status(full=full))
+
+    def _shows_users(self, request: Request) -> bool:
+        given = request.headers.get_all("Authorization")
+        expected = f"Bearer {self.status_token}".encode()
+        return bool(self.status_token) and any(
+            hmac.compare_digest(value.encode(), expected) for value in given
+        )
+
+    def _admin_page(self, path: str, request: Request) -> Response:
+        if path != "/metrics":
+            return respond(404, "text/plain; charset=utf-8", b"Not found.\n")
+        accept = ",".join(request.headers.get_all("Accept"))
+        encoder, kind = exposition.choose_encoder(accept)
+        return respond(200, kind, encoder(self._metrics.registry))
+
+
+def _json(status: int, value: object) -> Response:
+    return respond(status, "application/json", msgspec.json.encode(value))
+
+
+def respond(status: int, kind: str, body: bytes) -> Response:
+    """An answer of content type `kind` that ends the connection and is kept nowhere."""
+    headers = Headers(
+        [
+            ("Date", formatdate(usegmt=True)),
+            ("Connection", "close"),
+            ("Content-Length", str(len(body))),
+            ("Content-Type", kind),
+            ("Cache-Control", "no-store"),
+        ]
+    )
+    return Response(status, http.HTTPStatus(status).phrase, headers, body)
+
+
+def _in_words(seconds: float) -> str:
+    """Hours and minutes: "2h 30m"."""
+    minutes = int(seconds) // 60
+    return f"{minutes // 60}h {minutes % 60}m"

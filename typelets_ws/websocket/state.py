@@ -1,0 +1,204 @@
+"""What all connections share, and the decisions made before one is a device.
+
+One `ServerState` per daemon, built by `app`. It knows who is inside, who may come in
+(the caps at the door, the origins), and whose address a proxy speaks for.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import structlog
+from websockets.exceptions import InvalidOrigin
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import Origin
+
+from ..config.addresses import ClientAddresses
+from ..config.model import Config
+from ..protocol.errors import CloseCode, Disconnect
+from ..session.dispatcher import Services
+from ..telemetry.metrics import Metrics
+from ..wire.upgrade import Upgrade
+from .http import Endpoints
+from .limiter import ConnectionLimiter, LimiterVerdict
+from .timer_wheel import TimerWheel
+from .writer import FlushQueue
+
+__all__ = ["ClientSocket", "ServerState"]
+
+HANDSHAKES: Final = 1_000
+"""Sockets beyond the connection limits that may be busy with HTTP; the rest are
+dropped unanswered."""
+RETRY_AFTER_S: Final = "5"
+SECURITY_CLOSES: Final = frozenset({"flood", "other_user", "too_many_devices"})
+
+
+class ClientSocket(Protocol):
+    """A socket, from accept to loss."""
+
+    slot: int
+
+    @property
+    def open(self) -> bool:
+        """True while it is a WebSocket connection and not closing."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """True while a message of its is being handled."""
+        ...
+
+    def reconfigure(self, config: Config) -> None:
+        """Go by other settings from the next message on."""
+        ...
+
+    def on_timer(self, now: float) -> float | None:
+        """See `timer_wheel.Timed`."""
+        ...
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Start closing."""
+        ...
+
+    def abort(self) -> None:
+        """Cut the socket."""
+        ...
+
+
+class ServerState:
+    """Shared by all connections."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        services: Services,
+        endpoints: Endpoints,
+        timer_wheel: TimerWheel,
+        flush_queue: FlushQueue,
+        metrics: Metrics,
+        log: structlog.typing.FilteringBoundLogger,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.services = services
+        self.endpoints = endpoints
+        self.timer_wheel = timer_wheel
+        self.flush_queue = flush_queue
+        self.metrics = metrics
+        self.log = log
+        self.monotonic = monotonic
+        self.now_ms = services.now_ms
+        self.new_id = services.context.new_id
+        self.limiter = ConnectionLimiter(config.limits)
+        self.connections: set[ClientSocket] = set()
+        self.draining = False
+        self.sent_bytes = 0
+        """Not in the metrics yet: a counter is too dear for every write."""
+        self.reconfigure(config)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take new settings; they hold for handshakes and messages from now on."""
+        self.config = config
+        self.limiter.reconfigure(config.limits)
+        self._addresses = ClientAddresses(config.server.trusted_proxies)
+        allowed = [Origin(origin) for origin in config.server.allowed_origins]
+        self.origins = [*allowed, None] if allowed else None
+        self.services.reconfigure(config)
+        self.endpoints.status_token = config.server.status_token
+        for connection in self.connections:
+            connection.reconfigure(config)
+
+    def add(self, connection: ClientSocket) -> bool:
+        """A socket was accepted; False when there is no room even to answer it."""
+        limits = self.config.limits
+        room = limits.connections + limits.unauthenticated + HANDSHAKES
+        self.connections.add(connection)
+        return len(self.connections) <= room
+
+    def discard(self, connection: ClientSocket) -> None:
+        """A socket is gone."""
+        self.connections.discard(connection)
+
+    def client_address(self, peer: str, forwarded_for: str, real_ip: str) -> str:
+        """Whose request it is; see `addresses.ClientAddresses.client`."""
+        return self._addresses.client(peer, forwarded_for, real_ip)
+
+    def allows(self, upgrade: Upgrade) -> bool:
+        """Whether it may be answered as it stands: no path of ours, a known origin."""
+        if self.config.server.permessage_deflate:
+            return False
+        if self.endpoints.owns(upgrade.path):
+            return False
+        return self.origins is None or upgrade.origin in self.origins
+
+    def try_accept(self, address: str) -> bool:
+        """Count a handshake that is otherwise fine; False when it is one too many."""
+        # Also while draining: who had reached the port in time counts a refusal as a
+        # failure, and a 1012 right after the handshake as a restart.
+        verdict = self.limiter.acquire(address, self.monotonic())
+        if verdict is LimiterVerdict.OPEN:
+            return True
+        self.metrics.evictions.labels(str(verdict)).inc()
+        self.log.warning("handshake_refused", reason=str(verdict), address=address)
+        return False
+
+    @staticmethod
+    def reject_busy(ws: ServerProtocol) -> Response:
+        """The answer to one who is not admitted."""
+        response = ws.reject(503, "Too busy, come back later.\n")
+        response.headers["Retry-After"] = RETRY_AFTER_S
+        return response
+
+    def record_handshake(self, status: int) -> None:
+        """Count a handshake."""
+        self.metrics.handshakes.labels(str(status)).inc()
+
+    def record_origin(self, ws: ServerProtocol, request: Request, address: str) -> None:
+        """Tell of a forbidden origin."""
+        if isinstance(ws.handshake_exc, InvalidOrigin):
+            self.metrics.security_events.labels("origin").inc()
+            self.log.warning(
+                "origin_refused",
+                security=True,
+                origin=request.headers.get_all("Origin")[:1],
+                address=address,
+            )
+
+    @property
+    def debug(self) -> bool:
+        """True while the log level is debug."""
+        return self.config.log.level == "debug"
+
+    def observe_end(self, code: str, reason: str, about: Mapping[str, str]) -> None:
+        """Count a close of the client's; a line of its own at level debug."""
+        self.metrics.closes.labels(code, reason).inc()
+        if self.debug:
+            self.log.debug("connection_closed", code=code, reason=reason, **about)
+
+    def observe_ping_timeout(self, about: Mapping[str, str]) -> None:
+        """Count and log a connection that is aborted for want of a pong."""
+        self.metrics.evictions.labels("ping_timeout").inc()
+        self.log.info("connection_closed", code="1006", reason="ping_timeout", **about)
+
+    def record_close(self, disconnect: Disconnect, about: Mapping[str, str]) -> None:
+        """Count and log a close of ours; `about` are the connection's `log_fields`.
+
+        A restart closes all of them, so its lines are written at level debug only.
+        """
+        code = str(int(disconnect.close_code))
+        if disconnect.close_code is CloseCode.RESTARTING:
+            self.observe_end(code, disconnect.reason, about)
+            return
+        self.metrics.closes.labels(code, disconnect.reason).inc()
+        if disconnect.reason in SECURITY_CLOSES:
+            self.metrics.security_events.labels(disconnect.reason).inc()
+            self.log.warning(
+                "connection_refused",
+                security=True,
+                reason=disconnect.reason,
+                **about,
+            )
+        else:
+            self.log.info(
+                "connection_closed", code=code, reason=disconnect.reason, **about
+            )

@@ -1,0 +1,135 @@
+"""When a connection must be looked at, and what is due then. Pure.
+
+Times are seconds on the monotonic clock. One connection has few deadlines, each
+its own attribute, `NEVER` when it does not run; `due` names what has fallen due
+(the gravest first) and `next` when to look again.
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+from ..config.model import Limits
+
+__all__ = ["NEVER", "ConnectionTimers", "Timer"]
+
+NEVER: Final = float("inf")
+
+
+class Timer(Enum):
+    """What is to be done now."""
+
+    ABORT = auto()
+    AUTH_TIMEOUT = auto()
+    RESYNC = auto()
+    STALL_CHECK = auto()
+    PONG_MISSING = auto()
+    PING = auto()
+
+
+class ConnectionTimers:
+    """The deadlines of one connection."""
+
+    __slots__ = (
+        "_abort_at",
+        "_auth_until",
+        "_drained",
+        "_limits",
+        "_next_ping",
+        "_pinged_at",
+        "_resync_at",
+        "_stall_at",
+        "resync_reason",
+    )
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        """A socket was accepted at `now`: its handshake must come."""
+        self._limits = limits
+        self._abort_at = now + limits.handshake_s
+        self._auth_until = self._next_ping = NEVER
+        self._pinged_at = self._resync_at = self._stall_at = NEVER
+        self._drained = 0
+        self.resync_reason = ""
+
+    def reconfigure(self, limits: Limits) -> None:
+        """Go by other limits from the next deadline on."""
+        self._limits = limits
+
+    def opened(self, now: float, auth_timeout: float) -> None:
+        """The handshake is done: `auth` must come within `auth_timeout` seconds."""
+        self._abort_at = NEVER
+        self._auth_until = now + auth_timeout
+        self._next_ping = now + self._limits.ping_interval_s
+
+    def authenticated(self) -> None:
+        """`auth` has come."""
+        self._auth_until = NEVER
+
+    def pong_received(self) -> None:
+        """The peer lives."""
+        self._pinged_at = NEVER
+
+    def write_blocked(self, now: float, drained: int) -> None:
+        """The peer does not take everything; `drained` bytes have left so far."""
+        if self._stall_at == NEVER:
+            self._stall_at = now + self._limits.stalled_s
+            self._drained = drained
+
+    def stalled(self, now: float, drained: int, unsent: int) -> bool:
+        """Judge a stall check: True when not a byte has left since the last."""
+        if not unsent:
+            self._stall_at = NEVER
+            return False
+        self._stall_at = now + self._limits.stalled_s
+        stuck = drained == self._drained
+        self._drained = drained
+        return stuck
+
+    def ask_resync(self, reason: str, at: float) -> None:
+        """Tell the device at `schedule`; what is asked for already comes first."""
+        if at < self._resync_at:
+            self._resync_at = at
+            self.resync_reason = reason
+
+    def resynced(self) -> None:
+        """The device is told, or it does not matter any more."""
+        self._resync_at = NEVER
+
+    def closing(self, now: float) -> None:
+        """A close was sent: from here to the hard abort."""
+        self._auth_until = self._next_ping = NEVER
+        self._pinged_at = self._resync_at = self._stall_at = NEVER
+        self._abort_at = min(self._abort_at, now + self._limits.abort_s)
+
+    def expired(self, now: float, *, reading: bool) -> Timer | None:
+        """What is due; `reading` is False while we do not read from the socket."""
+        if now >= self._abort_at:
+            return Timer.ABORT
+        if now >= self._auth_until:
+            return Timer.AUTH_TIMEOUT
+        if now >= self._resync_at:
+            return Timer.RESYNC
+        if now >= self._stall_at:
+            return Timer.STALL_CHECK
+        if now >= self._pinged_at + self._limits.ping_timeout_s:
+            if reading:
+                return Timer.PONG_MISSING
+            # The pong may well be there, unread: give it its time once more.
+            self._pinged_at = now
+        if now >= self._next_ping:
+            self._next_ping = now + self._limits.ping_interval_s
+            if self._pinged_at == NEVER:
+                self._pinged_at = now
+                return Timer.PING
+        return None
+
+    def next(self) -> float | None:
+        """When to look again; None for never."""
+        at = min(
+            self._abort_at,
+            self._auth_until,
+            self._resync_at,
+            self._stall_at,
+            self._pinged_at + self._limits.ping_timeout_s,
+            self._next_ping,
+        )
+        return None if at == NEVER else at

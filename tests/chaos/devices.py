@@ -9,6 +9,8 @@ import json
 import random
 import re
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -160,19 +162,28 @@ async def hostile(world: World, rng: random.Random) -> None:
         await asyncio.sleep(rng.uniform(0.0, 0.2))
 
 
-async def _bytes(port: int, rng: random.Random) -> None:
+@asynccontextmanager
+async def _socket(
+    port: int,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(rng.randbytes(rng.randrange(1, 5_000)))
-    await writer.drain()
-    await reader.read(1_000)
-    writer.transport.abort()
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def _bytes(port: int, rng: random.Random) -> None:
+    async with _socket(port) as (reader, writer):
+        writer.write(rng.randbytes(rng.randrange(1, 5_000)))
+        await writer.drain()
+        await reader.read(1_000)
 
 
 async def _half_a_handshake(port: int, rng: random.Random) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nUpgr")
-    await asyncio.sleep(rng.uniform(0.0, 1.0))
-    writer.transport.abort()
+    async with _socket(port) as (_, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nUpgr")
+        await asyncio.sleep(rng.uniform(0.0, 1.0))
 
 
 async def _junk_messages(port: int, rng: random.Random) -> None:

@@ -54,7 +54,8 @@ class ClientError(Exception):
     """Answer with an `error` message and go on.
 
     `message` and `code` go to the client; `request_id`, `note_id`, `folder_id`,
-    `retry_after_ms` and `correlation_id` where they apply.
+    `retry_after_ms`, `correlation_id` and `updated_note` (the row's JSON, with
+    `Code.CONFLICT`) where they apply.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ClientError(Exception):
         retry_after_ms: int | None = None,
         correlation_id: str | None = None,
         request_id: str | None = None,
+        updated_note: bytes | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -76,6 +78,7 @@ class ClientError(Exception):
         self.retry_after_ms = retry_after_ms
         self.correlation_id = correlation_id
         self.request_id = request_id
+        self.updated_note = updated_note
 
 
 class Disconnect(Exception):
@@ -100,6 +103,8 @@ FOREIGN_RESOURCE: Final = (
     "Access denied: Cannot broadcast resource created by another user"
 )
 SIGNATURE_REJECTED: Final = "Message authentication failed"
+CONFLICT: Final = "The note was changed meanwhile"
+CURSOR_EXPIRED: Final = "Unknown or expired cursor: sync without one"
 NO_VALID_FIELDS: Final = "No valid fields to update"
 INVALID_MESSAGE: Final = "Invalid message format"
 UNKNOWN_TYPE: Final = "Unknown message type"

@@ -51,6 +51,7 @@ ALLOWED: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     "folderId": _nullable_text,
 }
 """What `note_update` may change; a decoder's `type` is the type of the value."""
+_WIRE_TIME: Final = re.compile(r"\d{4,}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 
 
 def uuid(text: str | None, name: str) -> str:
@@ -60,6 +61,13 @@ def uuid(text: str | None, name: str) -> str:
     if not _UUID.fullmatch(text):
         raise ClientError(Code.INVALID_FIELD, f"Invalid {name}")
     return text.lower()
+
+
+def wire_time(text: str, name: str) -> str:
+    """Return a timestamp in wire format; raises `ClientError` naming the field."""
+    if not _WIRE_TIME.fullmatch(text):
+        raise ClientError(Code.INVALID_FIELD, f"Invalid {name}")
+    return text
 
 
 def accepted_changes(

@@ -56,6 +56,8 @@ class NoteUpdate(ClientMessage, tag="note_update", frozen=True, kw_only=True):
 
     noteId: str | None = None
     changes: dict[str, Raw] | None = None
+    baseUpdatedAt: str | None = None
+    """Write only while the note has this `updatedAt`; otherwise code CONFLICT."""
 
 
 class NoteCreated(ClientMessage, tag="note_created", frozen=True, kw_only=True):
@@ -232,6 +234,8 @@ class Error(Reply, tag="error", frozen=True, kw_only=True):
     folderId: str | UnsetType = UNSET
     retryAfterMs: int | UnsetType = UNSET
     correlationId: str | UnsetType = UNSET
+    updatedNote: Raw | UnsetType = UNSET
+    """With CONFLICT: the whole row as it stands."""
 
 
 CLIENT_MESSAGES: Final[tuple[type[ClientMessage], ...]] = AnyClientMessage.__args__
@@ -260,6 +264,9 @@ def error(refusal: ClientError) -> Error:
         if refusal.retry_after_ms is None
         else refusal.retry_after_ms,
         correlationId=_given(refusal.correlation_id),
+        updatedNote=(
+            UNSET if refusal.updated_note is None else Raw(refusal.updated_note)
+        ),
     )
 
 

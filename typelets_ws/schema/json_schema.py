@@ -135,6 +135,7 @@ _NAMES: Final = {"Error": "ErrorMessage"}  # JavaScript has a global `Error`
 _OPTIONAL: Final = frozenset({
     (messages.NoteCreated, "noteId"), (messages.FolderCreated, "folderId"),
     (messages.FolderUpdated, "changes"), (messages.FolderUpdated, "updatedFolder"),
+    (messages.NoteUpdate, "baseUpdatedAt"),
 })  # fmt: skip
 """What a client may leave out. Everything else is answered with an error."""
 
@@ -180,20 +181,10 @@ class _Definitions:
         for whole in (Note, Folder):
             name = whole.__name__
             yield name, self._object(whole)
-            yield (
-                f"{name}Data",
-                self._part(
-                    whole, ["id"], f"A {name.lower()} as announced, whole if possible."
-                ),
-            )
-            yield (
-                f"{name}Patch",
-                self._part(
-                    whole,
-                    [],
-                    f"Some fields of a {name.lower()}; lay them over your copy.",
-                ),
-            )
+            text = f"A {name.lower()} as announced, whole if possible."
+            yield f"{name}Data", self._part(whole, ["id"], text)
+            text = f"Some fields of a {name.lower()}; lay them over your copy."
+            yield f"{name}Patch", self._part(whole, [], text)
         yield "NoteChanges", self._changes()
         yield "AuthFailedReason", _choices(messages.AuthFailed, "reason")
         yield "Code", _enumeration(Code, CODES)

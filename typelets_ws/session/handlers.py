@@ -15,9 +15,10 @@ from msgspec import UNSET, Raw
 
 from ..config.model import Messages
 from ..delivery.versions import VersionedRow
-from ..ports import Missing, Store, StoreUnavailable
+from ..ports import Conflict, Missing, Store, StoreUnavailable, Updated
 from ..protocol import events, messages
 from ..protocol.errors import (
+    CONFLICT,
     FOLDER_NOT_FOUND,
     FOREIGN_RESOURCE,
     INVALID_MESSAGE,
@@ -26,7 +27,13 @@ from ..protocol.errors import (
     ClientError,
     Code,
 )
-from ..protocol.fields import accepted_changes, check_owner, json_object, uuid
+from ..protocol.fields import (
+    accepted_changes,
+    check_owner,
+    json_object,
+    uuid,
+    wire_time,
+)
 from ..telemetry.metrics import Metrics
 from .session import Session
 
@@ -107,13 +114,15 @@ async def note_update(
         context.metrics.filtered_fields.labels(name).inc(count)
     if not changes:
         raise ClientError(Code.INVALID_FIELD, NO_VALID_FIELDS)
-    written = await context.store.update_note(session.user_id, note_id, changes)
+    written = await _write(context.store, session.user_id, note_id, changes, message)
     if written is Missing.NOTE:
         raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
     if written is Missing.FOLDER:
         raise ClientError(
             Code.NOT_FOUND, FOLDER_NOT_FOUND, folder_id=str(changes["folderId"])
         )
+    if isinstance(written, Conflict):
+        raise ClientError(Code.CONFLICT, CONFLICT, updated_note=written.row)
     now_ms = context.now_ms()
     row = Raw(written.row)
     return Outcome(
@@ -136,6 +145,20 @@ async def note_update(
         ),
         row=VersionedRow(written.updated_at, written.row),
     )
+
+
+async def _write(
+    store: Store,
+    user_id: str,
+    note_id: str,
+    changes: Mapping[str, str | bool | None],
+    message: messages.NoteUpdate,
+) -> Updated | Missing | Conflict:
+    base = message.baseUpdatedAt
+    if base is None:
+        return await store.update_note(user_id, note_id, changes)
+    base = wire_time(base, "baseUpdatedAt")
+    return await store.update_note_based(user_id, note_id, changes, base)
 
 
 async def note_created(

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
@@ -71,7 +72,7 @@ class FakeShared:
         self.limit = limit
         self.slots: dict[str, set[str]] = {}
         self.revoked: set[str] = set()
-        self.used: Counter[bytes] = Counter()
+        self.used: Counter[tuple[str, bytes]] = Counter()
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -82,7 +83,7 @@ class FakeShared:
         if session_id in self.revoked:
             return AcquireResult.REVOKED
         places = self.slots.setdefault(user_id, set())
-        if len(places) >= self.limit:
+        if len(places) >= self.limit and connection_id not in places:
             return AcquireResult.FULL
         places.add(connection_id)
         return AcquireResult.GRANTED
@@ -99,22 +100,34 @@ class FakeShared:
 
     async def claim_nonce(self, user_id: str, nonce: bytes, ttl_ms: int) -> bool:
         assert ttl_ms > 0
-        self.used[nonce] += 1
-        return self.used[nonce] == 1
+        self.used[user_id, nonce] += 1
+        return self.used[user_id, nonce] == 1
 
 
 class FakeStore:
-    """`NOTE` and `FOLDER` belong to alice; `answer` is what an update comes to."""
+    """`NOTE` and `FOLDER` belong to alice; `answer` is what an update comes to.
+
+    `tests/contract/test_store.py` holds it to what Postgres does.
+    """
 
     def __init__(self) -> None:
-        self.owners = {NOTE: "alice", FOLDER: "alice"}
+        self.notes = {NOTE: "alice"}
+        self.folders = {FOLDER: "alice"}
         self.answer: Updated | Missing | Exception | None = None
         self.written: list[Mapping[str, str | bool | None]] = []
-        self.stands: Conflict | None = None
+        self.rows: dict[str, Updated] = {}
         self.gate = asyncio.Event()
         self.gate.set()
         self.down = False
         self._versions = itertools.count(1)
+
+    def add_note(self, note_id: str, owner: str) -> str:
+        self.notes[note_id] = owner
+        return note_id
+
+    def add_folder(self, folder_id: str, owner: str) -> str:
+        self.folders[folder_id] = owner
+        return folder_id
 
     async def update_note(
         self, user_id: str, note_id: str, changes: Mapping[str, str | bool | None]
@@ -124,11 +137,17 @@ class FakeStore:
             raise self.answer
         if self.answer is not None:
             return self.answer
-        if await self._owner(note_id) != user_id:
+        if await self._owner(self.notes, note_id) != user_id:
             return Missing.NOTE
+        folder_id = changes.get("folderId")
+        if folder_id is not None and self.folders.get(str(folder_id)) != user_id:
+            return Missing.FOLDER
         self.written.append(changes)
         at = f"2026-01-01T00:00:00.{next(self._versions):03d}Z"
-        return Updated(f'{{"id":"{note_id}","updatedAt":"{at}"}}'.encode(), at)
+        row = {"id": note_id, **changes, "updatedAt": at}
+        text = json.dumps(row, separators=(",", ":")).encode()
+        self.rows[note_id] = Updated(text, at)
+        return self.rows[note_id]
 
     async def update_note_based(
         self,
@@ -137,21 +156,24 @@ class FakeStore:
         changes: Mapping[str, str | bool | None],
         base: str,
     ) -> Updated | Missing | Conflict:
-        if self.stands is not None and self.stands.updated_at != base:
-            return self.stands
+        await self.gate.wait()
+        row = self.rows.get(note_id)
+        mine = await self._owner(self.notes, note_id) == user_id
+        if mine and row is not None and row.updated_at != base:
+            return Conflict(row.row, row.updated_at)
         return await self.update_note(user_id, note_id, changes)
 
     async def note_owner(self, note_id: str) -> str | None:
         await self.gate.wait()
-        return await self._owner(note_id)
+        return await self._owner(self.notes, note_id)
 
     async def folder_owner(self, folder_id: str) -> str | None:
-        return await self._owner(folder_id)
+        return await self._owner(self.folders, folder_id)
 
-    async def _owner(self, row_id: str) -> str | None:
+    async def _owner(self, owners: Mapping[str, str], row_id: str) -> str | None:
         if self.down:
             raise StoreUnavailable("down")
-        return self.owners.get(row_id)
+        return owners.get(row_id)
 
 
 class FakeTransport:

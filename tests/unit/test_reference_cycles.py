@@ -78,7 +78,8 @@ def conversation(act: Callable[[DispatcherHarness], object], **limits: int) -> N
     async def scenario() -> None:
         async with asyncio.TaskGroup() as group:
             talk = DispatcherHarness(Stubs(**limits), group)
-            talk.world.store.owners[UNOWNED] = "bob"
+            talk.world.store.add_note(UNOWNED, "bob")
+            talk.world.store.add_folder(UNOWNED, "bob")
             await talk.come_in()
             act(talk)
             await talk.idle()

@@ -272,14 +272,14 @@ async def test_a_signed_message_uses_up_its_nonce_everywhere() -> None:
     async with talking() as talk:
         secret = (await talk.come_in())["sessionSecret"]
         assert (await talk.ask(envelope(secret, UPDATE, "n1")))["noteId"] == NOTE
-        assert talk.world.shared.used[nonce_digest("n1")] == 1
-        talk.world.shared.used[nonce_digest("n2")] = 1
+        assert talk.world.shared.used["alice", nonce_digest("n1")] == 1
+        talk.world.shared.used["alice", nonce_digest("n2")] = 1
         signed = envelope(secret, UPDATE | {"requestId": "r"}, "n2")
         answer = await talk.ask(signed)
         assert (answer["code"], answer["requestId"]) == ("SIGNATURE_REJECTED", "r")
         pong = await talk.ask(envelope(secret, {"type": "ping"}, "n3"))
         assert pong["type"] == "pong"
-        assert talk.world.shared.used[nonce_digest("n3")] == 0
+        assert talk.world.shared.used["alice", nonce_digest("n3")] == 0
 
 
 async def test_a_refused_signature_is_counted_and_logged_by_its_verdict() -> None:

@@ -94,7 +94,7 @@ def test_note_update() -> None:
     message = {"type": "note_update", "noteId": NOTE, "changes": changes}
     outcome = handle(world, message)
     at = "2026-01-01T00:00:00.001Z"
-    row = {"id": NOTE, "updatedAt": at}
+    row = {"id": NOTE, "title": "x", "updatedAt": at}
     assert world.store.written == [{"title": "x"}]
     assert reply_of(outcome) == {
         "type": "note_update_success", "noteId": NOTE, "updatedNote": row,

@@ -27,6 +27,7 @@ from typelets_ws.session.authenticator import Authenticator
 from typelets_ws.session.handlers import Context
 from typelets_ws.session.session import Session
 from typelets_ws.session.signing import NonceRegistry
+from typelets_ws.session.user_rates import UserRates
 from typelets_ws.telemetry.log import FilteringBoundLogger
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.wire.frames import Frame
@@ -187,6 +188,7 @@ class FakeTransport:
         self.closed_with: Disconnect | None = None
         self.is_authenticated = self.paused = False
         self.resyncs: list[str] = []
+        self.tokens_refused = 0
         self.since_ms = 0
         self.log_fields = {"connection": connection_id, "address": "192.0.2.1"}
 
@@ -195,6 +197,9 @@ class FakeTransport:
 
     def close(self, code: CloseCode, reason: str) -> None:
         self.disconnect(Disconnect(code, reason))
+
+    def token_refused(self) -> None:
+        self.tokens_refused += 1
 
     def ask_resync(self, reason: str, delay: float) -> None:
         self.resyncs.append(reason)
@@ -252,6 +257,7 @@ class Stubs:
             subscriptions=self.subscriptions,
             shared=self.shared,
             nonces=NonceRegistry(self.limits.nonces_per_user),
+            rates=UserRates(self.limits),
             revoked=self.revoked,
             metrics=self.metrics,
             log=Log().bound(),

@@ -90,6 +90,7 @@ MAX_FUNCTION_LINES = 60
 LONGER = {
     # Until `build` is one function.
     "app.py": 310,
+    "websocket/connection.py": 310,
     # Until the handler object replaces their callbacks.
     "bus/subscriber.py": 310,
     "redis/limits.py": 310,

@@ -4,8 +4,7 @@ The command line, `dev` and the tests all enter `running`; there is no other way
 to get a daemon, and no state outside of it. Start: rules and words, the outside
 world (which may be away: it is retried for ever), the port last, though it is taken
 first. Stop: the port first, then the devices, spread over `drain_seconds` (the web
-client reconnects without jitter, so the spread must come from us), then what is
-being handled, the outside world last.
+client has no jitter), then what is being handled, the outside world last.
 """
 
 import asyncio
@@ -33,6 +32,7 @@ from .session.authenticator import Authenticator
 from .session.dispatcher import Services
 from .session.handlers import Context
 from .session.signing import NonceRegistry
+from .session.user_rates import UserRates
 from .telemetry.log import FilteringBoundLogger
 from .telemetry.metrics import Metrics
 from .telemetry.process_metrics import ProcessMetrics
@@ -66,7 +66,7 @@ async def running(
     sockets: Collection[socket.socket] = (),
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Daemon]:
-    """A daemon that serves for as long as the context is entered.
+    """A daemon that serves while the context is entered.
 
     `sockets` are listening ones, in place of the public port. Raises `OSError` when
     a port is not to be had, `ConfigError` for a certificate that cannot be used and
@@ -249,6 +249,7 @@ class _Builder:
             subscriptions=bus,
             shared=shared,
             nonces=NonceRegistry(self.config.limits.nonces_per_user),
+            rates=UserRates(self.config.limits),
             revoked=self.revoked,
             metrics=self.metrics,
             log=self.log,
@@ -276,7 +277,6 @@ class _Builder:
             log=self.log,
             monotonic=loop.time,
             inbox_bytes_before_auth=config.limits.unread_bytes_before_auth,
-            message_bytes=config.limits.message_bytes,
         )
         endpoints = Endpoints(
             hub=self.hub,

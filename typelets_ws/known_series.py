@@ -32,7 +32,7 @@ CLOSES: Final = {
     str(CloseCode.INVALID_DATA): ("invalid_utf8",),
     str(CloseCode.MESSAGE_TOO_BIG): ("message_too_big", "too_many_fragments"),
     str(CloseCode.RESTARTING): ("restarting",),
-    str(CloseCode.TOO_SLOW): ("unsent_bytes", "stalled"),
+    str(CloseCode.TOO_SLOW): ("unauthenticated", "unsent_bytes", "stalled"),
     str(CloseCode.UNAUTHENTICATED): (
         "auth_failed",
         "other_user",

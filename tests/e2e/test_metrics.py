@@ -90,6 +90,9 @@ class Silent:
 
     def send_frame(self, frame: Frame) -> None: ...
     def close(self, code: CloseCode, reason: str) -> None: ...
+    def token_refused(self) -> None:
+        raise AssertionError
+
     def ask_resync(self, reason: str, delay: float) -> None: ...
 
 

@@ -20,6 +20,7 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 Text = Annotated[str, Meta(min_length=1)]
 Millis = Annotated[int, Meta(ge=1, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=1_000_000)]
+Share = Annotated[float, Meta(gt=0, le=1)]
 Delay = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
@@ -103,11 +104,23 @@ class Limits(_Section, frozen=True):
     unread_bytes_before_auth: Count = 65_536
     rate_messages: Count = 300
     rate_window_ms: Millis = 60_000
+    user_rate_factor: Count = 20
+    """Messages of a user over all connections and reconnects, as a multiple of
+    `rate_messages`: as many as `devices_per_user` devices may send."""
     devices_per_user: Count = 20
     connections: Count = 20_000
     unauthenticated: Count = 2_000
     per_address: Count = 200
     accepts_per_second: Count = 500
+    accept_share: Share = 0.25
+    """The part of `accepts_per_second` for one address while others connect: 125, so
+    that an office of 200 is back within two seconds."""
+    refused_tokens: Count = 10
+    """Tokens refused to one address within a minute; then 503 before the upgrade. An
+    expired token is not counted: an honest client has one after a pause."""
+    handshakes: Count = 1_000
+    """Sockets that have not sent their request yet. When all are taken, the address
+    with the most gives way to one with fewer."""
     unsent_bytes: Count = 4 * 1_048_576
     stalled_s: Seconds = 15.0
     abort_s: Seconds = 2.0

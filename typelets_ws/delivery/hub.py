@@ -55,6 +55,10 @@ class Device(Protocol):
         """Start closing."""
         ...
 
+    def token_refused(self) -> None:
+        """It sent a token that is nobody's: its address may send only so many."""
+        ...
+
     def ask_resync(self, reason: str, delay: float) -> None:
         """Tell it, within `delay` seconds, to fetch anew."""
         ...

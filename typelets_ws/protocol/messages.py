@@ -277,3 +277,17 @@ def echo(message: ClientMessage) -> str | UnsetType:
 
 def _given(text: str | None) -> str | UnsetType:
     return UNSET if text is None else text[:ECHO_LENGTH]
+
+
+def auth_failed(message: Auth, *, expired: bool) -> bytes:
+    """The answer to an `auth` that failed, with the texts of spec section 2."""
+    request_id = echo(message)
+    return encode(
+        AuthFailed(
+            message="Token expired", reason="token-expired", requestId=request_id
+        )
+        if expired
+        else AuthFailed(
+            message="Authentication failed", reason="auth-failed", requestId=request_id
+        )
+    )

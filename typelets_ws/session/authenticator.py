@@ -30,8 +30,22 @@ from ..telemetry.log import FilteringBoundLogger
 from ..telemetry.metrics import Metrics
 from . import signing
 from .session import Session
+from .user_rates import UserRates
 
 __all__ = ["Authenticator"]
+
+INNOCENT = frozenset({
+    TokenRejectReason.EXPIRED,
+    TokenRejectReason.NOT_ACTIVE_YET,
+    TokenRejectReason.ISSUED_IN_FUTURE,
+    TokenRejectReason.KEYS_UNAVAILABLE,
+    TokenRejectReason.REVOKED,
+})  # fmt: skip
+
+
+"""Rejections of tokens that Clerk may well have issued to this client, by a clock or a
+key server of ours, or for a session that its app has yet to give up. They do not shut
+out its address: others behind the same address are served."""
 
 
 @dataclass(slots=True)
@@ -43,6 +57,7 @@ class Authenticator:
     subscriptions: Subscriptions
     shared: SharedLimits
     nonces: signing.NonceRegistry
+    rates: UserRates
     revoked: RevokedSessions
     metrics: Metrics
     log: FilteringBoundLogger
@@ -158,6 +173,7 @@ class Authenticator:
     ) -> bytes:
         now_ms = self.now_ms()
         secret = session.auth_succeeded(identity, message, self.nonces, now_ms)
+        session.limit_user(self.rates, self.monotonic())
         self.metrics.authentications.labels("ok").inc()
         return messages.encode(
             messages.AuthSuccess(
@@ -179,6 +195,8 @@ class Authenticator:
         self.metrics.authentications.labels(rejection.reason).inc()
         # An expired token is what an honest client has after a nap.
         suspicious = not rejection.expired
+        if rejection.reason not in INNOCENT:
+            device.token_refused()
         if suspicious:
             self.metrics.security_events.labels("auth_rejected").inc()
         fields = dict(device.log_fields)

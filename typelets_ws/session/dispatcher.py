@@ -53,7 +53,6 @@ class Services:
     log: structlog.typing.FilteringBoundLogger
     monotonic: Callable[[], float]
     inbox_bytes_before_auth: int
-    message_bytes: int
     debug: bool = False
     """True while the log level is debug: a line for each message."""
 
@@ -62,10 +61,10 @@ class Services:
         limits, admission = config.limits, self.authenticator
         self.context = replace(self.context, rules=config.messages)
         self.inbox_bytes_before_auth = limits.unread_bytes_before_auth
-        self.message_bytes = limits.message_bytes
         self.debug = config.log.level == "debug"
         admission.devices_per_user = limits.devices_per_user
         admission.nonces.reconfigure(limits.nonces_per_user)
+        admission.rates.reconfigure(limits)
 
     @property
     def now_ms(self) -> Callable[[], int]:

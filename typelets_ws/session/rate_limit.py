@@ -1,26 +1,25 @@
-"""How much is too much: pure arithmetic, the caller brings the time.
+"""Message rate of one connection. Pure: time is an argument, monotonic.
 
-Everything is bounded: a window keeps at most three times its limit of
-timestamps, the door one counter per address that has a connection.
+Invariant: a window keeps at most three times its limit of timestamps.
+(spec section 5)
 """
 
 from bisect import bisect_right
-from enum import StrEnum
+from enum import IntEnum
+from typing import Final
 
-__all__ = ["RateVerdict", "SlidingWindow"]
+__all__ = ["FLOOD_FACTOR", "RateVerdict", "SlidingWindow"]
 
-FLOOD_FACTOR = 3
-
-
-"""Spec section 5: three times the limit within one window ends the connection."""
+FLOOD_FACTOR: Final = 3
+"""Three times the limit within one window ends the connection (spec section 5)."""
 
 
-class RateVerdict(StrEnum):
-    """What a rate limit says to one more."""
+class RateVerdict(IntEnum):
+    """What a rate limit says to one more; the gravest is the largest."""
 
-    SERVED = "served"
-    REFUSED = "refused"
-    FLOOD = "flood"
+    SERVED = 0
+    REFUSED = 1
+    FLOOD = 2
 
 
 class SlidingWindow:
@@ -68,6 +67,12 @@ class SlidingWindow:
         self._served += [now] * min(units, free)
         most = self._limit * (FLOOD_FACTOR - 1) - 1 - len(self._refused)
         self._refused += [now] * min(max(0, units - free), most)
+
+    def without_refused(self) -> "SlidingWindow":
+        """The same served arrivals in a new window: for a client that floods again."""
+        window = SlidingWindow(self._limit, self._window)
+        window._served = list(self._served)
+        return window
 
     def retry_after(self, now: float) -> float:
         """How long until one more is served."""

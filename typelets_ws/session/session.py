@@ -33,6 +33,7 @@ from ..protocol.errors import (
 from ..protocol.messages import Auth, ClientMessage, Ping
 from . import signing
 from .rate_limit import RateVerdict, SlidingWindow
+from .user_rates import UserRate, UserRates
 
 __all__ = ["Received", "Session", "State"]
 
@@ -71,9 +72,11 @@ class Session:
         "_joined",
         "_limits",
         "_nonces",
+        "_rates",
         "_registry",
         "_require_signed",
         "_secrets",
+        "_user_rate",
         "_window",
         "connection_id",
         "session_id",
@@ -96,6 +99,8 @@ class Session:
         self._registry: signing.NonceRegistry | None = None
         self._nonces: signing.NonceMemory | None = None
         self._joined: dict[str, None] | None = None
+        self._rates: UserRates | None = None
+        self._user_rate: UserRate | None = None
 
     def reconfigure(self, limits: config.Limits, rules: config.Messages) -> None:
         """Take new limits. Another rate is counted afresh.
@@ -109,6 +114,7 @@ class Session:
             limits.rate_window_ms,
         ):
             self._window = _rate_window(limits)
+            self._user_rate = None
 
     @property
     def authenticated(self) -> bool:
@@ -124,10 +130,20 @@ class Session:
         those to the bytes of the message.
         """
         verdict = self._window.count(now)
+        retry_after = self._window.retry_after
+        if self._rates is not None:
+            if verdict is RateVerdict.FLOOD:
+                self._rates.remember_flood(self.user_id, self._window, now)
+            if self._user_rate is None:
+                # Not before the first message: most devices only listen.
+                self._user_rate = self._rates.of(self.user_id, now)
+            of_user = self._user_rate.arrive(now)
+            if of_user > verdict:
+                verdict, retry_after = of_user, self._user_rate.retry_after
         if verdict is RateVerdict.FLOOD:
             return Disconnect(CloseCode.TOO_MANY, "flood")
         if verdict is RateVerdict.REFUSED:
-            retry = ceil(self._window.retry_after(now) * 1000)
+            retry = ceil(retry_after(now) * 1000)
             return ClientError(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
         if size > self._limits.message_bytes:
             return ClientError(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
@@ -136,6 +152,8 @@ class Session:
     def charge(self, units: int) -> None:
         """Count an expensive message as so many more (spec section 5)."""
         self._window.charge(units)
+        if self._user_rate is not None:
+            self._user_rate.charge(units)
 
     def accept(self, data: bytes, now_ms: int) -> Received:
         """Open, verify and decode one message of valid UTF-8. Raises `ClientError`."""
@@ -208,7 +226,7 @@ class Session:
             raise Disconnect(
                 CloseCode.UNAUTHENTICATED,
                 "other_user",
-                auth_failed(message, expired=False),
+                messages.auth_failed(message, expired=False),
             )
         if self._secrets is None:
             self._secrets = signing.Secrets()
@@ -219,6 +237,15 @@ class Session:
         self._failed_tries = 0
         return self._secrets.issue(message.token, identity.user_id, now_ms)
 
+    def limit_user(self, rates: UserRates, now: float) -> None:
+        """Count what comes from now on for the user as well.
+
+        A connection that was closed for a flood leaves its window to this one.
+        """
+        if self._rates is None:
+            self._rates = rates
+            self._window = rates.flood_of(self.user_id, now) or self._window
+
     def auth_failed(self, rejection: TokenRejected, message: Auth) -> bytes:
         """Return the answer to a failed `auth`. Raises `Disconnect` when it is final.
 
@@ -226,7 +253,7 @@ class Session:
         leaves the connection as it was; both at most three times in a row.
         """
         self._failed_tries += 1
-        answer = auth_failed(message, expired=rejection.expired)
+        answer = messages.auth_failed(message, expired=rejection.expired)
         patient = self.authenticated or rejection.expired
         revoked = rejection.reason is TokenRejectReason.REVOKED
         if not patient or revoked or self._failed_tries >= FAILED_TRIES:
@@ -266,17 +293,3 @@ class SignatureError(ClientError):
             Code.SIGNATURE_REJECTED, SIGNATURE_REJECTED, request_id=request_id
         )
         self.verdict = verdict
-
-
-def auth_failed(message: Auth, *, expired: bool) -> bytes:
-    """The answer to `message` that failed, with the texts of spec section 2."""
-    echo = messages.echo(message)
-    return messages.encode(
-        messages.AuthFailed(
-            message="Token expired", reason="token-expired", requestId=echo
-        )
-        if expired
-        else messages.AuthFailed(
-            message="Authentication failed", reason="auth-failed", requestId=echo
-        )
-    )

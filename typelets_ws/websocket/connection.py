@@ -63,12 +63,11 @@ class Connection(HandshakeProtocol):
             self._state.observe_end("1006", "lost", self.log_fields)
         self._detach()
         self._state.timer_wheel.cancel(self)
+        self._state.requested(self, self.address)
         self._state.discard(self)
         if self._counted:
             self._counted = False
-            self._state.limiter.release(
-                self._address, authenticated=self._authenticated
-            )
+            self._state.limiter.release(self.address, self)
         # Ends two cycles of references: the collector has nothing to do with churn.
         self._dispatcher = None
         if self._protocol is not None:
@@ -215,7 +214,7 @@ class Connection(HandshakeProtocol):
     @property
     def log_fields(self) -> Mapping[str, str]:
         """See `hub.Device`."""
-        fields = {"address": self._address}
+        fields = {"address": self.address}
         if self._dispatcher is not None:
             fields["connection"] = self._session.connection_id
             if self._session.user_id:
@@ -230,10 +229,14 @@ class Connection(HandshakeProtocol):
         """The device is in; see `dispatcher.Transport`."""
         self._attached = self._authenticated = True
         self.since_ms = self._state.now_ms()
-        self._state.limiter.authenticated()
+        self._state.limiter.authenticated(self.address, self)
         if self._state.debug:
             self._state.log.debug("authenticated", **self.log_fields)
         self._timers.authenticated()
+
+    def token_refused(self) -> None:
+        """See `hub.Device`."""
+        self._state.token_refused(self.address)
 
     @property
     def busy(self) -> bool:

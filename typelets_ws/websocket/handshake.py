@@ -13,6 +13,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from ..wire.upgrade import read_upgrade
+from .limiter import RETRY_AFTER_S
 from .socket import SocketProtocol
 from .state import ServerState
 
@@ -40,24 +41,34 @@ class HandshakeProtocol(SocketProtocol):
         upgrade = read_upgrade(data) if self._protocol is None else None
         if upgrade is None or not state.allows(upgrade):
             return False
-        self._address = state.client_address(
-            self._address, upgrade.forwarded_for, upgrade.real_ip
+        state.requested(self, self.address)
+        self.address = state.client_address(
+            self.address, upgrade.forwarded_for, upgrade.real_ip
         )
-        if state.try_accept(self._address):
+        retry_after_s = state.try_accept(self)
+        if retry_after_s is None:
             state.record_handshake(101)
             self._queue(upgrade.response)
             self._counted = True
             self._on_open()
         else:
-            self._reject_busy(data)
+            self._reject_busy(data, retry_after_s)
         return True
 
-    def _reject_busy(self, data: bytes) -> None:
+    def _reject_busy(self, data: bytes, retry_after_s: float) -> None:
         """Let the protocol say 503, as it sees to what may still come."""
         ws = self._http
         ws.receive_data(data)
         ws.events_received()
-        response = self._state.reject_busy(ws)
+        self._say_busy(retry_after_s)
+
+    def refuse(self) -> None:
+        """See `state.ClientSocket`."""
+        self._say_busy(RETRY_AFTER_S)
+
+    def _say_busy(self, retry_after_s: float) -> None:
+        ws = self._http
+        response = self._state.reject_busy(ws, retry_after_s)
         self._state.record_handshake(response.status_code)
         ws.send_response(response)
         self._write_protocol()
@@ -73,10 +84,11 @@ class HandshakeProtocol(SocketProtocol):
 
     def _request(self, request: Request) -> None:
         state, ws = self._state, self._http
+        state.requested(self, self.address)
         response = state.endpoints.answer(request, admin=False)
         if response is None:
-            self._address = state.client_address(
-                self._address,
+            self.address = state.client_address(
+                self.address,
                 ",".join(request.headers.get_all("X-Forwarded-For")),
                 ",".join(request.headers.get_all("X-Real-IP")[-1:]),
             )
@@ -84,10 +96,12 @@ class HandshakeProtocol(SocketProtocol):
             if response.status_code == 426:
                 response = ws.reject(426, "A WebSocket client is needed here.\n")
                 response.headers["Upgrade"] = "websocket"
-            if response.status_code == 101 and not state.try_accept(self._address):
-                response = state.reject_busy(ws)
+            if response.status_code == 101:
+                retry_after_s = state.try_accept(self)
+                if retry_after_s is not None:
+                    response = state.reject_busy(ws, retry_after_s)
             state.record_handshake(response.status_code)
-            state.record_origin(ws, request, self._address)
+            state.record_origin(ws, request, self.address)
         ws.send_response(response)
         # The protocol's parser holds on to the request for ever: 2 KB of headers.
         request.headers.clear()

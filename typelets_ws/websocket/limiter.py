@@ -1,16 +1,35 @@
-"""Connection limits: total, unauthenticated, per address, accepts per second.
+"""Which handshakes are accepted: limits in all, per address and per second. Pure.
 
-Pure: time is an argument. Bounded: one counter per address with a connection.
+Invariants. Time is an argument, monotonic. An IPv6 client counts as its /64. Memory is
+bounded: a counter per address with a connection, `MAX_ADDRESSES` addresses with refused
+tokens, and what `fair_share` keeps. (spec section 5)
 """
 
 from collections import Counter
 from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
 
 from ..config import model as config
 from ..config.addresses import limit_key
-from ..session.rate_limit import RateVerdict, SlidingWindow
+from ..protocol.errors import CloseCode
+from .fair_share import FairRate, FairSlots, Strikes
 
-__all__ = ["ConnectionLimiter", "LimiterVerdict"]
+__all__ = ["RETRY_AFTER_S", "ConnectionLimiter", "Entry", "Holder", "LimiterVerdict"]
+
+RETRY_AFTER_S: Final = 5.0
+"""For a client that is refused because everything is taken."""
+TOKENS_WINDOW_S: Final = 60.0
+"""Refused tokens are counted by the minute (spec section 5)."""
+MAX_ADDRESSES: Final = 10_000
+"""Addresses whose refused tokens are remembered: 2 MB."""
+
+
+class Holder(Protocol):
+    """A connection, as the limits see it."""
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Start closing."""
+        ...
 
 
 class LimiterVerdict(StrEnum):
@@ -21,54 +40,77 @@ class LimiterVerdict(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     ADDRESS = "per_address"
     RATE = "accept_rate"
+    TOKENS = "refused_tokens"
+    SOCKETS = "handshakes"
+
+
+class Entry(NamedTuple):
+    """The answer to a handshake.
+
+    `evicted` must be closed in its favour. A refused client may try again after
+    `retry_after_s`.
+    """
+
+    verdict: LimiterVerdict
+    evicted: Holder | None = None
+    retry_after_s: float = RETRY_AFTER_S
 
 
 class ConnectionLimiter:
-    """The caps at the door: in all, unauthenticated, per address, per second.
+    """Counts connections from an accepted handshake until `release`.
 
-    A connection is counted from the moment its handshake is admitted until
-    `leave`; it is unauthenticated until `authenticated`.
+    A connection is unauthenticated until `authenticated`.
     """
 
     def __init__(self, limits: config.Limits) -> None:
-        self._limits = limits
-        self._accepts = SlidingWindow(limits.accepts_per_second, 1.0)
         self._addresses: Counter[str] = Counter()
+        self._slots: FairSlots[Holder] = FairSlots(limits.unauthenticated)
         self.total = 0
-        self.unauthenticated = 0
+        self.reconfigure(limits)
 
     def reconfigure(self, limits: config.Limits) -> None:
-        """Take new limits; nobody who is inside is sent away."""
+        """Take new limits; open connections stay open."""
         self._limits = limits
-        self._accepts = SlidingWindow(limits.accepts_per_second, 1.0)
+        self._slots.limit = limits.unauthenticated
+        self._accepts = FairRate(limits.accepts_per_second, 1.0, limits.accept_share)
+        self._tokens = Strikes(limits.refused_tokens, TOKENS_WINDOW_S, MAX_ADDRESSES)
 
-    def acquire(self, address: str, now: float) -> LimiterVerdict:
-        """Judge one handshake at `now` (s) and count it when it may come in."""
-        limits = self._limits
+    @property
+    def unauthenticated(self) -> int:
+        """Connections that have not authenticated yet."""
+        return len(self._slots)
+
+    def acquire(self, address: str, holder: Holder, now: float) -> Entry:
+        """Judge one handshake at `now` (s); count it when it is accepted."""
+        limits, key = self._limits, limit_key(address)
+        shut_out_s = self._tokens.retry_after(key, now)
+        if shut_out_s:
+            return Entry(LimiterVerdict.TOKENS, retry_after_s=shut_out_s)
         if self.total >= limits.connections:
-            return LimiterVerdict.FULL
-        if self.unauthenticated >= limits.unauthenticated:
-            return LimiterVerdict.UNAUTHENTICATED
-        address = limit_key(address)
-        if self._addresses[address] >= limits.per_address:
-            return LimiterVerdict.ADDRESS
-        if self._accepts.count(now) is not RateVerdict.SERVED:
-            return LimiterVerdict.RATE
+            return Entry(LimiterVerdict.FULL)
+        if self._addresses[key] >= limits.per_address:
+            return Entry(LimiterVerdict.ADDRESS)
+        if not self._slots.allows(key):
+            return Entry(LimiterVerdict.UNAUTHENTICATED)
+        if not self._accepts.try_acquire(key, now):
+            return Entry(LimiterVerdict.RATE)
         self.total += 1
-        self.unauthenticated += 1
-        self._addresses[address] += 1
-        return LimiterVerdict.OPEN
+        self._addresses[key] += 1
+        return Entry(LimiterVerdict.OPEN, self._slots.acquire(key, holder))
 
-    def authenticated(self) -> None:
-        """One of those inside has authenticated."""
-        self.unauthenticated -= 1
+    def authenticated(self, address: str, holder: Holder) -> None:
+        """The connection has authenticated."""
+        self._slots.release(limit_key(address), holder)
 
-    def release(self, address: str, *, authenticated: bool) -> None:
-        """One of those inside has gone."""
+    def token_refused(self, address: str, now: float) -> None:
+        """A client of this address sent a refused token, or flooded before auth."""
+        self._tokens.add(limit_key(address), now)
+
+    def release(self, address: str, holder: Holder) -> None:
+        """The connection is gone."""
         self.total -= 1
-        if not authenticated:
-            self.unauthenticated -= 1
         address = limit_key(address)
+        self._slots.release(address, holder)
         if self._addresses[address] > 1:
             self._addresses[address] -= 1
         else:

@@ -27,7 +27,6 @@ class SocketProtocol(asyncio.Protocol):
     """One socket from accept to loss; `Connection` gives it a meaning."""
 
     __slots__ = (
-        "_address",
         "_corked",
         "_protocol",
         "_reading",
@@ -35,6 +34,7 @@ class SocketProtocol(asyncio.Protocol):
         "_timers",
         "_transport",
         "_writer",
+        "address",
         "open",
         "slot",
     )
@@ -54,11 +54,9 @@ class SocketProtocol(asyncio.Protocol):
         plain = transport.get_extra_info("sslcontext") is None
         sock = transport.get_extra_info("socket")
         self._writer = Writer(self._transport, sock.fileno() if plain else -1)
-        self._address = ClientAddresses.peer(transport.get_extra_info("peername"))
-        if self._state.add(self):
-            self._reschedule()
-        else:
-            self._transport.abort()
+        self.address = ClientAddresses.peer(transport.get_extra_info("peername"))
+        self._state.add(self, self.address)
+        self._reschedule()
 
     def eof_received(self) -> None:
         """The peer will send no more."""
@@ -99,6 +97,10 @@ class SocketProtocol(asyncio.Protocol):
         raise NotImplementedError
 
     def reconfigure(self, config: Config) -> None:
+        """See `state.ClientSocket`."""
+        raise NotImplementedError
+
+    def refuse(self) -> None:
         """See `state.ClientSocket`."""
         raise NotImplementedError
 

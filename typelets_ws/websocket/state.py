@@ -5,6 +5,7 @@ One `ServerState` per daemon, built by `app`. It knows who is inside, who may co
 """
 
 from collections.abc import Callable, Mapping
+from math import ceil
 from typing import Final, Protocol
 
 import structlog
@@ -13,23 +14,20 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Origin
 
-from ..config.addresses import ClientAddresses
+from ..config.addresses import ClientAddresses, limit_key
 from ..config.model import Config
 from ..protocol.errors import CloseCode, Disconnect
 from ..session.dispatcher import Services
 from ..telemetry.metrics import Metrics
 from ..wire.upgrade import Upgrade
+from .fair_share import FairSlots
 from .http import Endpoints
-from .limiter import ConnectionLimiter, LimiterVerdict
+from .limiter import RETRY_AFTER_S, ConnectionLimiter, LimiterVerdict
 from .timer_wheel import TimerWheel
 from .writer import FlushQueue
 
 __all__ = ["ClientSocket", "ServerState"]
 
-HANDSHAKES: Final = 1_000
-"""Sockets beyond the connection limits that may be busy with HTTP; the rest are
-dropped unanswered."""
-RETRY_AFTER_S: Final = "5"
 SECURITY_CLOSES: Final = frozenset({"flood", "other_user", "too_many_devices"})
 
 
@@ -64,6 +62,15 @@ class ClientSocket(Protocol):
         """Cut the socket."""
         ...
 
+    @property
+    def address(self) -> str:
+        """Whose it is: the peer's address, or that of the client a proxy names."""
+        ...
+
+    def refuse(self) -> None:
+        """Answer 503 although no request has come, and close."""
+        ...
+
 
 class ServerState:
     """Shared by all connections."""
@@ -90,6 +97,8 @@ class ServerState:
         self.now_ms = services.now_ms
         self.new_id = services.context.new_id
         self.limiter = ConnectionLimiter(config.limits)
+        self._sockets: FairSlots[ClientSocket] = FairSlots(config.limits.handshakes)
+        """Those whose request has not come yet, by the peer's address."""
         self.connections: set[ClientSocket] = set()
         self.draining = False
         self.sent_bytes = 0
@@ -100,6 +109,7 @@ class ServerState:
         """Take new settings; they hold for handshakes and messages from now on."""
         self.config = config
         self.limiter.reconfigure(config.limits)
+        self._sockets.limit = config.limits.handshakes
         self._addresses = ClientAddresses(config.server.trusted_proxies)
         allowed = [Origin(origin) for origin in config.server.allowed_origins]
         self.origins = [*allowed, None] if allowed else None
@@ -108,16 +118,42 @@ class ServerState:
         for connection in self.connections:
             connection.reconfigure(config)
 
-    def add(self, connection: ClientSocket) -> bool:
-        """A socket was accepted; False when there is no room even to answer it."""
+    def add(self, connection: ClientSocket, peer: str) -> None:
+        """A socket was accepted from this address. Refuses it, or another, if it must.
+
+        A trusted proxy speaks for many clients: its sockets are no one address's.
+        """
         limits = self.config.limits
-        room = limits.connections + limits.unauthenticated + HANDSHAKES
         self.connections.add(connection)
-        return len(self.connections) <= room
+        # Refused sockets linger until their answer is read, so the sum is bounded too.
+        room = limits.connections + limits.unauthenticated + 2 * limits.handshakes
+        if len(self.connections) > room:
+            connection.abort()
+            return
+        if self._addresses.trusts(peer):
+            return
+        key = limit_key(peer)
+        if not self._sockets.allows(key):
+            self._refuse(LimiterVerdict.SOCKETS, peer)
+            connection.refuse()
+            return
+        evicted = self._sockets.acquire(key, connection)
+        if evicted is not None:
+            self._refuse(LimiterVerdict.SOCKETS, evicted.address)
+            evicted.refuse()
+
+    def requested(self, connection: ClientSocket, peer: str) -> None:
+        """The socket's request has come."""
+        self._sockets.release(limit_key(peer), connection)
 
     def discard(self, connection: ClientSocket) -> None:
         """A socket is gone."""
         self.connections.discard(connection)
+
+    def token_refused(self, address: str) -> None:
+        """Count it, unless a proxy is trusted that does not say who its client is."""
+        if not self._addresses.trusts(address):
+            self.limiter.token_refused(address, self.monotonic())
 
     def client_address(self, peer: str, forwarded_for: str, real_ip: str) -> str:
         """Whose request it is; see `addresses.ClientAddresses.client`."""
@@ -131,22 +167,33 @@ class ServerState:
             return False
         return self.origins is None or upgrade.origin in self.origins
 
-    def try_accept(self, address: str) -> bool:
-        """Count a handshake that is otherwise fine; False when it is one too many."""
+    def try_accept(self, connection: ClientSocket) -> float | None:
+        """Count a handshake that is otherwise fine.
+
+        Returns None, or after how many seconds the refused client may try again.
+        """
         # Also while draining: who had reached the port in time counts a refusal as a
         # failure, and a 1012 right after the handshake as a restart.
-        verdict = self.limiter.acquire(address, self.monotonic())
-        if verdict is LimiterVerdict.OPEN:
-            return True
+        entry = self.limiter.acquire(connection.address, connection, self.monotonic())
+        if entry.verdict is not LimiterVerdict.OPEN:
+            self._refuse(entry.verdict, connection.address)
+            return entry.retry_after_s
+        if entry.evicted is not None:
+            self.metrics.evictions.labels(str(LimiterVerdict.UNAUTHENTICATED)).inc()
+            entry.evicted.close(CloseCode.TOO_SLOW, "unauthenticated")
+        return None
+
+    def _refuse(self, verdict: LimiterVerdict, address: str) -> None:
         self.metrics.evictions.labels(str(verdict)).inc()
         self.log.warning("handshake_refused", reason=str(verdict), address=address)
-        return False
 
     @staticmethod
-    def reject_busy(ws: ServerProtocol) -> Response:
+    def reject_busy(
+        ws: ServerProtocol, retry_after_s: float = RETRY_AFTER_S
+    ) -> Response:
         """The answer to one who is not admitted."""
         response = ws.reject(503, "Too busy, come back later.\n")
-        response.headers["Retry-After"] = RETRY_AFTER_S
+        response.headers["Retry-After"] = str(ceil(retry_after_s))
         return response
 
     def record_handshake(self, status: int) -> None:
@@ -190,6 +237,9 @@ class ServerState:
             self.observe_end(code, disconnect.reason, about)
             return
         self.metrics.closes.labels(code, disconnect.reason).inc()
+        if disconnect.reason == "flood" and "user" not in about:
+            # Nobody's messages: only the address can be held to its limit.
+            self.token_refused(about["address"])
         if disconnect.reason in SECURITY_CLOSES:
             self.metrics.security_events.labels(disconnect.reason).inc()
             self.log.warning(

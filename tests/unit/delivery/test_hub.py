@@ -24,6 +24,9 @@ class Fake:
     def close(self, code: CloseCode, reason: str) -> None:
         raise AssertionError
 
+    def token_refused(self) -> None:
+        raise AssertionError
+
     def ask_resync(self, reason: str, delay: float) -> None:
         raise AssertionError
 

@@ -45,7 +45,6 @@ class DispatcherHarness:
             log=self.log.bound(),
             monotonic=lambda: 0.0,
             inbox_bytes_before_auth=100,
-            message_bytes=world.limits.message_bytes,
         )
         self.talk = Dispatcher(self.link, world.session(), self.services)
 

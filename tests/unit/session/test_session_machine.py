@@ -64,7 +64,6 @@ class Clients(RuleBasedStateMachine):
             log=self.log.bound(),
             monotonic=lambda: 0.0,
             inbox_bytes_before_auth=100,
-            message_bytes=1000,
         )
         self.clients: dict[int, tuple[One, Dispatcher]] = {}
 

@@ -1,0 +1,135 @@
+"""Messages of a user over all connections and reconnects. Pure: time is an argument.
+
+Invariants. A user's messages are counted in one place per process, whichever connection
+they come by, and the count outlives the connection. A connection that was closed for a
+flood leaves its window to the user's next connections, so that coming back gains
+nothing. A user with no connection and no message within the window is forgotten. Per
+process, not in Redis: a count for each message would cost a command each, and a user's
+connections are bounded over all processes by `devices_per_user`.
+Times are monotonic, in seconds. (spec section 5)
+"""
+
+from collections import OrderedDict, deque
+from typing import Final
+from weakref import WeakValueDictionary
+
+from ..config import model as config
+from .rate_limit import FLOOD_FACTOR, RateVerdict, SlidingWindow
+
+__all__ = ["UserRate", "UserRates"]
+
+SLOTS: Final = 30
+"""The window in parts: a count is forgotten up to a part late, never early."""
+
+
+class UserRate:
+    """One user's count; at most `SLOTS` + 1 numbers, however high the limit is."""
+
+    __slots__ = ("__weakref__", "_limit", "_refused", "_served", "_slot_s", "_slots")
+
+    def __init__(self, limit: int, window: float) -> None:
+        self._limit = limit
+        self._slot_s = window / SLOTS
+        self._slots: deque[list[int]] = deque()
+        self._served = 0
+        self._refused = 0
+
+    def arrive(self, now: float) -> RateVerdict:
+        """Count one message at `now`."""
+        slot = self._current(now)
+        if self._served < self._limit:
+            self._served += 1
+            slot[1] += 1
+            return RateVerdict.SERVED
+        if self._served + self._refused + 1 >= self._limit * FLOOD_FACTOR:
+            return RateVerdict.FLOOD
+        self._refused += 1
+        slot[2] += 1
+        return RateVerdict.REFUSED
+
+    def charge(self, units: int) -> None:
+        """Count the last message as `units` more."""
+        if self._slots:
+            units = min(units, self._limit - self._served)
+            self._served += units
+            self._slots[-1][1] += units
+
+    def retry_after(self, now: float) -> float:
+        """Seconds until one more is served."""
+        if self._served < self._limit:
+            return 0.0
+        oldest = next(number for number, served, _ in self._slots if served)
+        return max(0.0, (oldest + SLOTS + 1) * self._slot_s - now)
+
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing is counted any more."""
+        self._expire(int(now / self._slot_s))
+        return not self._slots
+
+    def _current(self, now: float) -> list[int]:
+        number = int(now / self._slot_s)
+        if self._slots and self._slots[-1][0] == number:
+            return self._slots[-1]
+        self._expire(number)
+        self._slots.append([number, 0, 0])
+        return self._slots[-1]
+
+    def _expire(self, number: int) -> None:
+        while self._slots and self._slots[0][0] < number - SLOTS:
+            _, served, refused = self._slots.popleft()
+            self._served -= served
+            self._refused -= refused
+
+
+class UserRates:
+    """The counts of all users with a connection or a recent message."""
+
+    def __init__(self, limits: config.Limits) -> None:
+        self._known: WeakValueDictionary[str, UserRate] = WeakValueDictionary()
+        self._recent: OrderedDict[str, UserRate] = OrderedDict()
+        self._floods: OrderedDict[str, tuple[float, SlidingWindow]] = OrderedDict()
+        self._rate = _rate(limits)
+
+    def __len__(self) -> int:
+        return len(self._recent) + len(self._floods)
+
+    def reconfigure(self, limits: config.Limits) -> None:
+        """Take other limits; after another rate everything is counted afresh."""
+        wanted = _rate(limits)
+        if wanted != self._rate:
+            self._rate = wanted
+            self._known.clear()
+            self._recent.clear()
+            self._floods.clear()
+
+    def of(self, user_id: str, now: float) -> UserRate:
+        """The user's count; to be kept while the connection lives."""
+        for _ in range(min(2, len(self._recent))):
+            user, rate = self._recent.popitem(last=False)
+            if not rate.is_idle(now):
+                self._recent[user] = rate
+        rate = self._known.get(user_id) or UserRate(*self._rate)
+        self._known[user_id] = self._recent[user_id] = rate
+        return rate
+
+    def remember_flood(self, user_id: str, window: SlidingWindow, now: float) -> None:
+        """A connection of this user is closed for a flood at `now`."""
+        self._floods[user_id] = (now + self._rate[1], window.without_refused())
+        self._floods.move_to_end(user_id)
+        self._forget_floods(now)
+
+    def flood_of(self, user_id: str, now: float) -> SlidingWindow | None:
+        """The window that a new connection of this user continues, if there is one."""
+        self._forget_floods(now)
+        found = self._floods.get(user_id)
+        return None if found is None else found[1]
+
+    def _forget_floods(self, now: float) -> None:
+        while self._floods and next(iter(self._floods.values()))[0] <= now:
+            self._floods.popitem(last=False)
+
+
+def _rate(limits: config.Limits) -> tuple[int, float]:
+    """The user's limit and its window in seconds."""
+    limit = limits.rate_messages * limits.user_rate_factor
+    return limit, limits.rate_window_ms / 1000

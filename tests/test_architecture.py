@@ -38,6 +38,7 @@ ROOMS = {
     "postgres": names("ports recovery_ports config telemetry"),
     "clerk": names("ports config telemetry"),
     "schema": names("protocol"),
+    "monitoring": names("telemetry known_series"),
     # What a Python REST service imports: no server, no database, no keys.
     "publisher": names("_publisher protocol"),
     "_publisher": names("protocol"),

@@ -15,6 +15,7 @@ from .check_command import check_config_command
 from .command_options import EX_CONFIG, Source, refuse, serving_options
 from .config.model import Config, ConfigError
 from .dev.command import dev_command, token_command
+from .monitoring.commands import alerts_command, dashboard_command
 from .operator_commands import disconnect_command, publish_command, status_command
 from .process import run, serve
 from .schema.command import schema_command
@@ -97,7 +98,9 @@ def client_command(types: bool) -> None:
 
 
 for command in (
+    alerts_command,
     check_config_command,
+    dashboard_command,
     dev_command,
     disconnect_command,
     publish_command,

@@ -51,7 +51,7 @@ socket.on('close', code => console.log(JSON.stringify({type: 'closed', code})))
 """
 NOTE = "5f0c4d1a-0000-4000-8000-000000000001"
 DELETED = f'{{"noteId": "{NOTE}"}}'
-COMMANDS = ["serve", "dev", "check-config", "publish", "disconnect", "status", "token"]
+COMMANDS = sorted(main.commands)
 
 
 def missing(what: str) -> None:

@@ -138,9 +138,10 @@ class Metrics:
         self.loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the sweep ran."
         )
-        self._gauge(
+        self.build_info = self._gauge(
             "build_info", "1; the labels say what is running.", "version", "python"
-        ).labels(__version__, platform.python_version()).set(1)
+        )
+        self.build_info.labels(__version__, platform.python_version()).set(1)
         self.reload_successful = self._gauge(
             "config_last_reload_successful", "1 unless the last reload was refused."
         )

@@ -52,6 +52,7 @@ class PoolMetrics:
         self._gauges = {stat: gauge(*named) for stat, named in _GAUGES.items()}
         self._counters = {stat: counter(*named) for stat, named in _COUNTERS.items()}
         self._seconds = {stat: counter(*named) for stat, named in _SECONDS.items()}
+        self.waiting = self._gauges["requests_waiting"]
         self.observe({})
 
     def observe(self, stats: Mapping[str, int]) -> None:

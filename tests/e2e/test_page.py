@@ -1,115 +1,25 @@
-"""The page of `typelets-ws dev` in a real browser."""
+"""The page of `typelets-ws dev` in a real browser: what it does."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
-import pytest
-from playwright.sync_api import (
-    Browser,
-    Locator,
-    Page,
-    Route,
-    expect,
-    sync_playwright,
-)
+from playwright.sync_api import Page, Route, expect
 
 from tests.dev import Dev, dev
-from typelets_ws.dev.samples import NOTES, note_id
+from tests.page import (
+    Open,
+    browser,
+    content,
+    fresh_notes,
+    is_in,
+    lines,
+    open_page,
+    pane,
+    rest,
+    tab,
+)  # fmt: skip
 
-__all__ = ["dev"]
-
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox", "--headless=new", "--disable-gpu", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-PATIENCE_MS = 20_000
-
-Open = Callable[..., Page]
-
-expect.set_options(timeout=PATIENCE_MS)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if shutil.which(CHROMIUM) is None:
-        if "CI" in os.environ:
-            pytest.fail("chromium is not installed")
-        pytest.skip("chromium is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser: Browser, dev: Dev) -> Iterator[Open]:
-    """Open the page in a browser of its own; it must not fail nor fetch elsewhere."""
-    pages: list[Page] = []
-    errors: list[str] = []
-    hosts: set[str] = set()
-
-    def open_page(prepare: Callable[[Page], None] | None = None, **kind: Any) -> Page:
-        page = browser.new_context(**kind).new_page()
-        pages.append(page)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        if prepare is not None:
-            prepare(page)
-        page.goto(dev.page)
-        for name in ("Laptop", "Phone"):
-            is_in(pane(page, name), "in-sync")
-            expect(content(pane(page, name))).to_have_value("Write here.")
-        return page
-
-    yield open_page
-    for page in pages:
-        page.context.close()
-    assert errors == []
-    assert hosts == {f"127.0.0.1:{dev.port}"}
-
-
-@pytest.fixture(autouse=True)
-def fresh_notes(dev: Dev) -> None:
-    """Each test finds the sample notes as they were, and nothing else."""
-    with psycopg.connect(dev.told("PostgreSQL"), autocommit=True) as db:
-        db.execute("DELETE FROM notes WHERE id::text NOT LIKE '00000000-%'")
-        db.execute("DELETE FROM folders WHERE id::text NOT LIKE '00000000-%'")
-        db.execute("UPDATE notes SET content = 'Write here.', starred = false")
-        for number, title in enumerate(NOTES, 1):
-            db.execute(
-                "UPDATE notes SET title = %s WHERE id = %s", (title, note_id(1, number))
-            )
-
-
-def pane(page: Page, name: str) -> Locator:
-    return page.get_by_label(name, exact=True)
-
-
-def content(where: Locator) -> Locator:
-    return where.locator("textarea")
-
-
-def is_in(where: Locator, state: str) -> None:
-    expect(where).to_have_attribute("data-state", state)
-
-
-def lines(where: Locator, kind: str) -> Locator:
-    """The messages of a kind in a pane's log."""
-    return where.locator(f'li[data-type="{kind}"]')
-
-
-def tab(where: Locator, title: str) -> Locator:
-    return where.locator(".tabs").get_by_role("button", name=title, exact=True)
-
-
-def rest(page: Page, event: str) -> None:
-    page.locator(f'button[data-event="{event}"]').click()
+__all__ = ["browser", "dev", "fresh_notes", "open_page"]
 
 
 def test_an_edit_in_one_pane_arrives_in_the_other(open_page: Open) -> None:
@@ -351,42 +261,3 @@ def test_the_figures_follow(open_page: Open) -> None:
     expect(page.locator('[data-figure="Devices"]')).to_have_text("2")
     pane(page, "Phone").get_by_label("Remove Phone").click()
     expect(page.locator('[data-figure="Devices"]')).to_have_text("1")
-
-
-def luminance(colour: str) -> float:
-    """WCAG's relative luminance of `rgb(r, g, b)`."""
-    parts = [int(part) / 255 for part in colour[4:-1].split(",")]
-    linear = [
-        p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_readable_in_light_and_dark(
-    open_page: Open, scheme: str, tmp_path: Path
-) -> None:
-    page = open_page(color_scheme=scheme, viewport={"width": 1280, "height": 800})
-    content(pane(page, "Laptop")).fill("Oat milk\nBread\nTwo lemons")
-    expect(content(pane(page, "Phone"))).to_have_value("Oat milk\nBread\nTwo lemons")
-    page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
-    card = luminance(style(page.locator(".pane").first, "background-color"))
-    assert (card > 0.5) is (scheme == "light")
-    for part in ("h2", ".pane .state", ".figures dt", ".log code", ".log time", "#add"):
-        text = luminance(style(page.locator(part).first, "color"))
-        low, high = sorted((text, card))
-        assert (high + 0.05) / (low + 0.05) >= 4.5, part
-
-
-def style(where: Locator, name: str) -> str:
-    return str(where.evaluate("(e, name) => getComputedStyle(e)[name]", name))
-
-
-def test_usable_on_a_narrow_screen(open_page: Open, tmp_path: Path) -> None:
-    page = open_page(viewport={"width": 375, "height": 667}, has_touch=True)
-    laptop, phone = pane(page, "Laptop"), pane(page, "Phone")
-    content(laptop).fill("on the go")
-    expect(content(phone)).to_have_value("on the go")
-    lines(laptop, "note_update").first.click()
-    page.screenshot(path=tmp_path / "narrow.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth") == 375

@@ -7,8 +7,9 @@
  *   decide which is newer: clocks of REST hosts differ. (`put` is the exception.)
  * - `notes` and `folders` hold rows as the server sent them. Unconfirmed edits are kept
  *   in the outbox; `get` lays them over the row.
- * - The status is `in sync` only after the digest over all rows equalled the server's.
- *   The cursor moves only then, so saved rows and the saved cursor belong together.
+ * - The status is `in sync` only after the digest over all rows equalled the server's,
+ *   and while the outbox is empty. The cursor moves only at an equal digest, so saved
+ *   rows and the saved cursor belong together.
  * - One update per note is on its way at a time, and it carries `baseUpdatedAt`. An edit
  *   leaves the outbox when the server confirmed it, or when the app resolved its conflict.
  * - SHA-256 is computed here, synchronously: messages leave in the order of the calls,
@@ -203,8 +204,7 @@ export class TypeletsClient {
   /** @returns {Status} */
   get status() {
     if (this.#phase !== "catching up") return this.#phase;
-    const unsent = [...this.#outbox.values()].some((entry) => !entry.conflict);
-    return this.#verified && !unsent ? "in sync" : "catching up";
+    return this.#verified && this.#outbox.size === 0 ? "in sync" : "catching up";
   }
 
   /** Messages sent from now on are signed. @param {boolean} on */

@@ -20,7 +20,8 @@ from ..protocol.events import decode
 __all__ = ["HttpError", "RestStub"]
 
 TIMEOUT_S: Final = 1
-NO_REDIS: Final = "Redis does not answer. What was to be written is written."
+NO_REDIS: Final = "Redis does not answer."
+NOT_PUBLISHED: Final = "Redis does not answer: the change is stored, not published."
 NO_POSTGRES: Final = "Postgres does not answer. Nothing was written."
 NOT_STORABLE: Final = "Postgres cannot store these values: look at the id and the name."
 
@@ -123,7 +124,7 @@ class RestStub:
             if not silent:
                 heard = self._redis.publish(f"{self._prefix}user:{user_id}", payload)
         except redis.RedisError as exc:
-            raise HttpError(503, NO_REDIS) from exc
+            raise HttpError(503, NOT_PUBLISHED) from exc
         return {"published": whole, "heard": heard}
 
     def _write(self, event: str, values: Mapping[str, Any]) -> Mapping[str, Any]:

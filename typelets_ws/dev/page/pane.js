@@ -12,6 +12,7 @@ export class Pane {
   #client;
   #log = new Log();
   #why = {};
+  #noted = "";
   #conflicts = new Map();
   #open = ""; // the id of the note that is open
   #joined = ""; // connection and note last told to the server
@@ -55,10 +56,12 @@ export class Pane {
 
   // The connection.
 
-  #became({ status, reason, code, retryInMs }) {
+  #became({ status, reason, code, retryInMs, pending }) {
     const why = [code, reason].filter(Boolean).join(" ");
     const wait = retryInMs === undefined ? "" : `, again in ${(retryInMs / 1000).toFixed(1)} s`;
-    if (status !== this.#why.status && status !== "connecting") this.#log.note(status + (why && `: ${why}`) + wait);
+    // An edit makes the status change twice; the messages tell of it already.
+    const noted = status + (why && `: ${why}`) + wait;
+    if (pending === 0 && status !== "connecting" && noted !== this.#noted) this.#log.note((this.#noted = noted));
     if (status === "in sync") this.#parts.failure.textContent = "";
     this.#why = { status, reason, text: reason === "stopped" ? "" : why + wait };
     this.#render();

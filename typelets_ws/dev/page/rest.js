@@ -79,7 +79,7 @@ export class RestSide {
   /** Why an event cannot be published, or "". */
   #obstacle(event, field) {
     if (event.endsWith("_created") || field === this.#user) return "";
-    return field.value ? "" : `${event}: there is ${field.selectedOptions[0]?.text ?? "nothing to choose"}.`;
+    return field.value ? "" : `${event}: there is nothing to choose: ${field.selectedOptions[0]?.text ?? "none"}.`;
   }
 
   async #publish(event, field) {

@@ -1,0 +1,145 @@
+"""The command `scripts/mutate`: which changes to a module no test notices.
+
+Each mutant runs in a forked child, which has pytest and the libraries already and
+loads the mutant in place of the module. First the module's own test file, then the
+other tests of its room. A child that takes too long counts as noticed.
+"""
+
+import argparse
+import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import io
+import os
+import random
+import signal
+import sys
+import time
+import types
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.mutation.mutants import Mutant, mutants
+
+EQUIVALENT = Path(__file__).with_name("equivalent.txt")
+TIMEOUT_S = 60
+LIBRARIES = [
+    "hypothesis.extra.pytestplugin", "jwt", "cryptography.x509", "websockets.server",
+    "structlog.testing", "msgspec", "psycopg_pool", "prometheus_client", "uvloop",
+    "redis.asyncio", "websockets.asyncio.client",
+]  # fmt: skip
+
+
+class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Loads one module from other source."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name = name
+        self.source = source
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        return importlib.util.spec_from_loader(fullname, self)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        exec(compile(self.source, f"<{self.name}>", "exec"), module.__dict__)
+
+
+def noticed(name: str, mutant: Mutant, stages: Sequence[Sequence[str]]) -> bool:
+    """Run the tests against the mutant, stage by stage."""
+    return any(not _passes(name, mutant, stage) for stage in stages if stage)
+
+
+def _passes(name: str, mutant: Mutant, tests: Sequence[str]) -> bool:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            sys.meta_path.insert(0, MutantFinder(name, mutant.source))
+            code = _run(tests)
+        finally:
+            os._exit(code)
+    end = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def _run(tests: Sequence[str]) -> int:
+    with contextlib.redirect_stdout(io.StringIO()):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        flags = ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider"]
+        # The libraries were imported before pytest could see them.
+        flags += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        return int(pytest.main([*flags, *tests]))
+
+
+def stages_of(module: Path) -> list[list[str]]:
+    """The module's own test file, then all unit tests of its room."""
+    room = Path("tests/unit") / module.parent.name
+    if not room.is_dir():
+        room = Path("tests/unit")
+    own = room / f"test_{module.stem}.py"
+    return [[str(own)] if own.exists() else [], [str(room)]]
+
+
+def main() -> int:
+    """Judge the modules; returns 1 when a survivor is not known as equivalent."""
+    parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
+    parser.add_argument("modules", nargs="+", type=Path, help="typelets_ws/....py")
+    parser.add_argument("--sample", type=int, default=0, help="only so many mutants")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--also", nargs="*", default=[], help="tests for survivors")
+    options = parser.parse_args()
+    known = set(EQUIVALENT.read_text().splitlines()) if EQUIVALENT.exists() else set()
+    for library in LIBRARIES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(library)
+    unknown = 0
+    for path in options.modules:
+        source = path.read_text()
+        found = list(mutants(source))
+        if options.sample and len(found) > options.sample:
+            found = random.Random(options.seed).sample(found, options.sample)
+        name = ".".join(path.with_suffix("").parts)
+        stages = [*stages_of(path), options.also]
+        lines, survivors, equivalent = source.splitlines(), [], 0
+        if noticed(name, Mutant(0, "nothing", source), stages):
+            print(f"{path}: its tests fail without a change")
+            return 2
+        for mutant in sorted(found, key=lambda one: one.line):
+            if noticed(name, mutant, stages):
+                continue
+            text = f"{path}: {lines[mutant.line - 1].strip()} | {mutant.change}"
+            if text in known:
+                equivalent += 1
+            else:
+                survivors.append(f"{mutant.line}: {text}")
+                print(f"  {survivors[-1]}", flush=True)
+        killed = len(found) - len(survivors) - equivalent
+        print(
+            f"{path}: {killed} of {len(found)} noticed, {equivalent} equivalent,"
+            f" {len(survivors)} survived",
+            flush=True,
+        )
+        unknown += len(survivors)
+    return 1 if unknown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

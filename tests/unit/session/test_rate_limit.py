@@ -1,0 +1,77 @@
+"""The sliding window of one client, by arithmetic alone."""
+
+from collections import deque
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from typelets_ws.session.rate_limit import RateVerdict, SlidingWindow
+
+SERVED, REFUSED, FLOOD = RateVerdict.SERVED, RateVerdict.REFUSED, RateVerdict.FLOOD
+
+
+def test_a_window_slides() -> None:
+    window = SlidingWindow(2, 10)
+    assert [window.count(t) for t in (0, 9, 9, 10, 11)] == [
+        SERVED, SERVED, REFUSED, SERVED, REFUSED,
+    ]  # fmt: skip
+    assert window.count(19) is SERVED
+
+
+def test_refused_arrivals_do_not_extend_the_window() -> None:
+    window = SlidingWindow(2, 10)
+    for now in (0, 1, 2, 3, 4):
+        window.count(now)
+    assert window.retry_after(4) == 6
+    assert window.count(10) is SERVED
+
+
+def test_retry_after_is_nothing_while_there_is_room() -> None:
+    window = SlidingWindow(1, 10)
+    assert window.retry_after(5) == 0
+    window.count(5)
+    assert window.retry_after(6) == 9
+    assert window.retry_after(20) == 0
+
+
+def test_three_times_the_limit_within_a_window_is_a_flood() -> None:
+    window = SlidingWindow(3, 10)
+    assert [window.count(1) for _ in range(8)] == [SERVED] * 3 + [REFUSED] * 5
+    assert window.count(1) is FLOOD
+
+
+def test_what_is_expensive_counts_as_so_many_more() -> None:
+    window = SlidingWindow(4, 10)
+    assert window.count(0) is RateVerdict.SERVED
+    window.charge(2)
+    assert window.count(0) is RateVerdict.SERVED
+    assert window.count(0) is RateVerdict.REFUSED
+    assert window.count(10) is RateVerdict.SERVED
+    window.charge(1_000_000)
+    assert window.retry_after(10) == 10
+    assert window.count(10) is RateVerdict.FLOOD
+    assert window.count(20) is RateVerdict.SERVED
+
+
+def test_refusals_of_long_ago_make_no_flood() -> None:
+    window = SlidingWindow(1, 10)
+    window.count(0)
+    assert window.count(1) is REFUSED
+    assert window.count(10) is SERVED
+    assert window.count(12) is REFUSED
+    assert window.count(12) is FLOOD
+
+
+@given(st.integers(1, 5), st.lists(st.integers(0, 4), max_size=60))
+def test_no_window_ever_serves_more_than_its_limit(
+    limit: int, steps: list[int]
+) -> None:
+    window = SlidingWindow(limit, 10)
+    now, served = 0, deque[int]()
+    for step in steps:
+        now += step
+        room = sum(at > now - 10 for at in served) < limit
+        verdict = window.count(now)
+        assert (verdict is SERVED) == room
+        if room:
+            served.append(now)

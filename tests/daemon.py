@@ -1,17 +1,13 @@
 """A whole daemon in the test's own loop, and devices that speak with it.
 
 `daemon` boots the composition root on free ports, with deadlines short enough
-for tests; `Device` is websockets' own client plus the few words of the protocol.
+for tests; `Device` is that of `typelets_ws.testing`.
 Waiting is done by protocol: `barrier` sends a ping and returns what came before
 its pong, and `eventually` polls what no protocol tells.
 """
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import io
-import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -23,19 +19,19 @@ import msgspec
 import pytest
 import redis.asyncio as redis_client
 import uvloop
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint, public_pem
+from typelets_ws import testing
 from typelets_ws.app import Daemon, running
 from typelets_ws.config.model import Config, Log
 from typelets_ws.telemetry.log import Output
 from typelets_ws.websocket.http import Page
 
 PATIENCE_S = 10.0
-Message = dict[str, Any]
+Device = testing.Device
+Message = testing.Message
 Boot = Callable[..., AbstractAsyncContextManager["RunningDaemon"]]
 
 
@@ -98,13 +94,10 @@ class RunningDaemon:
         self, user: str | None = None, **claims: Any
     ) -> AsyncIterator["Device"]:
         """A connected device, authenticated when `user` is given."""
-        async with connect(
-            self.url, compression=None, max_size=None, max_queue=None
-        ) as socket:
-            device = Device(socket)
-            assert (await device.receive())["type"] == "connection_established"
-            if user is not None:
-                await device.auth(mint(user, **claims))
+        token = None if user is None else mint(user, **claims)
+        async with testing.connect(self.url) as device:
+            if token is not None:
+                await device.auth(token)
             yield device
 
     async def get(
@@ -137,80 +130,6 @@ async def raw_http(port: int, request: bytes) -> bytes:
         answer = await reader.read()
     writer.close()
     return answer
-
-
-class Device:
-    """A client: messages as dicts, in the order they come."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
-        self.user_id = self.secret = self.connection_id = ""
-        self._numbers = itertools.count(1)
-
-    async def send(self, message: Mapping[str, Any] | str | bytes) -> None:
-        data = message if isinstance(message, str | bytes) else json.dumps(message)
-        await self.socket.send(data)
-
-    async def receive_raw(self) -> str:
-        async with asyncio.timeout(PATIENCE_S):
-            data = await self.socket.recv()
-        assert isinstance(data, str)
-        return data
-
-    async def receive(self) -> Message:
-        message = json.loads(await self.receive_raw())
-        assert isinstance(message, dict)
-        return message
-
-    async def next_of(self, wire_type: str) -> Message:
-        """The next message of this type; those before it are passed over."""
-        while (message := await self.receive())["type"] != wire_type:
-            pass
-        return message
-
-    async def ask(self, message: Mapping[str, Any] | str | bytes) -> Message:
-        """Send, and return the next message."""
-        await self.send(message)
-        return await self.receive()
-
-    async def auth(self, token: str) -> Message:
-        """Authenticate; returns the answer, whatever it is."""
-        answer = await self.ask({"type": "auth", "token": token})
-        if answer["type"] == "auth_success":
-            self.user_id = answer["userId"]
-            self.secret = answer["sessionSecret"]
-            self.connection_id = answer["connectionId"]
-        return answer
-
-    async def barrier(self) -> list[Message]:
-        """All messages up to the pong of a ping sent now, without the pong."""
-        mark = f"barrier-{next(self._numbers)}"
-        await self.send({"type": "ping", "requestId": mark})
-        found: list[Message] = []
-        while True:
-            message = await self.receive()
-            if message["type"] == "pong" and message.get("requestId") == mark:
-                return found
-            found.append(message)
-
-    async def closed(self) -> int | None:
-        """Wait for the close; returns the code (messages before it are dropped)."""
-        async with asyncio.timeout(PATIENCE_S):
-            try:
-                while True:
-                    await self.socket.recv()
-            except ConnectionClosed as exc:
-                return exc.rcvd.code if exc.rcvd else None
-
-    def signed(self, payload: Mapping[str, Any], **changed: Any) -> Message:
-        """The payload in an envelope, signed as the web client does."""
-        timestamp = changed.get("timestamp", int(time.time() * 1000))
-        nonce = changed.get("nonce", f"nonce-{next(self._numbers)}-{id(self)}")
-        body = {"payload": payload, "timestamp": timestamp, "nonce": nonce}
-        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-        secret = changed.get("secret", self.secret)
-        mac = hmac.new(secret.encode(), text.encode(), hashlib.sha256).digest()
-        return {**body, "signature": base64.b64encode(mac).decode(), **changed}
 
 
 @asynccontextmanager

@@ -45,12 +45,10 @@ ROOMS = {
 }
 ROOT = names(
     """app daemon health process systemd cli status operator_commands check_command
-    command_options known_series fastpaths"""
+    serve_command command_options known_series fastpaths"""
 )
 """The composition: these may import every package."""
-DOORS = names(
-    "cli check_command operator_commands command_options process dev __main__ testing"
-)
+DOORS = names("cli serve_command command_options process dev __main__ testing")
 """Only these import `app`: it builds the daemon, and nothing in it knows how."""
 BESIDE = names("dev testing")
 """Packages beside the daemon; no part of it imports them but the command line."""

@@ -82,6 +82,7 @@ async def running(
         async with _handling_timeout(log) as patience, asyncio.TaskGroup() as handling:
             daemon = _build(config, log, pages or {}, wall, handling)
             daemon.handling_timeout = patience
+            daemon.port_is_held = bool(sockets)
             daemon.tls = Tls(shown) if shown else None
             await stack.enter_async_context(daemon.clerk)
             await daemon.store.start()

@@ -17,7 +17,7 @@ import click
 from .config import load as settings
 from .config.environment_file import parse_environment
 from .config.model import Config, ConfigError
-from .dev.command import DEFAULT_DATA
+from .dev.data import DEFAULT_DATA
 
 __all__ = ["EX_CONFIG", "Source", "refuse", "serving_options", "settings_options"]
 

@@ -1,8 +1,12 @@
 """A running daemon, as its owner sees it: how it is, how it changes, how it ends.
 
 Ending: the port first, then the devices, evenly spread over `drain_seconds` (the
-web client reconnects without jitter, so the spread must come from us). Who is in the
-middle of something is sent away when it is done. Every wait has an end.
+web client reconnects without jitter, so the daemon must spread them). A connection that
+is handling a message is closed when that is done. Every wait has an end.
+
+A port that systemd holds goes on accepting while no process reads, so a device that is
+closed waits in its queue for the next process. Then the drain is as short as can be:
+the spread of 20 s kept devices away for 14 s in the median (measured).
 """
 
 import asyncio
@@ -37,6 +41,12 @@ REFRESH_S: Final = 2.0
 HANDLING_S: Final = 5.0
 """For what is being handled at the end: a wait for Postgres and a statement, by
 default 2 s each."""
+DRAIN_S: Final = 20.0
+"""Spread of the closes when `server.drain_seconds` is -1."""
+HANDOVER_S: Final = 0.3
+"""The same while systemd holds the port."""
+HANDOVER_LINGER_S: Final = 0.4
+"""Longest wait then for the answers to our close frames."""
 BATCH_S: Final = 0.01
 """Closes that fall due within this long go out together."""
 
@@ -58,6 +68,8 @@ class Daemon:
     servers: list[asyncio.Server] = field(default_factory=list)
     admin_servers: list[asyncio.Server] = field(default_factory=list)
     postgres_answers: bool = False
+    port_is_held: bool = False
+    """True when the public port was passed by systemd, and stays open after us."""
     exit_forced: asyncio.Event = field(default_factory=asyncio.Event)
     handling_timeout: asyncio.Timeout | None = None
     tls: Tls | None = None
@@ -191,7 +203,7 @@ class Daemon:
         for server in self.servers:
             server.close()
         inside = [c for c in state.connections if c.open]
-        seconds = self.config.server.drain_seconds
+        seconds = self._drain_seconds()
         self.log.info("draining", connections=len(inside), seconds=seconds)
         began = loop.time()
         for index, connection in enumerate(inside):
@@ -203,17 +215,26 @@ class Daemon:
         await self._close_remaining()
         self.log.info("drained", left=len(state.connections))
 
+    def _drain_seconds(self) -> float:
+        given = self.config.server.drain_seconds
+        if given >= 0:
+            return given
+        return HANDOVER_S if self.port_is_held else DRAIN_S
+
     async def _close_remaining(self) -> None:
         """Close who was busy or still at the door, and wait for the sockets' end."""
         loop = asyncio.get_running_loop()
         state, began = self.state, loop.time()
         patient = began + HANDLING_S
-        end = began + self.config.limits.abort_s + 2 * SWEEP_S
+        linger = self.config.limits.abort_s + 2 * SWEEP_S
+        if self.port_is_held:
+            linger = min(linger, HANDOVER_LINGER_S)
+        end = began + linger
         while state.connections and loop.time() < end:
             forced = self.exit_forced.is_set()
             for connection in [c for c in state.connections if c.open]:
                 if connection.busy and loop.time() < patient and not forced:
-                    end = loop.time() + self.config.limits.abort_s + 2 * SWEEP_S
+                    end = loop.time() + linger
                 else:
                     connection.close(CloseCode.RESTARTING, "restarting")
             if forced:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.node import node_package
-from typelets_ws.cli import client_command
+from typelets_ws.client.command import client_command
 from typelets_ws.protocol.fields import ALLOWED
 from typelets_ws.schema.json_schema import Note
 

@@ -33,6 +33,7 @@ from tests.e2e.supervisor import (
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint, public_pem
+from typelets_ws import cli
 from typelets_ws.cli import main
 
 Result = subprocess.CompletedProcess[str]
@@ -51,7 +52,7 @@ socket.on('close', code => console.log(JSON.stringify({type: 'closed', code})))
 """
 NOTE = "5f0c4d1a-0000-4000-8000-000000000001"
 DELETED = f'{{"noteId": "{NOTE}"}}'
-COMMANDS = sorted(main.commands)
+COMMANDS = sorted(cli.COMMANDS)
 
 
 def missing(what: str) -> None:
@@ -325,7 +326,7 @@ def test_a_mistake_of_ours_ends_with_1_and_without_a_traceback(
     async def broken(*_: object, **__: object) -> None:
         raise ExceptionGroup("several", [RuntimeError("bug\nMARKER of a row")])
 
-    monkeypatch.setattr("typelets_ws.cli.serve", broken)
+    monkeypatch.setattr("typelets_ws.serve_command.serve", broken)
     environ = {"CLERK_JWT_KEY": public_pem()}
     result = CliRunner().invoke(main, ["serve"], env=environ)
     assert result.exit_code == 1

@@ -21,6 +21,8 @@ Text = Annotated[str, Meta(min_length=1)]
 Millis = Annotated[int, Meta(ge=1, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=1_000_000)]
 Share = Annotated[float, Meta(gt=0, le=1)]
+Spread = Annotated[float, Meta(ge=-1, le=1_000_000)]
+"""Seconds; -1: the daemon chooses."""
 Delay = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
@@ -52,8 +54,9 @@ class Server(_Section, frozen=True):
     tls_certificate: str = ""
     """PEM file; empty: plain TCP behind a proxy."""
     tls_key: str = ""
-    drain_seconds: Delay = 20.0
-    """Closing is spread over this long: the web client reconnects without jitter."""
+    drain_seconds: Spread = -1.0
+    """Closing is spread over this long: the web client reconnects without jitter.
+    -1: 20 s, or 0.3 s while systemd holds the port, as devices wait in its queue."""
     status_token: str = ""
     """Bearer token that opens perUser on /websocket/status; empty: nobody."""
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -24,6 +24,7 @@ from ..config.model import Redis as RedisConfig
 from ..process import run, serve
 from ..systemd import Systemd
 from ..telemetry.log import Output
+from .data import DEFAULT_DATA
 from .greeting import greeting, warning
 from .keys import KeyUnusable, SigningKey
 from .pages import Site
@@ -34,11 +35,6 @@ from .samples import USERS, fill
 
 __all__ = ["DEFAULT_DATA", "dev_command", "token_command"]
 
-DEFAULT_DATA: Final = (
-    Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    / "typelets-ws"
-    / "dev"
-)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -1,0 +1,62 @@
+"""`typelets-ws serve`: the daemon with production settings, until it is stopped."""
+
+import os
+import sys
+import time
+
+import click
+
+from .command_options import EX_CONFIG, Source, refuse, serving_options
+from .config.model import Config, ConfigError
+from .process import run, serve
+from .systemd import Systemd
+from .telemetry.log import Output
+
+__all__ = ["serve_command"]
+
+
+@click.command("serve")
+@serving_options
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+def serve_command(source: Source, host: str | None, port: int | None) -> None:
+    """Run the daemon with production settings.
+
+    \b
+    Example:    typelets-ws serve -c /etc/typelets-ws/config.toml --port 8765
+    """
+    flags = {("server", "host"): host, ("server", "port"): port}
+    flags = {key: value for key, value in flags.items() if value is not None}
+    config = source.load(flags, serving=True)
+    output = Output(config.log, sys.stderr, time.time)
+    log = output.logger()
+
+    def reload() -> Config | None:
+        try:
+            return source.read(flags, serving=True)
+        except ConfigError as exc:
+            log.error("reload_refused", text=str(exc))
+            return None
+
+    systemd = Systemd(os.environ, os.getpid(), time.monotonic)
+    with output.attached():
+        try:
+            run(
+                serve(
+                    config,
+                    log=log,
+                    systemd=systemd,
+                    reload=reload,
+                    output=output,
+                    # Nothing of ours is left to be closed: the kernel does it.
+                    exit_now=lambda: os._exit(0),
+                )
+            )
+        except ConfigError as exc:
+            refuse(str(exc), EX_CONFIG)
+        except OSError as exc:
+            refuse(str(exc))
+        except Exception as exc:
+            # Not left to Python, whose traceback may quote anything.
+            log.critical("crashed", exc_info=exc)
+            raise SystemExit(1) from None

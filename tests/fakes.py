@@ -215,6 +215,9 @@ class FakeTransport:
     def authenticated(self) -> None:
         self.is_authenticated = True
 
+    def account(self) -> None:
+        """Nothing is counted here."""
+
     def pause_reading(self) -> None:
         self.paused = True
 

@@ -57,7 +57,8 @@ PURE = names(
     """protocol wire config ports telemetry.log telemetry.redact telemetry.metrics
     telemetry.counters session.session session.signing
     session.nonces session.json_stringify session.rate_limit delivery.hub
-    delivery.versions delivery.revocations websocket.timers websocket.timer_wheel
+    delivery.versions delivery.revocations websocket.memory
+    websocket.timers websocket.timer_wheel
     websocket.limiter"""
 )
 """No clock, no I/O: time and bytes are arguments."""
@@ -80,6 +81,8 @@ EXCEPTIONS = {
     ("telemetry.log", "threading"): "lines of two threads must not mix",
     ("wire.assembler", "websockets"): "the library's Sans-I/O frames: bytes in and out",
     ("wire.frames", "websockets"): "the library's Sans-I/O frames: bytes in and out",
+    ("wire.reader", "websockets"): "the library's Sans-I/O protocol: bytes in and out",
+    ("wire.request", "websockets"): "the library's HTTP parser: bytes in and out",
     ("wire.upgrade", "websockets"): "one hash of the library's: text in and out",
 }
 CLOCK_CALLS = frozenset({"now", "utcnow", "today"})

@@ -29,8 +29,8 @@ from .delivery.versions import VersionCache
 from .postgres.store import Store
 from .redis.limits import SharedLimits
 from .session.authenticator import Authenticator
-from .session.dispatcher import Services
 from .session.handlers import Context
+from .session.services import Services
 from .session.signing import NonceRegistry
 from .session.user_rates import UserRates
 from .telemetry.log import FilteringBoundLogger
@@ -38,12 +38,18 @@ from .telemetry.metrics import Metrics
 from .telemetry.process_metrics import ProcessMetrics
 from .telemetry.recent_lines import RecentLines
 from .websocket.admin import AdminConnection
+from .websocket.flush_queue import FlushQueue
 from .websocket.http import Endpoints, Page
-from .websocket.listener import bind_admin, bind_public, listen, public, sweep
+from .websocket.listener import (
+    bind_admin,
+    bind_public,
+    listen,
+    listen_public,
+    sweep,
+)
 from .websocket.state import ServerState
 from .websocket.timer_wheel import TimerWheel
 from .websocket.tls import Tls, certificate
-from .websocket.writer import FlushQueue
 
 __all__ = ["Daemon", "running"]
 
@@ -134,8 +140,8 @@ async def _open(
 ) -> None:
     backlog = daemon.config.server.backlog
     endpoints = daemon.state.endpoints
-    daemon.servers = await listen(
-        public(daemon.state),
+    daemon.servers = await listen_public(
+        daemon.state,
         sockets,
         backlog=backlog,
         tls=daemon.tls.context if daemon.tls else None,
@@ -168,7 +174,7 @@ class _Builder:
     wall: Callable[[], float]
     loop: asyncio.AbstractEventLoop
     rng: random.Random
-    spawn: Callable[[Coroutine[Any, Any, None]], object]
+    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
     def __post_init__(self) -> None:
         self.lines = RecentLines(RECENT_LINES, self.now_ms)

@@ -10,6 +10,7 @@ the spread of 20 s kept devices away for 14 s in the median (measured).
 """
 
 import asyncio
+import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,6 +27,7 @@ from .protocol.errors import CloseCode
 from .redis.limits import SharedLimits
 from .telemetry.log import FilteringBoundLogger
 from .telemetry.metrics import Metrics
+from .websocket.listener import Listener
 from .websocket.state import ServerState
 from .websocket.tls import Tls, certificate
 
@@ -65,8 +67,8 @@ class Daemon:
     clerk: Clerk
     metrics: Metrics
     log: FilteringBoundLogger
-    servers: list[asyncio.Server] = field(default_factory=list)
-    admin_servers: list[asyncio.Server] = field(default_factory=list)
+    servers: list[Listener] = field(default_factory=list)
+    admin_servers: list[Listener] = field(default_factory=list)
     postgres_answers: bool = False
     port_is_held: bool = False
     """True when the public port was passed by systemd, and stays open after us."""
@@ -242,5 +244,10 @@ class Daemon:
             await self._pause(SWEEP_S / 2)
 
 
-def _port(servers: list[asyncio.Server]) -> int:
-    return int(servers[0].sockets[0].getsockname()[1]) if servers else 0
+def _port(servers: list[Listener]) -> int:
+    """Return the port of the first socket that has one; a Unix socket has none."""
+    for server in servers:
+        for sock in server.sockets:
+            if sock.family in {socket.AF_INET, socket.AF_INET6}:
+                return int(sock.getsockname()[1])
+    return 0

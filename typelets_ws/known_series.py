@@ -24,15 +24,21 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-STATUSES: Final = ("101", "200", "400", "403", "404", "405", "426", "431", "503")
+STATUSES: Final = (
+    *("101", "200", "400", "403", "404", "405", "414", "426", "431", "503", "505"),
+    *("lost", "tls_failed"),
+)
+"""An HTTP status, or why a socket got no answer."""
 CLOSES: Final = {
     "1006": ("lost",),
     "client": ("client",),
     str(CloseCode.GOING_AWAY): ("gone",),
     str(CloseCode.INVALID_DATA): ("invalid_utf8",),
+    str(CloseCode.PROTOCOL_ERROR): ("protocol_error",),
+    str(CloseCode.POLICY_VIOLATION): ("unfinished_message",),
     str(CloseCode.MESSAGE_TOO_BIG): ("message_too_big", "too_many_fragments"),
     str(CloseCode.RESTARTING): ("restarting",),
-    str(CloseCode.TOO_SLOW): ("unauthenticated", "unsent_bytes", "stalled"),
+    str(CloseCode.TOO_SLOW): ("unauthenticated", "unsent_bytes", "stalled", "memory"),
     str(CloseCode.UNAUTHENTICATED): (
         "auth_failed",
         "other_user",
@@ -42,6 +48,7 @@ CLOSES: Final = {
     str(CloseCode.AUTH_TIMEOUT): ("auth_timeout",),
     str(CloseCode.TOO_MANY): ("flood", "too_many_devices"),
 }
+EVICTIONS: Final = _words("unsent_bytes stalled memory ping_timeout handshake_timeout")
 LOST_LINK: Final = ("lost", "timeout", "garbled", "unexpected", "readonly", "refused")
 PUBLISH_FAILURES: Final = (*LOST_LINK, "down", "full", "closed")
 GAPS: Final = (*LOST_LINK, "deaf", "unreachable", "publish_failed")
@@ -69,7 +76,7 @@ def declare(metrics: Metrics) -> None:
     refused = [
         str(verdict) for verdict in LimiterVerdict if verdict != LimiterVerdict.OPEN
     ]
-    for reason in (*refused, "unsent_bytes", "stalled", "ping_timeout"):
+    for reason in (*refused, *EVICTIONS):
         metrics.evictions.labels(reason)
     _declare_security(metrics)
     _declare_messages(metrics)

@@ -12,13 +12,14 @@ from msgspec import Meta, Struct
 
 __all__ = [
     "Admin", "Auth", "Config", "ConfigError", "Database", "Limits", "Log", "Messages",
-    "Redis", "Server", "secret_keys",
+    "Redis", "Server", "hosts", "secret_keys",
 ]  # fmt: skip
 
 Count = Annotated[int, Meta(ge=1, le=2_147_483_647)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Text = Annotated[str, Meta(min_length=1)]
 Millis = Annotated[int, Meta(ge=1, le=2_147_483_647)]
+Bytes = Annotated[int, Meta(ge=1, le=1_000_000_000_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=1_000_000)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Spread = Annotated[float, Meta(ge=-1, le=1_000_000)]
@@ -37,8 +38,9 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Server(_Section, frozen=True):
     """The public listener: WebSocket upgrades and the three health paths."""
 
-    host: Text = "127.0.0.1"
-    """Loopback, as a TLS proxy stands in front; 0.0.0.0 to be reached directly."""
+    host: Text | tuple[Text, ...] = "127.0.0.1"
+    """Loopback, as a TLS proxy stands in front; `::` to be reached directly over both
+    address families. Several as a list."""
     port: Port = 8765
     reuse_port: bool = False
     """Several processes on one port; the kernel spreads new connections."""
@@ -59,6 +61,13 @@ class Server(_Section, frozen=True):
     -1: 20 s, or 0.3 s while systemd holds the port, as devices wait in its queue."""
     status_token: str = ""
     """Bearer token that opens perUser on /websocket/status; empty: nobody."""
+
+
+def hosts(server: Server) -> tuple[str, ...]:
+    """Return the addresses to listen on; in a text they are separated by commas."""
+    if isinstance(server.host, str):
+        return tuple(host.strip() for host in server.host.split(","))
+    return server.host
 
 
 class Admin(_Section, frozen=True):
@@ -110,6 +119,17 @@ class Limits(_Section, frozen=True):
     user_rate_factor: Count = 20
     """Messages of a user over all connections and reconnects, as a multiple of
     `rate_messages`: as many as `devices_per_user` devices may send."""
+    rate_bytes: Bytes = 64 * 1_048_576
+    """Bytes of one connection per rate window: 60 messages of the largest size, where
+    a person's device sends a few hundred KB."""
+    iteration_frames: Count = 64
+    """Frames of one connection per loop iteration: 64 pings take 1 ms, and then all
+    others have their turn."""
+    iteration_bytes: Count = 65_536
+    """Beyond it no further frame of a connection is begun in a loop iteration."""
+    memory_bytes: Bytes = 1_073_741_824
+    """Held for all clients together; beyond it the largest holders are closed (1013).
+    A thousand messages of the largest size; the README has the worst case."""
     devices_per_user: Count = 20
     connections: Count = 20_000
     unauthenticated: Count = 2_000
@@ -125,11 +145,13 @@ class Limits(_Section, frozen=True):
     """Sockets that have not sent their request yet. When all are taken, the address
     with the most gives way to one with fewer."""
     unsent_bytes: Count = 4 * 1_048_576
+    unfinished_s: Seconds = 30.0
+    """From the first byte of a message to its last: 1 MB at 280 kbit/s. Close 1008."""
     stalled_s: Seconds = 15.0
     abort_s: Seconds = 2.0
     """From a close frame to the hard abort."""
     handshake_s: Seconds = 10.0
-    """From TCP accept to a whole HTTP request."""
+    """From TCP accept to a whole HTTP request, TLS included."""
     ping_interval_s: Seconds = 25.0
     """Below the 30 s and 60 s at which proxies cut idle connections."""
     ping_timeout_s: Seconds = 20.0

@@ -52,14 +52,21 @@ def expected(kind: Any) -> str:
             return f"one of {', '.join(get_args(kind))}"
         case inspect.BoolType():
             return "true or false"
+        case inspect.IntType() | inspect.FloatType() as number:
+            return _expected_number(number)
+        case inspect.VarTupleType():
+            return "a list of texts, none of them empty"
+        case inspect.UnionType():
+            return "a text that is not empty, or a list of such texts"
+        case inspect.StrType(min_length=1):
+            return "a text that is not empty"
+    return "a text"
+
+
+def _expected_number(kind: inspect.IntType | inspect.FloatType) -> str:
+    match kind:
         case inspect.IntType(ge=low, le=high):
             return f"a whole number of at least {low} (at most {high})"
         case inspect.FloatType(gt=None, ge=low, le=high):
             return f"a number of at least {low:g} (at most {high:.0f})"
-        case inspect.FloatType(gt=low, le=high):
-            return f"a number above {low:g} (at most {high:.0f})"
-        case inspect.VarTupleType():
-            return "a list of texts, none of them empty"
-        case inspect.StrType(min_length=1):
-            return "a text that is not empty"
-    return "a text"
+    return f"a number above {kind.gt:g} (at most {kind.le:.0f})"

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from .addresses import UNIX, network
 from .database_url import libpq_error
-from .model import Admin, Auth, Config, ConfigError, Database, Redis, Server
+from .model import Admin, Auth, Config, ConfigError, Database, Redis, Server, hosts
 
 __all__ = ["errors", "merge_reload", "require_keys", "warnings"]
 
@@ -120,6 +120,8 @@ def require_keys(config: Config) -> None:
 
 
 def _about_server(server: Server, admin: Admin) -> Iterator[tuple[str, str, str]]:
+    if not all(hosts(server)):
+        yield "server", "host", "addresses separated by commas, none of them empty"
     if not all(map(_is_origin, server.allowed_origins)):
         yield "server", "allowed_origins", _ORIGIN_WORDS
     if not all(map(_is_network, server.trusted_proxies)):

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from ..app import Daemon
-from ..config.model import Admin, Auth, Config, Database, Limits, Log, Server
+from ..config.model import Admin, Auth, Config, Database, Limits, Log, Server, hosts
 from ..config.model import Redis as RedisConfig
 from ..process import run, serve
 from ..systemd import Systemd
@@ -106,7 +106,7 @@ def _serve(
     """Run the daemon with its page until Ctrl-C."""
     rest = RestStub(config.database.url, config.redis.url, config.redis.prefix)
     stack.enter_context(closing(rest))
-    site = Site(key, rest, USERS, config.server.host, redis)
+    site = Site(key, rest, USERS, hosts(config.server)[0], redis)
     companion = data / "config.toml"
     stack.callback(companion.unlink, missing_ok=True)
 
@@ -115,7 +115,7 @@ def _serve(
         _leave_config(companion, daemon)
         click.echo(greeting(daemon, key, data, redis.kind, default=DEFAULT_DATA))
 
-    click.echo(warning(config.server.host), err=True, nl=False)
+    click.echo(warning(hosts(config.server)[0]), err=True, nl=False)
     output = Output(config.log, sys.stderr, time.time)
     stack.enter_context(output.attached())
     try:

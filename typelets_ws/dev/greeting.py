@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Final
 
+from ..config.model import hosts
 from ..daemon import Daemon
 from .keys import SigningKey
 from .samples import USERS, note_id
@@ -20,7 +21,7 @@ def greeting(
 ) -> str:
     """The text; `default` is the data directory that need not be named."""
     config = daemon.config
-    place = f"{_reachable(config.server.host)}:{daemon.port}"
+    place = f"{_reachable(hosts(config.server)[0])}:{daemon.port}"
     elsewhere = data.resolve() != default.resolve()
     with_data = f" --data {_word(data)}" if elsewhere else ""
     with_config = f" -c {_word(data / 'config.toml')}" if elsewhere else ""

@@ -52,11 +52,11 @@ CLOSE_CODES: Final[Mapping[CloseCode, str]] = {
     CloseCode.GOING_AWAY: "The daemon goes. Reconnect.",
     CloseCode.PROTOCOL_ERROR: "A broken WebSocket frame. Reconnect.",
     CloseCode.INVALID_DATA: "Text that is not UTF-8. Mend the client.",
+    CloseCode.POLICY_VIOLATION: "A message was begun and not ended in time. Reconnect.",
     CloseCode.MESSAGE_TOO_BIG: "Far too large to be read. Send less at once.",
     CloseCode.INTERNAL_ERROR: "Our mistake. Reconnect after a pause.",
     CloseCode.RESTARTING: "The daemon restarts. Reconnect at once.",
-    CloseCode.TOO_SLOW: "The device did not keep up, or we are overloaded. "
-    "Reconnect after a pause and fetch anew.",
+    CloseCode.TOO_SLOW: "Too slow, or we are overloaded. Reconnect and fetch later.",
     CloseCode.UNAUTHENTICATED: "The token does not hold, or was revoked. "
     "Reconnect with a fresh one, or sign in again.",
     CloseCode.AUTH_TIMEOUT: "No valid `auth` in time. Reconnect and send it at once.",

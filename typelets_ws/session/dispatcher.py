@@ -6,83 +6,42 @@ that holds enough, the link is asked not to read on. A task lives only that long
 """
 
 from collections import deque
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
-import structlog
 from msgspec import Raw, structs
 
-from ..config.model import Config
-from ..delivery.hub import Device
-from ..delivery.versions import Evicted, VersionCache
+from ..delivery.versions import Evicted
 from ..protocol import decoding, events, messages
 from ..protocol.errors import INVALID_MESSAGE, ClientError, Code, Disconnect
-from ..telemetry.metrics import Metrics
 from . import handlers
-from .authenticator import Authenticator
-from .handlers import Context, Outcome
+from .handlers import Outcome
+from .services import Services
 from .session import Received, Session, SignatureError, State
 from .signing import Envelope, SignatureVerdict, nonce_digest, nonce_ttl_ms
 from .transport import Transport
 
-__all__ = ["Dispatcher", "Services"]
+__all__ = ["Dispatcher"]
 
 INBOX_BYTES: Final = 1_048_576
-
-
 INBOX_MESSAGES: Final = 64
-
-
 REFUSAL_BYTES: Final = 512
-
-
 """What a refusal weighs in the inbox: an object of seven short fields."""
-
-
-@dataclass(slots=True)
-class Services:
-    """What every conversation uses; times: `now_ms` wall, `monotonic` seconds."""
-
-    context: Context
-    authenticator: Authenticator
-    versions: VersionCache
-    publish: Callable[[str, bytes], None]
-    spawn: Callable[[Coroutine[Any, Any, None]], object]
-    metrics: Metrics
-    log: structlog.typing.FilteringBoundLogger
-    monotonic: Callable[[], float]
-    inbox_bytes_before_auth: int
-    debug: bool = False
-    """True while the log level is debug: a line for each message."""
-
-    def reconfigure(self, config: Config) -> None:
-        """Go by other settings from the next message on."""
-        limits, admission = config.limits, self.authenticator
-        self.context = replace(self.context, rules=config.messages)
-        self.inbox_bytes_before_auth = limits.unread_bytes_before_auth
-        self.debug = config.log.level == "debug"
-        admission.devices_per_user = limits.devices_per_user
-        admission.nonces.reconfigure(limits.nonces_per_user)
-        admission.rates.reconfigure(limits)
-
-    @property
-    def now_ms(self) -> Callable[[], int]:
-        """Wall clock, ms since the epoch."""
-        return self.context.now_ms
-
-    def observe(self, name: str, result: str, device: Device) -> None:
-        """Count a message and its outcome, both names of ours; log it at debug."""
-        self.metrics.messages.labels(name, result).inc()
-        if self.debug:
-            about = device.log_fields
-            self.log.debug("message_handled", type=name, result=result, **about)
 
 
 class Dispatcher:
     """One client's messages and their answers."""
 
-    __slots__ = ("_inbox", "_inbox_bytes", "_services", "_transport", "busy", "session")
+    __slots__ = (
+        "_handled_bytes",
+        "_inbox",
+        "_inbox_bytes",
+        "_paused",
+        "_released",
+        "_services",
+        "_transport",
+        "busy",
+        "session",
+    )
 
     def __init__(
         self, transport: Transport, session: Session, services: Services
@@ -92,10 +51,25 @@ class Dispatcher:
         self.session = session
         self.busy = False
         self._inbox: deque[bytes | ClientError] | None = None
-        self._inbox_bytes = 0
+        self._inbox_bytes = self._handled_bytes = 0
+        self._paused = self._released = False
 
-    def receive(self, data: bytes, *, text: bool) -> None:
-        """Take one whole message; `text` is valid UTF-8."""
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the messages that wait or are being handled."""
+        return self._inbox_bytes + self._handled_bytes
+
+    def count_frame(self) -> ClientError | Disconnect | None:
+        """Count a frame that is no whole message; return why it is refused."""
+        return self.session.count(0, self._services.monotonic())
+
+    def receive(
+        self, data: bytes, *, text: bool, refusal: ClientError | None = None
+    ) -> None:
+        """Take one whole message; `text` is valid UTF-8.
+
+        `refusal` says why a part of it was refused already.
+        """
         services = self._services
         services.metrics.received_bytes.inc(len(data))
         item: bytes | ClientError = data
@@ -103,18 +77,46 @@ class Dispatcher:
         if isinstance(verdict, Disconnect):
             self._transport.disconnect(verdict)
             return
+        verdict = verdict or refusal
         if verdict is not None:
             verdict.request_id = decoding.request_id(data)
             item = verdict
         elif not text or not data:
             item = ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE)
-        if self.busy:
+        if self.busy or self._paused:
             self._enqueue(item)
             return
         received = self._accept(item)
         if received is not None:
-            self.busy = True
-            services.spawn(self._run(received))
+            self._start(received, len(data))
+
+    def pause(self) -> None:
+        """Handle no further message: the client has failed to read too much."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Handle what waits."""
+        if self._paused:
+            self._paused = False
+            if not self.busy and (received := self._next()) is not None:
+                self._start(received, 0)
+
+    def close(self) -> None:
+        """Handle nothing more; the message that is being handled may end."""
+        self.session.close()
+        self._inbox = None
+        self._inbox_bytes = 0
+
+    def release(self) -> None:
+        """Drop the reference that makes a cycle; nothing is called afterwards."""
+        self._released = True
+        if not self.busy:
+            del self._transport
+
+    def _start(self, received: Received, size: int) -> None:
+        self.busy = True
+        self._handled_bytes = size
+        self._services.spawn(self._run(received))
 
     def _enqueue(self, item: bytes | ClientError) -> None:
         if self._inbox is None:
@@ -123,6 +125,7 @@ class Dispatcher:
         self._inbox_bytes += len(item) if isinstance(item, bytes) else REFUSAL_BYTES
         if self._full:
             self._transport.pause_reading()
+        self._transport.account()
 
     @property
     def _full(self) -> bool:
@@ -158,19 +161,25 @@ class Dispatcher:
                 received = self._next()
         finally:
             self.busy = False
+            self._handled_bytes = 0
+            if self._released:
+                del self._transport
 
     def _next(self) -> Received | None:
         """The next message that needs the outside world; those before are answered."""
         inbox = self._inbox
-        while inbox and self.session.state is not State.CLOSED:
+        while inbox and not self._paused and self.session.state is not State.CLOSED:
             item = inbox.popleft()
-            self._inbox_bytes -= len(item) if isinstance(item, bytes) else REFUSAL_BYTES
+            size = len(item) if isinstance(item, bytes) else REFUSAL_BYTES
+            self._inbox_bytes -= size
             received = self._accept(item)
             if received is not None:
+                self._handled_bytes = size
                 return received
-        self._inbox = None
-        self._inbox_bytes = 0
-        self._transport.resume_reading()
+        if not self._paused:
+            self._inbox = None
+            self._inbox_bytes = 0
+            self._transport.resume_reading()
         return None
 
     async def _handle(self, received: Received) -> None:
@@ -230,8 +239,7 @@ class Dispatcher:
         self, reply: messages.NoteUpdateSuccess, outcome: Outcome
     ) -> messages.NoteUpdateSuccess:
         """See `versions`: the reply shows the newest row shown on this process."""
-        if outcome.row is None:
-            return reply
+        assert outcome.row is not None, "called for a written row only"
         key = (self.session.user_id, reply.noteId)
         try:
             row = self._services.versions.latest(

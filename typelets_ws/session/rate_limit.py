@@ -6,9 +6,10 @@ Invariant: a window keeps at most three times its limit of timestamps.
 
 from bisect import bisect_right
 from enum import IntEnum
+from math import inf
 from typing import Final
 
-__all__ = ["FLOOD_FACTOR", "RateVerdict", "SlidingWindow"]
+__all__ = ["FLOOD_FACTOR", "ByteWindow", "RateVerdict", "SlidingWindow"]
 
 FLOOD_FACTOR: Final = 3
 """Three times the limit within one window ends the connection (spec section 5)."""
@@ -79,3 +80,33 @@ class SlidingWindow:
         if len(self._served) < self._limit:
             return 0
         return max(0, self._served[0] + self._window - now)
+
+
+class ByteWindow:
+    """At most `limit` bytes within a window, which begins with its first bytes.
+
+    Three times the limit within one window is a flood. `window` has the unit of `now`.
+    """
+
+    __slots__ = ("_bytes", "_limit", "_until", "_window")
+
+    def __init__(self, limit: int, window: float) -> None:
+        self._limit = limit
+        self._window = window
+        self._bytes = 0
+        self._until = -inf
+
+    def count(self, size: int, now: float) -> RateVerdict:
+        """Count `size` bytes that have arrived at `now`."""
+        if now >= self._until:
+            self._until = now + self._window
+            self._bytes = 0
+        self._bytes += size
+        if self._bytes <= self._limit:
+            return RateVerdict.SERVED
+        flood = self._bytes > self._limit * FLOOD_FACTOR
+        return RateVerdict.FLOOD if flood else RateVerdict.REFUSED
+
+    def retry_after(self, now: float) -> float:
+        """Return how long until a new window begins."""
+        return self._until - now

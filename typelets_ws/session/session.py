@@ -9,8 +9,7 @@ may be said in this state). A `ClientError` is answered and the connection goes 
 Nothing here does I/O or reads a clock: times are arguments, `now_ms` in ms since the
 epoch and `now` in seconds on the monotonic clock.
 
-The user never changes during a session: a valid token of somebody else ends it
-before anything of the first user can reach the second (spec section 2).
+The user never changes: a valid token of another user ends the session (section 2).
 """
 
 from enum import Enum, auto
@@ -32,7 +31,7 @@ from ..protocol.errors import (
 )
 from ..protocol.messages import Auth, ClientMessage, Ping
 from . import signing
-from .rate_limit import RateVerdict, SlidingWindow
+from .rate_limit import ByteWindow, RateVerdict, SlidingWindow
 from .user_rates import UserRate, UserRates
 
 __all__ = ["Received", "Session", "State"]
@@ -68,6 +67,7 @@ class Session:
     """The state of one client."""
 
     __slots__ = (
+        "_bytes",
         "_failed_tries",
         "_joined",
         "_limits",
@@ -94,6 +94,7 @@ class Session:
         self._limits = limits
         self._require_signed = rules.require_signed_messages
         self._window = _rate_window(limits)
+        self._bytes = ByteWindow(limits.rate_bytes, limits.rate_window_ms / 1000)
         self._failed_tries = 0
         self._secrets: signing.Secrets | None = None
         self._registry: signing.NonceRegistry | None = None
@@ -109,11 +110,9 @@ class Session:
         """
         old, self._limits = self._limits, limits
         self._require_signed = rules.require_signed_messages
-        if (old.rate_messages, old.rate_window_ms) != (
-            limits.rate_messages,
-            limits.rate_window_ms,
-        ):
+        if _rates_of(old) != _rates_of(limits):
             self._window = _rate_window(limits)
+            self._bytes = ByteWindow(limits.rate_bytes, limits.rate_window_ms / 1000)
             self._user_rate = None
 
     @property
@@ -131,6 +130,9 @@ class Session:
         """
         verdict = self._window.count(now)
         retry_after = self._window.retry_after
+        of_bytes = self._bytes.count(size, now)
+        if of_bytes > verdict:
+            verdict, retry_after = of_bytes, self._bytes.retry_after
         if self._rates is not None:
             if verdict is RateVerdict.FLOOD:
                 self._rates.remember_flood(self.user_id, self._window, now)
@@ -279,6 +281,10 @@ class Session:
         self.state = State.CLOSED
 
 
+def _rates_of(limits: config.Limits) -> tuple[int, int, int]:
+    return limits.rate_messages, limits.rate_bytes, limits.rate_window_ms
+
+
 def _rate_window(limits: config.Limits) -> SlidingWindow:
     return SlidingWindow(limits.rate_messages, limits.rate_window_ms / 1000)
 
@@ -289,7 +295,6 @@ class SignatureError(ClientError):
     def __init__(
         self, verdict: signing.SignatureVerdict, request_id: str | None
     ) -> None:
-        super().__init__(
-            Code.SIGNATURE_REJECTED, SIGNATURE_REJECTED, request_id=request_id
-        )
+        code = Code.SIGNATURE_REJECTED
+        super().__init__(code, SIGNATURE_REJECTED, request_id=request_id)
         self.verdict = verdict

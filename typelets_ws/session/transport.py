@@ -26,6 +26,10 @@ class Transport(Device, Protocol):
         """The device is in."""
         ...
 
+    def account(self) -> None:
+        """Report the bytes held for this client: they have changed."""
+        ...
+
     def pause_reading(self) -> None:
         """Stop reading from the socket."""
         ...

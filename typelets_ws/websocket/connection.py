@@ -1,210 +1,267 @@
-"""One client's socket: bytes in, decisions obeyed, bytes out.
+"""One client's WebSocket: its socket, what it is sent, and how it closes.
 
-The WebSocket protocol is websockets' Sans-I/O `Protocol`, but for what is so common
-and so simple that it is taken past it (`handshake`, `frames`); what may be said is the
-session's to decide, in which order the conversation's; this pumps. Laws:
+`Inbound` reads what the client sends, the dispatcher handles it, `Writer` sends. This
+class joins them, and is the `Device` of the hub. Invariants:
 
-1. No task and no timer belong to an idle connection: the `TimerWheel` wheel calls
-   `due`, and `timers` knows for what (handshake, auth, ping, stall, abort).
-2. What the peer does not take is bounded by bytes and by time (`writer`); beyond
-   it the peer is told (1013) and cut. A close frame is followed by a hard abort.
-3. From the moment a connection starts closing it is no device any more: it is
-   detached, and nothing further is delivered to it.
+1. No task and no timer belong to an idle connection: the `TimerWheel` calls `on_timer`,
+   and `timers` knows for what (auth, ping, unfinished message, stalled write, abort).
+2. Bytes that a client fails to read are bounded (`Writer.overflows`); beyond it the
+   connection is closed with 1013. While they are many, its own messages wait.
+3. After our Close frame input is discarded, the socket is half-closed, and aborted
+   `limits.abort_s` later. The connection is detached before that, so that no further
+   frame is delivered to it.
 """
 
+import asyncio
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
-from websockets.frames import Frame as WireFrame
-from websockets.frames import Opcode
-from websockets.http11 import Request
+from websockets.extensions import Extension
 
 from ..config.model import Config
 from ..protocol import messages
 from ..protocol.errors import AUTH_TIMEOUT, ClientError, CloseCode, Code, Disconnect
 from ..session.dispatcher import Dispatcher
 from ..session.session import Session
-from ..wire.assembler import Assembler
-from ..wire.frames import PING, Frame, is_pong, whole_text
-from .handshake import HandshakeProtocol
-from .socket import forget
+from ..wire.frames import PING, Frame, close_frame, inflates
+from .inbound import Inbound
 from .state import ServerState
-from .timers import Timer
+from .timers import ConnectionTimers, Timer
+from .writer import Writer
 
 __all__ = ["Connection"]
 
-_GREETING: Final = Frame(messages.encode(messages.ConnectionEstablished()))
+_GREETING: Final = Frame(messages.encode(messages.ConnectionEstablished())).plain
+_AUTH_TIMEOUT: Final = Disconnect(
+    CloseCode.AUTH_TIMEOUT,
+    "auth_timeout",
+    messages.encode(messages.error(ClientError(Code.AUTH_REQUIRED, AUTH_TIMEOUT))),
+)
 
 
-class Connection(HandshakeProtocol):
-    """A socket from accept to loss; `Device` to the hub, `Transport` to its
-    conversation."""
+class Connection(asyncio.Protocol):
+    """A WebSocket from its upgrade to its loss.
+
+    `Device` to the hub, `Transport` to its dispatcher, `ClientSocket` to the state.
+    """
 
     __slots__ = (
-        "_assembler",
+        "_address",
         "_attached",
-        "_authenticated",
-        "_dispatcher",
+        "_deflate",
+        "_inbound",
+        "_session",
+        "_state",
+        "_timers",
+        "_transport",
+        "_writer",
+        "connection_id",
+        "dispatcher",
+        "open",
         "since_ms",
+        "slot",
     )
 
-    def __init__(self, state: ServerState) -> None:
-        super().__init__(state)
-        self._dispatcher: Dispatcher | None = None
-        self._assembler = Assembler()
-        self._attached = self._authenticated = False
-        self.since_ms = 0
+    def __init__(
+        self,
+        state: ServerState,
+        transport: asyncio.Transport,
+        address: str,
+        extensions: list[Extension],
+    ) -> None:
+        """`transport` is that of an accepted upgrade, from the client at `address`."""
+        config = state.config
+        self._state = state
+        self._transport = transport
+        self._address = address
+        self._deflate = inflates(extensions)
+        self._writer = writer = Writer(self, transport, state)
+        self._timers = timers = ConnectionTimers(
+            config.limits, state.monotonic(), config.auth.auth_timeout_ms / 1000
+        )
+        self.connection_id = state.new_id()
+        self._session = Session(self.connection_id, config.limits, config.messages)
+        dispatcher = Dispatcher(self, self._session, state.services)
+        self.dispatcher = dispatcher
+        self._inbound = Inbound(
+            self, transport, writer, dispatcher, timers, state, extensions
+        )
+        self._attached = False
+        self.open = True
+        self.since_ms = self.slot = 0
 
-    # The socket.
+    def start(self, response: bytes, rest: bytes) -> None:
+        """Send the handshake's response and the greeting; handle what came behind."""
+        self._state.record_open(self.log_fields)
+        self.reschedule()
+        self._writer.send(response + _GREETING)
+        if rest:
+            self.data_received(rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone."""
+        """Release everything: the socket is gone."""
+        state = self._state
         if self.open:
-            self._state.observe_end("1006", "lost", self.log_fields)
+            state.observe_end("1006", "lost", self.log_fields)
         self._detach()
-        self._state.timer_wheel.cancel(self)
-        self._state.requested(self, self.address)
-        self._state.discard(self)
-        if self._counted:
-            self._counted = False
-            self._state.limiter.release(self.address, self)
-        # Ends two cycles of references: the collector has nothing to do with churn.
-        self._dispatcher = None
-        if self._protocol is not None:
-            forget(self._protocol)
+        state.timer_wheel.cancel(self)
+        state.discard(self)
+        state.limiter.release(self._address, self)
+        self.release()
+
+    def release(self) -> None:
+        """End the reference cycles: the garbage collector is not needed."""
+        self._inbound.release()
+        self._writer.release()
+        self.dispatcher.release()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have arrived; what is answered at once leaves in one write."""
-        self._corked = True
-        try:
-            dispatcher = self._dispatcher
-            if dispatcher is None:
-                if not self._fast_handshake(data) and not self._reject_method(data):
-                    self._receive(data)
-            elif not self._receive_fast(dispatcher, data):
-                self._receive(data)
-        finally:
-            self._corked = False
-        if self._writer.queued:
-            self.flush()
-
-    def _receive_fast(self, dispatcher: Dispatcher, data: bytes) -> bool:
-        """Take the common cases, one whole text frame or pong, past the protocol.
-
-        Only between frames and between messages, where the protocol holds nothing of
-        what came before, so that it need not know.
-        """
-        protocol = self._protocol
-        within = protocol is not None and protocol.reader.buffer
-        if within or not self.open or self._deflate or not self._assembler.idle:
-            return False
-        text = whole_text(data)
-        if text is None:
-            if is_pong(data):
-                self._timers.pong_received()
-                return True
-            return False
-        try:
-            whole = Assembler.whole(text, self._max_message_size(dispatcher), text=True)
-            dispatcher.receive(whole, text=True)
-        except Disconnect as disconnect:
-            self._fail(disconnect)
-        return True
-
-    def _receive(self, data: bytes) -> None:
-        """Let the protocol read, and handle what it has read."""
-        ws = self._ws
-        ws.receive_data(data)
-        # It is the library's to remember, and by its traceback all that was read.
-        ws.parser_exc = None
-        for event in ws.events_received():
-            if isinstance(event, Request):
-                self._request(event)
-            elif self.open and self._dispatcher is not None:
-                self._frame(self._dispatcher, cast("WireFrame", event))
-        if self.open and self._dispatcher is not None and not self._authenticated:
-            self._limit_unauthenticated_buffer(self._dispatcher)
-        self._write_protocol()
-
-    def _on_open(self) -> None:
-        """See `handshake.HandshakeProtocol`."""
-        state, config = self._state, self._state.config
-        self.open = True
-        session = Session(state.new_id(), config.limits, config.messages)
-        self._dispatcher = Dispatcher(self, session, state.services)
-        auth_timeout = config.auth.auth_timeout_ms / 1000
-        if state.debug:
-            state.log.debug("connection_opened", **self.log_fields)
-        self._timers.opened(state.monotonic(), auth_timeout)
-        self._reschedule()
-        self._queue_frame(_GREETING)
-
-    # Frames in.
-
-    def _frame(self, dispatcher: Dispatcher, frame: WireFrame) -> None:
-        """Handle one frame; the protocol has seen to its own part already."""
-        try:
-            if frame.opcode is Opcode.PONG:
-                self._timers.pong_received()
-            elif frame.opcode is Opcode.PING:
-                # Each is answered, so a flood of pings is a flood.
-                verdict = dispatcher.session.count(0, self._state.monotonic())
-                if isinstance(verdict, Disconnect):
-                    self._fail(verdict)
-            elif frame.opcode is Opcode.CLOSE:
-                self._state.observe_end("client", "client", self.log_fields)
-            else:
-                whole = self._assembler.add(frame, self._max_message_size(dispatcher))
-                # The protocol's parser holds on to the frame until the next one.
-                frame.data = b""
-                if whole is not None:
-                    dispatcher.receive(whole[0], text=whole[1])
-        except Disconnect as disconnect:
-            self._fail(disconnect)
-
-    def _max_message_size(self, dispatcher: Dispatcher) -> int:
-        """The largest message that is read, in bytes, as things stand.
-
-        What is pipelined behind a pending `auth` is judged by its outcome.
-        """
-        limits = self._state.config.limits
-        if dispatcher.session.authenticated or dispatcher.busy:
-            return limits.unread_bytes
-        return limits.unread_bytes_before_auth
-
-    def _limit_unauthenticated_buffer(self, dispatcher: Dispatcher) -> None:
-        """Spec section 5: before auth, what is beyond its limit is not even read.
-
-        After it, the protocol itself refuses more than `unread_bytes`.
-        """
-        unread = len(self._ws.reader.buffer) + self._assembler.size
-        if unread > self._state.config.limits.unread_bytes_before_auth:
-            if dispatcher.busy:
-                self.pause_reading()
-            else:
-                self._fail(Disconnect(CloseCode.MESSAGE_TOO_BIG, "message_too_big"))
-
-    # Frames out.
-
-    def send_frame(self, frame: Frame) -> None:
-        """Send a frame; see `hub.Device`."""
+        """Handle bytes; what is answered at once leaves in one write."""
         if self.open:
-            self._write(frame.deflated if self._deflate else frame.plain)
+            writer = self._writer
+            writer.corked = True
+            self._inbound.receive(data)
+            writer.corked = False
+            writer.flush()
 
-    def send_message(self, text: bytes) -> None:
-        """Send one message; see `dispatcher.Transport`."""
+    def read_on(self) -> None:
+        """See `endpoint.Endpoint`."""
+        self._state.flush_queue.call_soon(self._read_rest)
+
+    def _read_rest(self) -> None:
         if self.open:
-            self._queue_frame(Frame(text))
+            self._inbound.resume()
 
-    def _queue_frame(self, frame: Frame) -> None:
-        self._queue(frame.deflated if self._deflate else frame.plain)
+    def resume_writing(self) -> None:
+        """Answer the waiting messages: the client has read what it was sent."""
+        self._writer.bytes_written()
+        if self.open:
+            self.account()
+            self.dispatcher.resume()
 
-    # The device.
+    def pause_reading(self) -> None:
+        """See `transport.Transport`."""
+        self._inbound.pause()
+
+    def resume_reading(self) -> None:
+        """See `transport.Transport`."""
+        if self.open:
+            self._inbound.unpause()
+
+    def account(self) -> None:
+        """Report the bytes held for this client to the memory budget."""
+        if self.open:
+            self._state.memory.report(self, self.held_bytes)
 
     @property
-    def connection_id(self) -> str:
-        """See `hub.Device`."""
-        return self._session.connection_id
+    def held_bytes(self) -> int:
+        """See `memory.Holder`."""
+        received = self._inbound.held_bytes + self.dispatcher.held_bytes
+        return received + self._writer.unsent
+
+    def send_frame(self, frame: Frame) -> None:
+        """Write a frame now, unless others wait before it; see `hub.Device`.
+
+        Never detaches: the caller may be iterating over the devices.
+        """
+        if self.open:
+            self._writer.send(frame.deflated if self._deflate else frame.plain)
+
+    def send_message(self, text: bytes) -> None:
+        """Queue one message; see `transport.Transport`."""
+        if self.open:
+            frame = Frame(text)
+            self._writer.queue(frame.deflated if self._deflate else frame.plain)
+
+    def write_blocked(self) -> None:
+        """Watch a client that does not take everything; answer no more for now."""
+        writer = self._writer
+        self._timers.write_blocked(self._state.monotonic(), writer.bytes_written())
+        self.reschedule()
+        self.account()
+        if writer.backlog > self._state.config.limits.unsent_bytes:
+            self.dispatcher.pause()
+
+    def abort(self) -> None:
+        """Cut the socket."""
+        self._transport.abort()
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Start closing; see `hub.Device`."""
+        self.disconnect(Disconnect(code, reason))
+
+    def disconnect(self, disconnect: Disconnect) -> None:
+        """Send the final message, if any, and a Close frame; see `Transport`."""
+        if self.open:
+            if disconnect.answer is not None:
+                self.send_message(disconnect.answer)
+            self._state.record_close(disconnect, self.log_fields)
+            self._writer.queue(close_frame(disconnect.close_code, disconnect.reason))
+            self._finish()
+
+    def evict(self, reason: str) -> None:
+        """Close with 1013, without what is still queued; see `memory.Holder`."""
+        self._state.metrics.evictions.labels(reason).inc()
+        self._writer.discard()
+        self.close(CloseCode.TOO_SLOW, reason)
+
+    def close_frame_sent(self, failure: Disconnect | None) -> None:
+        """See `endpoint.Endpoint`."""
+        if failure is None:
+            self._state.observe_end("client", "client", self.log_fields)
+        else:
+            self._state.record_close(failure, self.log_fields)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Discard input from now on, half-close, and abort soon."""
+        self._detach()
+        self._writer.finish()
+        self._timers.closing(self._state.monotonic())
+        self.reschedule()
+
+    def _detach(self) -> None:
+        """Leave the hub, and free all input."""
+        self.open = False
+        self._inbound.close()
+        self.dispatcher.close()
+        self._state.memory.report(self, 0)
+        if self._attached:
+            self._attached = False
+            self._state.services.authenticator.detach(self, self._session)
+
+    def reschedule(self) -> None:
+        """Have `on_timer` called when the next deadline has passed."""
+        following = self._timers.next()
+        if following is not None:
+            self._state.timer_wheel.schedule(self, following)
+
+    def on_timer(self, now: float) -> float | None:
+        """Act on the deadline that has passed; see `timer_wheel.Timed`."""
+        match self._timers.expired(now, reading=self._transport.is_reading()):
+            case Timer.ABORT:
+                self._transport.abort()
+            case Timer.AUTH_TIMEOUT:
+                self.disconnect(_AUTH_TIMEOUT)
+            case Timer.UNFINISHED:
+                self.close(CloseCode.POLICY_VIOLATION, "unfinished_message")
+            case Timer.RESYNC:
+                self.send_message(self._state.resync(self._timers.take_resync()))
+            case Timer.STALL_CHECK:
+                written = self._writer.bytes_written()
+                if self._timers.stalled(now, written, self._writer.unsent):
+                    self.evict("stalled")
+            case Timer.PONG_MISSING:
+                self._state.observe_ping_timeout(self.log_fields)
+                self._transport.abort()
+            case Timer.PING:
+                self._writer.queue(PING)
+        return self._timers.next()
+
+    def ask_resync(self, reason: str, delay: float) -> None:
+        """Send `resync_required` within `delay` seconds; see `hub.Device`."""
+        self._timers.ask_resync(reason, self._state.monotonic() + delay)
+        self.reschedule()
 
     @property
     def session_id(self) -> str | None:
@@ -214,90 +271,28 @@ class Connection(HandshakeProtocol):
     @property
     def log_fields(self) -> Mapping[str, str]:
         """See `hub.Device`."""
-        fields = {"address": self.address}
-        if self._dispatcher is not None:
-            fields["connection"] = self._session.connection_id
-            if self._session.user_id:
-                fields["user"] = self._session.user_id
+        fields = {"address": self._address, "connection": self.connection_id}
+        if self._session.user_id:
+            fields["user"] = self._session.user_id
         return fields
 
-    @property
-    def _session(self) -> Session:
-        return cast(Dispatcher, self._dispatcher).session
-
     def authenticated(self) -> None:
-        """The device is in; see `dispatcher.Transport`."""
-        self._attached = self._authenticated = True
+        """The user is known; see `transport.Transport`."""
+        self._attached = True
         self.since_ms = self._state.now_ms()
-        self._state.limiter.authenticated(self.address, self)
-        if self._state.debug:
-            self._state.log.debug("authenticated", **self.log_fields)
+        self._state.record_authenticated(self, self.log_fields)
         self._timers.authenticated()
 
     def token_refused(self) -> None:
         """See `hub.Device`."""
-        self._state.token_refused(self.address)
+        self._state.token_refused(self._address)
 
     @property
     def busy(self) -> bool:
         """See `state.ClientSocket`."""
-        return self._dispatcher is not None and self._dispatcher.busy
+        return self.dispatcher.busy
 
     def reconfigure(self, config: Config) -> None:
         """See `state.ClientSocket`."""
-        if self._protocol is not None:
-            self._protocol.max_message_size = config.limits.unread_bytes
         self._timers.reconfigure(config.limits)
-        if self._dispatcher is not None:
-            self._session.reconfigure(config.limits, config.messages)
-
-    def ask_resync(self, reason: str, delay: float) -> None:
-        """Tell the device within `delay` seconds; see `hub.Device`."""
-        self._timers.ask_resync(reason, self._state.monotonic() + delay)
-        self._reschedule()
-
-    def _detach(self) -> None:
-        """Be no device any more."""
-        self.open = False
-        if self._attached:
-            self._attached = False
-            self._assembler.drop()
-            self._state.services.authenticator.detach(self, self._session)
-        if self._dispatcher is not None:
-            self._session.close()
-
-    def on_timer(self, now: float) -> float | None:
-        """Do what is due; see `timer_wheel.Timed`."""
-        match self._timers.expired(now, reading=self._reading):
-            case Timer.ABORT:
-                self._transport.abort()
-                return None
-            case Timer.AUTH_TIMEOUT:
-                refusal = ClientError(Code.AUTH_REQUIRED, AUTH_TIMEOUT)
-                answer = messages.encode(messages.error(refusal))
-                self.disconnect(
-                    Disconnect(CloseCode.AUTH_TIMEOUT, "auth_timeout", answer)
-                )
-            case Timer.RESYNC:
-                self._send_resync()
-            case Timer.STALL_CHECK:
-                drained = self._writer.bytes_written()
-                if self._timers.stalled(now, drained, self._writer.unsent):
-                    self._evict("stalled")
-            case Timer.PONG_MISSING:
-                self._state.observe_ping_timeout(self.log_fields)
-                self._transport.abort()
-                return None
-            case Timer.PING:
-                self._queue(PING)
-        return self._timers.next()
-
-    def _send_resync(self) -> None:
-        reason = self._timers.resync_reason
-        self._timers.resynced()
-        self._state.metrics.resyncs.inc()
-        self.send_message(
-            messages.encode(
-                messages.ResyncRequired(reason=reason, timestamp=self._state.now_ms())
-            )
-        )
+        self._session.reconfigure(config.limits, config.messages)

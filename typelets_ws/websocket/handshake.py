@@ -1,117 +1,235 @@
-"""One client's socket until it is a WebSocket: plain answers, refusals, the upgrade.
+"""One client's socket from accept to its upgrade, or to the end of its HTTP answer.
 
-An upgrade that comes whole and without extensions is answered past the library
-(`upgrade`); everything else is read and judged by it. Either way the same door is
-passed, and `_on_open` is where the connection opens.
+A TLS handshake comes before it (`tls_listener`); `limits.handshake_s` runs from the TCP
+accept for both together. Invariants:
+
+1. A request is answered or the connection is closed with a counted reason.
+2. The split of the bytes into reads changes nothing. An upgrade that arrives whole and
+   without extensions is answered by `wire.upgrade`, everything else by the library;
+   tests/fuzz/test_segmentation.py compares both with the library alone.
+3. After an answer input is read and discarded, so that the answer is not lost to a
+   reset; the socket is aborted `limits.abort_s` later.
 """
 
-import re
+import asyncio
 from typing import Final, cast
 
-from websockets.http11 import Request
-from websockets.protocol import OPEN
+from websockets.extensions import Extension
+from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
+from ..config.addresses import ClientAddresses
+from ..config.model import Config
+from ..protocol.errors import CloseCode
+from ..wire.frames import DEFLATE
+from ..wire.request import RequestReader
 from ..wire.upgrade import read_upgrade
-from .limiter import RETRY_AFTER_S
-from .socket import SocketProtocol
+from .connection import Connection
+from .http import head_only, method_not_allowed, text_response
 from .state import ServerState
 
 __all__ = ["HandshakeProtocol"]
 
-_OTHER_METHOD: Final = re.compile(rb"(?!GET )[A-Z]{3,16} ")
+_UNREADABLE: Final = {
+    400: "This is not an HTTP/1.1 request.\n",
+    414: "The request line is too long.\n",
+    431: "The header fields are too large.\n",
+}
 
 
-class HandshakeProtocol(SocketProtocol):
-    """The way in; `Connection` is what lies behind it."""
+class HandshakeProtocol(asyncio.Protocol):
+    """Answers one HTTP request; an accepted upgrade goes on as a `Connection`."""
 
-    __slots__ = ("_counted", "_deflate")
+    __slots__ = (
+        "_address",
+        "_answered",
+        "_deadline",
+        "_peer",
+        "_reader",
+        "_state",
+        "_transport",
+        "slot",
+    )
 
-    def __init__(self, state: ServerState) -> None:
-        super().__init__(state)
-        self._deflate = self._counted = False
+    open = False
+    busy = False
 
-    def _on_open(self) -> None:
-        """The connection is open."""
-        raise NotImplementedError
+    def __init__(self, state: ServerState, deadline: float | None = None) -> None:
+        """`deadline` on the monotonic clock; None: `limits.handshake_s` from now."""
+        if deadline is None:
+            deadline = state.monotonic() + state.config.limits.handshake_s
+        self._state = state
+        self._deadline = deadline
+        self._reader: RequestReader | None = None
+        self._answered = False
+        self.slot = 0
 
-    def _fast_handshake(self, data: bytes) -> bool:
-        """Answer the common case, a whole upgrade in one read, past the protocol."""
+    # The socket.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A connection was accepted, and its TLS handshake is over."""
         state = self._state
-        upgrade = read_upgrade(data) if self._protocol is None else None
-        if upgrade is None or not state.allows(upgrade):
-            return False
-        state.requested(self, self.address)
-        self.address = state.client_address(
-            self.address, upgrade.forwarded_for, upgrade.real_ip
-        )
-        retry_after_s = state.try_accept(self)
-        if retry_after_s is None:
-            state.record_handshake(101)
-            self._queue(upgrade.response)
-            self._counted = True
-            self._on_open()
-        else:
-            self._reject_busy(data, retry_after_s)
-        return True
+        self._transport = cast("asyncio.Transport", transport)
+        self._peer = ClientAddresses.peer(transport.get_extra_info("peername"))
+        state.timer_wheel.schedule(self, self._deadline)
+        state.add_socket(self, self._peer)
 
-    def _reject_busy(self, data: bytes, retry_after_s: float) -> None:
-        """Let the protocol say 503, as it sees to what may still come."""
-        ws = self._http
-        ws.receive_data(data)
-        ws.events_received()
-        self._say_busy(retry_after_s)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Release everything: the socket is gone."""
+        if not self._answered:
+            self._state.record_handshake("lost")
+        self._forget()
 
-    def refuse(self) -> None:
-        """See `state.ClientSocket`."""
-        self._say_busy(RETRY_AFTER_S)
+    def eof_received(self) -> None:
+        """Let the transport close: half a request has no answer."""
 
-    def _say_busy(self, retry_after_s: float) -> None:
-        ws = self._http
-        response = self._state.reject_busy(ws, retry_after_s)
-        self._state.record_handshake(response.status_code)
-        ws.send_response(response)
-        self._write_protocol()
+    def on_timer(self, now: float) -> float | None:
+        """Cut a client whose request or whose close is overdue."""
+        if now < self._deadline:
+            return self._deadline
+        if not self._answered:
+            self._answered = True
+            self._state.refuse_handshake("handshake_timeout", self._peer)
+        self._transport.abort()
+        return None
 
-    def _reject_method(self, data: bytes) -> bool:
-        """Answer what is no GET: the protocol drops such a request if it has a body."""
-        if self._counted or self._ws.eof_sent or not _OTHER_METHOD.match(data):
-            return False
-        ws = self._http
-        ws.send_response(ws.reject(405, "Only GET is served here.\n"))
-        self._write_protocol()
-        return True
+    def evict(self, reason: str) -> None:
+        """Answer 503 and close: the place is needed for other clients."""
+        if self._answered:
+            self._transport.abort()
+            return
+        self._state.refuse_handshake(reason, self._peer)
+        self._state.record_handshake("503")
+        self._answered = True
+        self._transport.write(self._state.busy_response().serialize())
+        self._transport.close()
 
-    def _request(self, request: Request) -> None:
-        state, ws = self._state, self._http
-        state.requested(self, self.address)
-        response = state.endpoints.answer(request, admin=False)
-        if response is None:
-            self.address = state.client_address(
-                self.address,
-                ",".join(request.headers.get_all("X-Forwarded-For")),
-                ",".join(request.headers.get_all("X-Real-IP")[-1:]),
-            )
-            response = ws.accept(request)
-            if response.status_code == 426:
-                response = ws.reject(426, "A WebSocket client is needed here.\n")
-                response.headers["Upgrade"] = "websocket"
-            if response.status_code == 101:
-                retry_after_s = state.try_accept(self)
-                if retry_after_s is not None:
-                    response = state.reject_busy(ws, retry_after_s)
-            state.record_handshake(response.status_code)
-            state.record_origin(ws, request, self.address)
-        ws.send_response(response)
-        # The protocol's parser holds on to the request for ever: 2 KB of headers.
-        request.headers.clear()
-        request._exception = ws.handshake_exc = None
-        if ws.state is OPEN:
-            self._counted = True
-            self._deflate = bool(ws.extensions)
-            self._write_protocol()
-            self._on_open()
+    def close(self, code: CloseCode, reason: str) -> None:
+        """See `state.ClientSocket`; an HTTP request knows no close code."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Cut the socket."""
+        self._transport.abort()
+
+    def reconfigure(self, config: Config) -> None:
+        """See `state.ClientSocket`: settings are read when the request is answered."""
 
     @property
-    def _http(self) -> ServerProtocol:
-        return cast("ServerProtocol", self._ws)
+    def held_bytes(self) -> int:
+        """See `memory.Holder`."""
+        return 0 if self._reader is None else self._reader.size
+
+    def _forget(self) -> None:
+        self._state.timer_wheel.cancel(self)
+        self._state.discard_socket(self, self._peer)
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    # The request.
+
+    def data_received(self, data: bytes) -> None:
+        """Read the request; input behind an answer is discarded."""
+        if self._answered or (self._reader is None and self._fast_handshake(data)):
+            return
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = RequestReader()
+        reader.feed(data)
+        if reader.request is not None:
+            self._answer(reader.request, reader)
+        elif reader.status:
+            self._respond(text_response(reader.status, _UNREADABLE[reader.status]))
+        else:
+            self._state.account(self)
+
+    def _fast_handshake(self, data: bytes) -> bool:
+        """Answer the common case, a whole upgrade in one read."""
+        state = self._state
+        upgrade = read_upgrade(data)
+        if upgrade is None or not state.allows(upgrade):
+            return False
+        address = state.client_address(
+            self._peer, upgrade.forwarded_for, upgrade.real_ip
+        )
+        self._upgrade(upgrade.response, address, [], b"")
+        return True
+
+    def _answer(self, request: Request, reader: RequestReader) -> None:
+        state = self._state
+        if request.method not in {"GET", "HEAD"}:
+            self._respond(method_not_allowed())
+            return
+        upgrade = request.method == "GET" and "Upgrade" in request.headers
+        response = state.endpoints.answer(request, admin=False)
+        if response is None and upgrade and not reader.has_body:
+            self._handshake(request, reader)
+            return
+        if response is None and upgrade:
+            response = text_response(400, "An upgrade has no body.\n")
+        if response is None:
+            response = text_response(426, "A WebSocket client is needed here.\n")
+            response.headers["Upgrade"] = "websocket"
+        self._respond(head_only(response) if request.method == "HEAD" else response)
+
+    def _handshake(self, request: Request, reader: RequestReader) -> None:
+        """Have the library judge the upgrade."""
+        state, server = self._state, self._state.config.server
+        address = state.client_address(
+            self._peer,
+            ",".join(request.headers.get_all("X-Forwarded-For")),
+            ",".join(request.headers.get_all("X-Real-IP")[-1:]),
+        )
+        library = ServerProtocol(
+            origins=state.origins,
+            extensions=[DEFLATE] if server.permessage_deflate else None,
+        )
+        response = library.accept(request)
+        state.record_origin(library, request, address)
+        # Exceptions that are kept keep, by their tracebacks, the protocol.
+        request._exception = library.handshake_exc = None
+        library.parser.close()
+        if response.status_code == 426:
+            response = text_response(426, "A WebSocket client is needed here.\n")
+            response.headers["Upgrade"] = "websocket"
+        if response.status_code != 101:
+            self._respond(response)
+        else:
+            extensions = list(library.extensions)
+            self._upgrade(response.serialize(), address, extensions, reader.rest)
+
+    def _upgrade(
+        self, response: bytes, address: str, extensions: list[Extension], rest: bytes
+    ) -> None:
+        """Open a connection, if the limits allow one."""
+        state = self._state
+        connection = Connection(state, self._transport, address, extensions)
+        retry_after_s = state.try_accept(address, connection)
+        if retry_after_s is not None:
+            connection.release()
+            self._respond(state.busy_response(retry_after_s))
+            return
+        state.record_handshake("101")
+        self._answered = True
+        self._forget()
+        state.connections.add(connection)
+        self._transport.set_protocol(connection)
+        connection.start(response, rest)
+
+    def _respond(self, response: Response) -> None:
+        """Send an answer and half-close; abort soon."""
+        state, transport = self._state, self._transport
+        state.record_handshake(str(response.status_code))
+        state.requested(self, self._peer)
+        self._answered = True
+        if self._reader is not None:
+            self._reader.close()
+            state.memory.report(self, 0)
+        transport.write(response.serialize())
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+        self._deadline = state.monotonic() + state.config.limits.abort_s
+        state.timer_wheel.schedule(self, self._deadline)

@@ -21,7 +21,14 @@ from ..delivery.hub import Hub
 from ..telemetry.metrics import Metrics
 from .limiter import ConnectionLimiter
 
-__all__ = ["Endpoints", "Page", "respond"]
+__all__ = [
+    "Endpoints",
+    "Page",
+    "head_only",
+    "method_not_allowed",
+    "respond",
+    "text_response",
+]
 
 Page = Callable[[Request], Response]
 """Answers a GET at once: it runs on the loop."""
@@ -158,6 +165,23 @@ def respond(status: int, kind: str, body: bytes) -> Response:
         ]
     )
     return Response(status, http.HTTPStatus(status).phrase, headers, body)
+
+
+def text_response(status: int, text: str) -> Response:
+    """Return an answer of plain text that ends the connection."""
+    return respond(status, "text/plain; charset=utf-8", text.encode())
+
+
+def method_not_allowed() -> Response:
+    """Return the answer to any method but GET and HEAD (RFC 9110 section 15.5.6)."""
+    response = text_response(405, "Only GET and HEAD are served here.\n")
+    response.headers["Allow"] = "GET, HEAD"
+    return response
+
+
+def head_only(response: Response) -> Response:
+    """Return the answer to HEAD: that to GET without its body (RFC 9110, 9.3.2)."""
+    return Response(response.status_code, response.reason_phrase, response.headers)
 
 
 def _in_words(seconds: float) -> str:

@@ -9,19 +9,40 @@ with one line instead of half a start.
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
-from ..config.model import Config
-from .connection import Connection
+from ..config.model import Config, hosts
+from .handshake import HandshakeProtocol
 from .state import ServerState
+from .tls_listener import TlsListener
 
-__all__ = ["bind_admin", "bind_public", "listen", "sweep"]
+__all__ = [
+    "Listener",
+    "bind_admin",
+    "bind_public",
+    "listen",
+    "listen_public",
+    "sweep",
+]
+
+
+ANY_ADDRESS: Final = "::"
+"""All addresses of both families, as on most systems (RFC 3493 section 5.3)."""
 
 
 def bind_public(config: Config) -> list[socket.socket]:
     """Take the public port. Raises `OSError`, saying which and why."""
     server = config.server
-    return _bind("server", server.host, server.port, reuse_port=server.reuse_port)
+    found: list[socket.socket] = []
+    try:
+        for host in hosts(server):
+            found += _bind("server", host, server.port, reuse_port=server.reuse_port)
+    except OSError:
+        for sock in found:
+            sock.close()
+        raise
+    return found
 
 
 def bind_admin(config: Config) -> list[socket.socket]:
@@ -33,7 +54,7 @@ def bind_admin(config: Config) -> list[socket.socket]:
 def _bind(
     section: str, host: str, port: int, *, reuse_port: bool = False
 ) -> list[socket.socket]:
-    """One socket for each address that `host` stands for."""
+    """Return a socket for each address of `host`; `::` serves IPv4 as well."""
     found: list[socket.socket] = []
     try:
         for family, kind, proto, _, address in socket.getaddrinfo(
@@ -44,7 +65,8 @@ def _bind(
             if reuse_port:
                 found[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family is socket.AF_INET6:
-                found[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                v6_only = int(host != ANY_ADDRESS)
+                found[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
             found[-1].bind(address)
     except OSError as exc:
         for sock in found:
@@ -54,24 +76,47 @@ def _bind(
     return found
 
 
+class Listener(Protocol):
+    """Accepts connections on its sockets until it is closed."""
+
+    @property
+    def sockets(self) -> Sequence[Any]:
+        """The listening sockets."""
+        ...
+
+    def close(self) -> None:
+        """Accept no more."""
+        ...
+
+
+async def listen_public(
+    state: ServerState,
+    sockets: list[socket.socket],
+    *,
+    backlog: int,
+    tls: ssl.SSLContext | None,
+) -> list[Listener]:
+    """Accept clients on these sockets, which are the listeners' from now on."""
+    if tls is None:
+        return await listen(lambda: HandshakeProtocol(state), sockets, backlog=backlog)
+    listeners = [TlsListener(sock, state, tls) for sock in sockets]
+    for listener in listeners:
+        listener.start(backlog)
+    return list(listeners)
+
+
 async def listen(
     factory: Callable[[], asyncio.Protocol],
     sockets: list[socket.socket],
     *,
     backlog: int,
-    tls: ssl.SSLContext | None = None,
-) -> list[asyncio.Server]:
-    """Accept on these sockets, which are the servers' from now on."""
+) -> list[Listener]:
+    """Accept on these sockets, which are the listeners' from now on."""
     loop = asyncio.get_running_loop()
     return [
-        await loop.create_server(factory, sock=sock, ssl=tls, backlog=backlog)
+        await loop.create_server(factory, sock=sock, backlog=backlog)
         for sock in sockets
     ]
-
-
-def public(state: ServerState) -> Callable[[], asyncio.Protocol]:
-    """The factory of the public port's connections."""
-    return lambda: Connection(state)
 
 
 async def sweep(state: ServerState, grain: float) -> None:

@@ -16,15 +16,17 @@ from websockets.typing import Origin
 
 from ..config.addresses import ClientAddresses, limit_key
 from ..config.model import Config
+from ..protocol import messages
 from ..protocol.errors import CloseCode, Disconnect
-from ..session.dispatcher import Services
+from ..session.services import Services
 from ..telemetry.metrics import Metrics
 from ..wire.upgrade import Upgrade
 from .fair_share import FairSlots
-from .http import Endpoints
+from .flush_queue import FlushQueue
+from .http import Endpoints, text_response
 from .limiter import RETRY_AFTER_S, ConnectionLimiter, LimiterVerdict
+from .memory import Holder, MemoryBudget
 from .timer_wheel import TimerWheel
-from .writer import FlushQueue
 
 __all__ = ["ClientSocket", "ServerState"]
 
@@ -62,14 +64,9 @@ class ClientSocket(Protocol):
         """Cut the socket."""
         ...
 
-    @property
-    def address(self) -> str:
-        """Whose it is: the peer's address, or that of the client a proxy names."""
-        ...
 
-    def refuse(self) -> None:
-        """Answer 503 although no request has come, and close."""
-        ...
+class PendingSocket(ClientSocket, Holder, Protocol):
+    """A socket before its handshake; `evict` answers 503 and closes."""
 
 
 class ServerState:
@@ -97,9 +94,11 @@ class ServerState:
         self.now_ms = services.now_ms
         self.new_id = services.context.new_id
         self.limiter = ConnectionLimiter(config.limits)
-        self._sockets: FairSlots[ClientSocket] = FairSlots(config.limits.handshakes)
-        """Those whose request has not come yet, by the peer's address."""
+        self.memory = MemoryBudget(config.limits.memory_bytes)
         self.connections: set[ClientSocket] = set()
+        self._sockets: FairSlots[PendingSocket] = FairSlots(config.limits.handshakes)
+        """Those whose request has not come yet, by the peer's address."""
+        self._relief_due = False
         self.draining = False
         self.sent_bytes = 0
         """Not in the metrics yet: a counter is too dear for every write."""
@@ -109,6 +108,7 @@ class ServerState:
         """Take new settings; they hold for handshakes and messages from now on."""
         self.config = config
         self.limiter.reconfigure(config.limits)
+        self.memory.limit = config.limits.memory_bytes
         self._sockets.limit = config.limits.handshakes
         self._addresses = ClientAddresses(config.server.trusted_proxies)
         allowed = [Origin(origin) for origin in config.server.allowed_origins]
@@ -118,42 +118,59 @@ class ServerState:
         for connection in self.connections:
             connection.reconfigure(config)
 
-    def add(self, connection: ClientSocket, peer: str) -> None:
-        """A socket was accepted from this address. Refuses it, or another, if it must.
+    def add_socket(self, socket: PendingSocket, peer: str) -> None:
+        """Count a socket that was accepted from this address.
 
-        A trusted proxy speaks for many clients: its sockets are no one address's.
+        Refuses it, or another, when there are too many. A trusted proxy speaks for many
+        clients: its sockets are no one address's.
         """
         limits = self.config.limits
-        self.connections.add(connection)
+        self.connections.add(socket)
         # Refused sockets linger until their answer is read, so the sum is bounded too.
         room = limits.connections + limits.unauthenticated + 2 * limits.handshakes
         if len(self.connections) > room:
-            connection.abort()
+            self.refuse_handshake(LimiterVerdict.SOCKETS, peer)
+            socket.abort()
             return
         if self._addresses.trusts(peer):
             return
         key = limit_key(peer)
         if not self._sockets.allows(key):
-            self._refuse(LimiterVerdict.SOCKETS, peer)
-            connection.refuse()
+            socket.evict(LimiterVerdict.SOCKETS)
             return
-        evicted = self._sockets.acquire(key, connection)
+        evicted = self._sockets.acquire(key, socket)
         if evicted is not None:
-            self._refuse(LimiterVerdict.SOCKETS, evicted.address)
-            evicted.refuse()
+            evicted.evict(LimiterVerdict.SOCKETS)
 
-    def requested(self, connection: ClientSocket, peer: str) -> None:
-        """The socket's request has come."""
-        self._sockets.release(limit_key(peer), connection)
+    def requested(self, socket: PendingSocket, peer: str) -> None:
+        """Take note that the socket's request has come."""
+        self._sockets.release(limit_key(peer), socket)
+
+    def discard_socket(self, socket: PendingSocket, peer: str) -> None:
+        """Count a socket no more: it is gone, or has become a connection."""
+        self.requested(socket, peer)
+        self.discard(socket)
+        self.memory.report(socket, 0)
 
     def discard(self, connection: ClientSocket) -> None:
-        """A socket is gone."""
+        """Count a connection no more."""
         self.connections.discard(connection)
 
     def token_refused(self, address: str) -> None:
         """Count it, unless a proxy is trusted that does not say who its client is."""
         if not self._addresses.trusts(address):
             self.limiter.token_refused(address, self.monotonic())
+
+    def account(self, holder: Holder) -> None:
+        """Take note of the bytes that a holder holds; evict when they are too many."""
+        self.memory.report(holder, holder.held_bytes)
+        if self.memory.exceeded and not self._relief_due:
+            self._relief_due = True
+            self.flush_queue.call_soon(self._relieve)
+
+    def _relieve(self) -> None:
+        self._relief_due = False
+        self.memory.relieve()
 
     def client_address(self, peer: str, forwarded_for: str, real_ip: str) -> str:
         """Whose request it is; see `addresses.ClientAddresses.client`."""
@@ -167,38 +184,37 @@ class ServerState:
             return False
         return self.origins is None or upgrade.origin in self.origins
 
-    def try_accept(self, connection: ClientSocket) -> float | None:
+    def try_accept(self, address: str, connection: ClientSocket) -> float | None:
         """Count a handshake that is otherwise fine.
 
         Returns None, or after how many seconds the refused client may try again.
         """
         # Also while draining: who had reached the port in time counts a refusal as a
         # failure, and a 1012 right after the handshake as a restart.
-        entry = self.limiter.acquire(connection.address, connection, self.monotonic())
+        entry = self.limiter.acquire(address, connection, self.monotonic())
         if entry.verdict is not LimiterVerdict.OPEN:
-            self._refuse(entry.verdict, connection.address)
+            self.refuse_handshake(entry.verdict, address)
             return entry.retry_after_s
         if entry.evicted is not None:
             self.metrics.evictions.labels(str(LimiterVerdict.UNAUTHENTICATED)).inc()
             entry.evicted.close(CloseCode.TOO_SLOW, "unauthenticated")
         return None
 
-    def _refuse(self, verdict: LimiterVerdict, address: str) -> None:
-        self.metrics.evictions.labels(str(verdict)).inc()
-        self.log.warning("handshake_refused", reason=str(verdict), address=address)
+    def refuse_handshake(self, reason: str, address: str) -> None:
+        """Count and log a socket that gets no connection."""
+        self.metrics.evictions.labels(str(reason)).inc()
+        self.log.warning("handshake_refused", reason=str(reason), address=address)
 
     @staticmethod
-    def reject_busy(
-        ws: ServerProtocol, retry_after_s: float = RETRY_AFTER_S
-    ) -> Response:
-        """The answer to one who is not admitted."""
-        response = ws.reject(503, "Too busy, come back later.\n")
+    def busy_response(retry_after_s: float = RETRY_AFTER_S) -> Response:
+        """Return the answer to a client that is not accepted."""
+        response = text_response(503, "Too busy, come back later.\n")
         response.headers["Retry-After"] = str(ceil(retry_after_s))
         return response
 
-    def record_handshake(self, status: int) -> None:
-        """Count a handshake."""
-        self.metrics.handshakes.labels(str(status)).inc()
+    def record_handshake(self, status: str) -> None:
+        """Count an answer by its status, or a socket that got none by the reason."""
+        self.metrics.handshakes.labels(status).inc()
 
     def record_origin(self, ws: ServerProtocol, request: Request, address: str) -> None:
         """Tell of a forbidden origin."""
@@ -215,6 +231,26 @@ class ServerState:
     def debug(self) -> bool:
         """True while the log level is debug."""
         return self.config.log.level == "debug"
+
+    def record_open(self, about: Mapping[str, str]) -> None:
+        """Log a new connection at level debug."""
+        if self.debug:
+            self.log.debug("connection_opened", **about)
+
+    def record_authenticated(
+        self, connection: ClientSocket, about: Mapping[str, str]
+    ) -> None:
+        """Count a connection as authenticated; log it at level debug."""
+        self.limiter.authenticated(about["address"], connection)
+        if self.debug:
+            self.log.debug("authenticated", **about)
+
+    def resync(self, reason: str) -> bytes:
+        """Return a `resync_required` message, and count it."""
+        self.metrics.resyncs.inc()
+        return messages.encode(
+            messages.ResyncRequired(reason=reason, timestamp=self.now_ms())
+        )
 
     def observe_end(self, code: str, reason: str, about: Mapping[str, str]) -> None:
         """Count a close of the client's; a line of its own at level debug."""

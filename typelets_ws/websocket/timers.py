@@ -21,6 +21,7 @@ class Timer(Enum):
     ABORT = auto()
     AUTH_TIMEOUT = auto()
     RESYNC = auto()
+    UNFINISHED = auto()
     STALL_CHECK = auto()
     PONG_MISSING = auto()
     PING = auto()
@@ -38,15 +39,17 @@ class ConnectionTimers:
         "_pinged_at",
         "_resync_at",
         "_stall_at",
+        "_unfinished_until",
         "resync_reason",
     )
 
-    def __init__(self, limits: Limits, now: float) -> None:
-        """A socket was accepted at `now`: its handshake must come."""
+    def __init__(self, limits: Limits, now: float, auth_timeout: float) -> None:
+        """Opened at `now`: `auth` must come within `auth_timeout` seconds."""
         self._limits = limits
-        self._abort_at = now + limits.handshake_s
-        self._auth_until = self._next_ping = NEVER
+        self._auth_until = now + auth_timeout
+        self._next_ping = now + limits.ping_interval_s
         self._pinged_at = self._resync_at = self._stall_at = NEVER
+        self._abort_at = self._unfinished_until = NEVER
         self._drained = 0
         self.resync_reason = ""
 
@@ -54,19 +57,31 @@ class ConnectionTimers:
         """Go by other limits from the next deadline on."""
         self._limits = limits
 
-    def opened(self, now: float, auth_timeout: float) -> None:
-        """The handshake is done: `auth` must come within `auth_timeout` seconds."""
-        self._abort_at = NEVER
-        self._auth_until = now + auth_timeout
-        self._next_ping = now + self._limits.ping_interval_s
-
     def authenticated(self) -> None:
-        """`auth` has come."""
+        """Stop the deadline for `auth`."""
         self._auth_until = NEVER
 
-    def pong_received(self) -> None:
-        """The peer lives."""
+    @property
+    def awaits_pong(self) -> bool:
+        """True between a ping of ours and its pong."""
+        return self._pinged_at != NEVER
+
+    def pong_received(self) -> bool:
+        """Stop the deadline for a pong; return whether one was awaited."""
+        awaited = self._pinged_at != NEVER
         self._pinged_at = NEVER
+        return awaited
+
+    def message_unfinished(self, now: float) -> bool:
+        """Start the deadline of an unfinished message; False if it runs already."""
+        if self._unfinished_until != NEVER:
+            return False
+        self._unfinished_until = now + self._limits.unfinished_s
+        return True
+
+    def message_finished(self) -> None:
+        """Stop the deadline of an unfinished message."""
+        self._unfinished_until = NEVER
 
     def write_blocked(self, now: float, drained: int) -> None:
         """The peer does not take everything; `drained` bytes have left so far."""
@@ -90,14 +105,16 @@ class ConnectionTimers:
             self._resync_at = at
             self.resync_reason = reason
 
-    def resynced(self) -> None:
-        """The device is told, or it does not matter any more."""
+    def take_resync(self) -> str:
+        """Stop the deadline of a resync; return its reason."""
         self._resync_at = NEVER
+        return self.resync_reason
 
     def closing(self, now: float) -> None:
         """A close was sent: from here to the hard abort."""
         self._auth_until = self._next_ping = NEVER
         self._pinged_at = self._resync_at = self._stall_at = NEVER
+        self._unfinished_until = NEVER
         self._abort_at = min(self._abort_at, now + self._limits.abort_s)
 
     def expired(self, now: float, *, reading: bool) -> Timer | None:
@@ -108,8 +125,16 @@ class ConnectionTimers:
             return Timer.AUTH_TIMEOUT
         if now >= self._resync_at:
             return Timer.RESYNC
+        if now >= self._unfinished_until:
+            if reading:
+                return Timer.UNFINISHED
+            # Its rest may have arrived and wait for us: give it its time once more.
+            self._unfinished_until = now + self._limits.unfinished_s
         if now >= self._stall_at:
             return Timer.STALL_CHECK
+        return self._expired_ping(now, reading=reading)
+
+    def _expired_ping(self, now: float, *, reading: bool) -> Timer | None:
         if now >= self._pinged_at + self._limits.ping_timeout_s:
             if reading:
                 return Timer.PONG_MISSING
@@ -129,6 +154,7 @@ class ConnectionTimers:
             self._auth_until,
             self._resync_at,
             self._stall_at,
+            self._unfinished_until,
             self._pinged_at + self._limits.ping_timeout_s,
             self._next_ping,
         )

@@ -10,19 +10,29 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
     ServerPerMessageDeflateFactory,
 )
+from websockets.frames import Close, Opcode
 from websockets.frames import Frame as WireFrame
-from websockets.frames import Opcode
 
 try:  # as the library does: in C where the platform has it
     from websockets.speedups import apply_mask
 except ImportError:
     from websockets.utils import apply_mask
 
-__all__ = ["DEFLATE", "PING", "Frame", "Frames", "is_pong", "whole_text"]
+__all__ = [
+    "DEFLATE",
+    "PING",
+    "Frame",
+    "Frames",
+    "close_frame",
+    "inflates",
+    "is_pong",
+    "whole_text",
+]
 
 PING: Final = WireFrame(Opcode.PING, b"").serialize(mask=False)
 
@@ -100,6 +110,26 @@ class Frames(Frame):
         if self._deflated is None:
             self._deflated = b"".join([frame.deflated for frame in self._frames])
         return self._deflated
+
+
+def inflates(extensions: Sequence[Extension]) -> bool:
+    """Return whether a client can inflate `Frame.deflated`.
+
+    A client with a smaller window gets uncompressed frames, which permessage-deflate
+    allows (RFC 7692 section 6): a frame for each window would cost more than it saves.
+    """
+    return any(
+        isinstance(extension, PerMessageDeflate)
+        and extension.local_max_window_bits >= WINDOW_BITS
+        for extension in extensions
+    )
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """Return a Close frame (RFC 6455 section 5.5.1); `reason` is a word of ours."""
+    return WireFrame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(
+        mask=False
+    )
 
 
 def is_pong(data: bytes) -> bool:

@@ -64,11 +64,13 @@ async def test_any_path_and_query_upgrades(boot: Boot) -> None:
         ("GET /nothing HTTP/1.1", b"426"),
         ("POST /nothing HTTP/1.1\r\nContent-Length: 5", b"405"),
         ("PUT /health HTTP/1.1", b"405"),
-        ("HEAD / HTTP/1.1", b"405"),
+        ("OPTIONS / HTTP/1.0", b"405"),
         ("GET /health HTTP/1.1", b"200"),
         ("GET /health HTTP/1.0", b"200"),
-        ("GET / HTTP/2.0", b""),
-        ("nonsense", b""),
+        ("GET /nothing HTTP/1.0", b"426"),
+        ("GET / HTTP/2.0", b"400"),
+        ("nonsense", b"400"),
+        ("CPU iPhone OS 17_0 like Mac OS X", b"400"),
     ],
 )
 async def test_plain_requests_get_a_plain_answer(
@@ -78,9 +80,84 @@ async def test_plain_requests_get_a_plain_answer(
         request = f"{request_line}\r\nHost: x\r\n\r\n"
         answer = await raw_http(house.daemon.port, request.encode())
         assert answer[9:12] == status
-        if status in {b"426", b"405"}:
-            body = answer.partition(b"\r\n\r\n")[2]
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if status != b"200":
             assert body.count(b"\n") == 1
+        assert (b"\r\nAllow: GET, HEAD\r\n" in head + b"\r\n") == (status == b"405")
+        figure = house.figure("handshakes_total", status=status.decode())
+        assert figure >= 1
+
+
+@pytest.mark.parametrize("path", ["/health", "/websocket/status", "/nothing"])
+async def test_head_is_answered_like_get_without_the_body(
+    boot: Boot, path: str
+) -> None:
+    async with boot() as house:
+        answers = [
+            await raw_http(
+                house.daemon.port, f"{method} {path} HTTP/1.1\r\n\r\n".encode()
+            )
+            for method in ("GET", "HEAD")
+        ]
+        (get, _, body), (head, _, nothing) = [a.partition(b"\r\n\r\n") for a in answers]
+        assert body
+        assert nothing == b""
+        assert get.splitlines()[0] == head.splitlines()[0]
+        length = f"Content-Length: {len(body)}".encode()
+        assert length in get
+        assert length in head
+
+
+CHUNKED = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "Content-Length: 5\r\n\r\nhello",
+        "Content-Length: 5\r\n\r\n",
+        "Content-Length: nonsense\r\n\r\n",
+        CHUNKED,
+        "\r\ntrailing bytes",
+        "\r\n" + "GET /health HTTP/1.1\r\n\r\n" * 100,
+        "\r\n" + "x" * 1_000_000,
+    ],
+)
+@pytest.mark.parametrize("admin", [False, True])
+async def test_a_request_with_anything_behind_it_is_answered(
+    boot: Boot, rest: str, admin: bool
+) -> None:
+    async with boot() as house:
+        port = house.daemon.admin_port if admin else house.daemon.port
+        request = f"GET /health HTTP/1.1\r\nHost: x\r\n{rest}".encode()
+        answer = await raw_http(port, request)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ("GET /health HTTP/1.1\r\nCookie: " + "c" * 16_000, b"200"),
+        ("GET /health HTTP/1.1\r\nCookie: " + "c" * 16_384, b"431"),
+        ("GET /health HTTP/1.1" + ("\r\nA: " + "b" * 8_000) * 8, b"200"),
+        ("GET /health HTTP/1.1" + ("\r\nA: " + "b" * 8_000) * 9, b"431"),
+        ("GET /health HTTP/1.1" + "\r\nA: b" * 200, b"431"),
+        ("GET /" + "p" * 16_384 + " HTTP/1.1", b"414"),
+    ],
+)
+async def test_long_headers_have_their_limits(
+    boot: Boot, request_: str, status: bytes
+) -> None:
+    async with boot() as house:
+        answer = await raw_http(house.daemon.port, f"{request_}\r\n\r\n".encode())
+        assert answer[9:12] == status
+
+
+async def test_long_cookies_do_not_hinder_an_upgrade(boot: Boot) -> None:
+    headers = {"Cookie": "c" * 16_000}
+    async with boot() as house, connect(house.url, additional_headers=headers) as ws:
+        assert "connection_established" in str(await ws.recv())
 
 
 async def test_compression_is_not_offered_unless_wished(boot: Boot) -> None:
@@ -166,11 +243,11 @@ async def test_what_is_common_needs_no_protocol_of_the_library(boot: Boot) -> No
         assert isinstance(connection, Connection)
 
         def made() -> bool:
-            return connection._protocol is not None
+            return connection._inbound._reader is not None
 
         await device.barrier()
         connection._timers._pinged_at = house.daemon.state.monotonic()
-        connection._queue(PING)
+        connection._writer.queue(PING)
         await eventually(lambda: connection._timers._pinged_at == NEVER)
         assert not made()
         await device.socket.send(['{"type":', '"ping"}'])

@@ -16,9 +16,9 @@ from typelets_ws.session.dispatcher import (
     INBOX_MESSAGES,
     REFUSAL_BYTES,
     Dispatcher,
-    Services,
 )
 from typelets_ws.session.nonces import nonce_digest
+from typelets_ws.session.services import Services
 
 UPDATE = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
 
@@ -52,8 +52,9 @@ class DispatcherHarness:
         data = message if isinstance(message, bytes) else json.dumps(message).encode()
         self.talk.receive(data, text=text)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.tasks.append(self._group.create_task(work))
+        return self.tasks[-1]
 
     async def idle(self) -> None:
         """Let all that is being handled end."""

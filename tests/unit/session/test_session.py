@@ -73,7 +73,7 @@ def test_size_and_rate_are_counted_together() -> None:
     one.count(100, 0)
     assert refused(one.count(101, 0)).code is Code.MESSAGE_TOO_LARGE
     one.count(0, 0.4)
-    late = refused(one.count(10**9, 0.5))
+    late = refused(one.count(10**6, 0.5))
     assert (late.code, late.retry_after_ms) == (Code.RATE_LIMITED, 500)
     one.count(1, 1)
 

@@ -20,7 +20,8 @@ from tests.fakes import FOLDER, NOTE, UNOWNED, FakeTransport, Log, Stubs
 from typelets_ws.delivery.versions import VersionCache
 from typelets_ws.ports import TokenRejectReason
 from typelets_ws.protocol import messages
-from typelets_ws.session.dispatcher import Dispatcher, Services
+from typelets_ws.session.dispatcher import Dispatcher
+from typelets_ws.session.services import Services
 from typelets_ws.session.session import State
 
 LIMIT = 2
@@ -67,8 +68,9 @@ class Clients(RuleBasedStateMachine):
         )
         self.clients: dict[int, tuple[One, Dispatcher]] = {}
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.tasks.append(self.loop.create_task(work))
+        return self.tasks[-1]
 
     def client(self, number: int) -> tuple[One, Dispatcher]:
         """The connection of that number, made when it is not there."""

@@ -9,9 +9,7 @@ LIMITS = Limits(
 
 
 def opened() -> ConnectionTimers:
-    liveness = ConnectionTimers(LIMITS, 0)
-    liveness.opened(0, 30)
-    return liveness
+    return ConnectionTimers(LIMITS, 0, 30)
 
 
 def inside() -> ConnectionTimers:
@@ -24,13 +22,6 @@ def due(
     liveness: ConnectionTimers, now: float, *, reading: bool = True
 ) -> Timer | None:
     return liveness.expired(now, reading=reading)
-
-
-def test_the_handshake_must_come() -> None:
-    liveness = ConnectionTimers(LIMITS, 0)
-    assert liveness.next() == 10
-    assert due(liveness, 9.9) is None
-    assert due(liveness, 10) is Timer.ABORT
 
 
 def test_auth_must_come_and_pings_do_not_put_it_off() -> None:
@@ -59,8 +50,7 @@ def test_a_pong_puts_everything_right() -> None:
 
 
 def test_while_a_pong_is_missing_no_second_ping_is_sent() -> None:
-    quick = ConnectionTimers(Limits(ping_interval_s=5, ping_timeout_s=20), 0)
-    quick.opened(0, 1000)
+    quick = ConnectionTimers(Limits(ping_interval_s=5, ping_timeout_s=20), 0, 1000)
     assert due(quick, 5) is Timer.PING
     assert due(quick, 10) is None
     assert quick.next() == 15
@@ -105,7 +95,7 @@ def test_the_resync_asked_for_first_and_due_first_is_told() -> None:
     liveness.ask_resync("later", 5)
     assert (liveness.resync_reason, liveness.next()) == ("soon", 3)
     assert due(liveness, 3) is Timer.RESYNC
-    liveness.resynced()
+    liveness.take_resync()
     assert due(liveness, 4) is None
 
 
@@ -129,7 +119,7 @@ def test_the_gravest_comes_first() -> None:
     assert due(liveness, 100) is Timer.AUTH_TIMEOUT
     liveness.authenticated()
     assert due(liveness, 100) is Timer.RESYNC
-    liveness.resynced()
+    liveness.take_resync()
     assert due(liveness, 100) is Timer.STALL_CHECK
 
 
@@ -143,7 +133,34 @@ def test_other_limits_hold_from_the_next_deadline_on() -> None:
 
 
 def test_without_any_deadline_nobody_looks() -> None:
-    liveness = ConnectionTimers(Limits(handshake_s=1), 0)
-    liveness.opened(0, NEVER)
+    liveness = ConnectionTimers(Limits(handshake_s=1), 0, NEVER)
     liveness._next_ping = NEVER
     assert liveness.next() is None
+
+
+def test_an_unfinished_message_must_end() -> None:
+    timers = inside()
+    assert timers.message_unfinished(10)
+    assert not timers.message_unfinished(20), "its first byte counts"
+    assert due(timers, 39.9) is Timer.PING
+    assert due(timers, 40) is Timer.UNFINISHED
+    timers.message_finished()
+    assert due(timers, 41) is None
+
+
+def test_a_message_whose_rest_we_do_not_read_has_its_time_again() -> None:
+    timers = inside()
+    timers._next_ping = NEVER
+    timers.message_unfinished(10)
+    assert due(timers, 40, reading=False) is None
+    assert timers.next() == 70
+    assert due(timers, 70) is Timer.UNFINISHED
+
+
+def test_one_pong_is_awaited_for_each_ping() -> None:
+    timers = inside()
+    assert not timers.awaits_pong
+    assert not timers.pong_received()
+    assert due(timers, 25) is Timer.PING
+    assert timers.pong_received()
+    assert not timers.pong_received()

@@ -237,7 +237,7 @@ async def test_unknown_kids_cause_one_fetch_however_many_come(boot: Boot) -> Non
 
     with KeyServer() as keys:
         auth = {"jwt_key": "", "jwks_url": keys.url}
-        async with boot(auth=auth) as house:
+        async with boot(auth=auth, limits={"refused_tokens": 100}) as house:
             async with house.device("alice") as device:
                 assert device.user_id == "alice"
             before = keys.count

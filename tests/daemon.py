@@ -153,7 +153,7 @@ async def daemon(
     config = configured(**sections)
     async with running(config, log=output.logger(), pages=pages, wall=wall) as built:
         house = RunningDaemon(built, stream)
-        await eventually(lambda: not built.unready_reasons())
+        await eventually(lambda: not built.health.unready_reasons())
         yield house
 
 

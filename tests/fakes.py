@@ -89,6 +89,10 @@ class FakeShared:
         places.add(connection_id)
         return AcquireResult.GRANTED
 
+    def revoke_session(self, session_id: str, ttl_ms: int) -> None:
+        assert ttl_ms > 0
+        self.revoked.add(session_id)
+
     async def is_revoked(self, session_id: str) -> bool:
         await self.gate.wait()
         return session_id in self.revoked
@@ -252,7 +256,7 @@ class Stubs:
         self.clerk, self.subscriptions = FakeClerk(), FakeSubscriptions()
         self.shared = FakeShared(self.limits.devices_per_user)
         self.store, self.hub, self.metrics = FakeStore(), Hub(), Metrics()
-        self.revoked = RevokedSessions(60.0, 3)
+        self.revoked = RevokedSessions(60.0, 3, self.shared)
         self.rules = Messages()
         self.authenticator = Authenticator(
             clerk=self.clerk,

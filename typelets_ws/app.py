@@ -1,10 +1,10 @@
 """The composition root: what is built of what, in which order it starts and stops.
 
-The command line, `dev` and the tests all enter `running`; there is no other way
-to get a daemon, and no state outside of it. Start: rules and words, the outside
-world (which may be away: it is retried for ever), the port last, though it is taken
-first. Stop: the port first, then the devices, spread over `drain_seconds` (the web
-client has no jitter), then what is being handled, the outside world last.
+The command line, `dev` and the tests all enter `running`; there is no other way to get
+a daemon, and no state outside of it. Start: the ports are bound first, so that a second
+daemon fails at once; they are served last. Redis and Postgres may be unreachable: both
+are retried until the end. Stop: `Daemon.drain`, then the handlers still running, then
+Redis and Postgres.
 """
 
 import asyncio
@@ -12,22 +12,27 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from . import known_series
 from .bus.bus import Bus
 from .clerk.tokens import Clerk
+from .config.live import LiveConfig
 from .config.model import Config
 from .daemon import HANDLING_S, SWEEP_S, Daemon
 from .delivery.hub import Hub
 from .delivery.relay import Relay
 from .delivery.revocations import RevokedSessions
 from .delivery.versions import VersionCache
+from .health import Health
+from .ports import Clock
 from .postgres.store import Store
+from .redis.commands import RedisClient
+from .redis.connector import RedisConnector
 from .redis.limits import SharedLimits
+from .redis.reconnect import Outage, Reconnector
 from .session.authenticator import Authenticator
 from .session.handlers import Context
 from .session.services import Services
@@ -37,30 +42,25 @@ from .telemetry.log import FilteringBoundLogger
 from .telemetry.metrics import Metrics
 from .telemetry.process_metrics import ProcessMetrics
 from .telemetry.recent_lines import RecentLines
-from .websocket.admin import AdminConnection
+from .telemetry.telemetry import Telemetry
 from .websocket.flush_queue import FlushQueue
 from .websocket.http import Endpoints, Page
-from .websocket.listener import (
-    bind_admin,
-    bind_public,
-    listen,
-    listen_public,
-    sweep,
-)
+from .websocket.limiter import ConnectionLimiter
+from .websocket.listener import bind_admin, bind_public, sweep
 from .websocket.state import ServerState
 from .websocket.timer_wheel import TimerWheel
 from .websocket.tls import Tls, certificate
 
-__all__ = ["Daemon", "running"]
+__all__ = ["Daemon", "build", "running"]
 
 VERSIONS_TTL_S: Final = 10.0
-"""Longer than an event can be late: a publish is given up after 2 s."""
+"""Longer than an event can be late: a publish ends after 2 s."""
 VERSIONS_MAX_BYTES: Final = 32 * 1_048_576
-REVOKED_MS: Final = 3_600_000
+REVOKED_TTL_S: Final = 3_600.0
 """Clerk's session tokens live a minute; templates may make them live an hour."""
+REVOKED_LIMIT: Final = 100_000
 RECENT_LINES: Final = 2_000
 """Log lines about users that are kept: some 300 bytes each."""
-REVOKED_LIMIT: Final = 100_000
 
 
 @asynccontextmanager
@@ -72,38 +72,38 @@ async def running(
     sockets: Collection[socket.socket] = (),
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Daemon]:
-    """A daemon that serves while the context is entered.
+    """Yield a daemon that serves for as long as the context is entered; then drain it.
 
-    `sockets` are listening ones, in place of the public port. Raises `OSError` when
-    a port is not to be had, `ConfigError` for a certificate that cannot be used and
-    a group of `ValueError` for a key that is none; Redis and Postgres may be away.
-    On the way out the daemon drains.
+    `sockets` are listening ones, in place of the public port. Raises `OSError` when a
+    port cannot be bound, `ConfigError` for a certificate that cannot be used and a
+    group of `ValueError` for a bad key.
     """
     shown = certificate(config.server)
+    tls = Tls(shown) if shown else None
     public_sockets = list(sockets) or bind_public(config)
     admin_sockets = bind_admin(config)
     async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
-        # What is being handled is finished, after a drain as after a failure to
-        # start; only then the outside world goes.
-        async with _handling_timeout(log) as patience, asyncio.TaskGroup() as handling:
-            daemon = _build(config, log, pages or {}, wall, handling)
-            daemon.handling_timeout = patience
+        # Handlers finish before Redis and Postgres are closed, also when the start
+        # failed.
+        async with _handling_timeout(log) as timeout, asyncio.TaskGroup() as handling:
+            daemon = build(config, log, wall, handling, pages or {}, tls)
+            daemon.handling_timeout = timeout
             daemon.port_is_held = bool(sockets)
-            daemon.tls = Tls(shown) if shown else None
             await stack.enter_async_context(daemon.clerk)
             await daemon.store.start()
             stack.push_async_callback(daemon.store.close)
             background = [
                 tasks.create_task(work)
                 for work in (
+                    daemon.bus.commands.run(),
                     daemon.bus.run(),
-                    daemon.limits.run(),
+                    daemon.health.limits.run(),
                     daemon.refresh_status(),
                     sweep(daemon.state, SWEEP_S),
                 )
             ]
-            stack.callback(_close_all, daemon, background)
-            await _open(daemon, public_sockets, admin_sockets)
+            stack.callback(_close, daemon, background)
+            await daemon.listen(public_sockets, admin_sockets)
             yield daemon
             await daemon.drain()
             daemon.limit_handling(HANDLING_S)
@@ -115,194 +115,115 @@ async def running(
 async def _handling_timeout(
     log: FilteringBoundLogger,
 ) -> AsyncIterator[asyncio.Timeout]:
-    """Ends what is being handled when it takes longer than anybody can wait."""
+    """Cancel the body when the yielded timeout expires; it starts without a limit."""
     try:
-        async with asyncio.timeout(None) as patience:
-            yield patience
+        async with asyncio.timeout(None) as timeout:
+            yield timeout
     except TimeoutError:
-        if not patience.expired():
+        if not timeout.expired():
             raise
         log.warning("handling_cut")
 
 
-def _close_all(daemon: Daemon, background: list[asyncio.Task[None]]) -> None:
-    """Whatever is still open goes now; after a drain that is the admin port."""
-    for server in (*daemon.servers, *daemon.admin_servers):
-        server.close()
-    for connection in tuple(daemon.state.connections):
-        connection.abort()
+def _close(daemon: Daemon, background: list[asyncio.Task[None]]) -> None:
+    daemon.close()
     for task in background:
         task.cancel()
 
 
-async def _open(
-    daemon: Daemon, sockets: list[socket.socket], admin: list[socket.socket]
-) -> None:
-    backlog = daemon.config.server.backlog
-    endpoints = daemon.state.endpoints
-    daemon.servers = await listen_public(
-        daemon.state,
-        sockets,
-        backlog=backlog,
-        tls=daemon.tls.context if daemon.tls else None,
-    )
-    daemon.admin_servers = await listen(
-        lambda: AdminConnection(endpoints), admin, backlog=backlog
-    )
-
-
-def _build(
+def build(
     config: Config,
     log: FilteringBoundLogger,
-    pages: Mapping[str, Page],
     wall: Callable[[], float],
     handling: asyncio.TaskGroup,
+    pages: Mapping[str, Page],
+    tls: Tls | None,
 ) -> Daemon:
-    """Put the parts together; nothing runs yet."""
+    """Put the parts together; nothing runs yet. `handling` runs message handlers."""
     loop = asyncio.get_running_loop()
+    live, clock = LiveConfig(config), Clock(wall, loop.time)
     rng = random.Random(secrets.randbits(64))  # noqa: S311 - not for secrets
-    return _Builder(config, log, pages, wall, loop, rng, handling.create_task).build()
+    recent = RecentLines(RECENT_LINES, clock.now_ms)
+    telemetry = Telemetry(Metrics(), recent.kept_from(log))
+    known_series.declare(telemetry.metrics)
+    ProcessMetrics(telemetry.metrics.registry, wall())
 
+    connector = RedisConnector(config.redis.url, config.redis.connect_timeout_s)
+    outage = Outage(telemetry, clock.monotonic)
+    commands = RedisClient(
+        config.redis, Reconnector("commands", connector, outage, rng), telemetry
+    )
+    events = Reconnector("events", connector, outage, rng)
+    limits = SharedLimits(live, commands, telemetry=telemetry, rng=rng)
+    store = Store(config.database, metrics=telemetry.metrics, log=telemetry.log)
+    clerk = Clerk(
+        config.auth,
+        now=wall,
+        monotonic=loop.time,
+        metrics=telemetry.metrics,
+        log=telemetry.log,
+    )
 
-@dataclass
-class _Builder:
-    """The parts that several others need. What needs the daemon gets a lambda."""
+    hub = Hub()
+    versions = VersionCache(VERSIONS_TTL_S, VERSIONS_MAX_BYTES)
+    revoked = RevokedSessions(REVOKED_TTL_S, REVOKED_LIMIT, limits)
+    relay = Relay(hub, versions, revoked, live, clock, telemetry, rng.random)
+    bus = Bus(
+        config.redis,
+        commands,
+        events,
+        relay,
+        clock=clock,
+        telemetry=telemetry,
+        rng=rng,
+    )
+    health = Health(live, clock, bus, limits)
 
-    config: Config
-    log: FilteringBoundLogger
-    pages: Mapping[str, Page]
-    wall: Callable[[], float]
-    loop: asyncio.AbstractEventLoop
-    rng: random.Random
-    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-
-    def __post_init__(self) -> None:
-        self.lines = RecentLines(RECENT_LINES, self.now_ms)
-        self.log = self.lines.kept_from(self.log)
-        self.metrics = Metrics()
-        known_series.declare(self.metrics)
-        ProcessMetrics(self.metrics.registry, self.wall())
-        self.hub = Hub()
-        self.revoked = RevokedSessions(REVOKED_MS / 1000, REVOKED_LIMIT)
-        self.versions = VersionCache(VERSIONS_TTL_S, VERSIONS_MAX_BYTES)
-
-    def now_ms(self) -> int:
-        """Wall clock, ms since the epoch."""
-        return int(self.wall() * 1000)
-
-    def build(self) -> Daemon:
-        """The daemon, whole."""
-        config, metrics, log = self.config, self.metrics, self.log
-        relay = self._relay()
-        bus = Bus(
-            config.redis,
-            metrics=metrics,
-            log=log,
-            clock=self.wall,
-            monotonic=self.loop.time,
-            rng=self.rng,
-            on_event=relay.on_event,
-            on_gap=relay.resync,
-            on_unpublished=lambda *unpublished: self.daemon.on_publish_failed(
-                *unpublished
-            ),
-        )
-        bus.on_batch(self.hub.flush)
-        shared = SharedLimits(
-            config.redis,
-            config.limits.devices_per_user,
-            bus.commands,
-            metrics=metrics,
-            log=log,
-            rng=self.rng,
-        )
-        clerk = Clerk(
-            config.auth,
-            now=self.wall,
-            monotonic=self.loop.time,
-            metrics=metrics,
-            log=log,
-        )
-        store = Store(config.database, metrics=metrics, log=log)
-        state = self._state(store, self._authenticator(clerk, bus, shared))
-        self.daemon = Daemon(
-            config, state, self.hub, relay, bus, shared, store, clerk, metrics, log
-        )
-        return self.daemon
-
-    def _relay(self) -> Relay:
-        return Relay(
-            hub=self.hub,
-            versions=self.versions,
-            revoked=self.revoked,
-            remember_revoked=lambda sid: self.daemon.limits.revoke_session(
-                sid, REVOKED_MS
-            ),
-            metrics=self.metrics,
-            log=self.log,
-            now_ms=self.now_ms,
-            monotonic=self.loop.time,
-            random=self.rng.random,
-            resync_spread_s=self.config.redis.resync_spread_s,
-            event_bytes=self.config.limits.unsent_bytes,
-        )
-
-    def _authenticator(
-        self, clerk: Clerk, bus: Bus, shared: SharedLimits
-    ) -> Authenticator:
-        return Authenticator(
+    services = Services(
+        context=Context(
+            store=store,
+            rules=config.messages,
+            metrics=telemetry.metrics,
+            now_ms=clock.now_ms,
+            new_id=new_id,
+        ),
+        authenticator=Authenticator(
             clerk=clerk,
-            hub=self.hub,
+            hub=hub,
             subscriptions=bus,
-            shared=shared,
-            nonces=NonceRegistry(self.config.limits.nonces_per_user),
-            rates=UserRates(self.config.limits),
-            revoked=self.revoked,
-            metrics=self.metrics,
-            log=self.log,
-            now_ms=self.now_ms,
-            monotonic=self.loop.time,
-            devices_per_user=self.config.limits.devices_per_user,
-        )
+            shared=limits,
+            nonces=NonceRegistry(config.limits.nonces_per_user),
+            rates=UserRates(config.limits),
+            revoked=revoked,
+            metrics=telemetry.metrics,
+            log=telemetry.log,
+            now_ms=clock.now_ms,
+            monotonic=loop.time,
+            devices_per_user=config.limits.devices_per_user,
+        ),
+        versions=versions,
+        publish=bus.publish,
+        spawn=handling.create_task,
+        metrics=telemetry.metrics,
+        log=telemetry.log,
+        monotonic=loop.time,
+        inbox_bytes_before_auth=config.limits.unread_bytes_before_auth,
+    )
+    limiter = ConnectionLimiter(config.limits)
+    endpoints = Endpoints(
+        live, hub, telemetry.metrics, health, limiter, recent.about, pages
+    )
+    state = ServerState(
+        live,
+        services=services,
+        endpoints=endpoints,
+        limiter=limiter,
+        timer_wheel=TimerWheel(SWEEP_S),
+        flush_queue=FlushQueue(loop.call_soon),
+    )
+    return Daemon(live, state, health, relay=relay, store=store, clerk=clerk, tls=tls)
 
-    def _state(self, store: Store, admission: Authenticator) -> ServerState:
-        config, loop = self.config, self.loop
-        started = loop.time()
-        services = Services(
-            context=Context(
-                store=store,
-                rules=config.messages,
-                metrics=self.metrics,
-                now_ms=self.now_ms,
-                new_id=lambda: secrets.token_urlsafe(12),
-            ),
-            authenticator=admission,
-            versions=self.versions,
-            publish=lambda *event: self.daemon.publish(*event),
-            spawn=self.spawn,
-            metrics=self.metrics,
-            log=self.log,
-            monotonic=loop.time,
-            inbox_bytes_before_auth=config.limits.unread_bytes_before_auth,
-        )
-        endpoints = Endpoints(
-            hub=self.hub,
-            metrics=self.metrics,
-            status_token=config.server.status_token,
-            unready_reasons=lambda: self.daemon.unready_reasons(),
-            draining=lambda: self.daemon.state.draining,
-            limiter=lambda: self.daemon.state.limiter,
-            uptime=lambda: loop.time() - started,
-            recent=self.lines.about,
-            pages=self.pages,
-        )
-        return ServerState(
-            config,
-            services=services,
-            endpoints=endpoints,
-            timer_wheel=TimerWheel(SWEEP_S),
-            flush_queue=FlushQueue(loop.call_soon),
-            metrics=self.metrics,
-            log=self.log,
-            monotonic=loop.time,
-        )
+
+def new_id() -> str:
+    """A connection or correlation id: 16 characters, unguessable."""
+    return secrets.token_urlsafe(12)

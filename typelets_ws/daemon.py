@@ -1,48 +1,46 @@
-"""A running daemon, as its owner sees it: how it is, how it changes, how it ends.
+"""A running daemon: listening, reload, shutdown.
 
-Ending: the port first, then the devices, evenly spread over `drain_seconds` (the
-web client reconnects without jitter, so the daemon must spread them). A connection that
-is handling a message is closed when that is done. Every wait has an end.
+Shutdown: the port first, then the connections, spread evenly over `drain_seconds`
+(the web client reconnects without jitter, so the daemon must spread them). A
+connection with a message being handled closes when that is done. Every wait ends.
 
 A port that systemd holds goes on accepting while no process reads, so a device that is
-closed waits in its queue for the next process. Then the drain is as short as can be:
+closed waits in its queue for the next process. The drain is then as short as possible:
 the spread of 20 s kept devices away for 14 s in the median (measured).
 """
 
 import asyncio
 import socket
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from .bus.bus import Bus
 from .clerk.tokens import Clerk
+from .config.live import LiveConfig
 from .config.model import Config
 from .config.validate import merge_reload
 from .delivery.hub import Hub
 from .delivery.relay import Relay
+from .health import Health
 from .ports import StoreUnavailable
 from .postgres.store import Store
 from .protocol.errors import CloseCode
-from .redis.limits import SharedLimits
 from .telemetry.log import FilteringBoundLogger
 from .telemetry.metrics import Metrics
-from .websocket.listener import Listener
+from .websocket.admin import AdminConnection
+from .websocket.listener import Listener, listen, listen_public
 from .websocket.state import ServerState
 from .websocket.tls import Tls, certificate
 
 __all__ = ["HANDLING_S", "SWEEP_S", "Daemon"]
 
 SWEEP_S: Final = 0.1
-"""How exact deadlines are; the shortest by default is 2 s."""
-PROBE_AGE_S: Final = 30.0
-"""Spec section 7: ready only while a probe came back in the last 30 s."""
-STUCK_PROBES: Final = 18
-"""Probes in a row that may be missed before the subscriber is stuck: 90 s."""
+"""The timer wheel's tick; the shortest timeout is 2 s by default."""
 REFRESH_S: Final = 2.0
 HANDLING_S: Final = 5.0
-"""For what is being handled at the end: a wait for Postgres and a statement, by
-default 2 s each."""
+"""For messages being handled at shutdown: a wait for Postgres and a statement, 2 s
+each by default."""
 DRAIN_S: Final = 20.0
 """Spread of the closes when `server.drain_seconds` is -1."""
 HANDOVER_S: Final = 0.3
@@ -50,31 +48,61 @@ HANDOVER_S: Final = 0.3
 HANDOVER_LINGER_S: Final = 0.4
 """Longest wait then for the answers to our close frames."""
 BATCH_S: Final = 0.01
-"""Closes that fall due within this long go out together."""
+"""Closes due within this long are sent together."""
 
 
-@dataclass(slots=True)
 class Daemon:
-    """A running daemon, as its owner sees it."""
+    """A running daemon. `app.running` builds it; its caller reloads and drains it."""
 
-    config: Config
-    state: ServerState
-    hub: Hub
-    relay: Relay
-    bus: Bus
-    limits: SharedLimits
-    store: Store
-    clerk: Clerk
-    metrics: Metrics
-    log: FilteringBoundLogger
-    servers: list[Listener] = field(default_factory=list)
-    admin_servers: list[Listener] = field(default_factory=list)
-    postgres_answers: bool = False
-    port_is_held: bool = False
-    """True when the public port was passed by systemd, and stays open after us."""
-    exit_forced: asyncio.Event = field(default_factory=asyncio.Event)
-    handling_timeout: asyncio.Timeout | None = None
-    tls: Tls | None = None
+    def __init__(
+        self,
+        live: LiveConfig,
+        state: ServerState,
+        health: Health,
+        *,
+        relay: Relay,
+        store: Store,
+        clerk: Clerk,
+        tls: Tls | None,
+    ) -> None:
+        self.live = live
+        self.state = state
+        self.health = health
+        self.relay = relay
+        self.store = store
+        self.clerk = clerk
+        self._tls = tls
+        self.servers: list[Listener] = []
+        self.admin_servers: list[Listener] = []
+        self.port_is_held = False
+        """True when systemd passed the public port: it stays open after the end."""
+        self.exit_forced = asyncio.Event()
+        self.handling_timeout: asyncio.Timeout | None = None
+
+    @property
+    def config(self) -> Config:
+        """The settings in force."""
+        return self.live.current
+
+    @property
+    def hub(self) -> Hub:
+        """The devices of this process."""
+        return self.relay.hub
+
+    @property
+    def bus(self) -> Bus:
+        """The events of all processes."""
+        return self.health.bus
+
+    @property
+    def metrics(self) -> Metrics:
+        """All figures of this daemon."""
+        return self.state.metrics
+
+    @property
+    def log(self) -> FilteringBoundLogger:
+        """The daemon's log."""
+        return self.state.log
 
     @property
     def port(self) -> int:
@@ -86,54 +114,26 @@ class Daemon:
         """The admin port, 0 when there is none."""
         return _port(self.admin_servers)
 
-    def unready_reasons(self) -> list[str]:
-        """Why the daemon is not ready; empty when it is."""
-        found = []
-        if self.state.draining:
-            found.append("draining")
-        if not self.postgres_answers:
-            found.append("postgres does not answer")
-        if not self.bus.commands.up:
-            found.append("redis does not answer")
-        age = self.bus.probe_age()
-        proven = self.bus.listening and self.bus.proven
-        if age is None or age > PROBE_AGE_S or not proven:
-            found.append("no probe came back through redis")
-        if self.limits.refused:
-            found.append("redis refuses commands of the shared limits")
-        return found
+    async def listen(
+        self, public: list[socket.socket], admin: list[socket.socket]
+    ) -> None:
+        """Accept connections on these sockets, which belong to the daemon then."""
+        backlog = self.config.server.backlog
+        tls = self._tls.context if self._tls else None
+        self.servers = await listen_public(self.state, public, backlog=backlog, tls=tls)
+        self.admin_servers = await listen(
+            partial(AdminConnection, self.state.endpoints), admin, backlog=backlog
+        )
 
-    def publish(self, user_id: str, event: bytes) -> None:
-        """Send an event of ours down the one road.
-
-        While this process is deaf its own devices are served directly; all
-        others are told to resync when Redis is back.
-        """
-        if not self.bus.listening:
-            self._deliver_locally(user_id, event)
-        self.bus.publish(user_id, event)
-
-    def on_publish_failed(self, user_id: str, event: bytes, _reason: str) -> None:
-        """Redis did not take an event: serve the devices of this process."""
-        if self.bus.listening:
-            self._deliver_locally(user_id, event)
-
-    def _deliver_locally(self, user_id: str, event: bytes) -> None:
-        self.relay.on_event(user_id, event)
-        self.hub.flush()
-
-    def alive(self) -> bool:
-        """For the watchdog: the loop runs this, and the subscriber is not stuck.
-
-        A Redis that is away is no reason to be restarted; a subscriber that
-        believes it listens, and has heard no probe for long, is.
-        """
-        age = self.bus.probe_age()
-        stuck = STUCK_PROBES * self.config.redis.probe_interval_s
-        return not (self.bus.listening and age is not None and age > stuck)
+    def close(self) -> None:
+        """Close all that is still open; after a drain that is the admin port."""
+        for server in (*self.servers, *self.admin_servers):
+            server.close()
+        for connection in tuple(self.state.connections):
+            connection.abort()
 
     def force_exit(self) -> None:
-        """End at once: cut whoever is still here."""
+        """Shut down at once: close all connections, cancel all handlers."""
         self.exit_forced.set()
         if (
             self.handling_timeout is not None
@@ -142,7 +142,7 @@ class Daemon:
             self.limit_handling(0)
 
     def limit_handling(self, seconds: float) -> None:
-        """Cut off in so many seconds what is still being handled then."""
+        """Cancel handlers still running after `seconds`."""
         if self.handling_timeout is not None and not self.handling_timeout.expired():
             seconds = 0 if self.exit_forced.is_set() else seconds
             self.handling_timeout.reschedule(
@@ -160,13 +160,10 @@ class Daemon:
         shown = certificate(config.server)
         self.clerk.reconfigure(config.auth)
         # From here on nothing can fail.
-        if self.tls is not None and shown is not None:
-            self.tls.replace(shown)
-        limits = config.limits
-        self.limits.reconfigure(limits.devices_per_user)
-        self.relay.event_bytes = limits.unsent_bytes
-        self.state.reconfigure(config)
-        self.config = config
+        if self._tls is not None and shown is not None:
+            self._tls.replace(shown)
+        self.live.current = config
+        self.state.reconfigure()
         if kept:
             self.log.warning("needs_restart", keys=kept)
         self.log.info("reloaded")
@@ -176,9 +173,9 @@ class Daemon:
         while True:
             try:
                 await self.store.ping()
-                self.postgres_answers = True
+                self.health.postgres_answers = True
             except StoreUnavailable:
-                self.postgres_answers = False
+                self.health.postgres_answers = False
             self.store.observe_pool()
             self.metrics.sent_bytes.inc(self.state.sent_bytes)
             self.state.sent_bytes = 0
@@ -189,19 +186,19 @@ class Daemon:
             await asyncio.sleep(REFRESH_S)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, unless somebody is in a hurry."""
+        """Wait, but not after `force_exit`."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.exit_forced.wait(), seconds)
 
     async def drain(self) -> None:
-        """Let nobody in, and send everybody away with 1012, evenly spread.
+        """Stop accepting; close all connections with 1012 over `drain_seconds`.
 
-        Doing it again does nothing.
+        A second call does nothing.
         """
         state, loop = self.state, asyncio.get_running_loop()
-        if state.draining:
+        if self.health.draining:
             return
-        state.draining = True
+        self.health.draining = True
         for server in self.servers:
             server.close()
         inside = [c for c in state.connections if c.open]
@@ -224,7 +221,7 @@ class Daemon:
         return HANDOVER_S if self.port_is_held else DRAIN_S
 
     async def _close_remaining(self) -> None:
-        """Close who was busy or still at the door, and wait for the sockets' end."""
+        """Close connections that were busy or unfinished; wait until all are gone."""
         loop = asyncio.get_running_loop()
         state, began = self.state, loop.time()
         patient = began + HANDLING_S

@@ -4,7 +4,7 @@ The drivers (`clerk`, `store`, `bus`, `redis.limits`) stand on floor 3 and fulfi
 these; `handlers` and `authenticator` stand on floor 2 and know only these.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Protocol
@@ -12,7 +12,9 @@ from typing import Protocol
 __all__ = [
     "AcquireResult",
     "Clerk",
+    "Clock",
     "Conflict",
+    "Health",
     "Identity",
     "Missing",
     "SharedLimits",
@@ -23,6 +25,18 @@ __all__ = [
     "TokenRejected",
     "Updated",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Both clocks, in seconds: `wall` since 1970, `monotonic` never goes back."""
+
+    wall: Callable[[], float]
+    monotonic: Callable[[], float]
+
+    def now_ms(self) -> int:
+        """Wall clock, ms since 1970."""
+        return int(self.wall() * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +179,20 @@ class AcquireResult(Enum):
     REVOKED = "revoked"
 
 
+class Health(Protocol):
+    """Readiness of the daemon, for the HTTP endpoints."""
+
+    draining: bool
+
+    def unready_reasons(self) -> list[str]:
+        """Why the daemon is not ready; empty when it is."""
+        ...
+
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        ...
+
+
 class SharedLimits(Protocol):
     """What is counted over all processes; generous while Redis is away."""
 
@@ -176,6 +204,10 @@ class SharedLimits(Protocol):
 
     async def is_revoked(self, session_id: str) -> bool:
         """Whether any process revoked the session."""
+        ...
+
+    def revoke_session(self, session_id: str, ttl_ms: int) -> None:
+        """Refuse the session on every process for this long."""
         ...
 
     def release(self, user_id: str, connection_id: str) -> None:

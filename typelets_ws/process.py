@@ -88,12 +88,12 @@ async def heartbeat(daemon: Daemon, systemd: Systemd, output: Output | None) -> 
     """
     ready = False
     while True:
-        reasons = daemon.unready_reasons()
+        reasons = daemon.health.unready_reasons()
         if not reasons and not ready:
             ready = True
             systemd.ready()
             daemon.log.info("ready")
-        alive = daemon.alive()
+        alive = daemon.health.alive()
         systemd.notify(
             _status(daemon, reasons),
             *(["WATCHDOG=1"] if alive else []),

@@ -90,7 +90,7 @@ def daemon(prefix: str, config: dict[str, dict[str, Any]]) -> None:
 
 def announce_ready(daemon: Daemon) -> None:
     """Tell the parent once Redis and Postgres are there."""
-    if daemon.unready_reasons():
+    if daemon.health.unready_reasons():
         asyncio.get_running_loop().call_later(0.02, announce_ready, daemon)
     else:
         announce(daemon.port)

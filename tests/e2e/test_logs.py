@@ -202,7 +202,7 @@ async def test_a_flood_is_a_few_lines_and_a_sum(
 
 async def test_sums_come_by_the_clock_though_nothing_is_written_any_more() -> None:
     output, idle = Mock(), MagicMock()
-    idle.unready_reasons.return_value = []
+    idle.health.unready_reasons.return_value = []
     often = Systemd({"WATCHDOG_USEC": "10000"}, os.getpid(), time.monotonic)
     with suppress(TimeoutError):
         async with asyncio.timeout(0.2):

@@ -241,7 +241,7 @@ async def test_junk_on_redis_is_dropped_and_the_rest_goes_on(
             )
             while (message := await device.receive()).get("noteId") != mark:
                 assert message["type"] in SERVER_WORDS | {"resync_required"}
-        assert house.daemon.unready_reasons() == []
+        assert house.daemon.health.unready_reasons() == []
         levels = {line["level"] for line in house.log}
         assert not levels & {"error", "critical"}
 

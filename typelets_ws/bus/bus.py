@@ -1,89 +1,77 @@
 """The one road between processes: users' events out to Redis and in from it.
 
 Law: nothing is lost silently. Each event published either comes back to every
-process that wants its user, or somebody is told: `on_gap` on the receiving side,
+process that wants its user, or the handler is called: `on_gap` on the receiving side,
 `on_unpublished` and a resynchronisation on the sending side.
 
-`Subscriber` hears, `EventPublisher` speaks, over two connections; `Probe` speaks on one
-and listens on the other. `run` owns the tasks of all of them. The command link is
-lent to `redis.limits`.
+`Subscriber` receives and `EventPublisher` publishes, over two connections; `Probe`
+publishes on one and receives on the other. The connection for commands is shared with
+`redis.limits`, so it is built and run by the composition.
 """
 
 import asyncio
 import random
-from collections.abc import Callable
 
 import hiredis
 
 from ..config.model import Redis as Config
+from ..ports import Clock
 from ..redis.commands import RedisClient
 from ..redis.connection import RedisUnavailable
-from ..redis.connector import RedisConnector
-from ..redis.reconnect import Outage, Reconnector
-from ..telemetry.log import FilteringBoundLogger
-from ..telemetry.metrics import Metrics
-from .health import BusHealth, OnGap
+from ..redis.reconnect import Reconnector
+from ..telemetry.telemetry import Telemetry
+from .handler import EventHandler
+from .health import BusHealth
 from .probe import Probe
-from .publisher import RESYNC_EVERYBODY, EventPublisher, OnUnpublished
-from .subscriber import OnEvent, Subscriber
+from .publisher import RESYNC_EVERYBODY, EventPublisher
+from .subscriber import Subscriber
 
 __all__ = ["Bus"]
 
 
 class Bus:
-    """Users' events. Make it in a running loop, then keep `run` running.
+    """Users' events. Build it in a running loop, then keep `run` running.
 
-    `clock` is the wall clock and `monotonic` the other one, both in seconds.
-    `on_event(user_id, payload)` is called in order and must be quick.
-    `on_gap(user_ids, reason)` names users who may have missed events; reasons:
-    ``lost timeout deaf garbled refused unexpected readonly`` (how a connection ended,
-    or why a probe proved nothing), ``unreachable`` (there was no connection yet),
-    ``publish_failed`` (another process could not publish).
-    `on_unpublished`: see `EventPublisher`.
+    `commands` publishes and `reconnector` keeps the connection that receives.
     """
 
     def __init__(
         self,
         config: Config,
+        commands: RedisClient,
+        reconnector: Reconnector,
+        handler: EventHandler,
         *,
-        metrics: Metrics,
-        log: FilteringBoundLogger,
-        clock: Callable[[], float],
-        monotonic: Callable[[], float],
+        clock: Clock,
+        telemetry: Telemetry,
         rng: random.Random,
-        on_event: OnEvent,
-        on_gap: OnGap,
-        on_unpublished: OnUnpublished,
     ) -> None:
-        redis = RedisConnector(config.url, config.connect_timeout_s)
-        outage = Outage(metrics, log, monotonic)
-        self._log = log
-        self._metrics = metrics
-        self.commands = RedisClient(
-            config,
-            Reconnector("commands", redis, outage, rng),
-            metrics=metrics,
-            log=log,
-        )
+        self._telemetry = telemetry
+        self._handler = handler
+        self.commands = commands
         channel = f"{config.prefix}probe:{rng.getrandbits(64):016x}".encode()
         self._health = BusHealth(
-            metrics, log, on_gap, lambda: self._subscriber.heard_users
+            telemetry, handler, lambda: self._subscriber.heard_users
         )
-        self._probe = Probe(config, channel, self, monotonic=monotonic, metrics=metrics)
+        self._probe = Probe(
+            config,
+            channel,
+            self,
+            monotonic=clock.monotonic,
+            metrics=telemetry.metrics,
+        )
         self._publisher = EventPublisher(
             config,
-            self.commands,
+            commands,
             clock=clock,
-            metrics=metrics,
-            log=log,
-            on_unpublished=on_unpublished,
+            telemetry=telemetry,
+            on_unpublished=self._on_unpublished,
         )
         self._subscriber = Subscriber(
             config,
-            Reconnector("events", redis, outage, rng),
-            metrics=metrics,
-            log=log,
-            on_event=on_event,
+            reconnector,
+            handler,
+            telemetry=telemetry,
             health=self._health,
             internal={
                 channel: self._probe.heard,
@@ -113,16 +101,17 @@ class Bus:
         """Hear the user's events: see `Subscriber.subscribe`."""
         return await self._subscriber.subscribe(user_id)
 
-    def on_batch(self, callback: Callable[[], None]) -> None:
-        """Tell when all events at hand were passed on: see `Subscriber.on_batch`."""
-        self._subscriber.on_batch(callback)
-
     def unsubscribe(self, user_id: str) -> None:
         """Stop hearing the user, after a while."""
         self._subscriber.unsubscribe(user_id)
 
     def publish(self, user_id: str, event: bytes) -> None:
-        """Send one event to every process: see `EventPublisher.publish`."""
+        """Send one event to every process: see `EventPublisher.publish`.
+
+        While nothing is received, the handler gets it for this process' devices.
+        """
+        if not self.listening:
+            self._handler.on_unpublished(user_id, event)
         self._publisher.publish(user_id, event)
 
     async def flush(self) -> bool:
@@ -132,14 +121,13 @@ class Bus:
         except RedisUnavailable:
             return False
         except hiredis.ReplyError:
-            # Refused, but in its turn: all that was before it has been answered.
+            # Replies come in order: all commands before it were answered.
             return True
         return True
 
     async def run(self) -> None:
-        """Keep both links and the probe until cancelled."""
+        """Keep the subscriptions and the probe until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.commands.run())
             group.create_task(self._subscriber.run())
             group.create_task(self._probe.run(self.commands, self._subscriber))
 
@@ -168,10 +156,17 @@ class Bus:
             # A replica's subscribers hear only what the master passes on.
             self._subscriber.replace(reason)
 
+    def _on_unpublished(self, user_id: str, event: bytes) -> None:
+        # While not listening, `publish` has passed it on already.
+        if self.listening:
+            self._handler.on_unpublished(user_id, event)
+
     def _on_control(self, payload: bytes) -> None:
         """A message on the control channel."""
         if payload != RESYNC_EVERYBODY:
-            self._metrics.events.labels(event="unknown", result="refused").inc()
-            self._log.warning("control_message_refused", size=len(payload))
+            self._telemetry.metrics.events.labels(
+                event="unknown", result="refused"
+            ).inc()
+            self._telemetry.log.warning("control_message_refused", size=len(payload))
             return
         self._health.report(list(self._subscriber.users), "publish_failed")

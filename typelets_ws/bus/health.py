@@ -11,12 +11,10 @@ nothing is reported: a server that proves nothing causes no resynchronisation.
 
 from collections.abc import Callable, Collection
 
-from ..telemetry.log import FilteringBoundLogger
-from ..telemetry.metrics import Metrics
+from ..telemetry.telemetry import Telemetry
+from .handler import EventHandler
 
-__all__ = ["BusHealth", "OnGap"]
-
-OnGap = Callable[[Collection[str], str], None]
+__all__ = ["BusHealth"]
 
 
 class BusHealth:
@@ -24,14 +22,12 @@ class BusHealth:
 
     def __init__(
         self,
-        metrics: Metrics,
-        log: FilteringBoundLogger,
-        on_gap: OnGap,
+        telemetry: Telemetry,
+        handler: EventHandler,
         heard_users: Callable[[], Collection[str]],
     ) -> None:
-        self._metrics = metrics
-        self._log = log
-        self._on_gap = on_gap
+        self._telemetry = telemetry
+        self._handler = handler
         self._heard_users = heard_users
         self._reason: str | None = "unreachable"
         self._was_proven = False
@@ -69,8 +65,8 @@ class BusHealth:
         """Call `on_gap`; an exception of it is logged."""
         if not user_ids:
             return
-        self._metrics.gaps.labels(reason=reason).inc()
+        self._telemetry.metrics.gaps.labels(reason=reason).inc()
         try:
-            self._on_gap(user_ids, reason)
+            self._handler.on_gap(user_ids, reason)
         except Exception:
-            self._log.exception("gap_handler_failed")
+            self._telemetry.log.exception("gap_handler_failed")

@@ -17,14 +17,14 @@ import hiredis
 import msgspec
 
 from ..config.model import Redis as Config
+from ..ports import Clock
 from ..redis.commands import RedisClient
 from ..redis.connection import RedisUnavailable, redis_key
-from ..telemetry.log import FilteringBoundLogger
-from ..telemetry.metrics import Metrics
+from ..telemetry.telemetry import Telemetry
 
-__all__ = ["RESYNC_EVERYBODY", "EventPublisher", "OnUnpublished"]
+__all__ = ["RESYNC_EVERYBODY", "EventPublisher"]
 
-OnUnpublished = Callable[[str, bytes, str], None]
+OnUnpublished = Callable[[str, bytes], None]
 
 MOST_BYTES = 64 * 1_048_576
 """Events are up to 1 MiB: their number alone would not bound the memory."""
@@ -36,13 +36,12 @@ RESYNC_EVERYBODY = b'{"event":"resync_everybody","reason":"publish_failed"}'
 
 
 class EventPublisher:
-    """The way out. `clock` is the wall clock in seconds.
+    """Publishes events, and resynchronises users whose events were not published.
 
-    `on_unpublished(user_id, event, reason)`, reason as in `RedisUnavailable` or
-    ``refused`` (Redis answered with an error): the event may still be delivered to
-    the devices on this process. With ``full`` earlier events are still on their
-    way, so that what is delivered then overtakes them; the resynchronisation that
-    follows sets it right.
+    `on_unpublished(user_id, event)` is called for each event that Redis did not take;
+    it may still be delivered to the devices on this process. When the queue is full,
+    earlier events are still on their way, and such an event overtakes them; the
+    resynchronisation that follows repairs that.
     """
 
     def __init__(
@@ -50,9 +49,8 @@ class EventPublisher:
         config: Config,
         commands: RedisClient,
         *,
-        clock: Callable[[], float],
-        metrics: Metrics,
-        log: FilteringBoundLogger,
+        clock: Clock,
+        telemetry: Telemetry,
         on_unpublished: OnUnpublished,
     ) -> None:
         self._most = config.publish_queue
@@ -60,8 +58,7 @@ class EventPublisher:
         self._control = f"{config.prefix}control".encode()
         self._commands = commands
         self._clock = clock
-        self._metrics = metrics
-        self._log = log
+        self._telemetry = telemetry
         self._on_unpublished = on_unpublished
         self._waiting = 0
         self._waiting_bytes = 0
@@ -161,12 +158,12 @@ class EventPublisher:
             self._failed(user_id, event, _reason(reply))
 
     def _failed(self, user_id: str, event: bytes, reason: str) -> None:
-        self._metrics.publish_failures.labels(reason=reason).inc()
+        self._telemetry.metrics.publish_failures.labels(reason=reason).inc()
         self._mark_unsynced(user_id)
         try:
-            self._on_unpublished(user_id, event, reason)
+            self._on_unpublished(user_id, event)
         except Exception:
-            self._log.exception("unpublished_handler_failed")
+            self._telemetry.log.exception("unpublished_handler_failed")
 
     def _mark_unsynced(self, user_id: str) -> None:
         if self._all_unsynced:
@@ -203,7 +200,7 @@ class EventPublisher:
         return msgspec.json.encode({
             "event": "resync_required",
             "reason": "publish_failed",
-            "publishedAt": int(self._clock() * 1000),
+            "publishedAt": self._clock.now_ms(),
         })  # fmt: skip
 
 

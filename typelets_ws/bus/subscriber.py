@@ -18,14 +18,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ..config.model import Redis as Config
 from ..redis.connection import pack, redis_key
 from ..redis.reconnect import Reconnector
-from ..telemetry.log import FilteringBoundLogger
-from ..telemetry.metrics import Metrics
+from ..telemetry.telemetry import Telemetry
+from .handler import EventHandler
 from .health import BusHealth
 from .pubsub import Asked, LeavingUsers, PubSubConnection, RefusedChannels, Subscription
 
-__all__ = ["OnEvent", "Subscriber"]
-
-OnEvent = Callable[[str, bytes], None]
+__all__ = ["Subscriber"]
 
 
 class Subscriber:
@@ -39,20 +37,18 @@ class Subscriber:
         self,
         config: Config,
         reconnector: Reconnector,
+        handler: EventHandler,
         *,
-        metrics: Metrics,
-        log: FilteringBoundLogger,
-        on_event: OnEvent,
+        telemetry: Telemetry,
         health: BusHealth,
         internal: Mapping[bytes, Callable[[bytes], None]],
         on_listening: Callable[[], None],
     ) -> None:
         self._config = config
         self._reconnector = reconnector
-        self._metrics = metrics
-        self._log = log
-        self._on_event = on_event
-        self._on_batch: list[Callable[[], None]] = []
+        self._metrics = telemetry.metrics
+        self._log = telemetry.log
+        self._handler = handler
         self._health = health
         self._internal = internal
         self._on_listening = on_listening
@@ -115,13 +111,6 @@ class Subscriber:
         """Stop hearing the user after a while, unless they come back before."""
         if user_id in self._subscriptions:
             self._pending_unsubscribe.add(user_id)
-
-    def on_batch(self, callback: Callable[[], None]) -> None:
-        """Call `tell` each time `on_event` has had all that had arrived.
-
-        It is the same turn of the loop: nothing else happens in between.
-        """
-        self._on_batch.append(callback)
 
     def replace(self, reason: str) -> None:
         """Give this link up for a new one: it does not hear what it should."""
@@ -267,7 +256,7 @@ class Subscriber:
         try:
             sub = self._by_channel.get(channel)
             if sub is not None:
-                self._on_event(sub.user_id, payload)
+                self._handler.on_event(sub.user_id, payload)
             elif channel in self._internal:
                 self._internal[channel](payload)
         except Exception:
@@ -277,8 +266,7 @@ class Subscriber:
 
     def on_batch_end(self) -> None:
         """All messages that had arrived were passed on."""
-        for callback in self._on_batch:
-            callback()
+        self._handler.on_batch_end()
 
     def confirmed(self, kind: bytes, sub: Subscription, channels: int) -> None:
         """Redis has done the next of what it was asked for."""

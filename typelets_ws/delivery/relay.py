@@ -1,22 +1,23 @@
-"""From an event to the devices: decode, order, frame once, deliver.
+"""Turns events into messages for devices: decodes, orders, frames once, queues.
 
-Law: whatever a device learns because of somebody else passes `receive`, be it
-published by the REST service, by another process or by this one, so one process
-or ten behave alike. A malformed event is dropped, counted and logged by one
-word; it harms nothing else.
+Invariants. Every event for another device passes `on_event`, whether the REST service,
+another process or this one published it; so one process and ten behave alike. A
+malformed event is dropped, counted and logged with its reason; other events are not
+affected. Tested by tests/integration/delivery/test_events.py.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
 from msgspec import Raw, structs
 
+from ..config.live import LiveConfig
+from ..ports import Clock
 from ..protocol import events, messages
 from ..protocol.errors import CloseCode
 from ..protocol.events import EventRejected, EventRejectReason
-from ..telemetry.metrics import Metrics
+from ..telemetry.telemetry import Telemetry
 from ..wire.frames import Frame
 from .hub import Hub
 from .revocations import RevokedSessions
@@ -43,19 +44,18 @@ in place of another row: the publisher's clock or the row is wrong."""
 
 @dataclass(slots=True)
 class Relay:
-    """Where events become messages. Times: `now_ms` wall, `monotonic` seconds."""
+    """Turns events into messages; fulfils `bus.handler.EventHandler`.
+
+    `random` returns numbers from 0 up to 1.
+    """
 
     hub: Hub
     versions: VersionCache
     revoked: RevokedSessions
-    remember_revoked: Callable[[str], None]
-    metrics: Metrics
-    log: structlog.typing.FilteringBoundLogger
-    now_ms: Callable[[], int]
-    monotonic: Callable[[], float]
+    live: LiveConfig
+    clock: Clock
+    telemetry: Telemetry
     random: Callable[[], float]
-    resync_spread_s: float
-    event_bytes: int
 
     def on_event(self, user_id: str, payload: bytes) -> None:
         """Handle one event of this user. Never raises for what is in the payload.
@@ -63,26 +63,35 @@ class Relay:
         What devices get of it leaves with the next `hub.flush`.
         """
         try:
-            if len(payload) > self.event_bytes:
+            if len(payload) > self.live.current.limits.unsent_bytes:
                 raise EventRejected(EventRejectReason.TOO_LARGE)
             event = events.decode(payload)
         except EventRejected as rejected:
             self.on_undeliverable(user_id, rejected.reason)
-            self.metrics.events.labels("unknown", rejected.reason).inc()
-            self.log.warning(
+            self.telemetry.metrics.events.labels("unknown", rejected.reason).inc()
+            self.telemetry.log.warning(
                 "event_dropped",
                 reason=str(rejected.reason),
                 field=rejected.field,
                 user=user_id,
             )
             return
-        self.metrics.events.labels(events.name(event), "ok").inc()
+        self.telemetry.metrics.events.labels(events.name(event), "ok").inc()
         if isinstance(event, events.ControlEvent):
             self._apply_control(user_id, event)
         elif isinstance(event, events.ResyncRequired):
-            self.resync([user_id], event.reason or "requested")
+            self.on_gap([user_id], event.reason or "requested")
         else:
             self._deliver(user_id, event)
+
+    def on_batch_end(self) -> None:
+        """Write what the events of one read have queued for the devices."""
+        self.hub.flush()
+
+    def on_unpublished(self, user_id: str, event: bytes) -> None:
+        """Deliver to the devices of this process an event others do not get now."""
+        self.on_event(user_id, event)
+        self.hub.flush()
 
     def on_undeliverable(self, user_id: str, reason: EventRejectReason) -> None:
         """An event of this user could not be read: its devices have missed a change."""
@@ -94,19 +103,19 @@ class Relay:
             try:
                 event = self._in_order(user_id, event)
             except Evicted:
-                self.resync([user_id], "conflict")
+                self.on_gap([user_id], "conflict")
                 if event.version is not None:
                     return
         if not self.hub.has_other(user_id, event.exceptConnectionId):
             return
-        now_ms = self.now_ms()
+        now_ms = self.clock.now_ms()
         published = event.publishedAt
         timestamp = now_ms if published is None else int(published)
         frame = Frame(messages.encode(event.message(timestamp)))
         count = self.hub.queue(user_id, frame, event.exceptConnectionId)
-        self.metrics.deliveries.inc(count)
+        self.telemetry.metrics.deliveries.inc(count)
         if published is not None:
-            self.metrics.lag.observe(max(0.0, now_ms - published) / 1000)
+            self.telemetry.metrics.lag.observe(max(0.0, now_ms - published) / 1000)
 
     def _in_order(self, user_id: str, event: events.NoteUpdated) -> events.NoteUpdated:
         """See `versions`. Raises `Evicted`."""
@@ -117,18 +126,20 @@ class Relay:
             event = structs.replace(event, version=None)
         if version is None:
             return event
-        if version > wire_time(self.now_ms() + MAX_AHEAD_MS):
-            self.resync([user_id], "conflict")
+        if version > wire_time(self.clock.now_ms() + MAX_AHEAD_MS):
+            self.on_gap([user_id], "conflict")
             return event
         key = (user_id, event.noteId)
-        row = self.versions.latest(key, VersionedRow(version, text), self.monotonic())
+        row = self.versions.latest(
+            key, VersionedRow(version, text), self.clock.monotonic()
+        )
         if row.version == version:
             return event
         if event.version is None:
             # Published late, or by a clock that is behind: the database knows.
-            self.resync([user_id], "conflict")
+            self.on_gap([user_id], "conflict")
             return event
-        self.metrics.repairs.inc()
+        self.telemetry.metrics.repairs.inc()
         return structs.replace(
             event,
             changes=Raw(refresh_changes(bytes(event.changes), row)),
@@ -139,8 +150,7 @@ class Relay:
         # What came before the order is for those who are sent away as well.
         self.hub.flush()
         if isinstance(order, events.SessionRevoked):
-            self.revoked.revoke(order.sessionId, self.monotonic())
-            self.remember_revoked(order.sessionId)
+            self.revoked.revoke(order.sessionId, self.clock.monotonic())
             for device in self.hub.devices_of(user_id):
                 if device.session_id == order.sessionId:
                     device.close(CloseCode.UNAUTHENTICATED, "session_revoked")
@@ -148,13 +158,15 @@ class Relay:
             for device in self.hub.devices_of(user_id):
                 device.close(CloseCode.UNAUTHENTICATED, "user_disconnected")
 
-    def resync(self, user_ids: Collection[str], reason: str) -> None:
+    def on_gap(self, user_ids: Collection[str], reason: str) -> None:
         """Tell the users' devices to fetch anew.
 
         Spread at random over up to `resync_spread_s` seconds when they are many,
         so that they do not all run to the REST service in the same instant.
         """
         devices = [d for user_id in user_ids for d in self.hub.devices_of(user_id)]
-        spread = min(self.resync_spread_s, RESYNC_GAP_S * (len(devices) - 1))
+        spread = min(
+            self.live.current.redis.resync_spread_s, RESYNC_GAP_S * (len(devices) - 1)
+        )
         for device in devices:
             device.ask_resync(reason, self.random() * max(0.0, spread))

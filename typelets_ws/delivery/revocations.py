@@ -1,31 +1,39 @@
 """Revoked sessions, remembered until their tokens have expired.
 
-Pure: time is an argument. Bounded by `limit`; the oldest entry is dropped first.
+Pure: time is an argument. Bounded by `limit`; the oldest entry is dropped first, and
+`ports.SharedLimits` still knows it. Tested by tests/unit/session/test_authenticator.py.
 """
 
 from collections import OrderedDict
+
+from ..ports import SharedLimits
 
 __all__ = ["RevokedSessions"]
 
 
 class RevokedSessions:
-    """Revoked sessions, until their tokens have expired. Monotonic times in seconds."""
+    """Sessions that may not authenticate. Monotonic times in seconds.
 
-    def __init__(self, keep_s: float, limit: int) -> None:
-        self._keep_s = keep_s
+    An entry is kept for `ttl_s`, on this process and in `shared`.
+    """
+
+    def __init__(self, ttl_s: float, limit: int, shared: SharedLimits) -> None:
+        self._ttl_s = ttl_s
         self._limit = limit
+        self._shared = shared
         self._until: OrderedDict[str, float] = OrderedDict()
 
     def revoke(self, session_id: str, now: float) -> None:
-        """Bar a session from now on."""
+        """Refuse a session from now on, on every process."""
         self._until.pop(session_id, None)
         while self._until and next(iter(self._until.values())) <= now:
             self._until.popitem(last=False)
         if len(self._until) >= self._limit:
-            # The oldest are nearest to their end; Redis remembers them as well.
+            # The oldest expires first.
             self._until.popitem(last=False)
-        self._until[session_id] = now + self._keep_s
+        self._until[session_id] = now + self._ttl_s
+        self._shared.revoke_session(session_id, int(self._ttl_s * 1000))
 
     def is_revoked(self, session_id: str | None, now: float) -> bool:
-        """True while the session may not come in."""
+        """True while the session may not authenticate."""
         return session_id is not None and self._until.get(session_id, 0.0) > now

@@ -144,7 +144,7 @@ class Site:
                     totals[name] = totals.get(name, 0) + sample.value
         return {
             **daemon.state.endpoints.status(full=True),
-            "reasons": daemon.unready_reasons(),
+            "reasons": daemon.health.unready_reasons(),
             "totals": totals,
         }
 

@@ -15,8 +15,7 @@ from typing import Any
 import hiredis
 
 from ..config.model import Redis as Config
-from ..telemetry.log import FilteringBoundLogger
-from ..telemetry.metrics import Metrics
+from ..telemetry.telemetry import Telemetry
 from .connection import RedisConnection, RedisUnavailable, pack
 from .reconnect import Reconnector
 
@@ -36,14 +35,12 @@ class RedisClient:
         self,
         config: Config,
         reconnector: Reconnector,
-        *,
-        metrics: Metrics,
-        log: FilteringBoundLogger,
+        telemetry: Telemetry,
     ) -> None:
         self._config = config
         self._reconnector = reconnector
-        self._metrics = metrics
-        self._log = log
+        self._metrics = telemetry.metrics
+        self._log = telemetry.log
         self._connection: CommandConnection | None = None
         self._on_connect: list[Callable[[], None]] = []
         self._when_lost: list[Callable[[str], None]] = []

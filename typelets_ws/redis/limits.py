@@ -24,10 +24,9 @@ from typing import Any, Final
 
 import hiredis
 
-from ..config.model import Redis as Config
+from ..config.live import LiveConfig
 from ..ports import AcquireResult
-from ..telemetry.log import FilteringBoundLogger
-from ..telemetry.metrics import Metrics
+from ..telemetry.telemetry import Telemetry
 from .acquire import ACQUIRE, run_acquire
 from .commands import RedisClient, ReplyCallback
 from .connection import RedisUnavailable, redis_key
@@ -47,19 +46,17 @@ class SharedLimits:
 
     def __init__(
         self,
-        config: Config,
-        devices_per_user: int,
+        live: LiveConfig,
         commands: RedisClient,
         *,
-        metrics: Metrics,
-        log: FilteringBoundLogger,
+        telemetry: Telemetry,
         rng: random.Random,
     ) -> None:
-        self._config = config
-        self._limit = devices_per_user
+        self._live = live
+        self._config = config = live.current.redis
         self._commands = commands
-        self._metrics = metrics
-        self._log = log
+        self._metrics = telemetry.metrics
+        self._log = telemetry.log
         self._rng = rng
         self._leases = f"{config.prefix}era:".encode()
         self._devices = f"{config.prefix}devices:".encode()
@@ -82,10 +79,6 @@ class SharedLimits:
     def refused(self) -> bool:
         """True after Redis answered with an error, until a check has succeeded."""
         return self._refusals > 0
-
-    def reconfigure(self, devices_per_user: int) -> None:
-        """Take another limit, for who comes from now on."""
-        self._limit = devices_per_user
 
     async def acquire(
         self, user_id: str, connection_id: str, session_id: str | None
@@ -264,7 +257,7 @@ class SharedLimits:
             redis_key(self._devices, user_id),
             self._leases,
             self._member(connection_id),
-            self._limit,
+            self._live.current.limits.devices_per_user,
             b"" if session_id is None else redis_key(self._revoked, session_id),
             FORGOTTEN_AFTER_S,
         )

@@ -9,8 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..telemetry.log import FilteringBoundLogger
-from ..telemetry.metrics import Metrics
+from ..telemetry.telemetry import Telemetry
 from .connection import RedisConnection
 from .connector import RedisConnector
 
@@ -48,12 +47,11 @@ class Outage:
 
     def __init__(
         self,
-        metrics: Metrics,
-        log: FilteringBoundLogger,
+        telemetry: Telemetry,
         monotonic: Callable[[], float],
     ) -> None:
-        self._metrics = metrics
-        self._log = log
+        self._metrics = telemetry.metrics
+        self._log = telemetry.log
         self._monotonic = monotonic
         self._down: set[str] = set()
         self._since = 0.0

@@ -17,7 +17,9 @@ from prometheus_client import exposition
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from ..config.live import LiveConfig
 from ..delivery.hub import Hub
+from ..ports import Health
 from ..telemetry.metrics import Metrics
 from .limiter import ConnectionLimiter
 
@@ -39,30 +41,23 @@ class Endpoints:
 
     def __init__(
         self,
-        *,
+        live: LiveConfig,
         hub: Hub,
         metrics: Metrics,
-        status_token: str,
-        unready_reasons: Callable[[], list[str]],
-        draining: Callable[[], bool],
-        limiter: Callable[[], ConnectionLimiter],
-        uptime: Callable[[], float],
+        health: Health,
+        limiter: ConnectionLimiter,
         recent: Callable[[str], list[Mapping[str, object]]],
         pages: Mapping[str, Page],
     ) -> None:
-        """`unready_reasons`: why the daemon is not ready; `uptime` in seconds.
-
-        `recent`: the latest log lines about a user, newest first.
+        """`recent` returns the latest log lines about a user, newest first.
 
         `pages` are further paths; only `dev` has any.
         """
+        self._live = live
         self._hub = hub
         self._metrics = metrics
-        self.status_token = status_token
-        self._unready_reasons = unready_reasons
-        self._draining = draining
+        self._health = health
         self._limiter = limiter
-        self._uptime = uptime
         self._recent = recent
         self._pages = pages
         self._own: Mapping[str, Callable[[Request, bool], Response]] = {
@@ -91,19 +86,18 @@ class Endpoints:
 
     def status(self, *, full: bool) -> Mapping[str, object]:
         """The figures of `/websocket/status`; user ids only when `full`."""
-        door = self._limiter()
-        word = "degraded" if self._unready_reasons() else "healthy"
+        word = "degraded" if self._health.unready_reasons() else "healthy"
         users = self._hub.users() if full else ()
         return {
-            "status": "draining" if self._draining() else word,
+            "status": "draining" if self._health.draining else word,
             "connections": {
-                "total": door.total,
+                "total": self._limiter.total,
                 "authenticated": self._hub.devices,
                 "perUser": [
                     {"userId": user, "deviceCount": count} for user, count in users
                 ],
             },
-            "uptime": _in_words(self._uptime()),
+            "uptime": _in_words(self._health.uptime()),
         }
 
     def user(self, user_id: str) -> Mapping[str, object]:
@@ -123,7 +117,7 @@ class Endpoints:
         }
 
     def _ready(self) -> Response:
-        reasons = self._unready_reasons()
+        reasons = self._health.unready_reasons()
         status = 503 if reasons else 200
         return _json(status, {"ready": not reasons, "reasons": reasons})
 
@@ -136,8 +130,9 @@ class Endpoints:
 
     def _shows_users(self, request: Request) -> bool:
         given = request.headers.get_all("Authorization")
-        expected = f"Bearer {self.status_token}".encode()
-        return bool(self.status_token) and any(
+        token = self._live.current.server.status_token
+        expected = f"Bearer {token}".encode()
+        return bool(token) and any(
             hmac.compare_digest(value.encode(), expected) for value in given
         )
 

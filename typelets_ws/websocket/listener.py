@@ -120,7 +120,7 @@ async def listen(
 
 
 async def sweep(state: ServerState, grain: float) -> None:
-    """Turn the wheel of deadlines for ever; observe how late the loop is (s)."""
+    """Advance the timer wheel until cancelled; observe how late the loop is (s)."""
     loop = asyncio.get_running_loop()
     while True:
         before = loop.time()

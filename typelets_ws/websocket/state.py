@@ -4,22 +4,21 @@ One `ServerState` per daemon, built by `app`. It knows who is inside, who may co
 (the caps at the door, the origins), and whose address a proxy speaks for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import ceil
 from typing import Final, Protocol
 
-import structlog
 from websockets.exceptions import InvalidOrigin
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Origin
 
 from ..config.addresses import ClientAddresses, limit_key
+from ..config.live import LiveConfig
 from ..config.model import Config
 from ..protocol import messages
 from ..protocol.errors import CloseCode, Disconnect
 from ..session.services import Services
-from ..telemetry.metrics import Metrics
 from ..wire.upgrade import Upgrade
 from .fair_share import FairSlots
 from .flush_queue import FlushQueue
@@ -74,39 +73,43 @@ class ServerState:
 
     def __init__(
         self,
-        config: Config,
+        live: LiveConfig,
         *,
         services: Services,
         endpoints: Endpoints,
+        limiter: ConnectionLimiter,
         timer_wheel: TimerWheel,
         flush_queue: FlushQueue,
-        metrics: Metrics,
-        log: structlog.typing.FilteringBoundLogger,
-        monotonic: Callable[[], float],
     ) -> None:
         self.services = services
         self.endpoints = endpoints
         self.timer_wheel = timer_wheel
         self.flush_queue = flush_queue
-        self.metrics = metrics
-        self.log = log
-        self.monotonic = monotonic
+        self.live = live
+        self.metrics = services.metrics
+        self.log = services.log
+        self.monotonic = services.monotonic
         self.now_ms = services.now_ms
         self.new_id = services.context.new_id
-        self.limiter = ConnectionLimiter(config.limits)
-        self.memory = MemoryBudget(config.limits.memory_bytes)
+        self.limiter = limiter
+        limits = live.current.limits
+        self.memory = MemoryBudget(limits.memory_bytes)
         self.connections: set[ClientSocket] = set()
-        self._sockets: FairSlots[PendingSocket] = FairSlots(config.limits.handshakes)
+        self._sockets: FairSlots[PendingSocket] = FairSlots(limits.handshakes)
         """Those whose request has not come yet, by the peer's address."""
         self._relief_due = False
-        self.draining = False
         self.sent_bytes = 0
         """Not in the metrics yet: a counter is too dear for every write."""
-        self.reconfigure(config)
+        self.reconfigure()
 
-    def reconfigure(self, config: Config) -> None:
+    @property
+    def config(self) -> Config:
+        """The settings in force."""
+        return self.live.current
+
+    def reconfigure(self) -> None:
         """Take new settings; they hold for handshakes and messages from now on."""
-        self.config = config
+        config = self.live.current
         self.limiter.reconfigure(config.limits)
         self.memory.limit = config.limits.memory_bytes
         self._sockets.limit = config.limits.handshakes
@@ -114,7 +117,6 @@ class ServerState:
         allowed = [Origin(origin) for origin in config.server.allowed_origins]
         self.origins = [*allowed, None] if allowed else None
         self.services.reconfigure(config)
-        self.endpoints.status_token = config.server.status_token
         for connection in self.connections:
             connection.reconfigure(config)
 

@@ -11,8 +11,14 @@ import structlog
 
 from typelets_ws.bus.bus import Bus
 from typelets_ws.config import model as config
+from typelets_ws.config.live import LiveConfig
+from typelets_ws.ports import Clock
+from typelets_ws.redis.commands import RedisClient
+from typelets_ws.redis.connector import RedisConnector
 from typelets_ws.redis.limits import SharedLimits
+from typelets_ws.redis.reconnect import Outage, Reconnector
 from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
 
 QUICK: dict[str, Any] = {
     "probe_interval_s": 0.1,
@@ -40,25 +46,29 @@ class RunningBus:
         self.metrics = Metrics()
         self.events: list[tuple[str, bytes]] = []
         self.gaps: list[tuple[str, str]] = []
-        self.unpublished: list[tuple[str, bytes, str]] = []
+        self.unpublished: list[tuple[str, bytes]] = []
         self.also: Callable[[str, bytes], None] = lambda user_id, payload: None
         redis = config.Redis(url=url, **{**QUICK, **settings})
         log = structlog.get_logger()
-        chance = random.Random(f"{url} {seed}")
+        rng = random.Random(f"{url} {seed}")
+        telemetry = Telemetry(self.metrics, log)
+        clock = Clock(time.time, time.monotonic)
+        connector = RedisConnector(redis.url, redis.connect_timeout_s)
+        outage = Outage(telemetry, clock.monotonic)
+        commands = RedisClient(
+            redis, Reconnector("commands", connector, outage, rng), telemetry
+        )
         self.bus = Bus(
             redis,
-            metrics=self.metrics,
-            log=log,
-            clock=time.time,
-            monotonic=time.monotonic,
-            rng=chance,
-            on_event=self._heard,
-            on_gap=self._gap,
-            on_unpublished=lambda *told: self.unpublished.append(told),
+            commands,
+            Reconnector("events", connector, outage, rng),
+            self,
+            clock=clock,
+            telemetry=telemetry,
+            rng=rng,
         )
-        self.limits = SharedLimits(
-            redis, 20, self.bus.commands, metrics=self.metrics, log=log, rng=chance
-        )
+        live = LiveConfig(config.Config(redis=redis))
+        self.limits = SharedLimits(live, commands, telemetry=telemetry, rng=rng)
 
     @property
     def payloads(self) -> list[bytes]:
@@ -68,6 +78,12 @@ class RunningBus:
         return (
             self.metrics.registry.get_sample_value(f"typelets_ws_{name}", labels) or 0
         )
+
+    @property
+    def failures(self) -> float:
+        """Events that Redis did not take, for any reason."""
+        (family,) = self.metrics.publish_failures.collect()
+        return sum(sample.value for sample in family.samples)
 
     async def ready(self, timeout_s: float = 5.0) -> None:
         """Wait until a probe sent from now on came back."""
@@ -88,12 +104,18 @@ class RunningBus:
         self.bus.publish(user_id, mark)
         await until(lambda: mark in self.payloads)
 
-    def _heard(self, user_id: str, payload: bytes) -> None:
+    def on_event(self, user_id: str, payload: bytes) -> None:
         self.events.append((user_id, payload))
         self.also(user_id, payload)
 
-    def _gap(self, user_ids: Collection[str], reason: str) -> None:
+    def on_gap(self, user_ids: Collection[str], reason: str) -> None:
         self.gaps += [(user_id, reason) for user_id in user_ids]
+
+    def on_unpublished(self, user_id: str, event: bytes) -> None:
+        self.unpublished.append((user_id, event))
+
+    def on_batch_end(self) -> None:
+        pass
 
 
 @asynccontextmanager
@@ -103,7 +125,10 @@ async def running_bus(
     """A running one, ready or not."""
     one = RunningBus(url, seed, **settings)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one.bus.run()), group.create_task(one.limits.run())]
+        tasks = [
+            group.create_task(work)
+            for work in (one.bus.commands.run(), one.bus.run(), one.limits.run())
+        ]
         try:
             yield one
         finally:

@@ -174,7 +174,7 @@ async def test_limits_that_redis_refuses_are_a_fault_shown_by_ready(
             await asyncio.sleep(1.5)
             assert (await running.get("/ready"))[0] == 503
             redis_server.command("ACL", "SETUSER", "weak", "+evalsha", "+eval")
-            await eventually(lambda: not running.daemon.unready_reasons())
+            await eventually(lambda: not running.daemon.health.unready_reasons())
     finally:
         redis_server.command("ACL", "DELUSER", "weak")
 

@@ -35,7 +35,7 @@ async def test_killed_and_restarted_under_connected_clients(
         house.device("alice") as laptop,
     ):
         redis_server.kill()
-        await eventually(lambda: bool(house.daemon.unready_reasons()))
+        await eventually(lambda: bool(house.daemon.health.unready_reasons()))
         code, _, body = await house.get("/ready")
         assert code == 503
         assert "redis" in json.loads(body)["reasons"][0]
@@ -48,7 +48,7 @@ async def test_killed_and_restarted_under_connected_clients(
         async with house.device("bob") as newcomer:
             assert newcomer.user_id == "bob"
             redis_server.start()
-            await eventually(lambda: not house.daemon.unready_reasons())
+            await eventually(lambda: not house.daemon.health.unready_reasons())
             assert (await house.get("/ready"))[0] == 200
             assert await resynced(phone)
             assert await resynced(laptop)
@@ -81,13 +81,13 @@ async def test_a_bad_link_is_noticed_and_nothing_is_lost_silently(
     ):
         await spoil(proxy)
         if way != "cut":
-            await eventually(lambda: bool(house.daemon.unready_reasons()))
+            await eventually(lambda: bool(house.daemon.health.unready_reasons()))
         await publish(redis_server.url, "alice", DELETED)
         await proxy.heal()
         # What was held back may yet arrive; if it did not, there is a word.
         first = await device.receive()
         assert first["type"] in {"note_deleted_sync", "resync_required"}
-        await eventually(lambda: not house.daemon.unready_reasons())
+        await eventually(lambda: not house.daemon.health.unready_reasons())
         await device.barrier()
         await publish(redis_server.url, "alice", {**DELETED, "noteId": "y"})
         while (message := await device.receive()).get("noteId") != "y":
@@ -219,7 +219,7 @@ async def test_no_event_is_lost_without_a_word(
 
 async def settled(house: RunningDaemon) -> None:
     """Ready, with no resync outstanding: those are told within 0.1 s here."""
-    await eventually(lambda: not house.daemon.unready_reasons())
+    await eventually(lambda: not house.daemon.health.unready_reasons())
     await asyncio.sleep(0.5)
 
 

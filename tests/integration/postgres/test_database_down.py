@@ -92,7 +92,7 @@ async def test_while_it_is_down_each_message_is_refused_and_the_rest_goes_on(
         assert database.note(note)["title"] == "t"
         await eventually(lambda: served_again(device, note))
         assert (await other.receive())["type"] == "note_sync"
-        await eventually(lambda: not house.daemon.unready_reasons())
+        await eventually(lambda: not house.daemon.health.unready_reasons())
         assert not house.logged("internal_error")
 
 
@@ -244,4 +244,4 @@ async def test_a_folder_deleted_meanwhile_is_not_found(
         assert database.note(note)["title"] == "t"
         gone = await device.ask(update(str(uuid.uuid4()), title="x"))
         assert gone["message"] == "Note not found or access denied"
-        assert house.daemon.unready_reasons() == []
+        assert house.daemon.health.unready_reasons() == []

@@ -70,14 +70,14 @@ async def test_ready_is_red_while_postgres_is_away(
         assert fields["content-type"] == "application/json"
         assert json.loads(body) == {"ready": True, "reasons": []}
         database.stop()
-        await eventually(lambda: bool(house.daemon.unready_reasons()))
+        await eventually(lambda: bool(house.daemon.health.unready_reasons()))
         code, _, body = await house.get("/ready")
         assert code == 503
         assert json.loads(body)["reasons"] == ["postgres does not answer"]
         assert (await status(house))["status"] == "degraded"
         assert (await house.get("/health"))[0] == 200
         database.start()
-        await eventually(lambda: not house.daemon.unready_reasons())
+        await eventually(lambda: not house.daemon.health.unready_reasons())
         assert (await house.get("/ready"))[0] == 200
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import NOW_MS, FakeTransport, Stubs
+from tests.fakes import NOW_MS, FakeShared, FakeTransport, Stubs
 from typelets_ws.delivery.revocations import RevokedSessions
 from typelets_ws.ports import TokenRejectReason
 from typelets_ws.protocol import messages
@@ -205,7 +205,8 @@ async def test_of_many_at_once_exactly_the_limit_gets_in() -> None:
 
 
 def test_barred_sessions_are_kept_for_a_while_and_bounded() -> None:
-    barred = RevokedSessions(100, 2)
+    shared = FakeShared(20)
+    barred = RevokedSessions(100, 2, shared)
     assert not barred.is_revoked(None, 0)
     barred.revoke("a", 0)
     assert barred.is_revoked("a", 99)

@@ -178,6 +178,10 @@ class LinkProxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def target(self, port: int) -> None:
+        """Lead new connections to another port."""
+        self._target = port
+
     def cut(self) -> None:
         """Reset all connections; new ones are welcome."""
         for link in self.links:

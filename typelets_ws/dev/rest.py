@@ -57,7 +57,7 @@ _ORDERS: Final = {"session_revoked", "user_disconnected", "resync_required"}
 
 _LISTING: Final = f"""SELECT
     (SELECT coalesce(json_agg({NOTE_ROW} ORDER BY n.created_at, n.id), '[]')
-     FROM notes AS n WHERE n.user_id = %(user)s AND NOT coalesce(n.deleted, false)),
+     FROM notes AS n WHERE n.user_id = %(user)s),
     (SELECT coalesce(json_agg({_FOLDER_ROW} ORDER BY f.created_at, f.id), '[]')
      FROM folders AS f WHERE f.user_id = %(user)s)"""  # noqa: S608
 
@@ -85,7 +85,7 @@ class RestStub:
     def listing(self, user_id: str) -> Mapping[str, Any]:
         """What a device fetches when it may have missed something.
 
-        Raises `Refused`, as all of these.
+        Raises `HttpError`, as all of these.
         """
         row = self._ask(_LISTING, {"user": user_id})
         assert row is not None

@@ -56,7 +56,7 @@ export class RestSide {
     fill(this.#session, sessions.map(({ sessionId, name }) => [sessionId, `${name} (${sessionId})`]), "no device of this user");
     try {
       const { notes, folders } = await api.notes(user);
-      fill(this.#note, notes.map(({ id, title }) => [id, title || "Untitled"]), "no notes yet");
+      fill(this.#note, notes.filter(({ deleted }) => !deleted).map(({ id, title }) => [id, title || "Untitled"]), "no notes yet");
       fill(this.#folder, folders.map(({ id, name }) => [id, name]), "no folders yet");
     } catch (error) {
       fail(error);

@@ -1,0 +1,267 @@
+"""The JavaScript client against the real daemon, Postgres, Redis and a bad network."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client.clients import ByteCutter, Client, Clients, node_clients
+from tests.daemon import Boot, RunningDaemon, eventually, publish
+from tests.postgres import Database
+from tests.redis import LinkProxy, RedisServer, link_proxy
+from tests.tokens import mint
+from typelets_ws.dev.postgres import Postgres
+
+CUTS = 40
+"""Of some 4,000 bytes; `test_cut_at_every_byte` with all of them is run by hand."""
+
+
+class Scene:
+    """A daemon, clients of alice, two notes and a folder of hers."""
+
+    def __init__(
+        self, house: RunningDaemon, clients: Clients, notes: list[str]
+    ) -> None:
+        self.house = house
+        self.clients = clients
+        self.first, self.second = notes
+
+    async def client(self, name: str, url: str = "", **options: Any) -> Client:
+        tokens = options.pop("tokens", [mint("alice")])
+        return await self.clients.new(name, url or self.house.url, *tokens, **options)
+
+
+@pytest.fixture
+def scene(
+    boot: Boot, redis_server: RedisServer, database: Database, tmp_path: Path
+) -> Any:
+    """`async with scene(limits={...}) as it:`."""
+
+    @asynccontextmanager
+    async def opened(**sections: Any) -> AsyncIterator[Scene]:
+        database.add_user("alice")
+        folder = database.add_folder("alice")
+        notes = [
+            database.add_note("alice", title=f"t{n}", folder_id=folder) for n in (1, 2)
+        ]
+        async with (
+            boot(**sections) as house,
+            node_clients(tmp_path, database.url, redis_server.url) as clients,
+        ):
+            yield Scene(house, clients, notes)
+
+    return opened
+
+
+async def test_two_clients_on_two_daemons(
+    scene: Any, boot: Boot, database: Database
+) -> None:
+    async with scene() as it, boot() as other:
+        phone = await it.client("phone", sign=True)
+        laptop = await it.client("laptop", other.url)
+        for client in (phone, laptop):
+            await client.equals_postgres()
+        for number in range(5):
+            await phone.edit(it.first, title=f"phone {number}")
+            await laptop.edit(it.second, content=f"laptop {number}")
+        await eventually(
+            lambda: (
+                database.note(it.first)["title"] == "phone 4"
+                and database.note(it.second)["content"] == "laptop 4"
+            )
+        )
+        for client in (phone, laptop):
+            await client.equals_postgres()
+            assert await client.heard("error") == []
+            assert await client.heard("conflict") == []
+
+
+async def test_a_day_offline(
+    scene: Any, database: Database, redis_server: RedisServer
+) -> None:
+    async with scene() as it, link_proxy(it.house.daemon.port) as proxy:
+        phone = await it.client("phone", f"ws://127.0.0.1:{proxy.port}/")
+        laptop = await it.client("laptop")
+        await phone.equals_postgres()
+        await proxy.refuse()
+        await phone.is_at("offline")
+        await phone.edit(it.first, title="phone", starred=True)
+        await phone.edit(it.second, content="phone")
+        await phone.call("sleep", ms=86_400_000)
+        await laptop.edit(it.first, title="laptop")
+        await laptop.edit(it.second, archived=True)
+        await laptop.equals_postgres()
+        gone = database.add_note("alice")
+        await proxy.heal()
+        conflict = await phone.reported("conflict", noteId=it.first)
+        assert conflict["changes"] == {"title": "phone", "starred": True}
+        assert conflict["theirs"]["title"] == "laptop"
+        await eventually(lambda: database.note(it.second)["content"] == "phone")
+        assert database.note(it.second)["archived"] is True
+        changes = {"title": "laptop, phone", "starred": True}
+        await phone.call("resolve", id=it.first, changes=changes)
+        await phone.equals_postgres()
+        assert database.note(it.first)["title"] == "laptop, phone"
+        assert gone
+
+
+async def test_edits_outlive_the_app(scene: Any, database: Database) -> None:
+    async with scene() as it, link_proxy(it.house.daemon.port) as proxy:
+        url = f"ws://127.0.0.1:{proxy.port}/"
+        phone = await it.client("phone", url)
+        await phone.equals_postgres()
+        await proxy.refuse()
+        await phone.is_at("offline")
+        await phone.edit(it.first, title="typed offline")
+        await phone.call("stop")
+        again = await it.client("phone again", url, kept="phone")
+        shown = await again.call("shown", id=it.first)
+        assert shown["title"] == "typed offline"
+        await proxy.heal()
+        await again.equals_postgres()
+        assert database.note(it.first)["title"] == "typed offline"
+
+
+async def cut_at(it: Scene, database: Database, cuts: list[int]) -> int:
+    """One client for each cut, all at once; returns the longest conversation."""
+    cutter = ByteCutter(it.house.daemon.port, cuts)
+    async with cutter.serving():
+        url = f"ws://127.0.0.1:{cutter.port}/"
+        notes = [database.add_note("alice", title="before") for _ in cuts]
+        names = [f"cut at {cut}" for cut in cuts]
+
+        clients = [await it.client(name, url) for name in names]
+        for client, note, name in zip(clients, notes, names, strict=True):
+
+            async def known(client: Client = client, note: str = note) -> bool:
+                return bool(await client.call("shown", id=note))
+
+            await eventually(known, 25)
+            await client.edit(note, title=name)
+        for client in clients:
+            await client.equals_postgres()
+            assert await client.heard("conflict") == []
+        for note, name in zip(notes, names, strict=True):
+            assert database.note(note)["title"] == name
+    return cutter.longest
+
+
+async def test_cut_at_many_bytes(scene: Any, database: Database) -> None:
+    async with scene(limits={"devices_per_user": 1_000, "per_address": 5_000}) as it:
+        step = 4_000 // CUTS
+        await cut_at(it, database, [7 + step * number for number in range(CUTS)])
+
+
+@pytest.mark.parametrize("slept_ms", [0, 3_600_000])
+async def test_a_half_open_connection(scene: Any, slept_ms: int) -> None:
+    async with scene() as it, link_proxy(it.house.daemon.port) as proxy:
+        phone = await it.client("phone", f"ws://127.0.0.1:{proxy.port}/")
+        await phone.equals_postgres()
+        proxy.stall()
+        await phone.call("sleep", ms=slept_ms)
+        await phone.edit(it.first, title="into the void")
+        await phone.reported("status", status="offline")
+        await proxy.heal()
+        await phone.equals_postgres()
+        assert (await phone.call("shown", id=it.first))["title"] == "into the void"
+
+
+async def test_expired_tokens_are_replaced(scene: Any) -> None:
+    async with scene() as it:
+        expired = mint("alice", expires_in=-600)
+        tokens = [expired, expired, mint("alice")]
+        phone = await it.client("phone", tokens=tokens)
+        await phone.equals_postgres()
+
+
+async def test_a_revoked_session(scene: Any, redis_server: RedisServer) -> None:
+    async with scene() as it:
+        token = mint("alice", sid="sess_1")
+        phone = await it.client("phone", tokens=[token])
+        await phone.equals_postgres()
+        await publish(
+            redis_server.url,
+            "alice",
+            {"event": "session_revoked", "sessionId": "sess_1"},
+        )
+        refused = await phone.reported("status", status="offline", code=4401)
+        assert refused["retryInMs"] >= 2_000
+        await phone.call("tokens", tokens=[None])
+        await phone.reported("status", reason="signed out")
+        await phone.call("tokens", tokens=[mint("alice", sid="sess_2")])
+        await phone.call("start")
+        await phone.equals_postgres()
+
+
+async def test_too_many_devices(scene: Any) -> None:
+    async with scene(limits={"devices_per_user": 1}) as it:
+        phone = await it.client("phone")
+        await phone.equals_postgres()
+        laptop = await it.client("laptop", speed=200)
+        refused = await laptop.reported("status", code=4429)
+        assert refused["retryInMs"] >= 20_000
+        await phone.call("stop")
+        await laptop.equals_postgres()
+
+
+async def test_a_daemon_drains_and_another_takes_over(scene: Any, boot: Boot) -> None:
+    async with scene() as it, AsyncExitStack() as stack:
+        old = await stack.enter_async_context(boot())
+        proxy: LinkProxy
+        async with link_proxy(old.daemon.port) as proxy:
+            phone = await it.client("phone", f"ws://127.0.0.1:{proxy.port}/")
+            await phone.equals_postgres()
+            proxy.target(it.house.daemon.port)
+            await stack.aclose()
+            await phone.reported("status", code=1012)
+            await phone.edit(it.first, title="while restarting")
+            await phone.equals_postgres()
+
+
+async def test_redis_down(
+    scene: Any, redis_server: RedisServer, database: Database
+) -> None:
+    async with scene() as it:
+        phone, laptop = await it.client("phone"), await it.client("laptop")
+        for client in (phone, laptop):
+            await client.equals_postgres()
+        redis_server.stop()
+        await phone.edit(it.first, title="without Redis")
+        await eventually(lambda: database.note(it.first)["title"] == "without Redis")
+        redis_server.start()
+        for client in (phone, laptop):
+            await client.equals_postgres()
+
+
+async def test_postgres_down(
+    scene: Any, postgres: Postgres, database: Database
+) -> None:
+    async with scene() as it:
+        phone = await it.client("phone")
+        await phone.equals_postgres()
+        postgres.stop()
+        await phone.edit(it.first, title="without Postgres")
+        await phone.reported("error", code="UNAVAILABLE")
+        assert await phone.call("status") == "catching up"
+        postgres.start()
+        await phone.equals_postgres()
+        assert database.note(it.first)["title"] == "without Postgres"
+        assert await phone.heard("conflict") == []
+
+
+async def test_memory_stays_flat(scene: Any, database: Database) -> None:
+    async with scene(limits={"rate_messages": 100_000}) as it:
+        phone = await it.client("phone", speed=1_000)
+        await phone.equals_postgres()
+
+        async def work(rounds: int) -> int:
+            for number in range(rounds):
+                await phone.edit(it.first, title=f"{number} {'x' * 500}")
+            await phone.equals_postgres()
+            used: int = await it.clients.call("heap")
+            return used
+
+        before = await work(300)
+        assert await work(1_500) - before < 500_000

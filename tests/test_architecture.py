@@ -39,6 +39,7 @@ ROOMS = {
     "clerk": names("ports config telemetry"),
     "schema": names("protocol"),
     "monitoring": names("telemetry known_series"),
+    "checks": names("postgres clerk config telemetry"),
     # What a Python REST service imports: no server, no database, no keys.
     "publisher": names("_publisher protocol"),
     "_publisher": names("protocol"),

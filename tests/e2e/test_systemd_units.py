@@ -120,7 +120,9 @@ def test_many_processes_differ_from_one_in_names_and_ports_only() -> None:
     one, many = (unit(name)["Service"] for name in SERVICES)
     assert many.pop("Environment") == "TYPELETS_WS_ADMIN_PORT=1%i"
     assert many["ExecStart"] == f"{one['ExecStart']} --port %i"
-    del one["ExecStart"], many["ExecStart"]
+    assert many["ExecStartPre"] == f"{one['ExecStartPre']} --instance %i"
+    for key in ("ExecStart", "ExecStartPre"):
+        del one[key], many[key]
     assert dict(one) == dict(many)
 
 
@@ -128,10 +130,15 @@ def test_many_processes_differ_from_one_in_names_and_ports_only() -> None:
 def test_the_command_of_a_service_is_one_that_the_program_understands(
     name: str,
 ) -> None:
-    program, *args = unit(name)["Service"]["ExecStart"].split()
-    assert program == PROGRAM
-    args = [arg.replace("%i", "8771") for arg in args]
-    found = subprocess.run(
-        [COMMAND, *args, "--help"], capture_output=True, timeout=30, check=False
-    )
-    assert found.returncode == 0
+    commands = [unit(name)["Service"][key] for key in ("ExecStart", "ExecStartPre")]
+    # systemd runs the check before it asks the daemon to reload.
+    reloads = re.findall(r"^ExecReload=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
+    assert reloads == [commands[1], "kill -HUP $MAINPID"]
+    for line in commands:
+        program, *args = line.split()
+        assert program == PROGRAM
+        args = [arg.replace("%i", "8771") for arg in args]
+        found = subprocess.run(
+            [COMMAND, *args, "--help"], capture_output=True, timeout=30, check=False
+        )
+        assert found.returncode == 0

@@ -1,0 +1,104 @@
+"""Whether Postgres has the tables, columns and grants that the daemon needs.
+
+Each statement of the daemon is given to EXPLAIN, which looks up every column and checks
+every privilege, and runs nothing. So a new statement or a new column needs no change
+here.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import psycopg
+from psycopg import errors
+
+from ..config.model import Database
+from ..postgres import sql
+from ..telemetry.redact import scrub
+from .finding import TIMEOUT_S, Finding, Kind
+
+__all__ = ["check_postgres"]
+
+Connection = psycopg.AsyncConnection[tuple[object, ...]]
+SUBJECT: Final = "database"
+_NO_ROW: Final = "00000000-0000-4000-8000-000000000000"
+_RECOVERY: Final = {
+    "notes": b"SELECT id, user_id, updated_at, xmin FROM notes",
+    "folders": b"""SELECT id, user_id, name, color, parent_id, sort_order, is_default,
+        created_at, updated_at, xmin FROM folders""",
+}
+_WRONG: Final = (
+    errors.InvalidAuthorizationSpecification,
+    errors.InvalidPassword,
+    errors.InvalidCatalogName,
+    errors.InsufficientPrivilege,
+)
+
+
+async def check_postgres(config: Database) -> list[Finding]:
+    """Connect as the daemon does and look at each of its statements."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            async with await psycopg.AsyncConnection.connect(
+                config.url, autocommit=True, connect_timeout=int(TIMEOUT_S)
+            ) as connection:
+                return await _check(connection)
+    except _WRONG as exc:
+        return [Finding(Kind.WRONG, SUBJECT, _first_line(exc))]
+    except psycopg.OperationalError as exc:
+        # libpq tells refused passwords and unknown databases by text alone.
+        wrong = any(
+            mark in str(exc)
+            for mark in ("authentication failed", "does not exist", "no pg_hba.conf")
+        )
+        kind = Kind.WRONG if wrong else Kind.AWAY
+        return [Finding(kind, SUBJECT, _first_line(exc))]
+
+
+async def _check(connection: Connection) -> list[Finding]:
+    info = connection.info
+    version = f"{info.server_version // 10_000}.{info.server_version % 10_000}"
+    where = f"{info.host or 'local'}/{info.dbname}"
+    found = []
+    for name, query, params in _statements():
+        problem = await _explain(connection, query, params)
+        if problem:
+            found.append(Finding(Kind.WRONG, SUBJECT, f"{name}: {problem}"))
+    for table, query in _RECOVERY.items():
+        problem = await _explain(connection, query, {})
+        if problem:
+            text = f"recovery is off ({table}): {problem}"
+            found.append(Finding(Kind.NOTE, SUBJECT, text))
+    if not any(each.kind is Kind.WRONG for each in found):
+        text = f"PostgreSQL {version} as {info.user} on {where}"
+        found.insert(0, Finding(Kind.OK, SUBJECT, text))
+    return found
+
+
+def _statements() -> Iterator[tuple[str, bytes, Mapping[str, object]]]:
+    values: dict[str, object] = dict.fromkeys(sql.COLUMNS)
+    params = {**values, "note": _NO_ROW, "user": "", "id": _NO_ROW, "base": ""}
+    fields = tuple(sql.COLUMNS)
+    for into_folder in (False, True):
+        for based in (False, True):
+            query = sql.update_note(fields, into_folder=into_folder, based=based)
+            yield "note_update", query, params
+    yield "note_owner", sql.NOTE_OWNER, params
+    yield "folder_owner", sql.FOLDER_OWNER, params
+
+
+async def _explain(
+    connection: Connection,
+    query: bytes,
+    params: Mapping[str, object],
+) -> str:
+    """Why the statement cannot be run; empty when it can."""
+    try:
+        await connection.execute(b"EXPLAIN " + query, params)
+    except (errors.InsufficientPrivilege, errors.ProgrammingError) as exc:
+        return _first_line(exc)
+    return ""
+
+
+def _first_line(exc: Exception) -> str:
+    return scrub(str(exc).strip().partition("\n")[0])

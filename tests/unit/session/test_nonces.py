@@ -124,3 +124,16 @@ def test_users_without_nonces_are_forgotten() -> None:
         sizes[len(registry)] += 1
     assert len(registry) <= 101
     assert max(sizes) <= 101
+
+
+def test_another_limit_holds_for_memories_in_use_and_for_new_ones() -> None:
+    registry = NonceRegistry(1)
+    used = registry.of("alice", NOW)
+    assert used.claim("1", NOW, NOW) is NonceVerdict.FRESH
+    assert used.claim("2", NOW, NOW) is NonceVerdict.FULL
+    registry.reconfigure(2)
+    new = registry.of("bob", NOW)
+    for memory in (used, new):
+        memory.claim("3", NOW, NOW)
+        assert memory.claim("1", NOW, NOW) is not NonceVerdict.FULL
+        assert memory.claim("4", NOW, NOW) is NonceVerdict.FULL

@@ -75,3 +75,51 @@ def test_no_window_ever_serves_more_than_its_limit(
         assert (verdict is SERVED) == room
         if room:
             served.append(now)
+
+
+class PlainWindow:
+    """The same rules, unit by unit and without a shortcut."""
+
+    def __init__(self, limit: int, window: float) -> None:
+        self.limit, self.window = limit, window
+        self.served: list[float] = []
+        self.refused: list[float] = []
+
+    def count(self, now: float) -> RateVerdict:
+        self.now = now
+        self.served = [at for at in self.served if at > now - self.window]
+        self.refused = [at for at in self.refused if at > now - self.window]
+        if len(self.served) < self.limit:
+            self.served.append(now)
+            return SERVED
+        if len(self.served) + len(self.refused) + 1 >= 3 * self.limit:
+            return FLOOD
+        self.refused.append(now)
+        return REFUSED
+
+    def charge(self, units: int) -> None:
+        for _ in range(units):
+            if len(self.served) < self.limit:
+                self.served.append(self.now)
+            elif len(self.served) + len(self.refused) + 1 < 3 * self.limit:
+                self.refused.append(self.now)
+
+    def retry_after(self, now: float) -> float:
+        served = [at for at in self.served if at > now - self.window]
+        return self.served[0] + self.window - now if len(served) >= self.limit else 0
+
+
+@given(
+    st.integers(1, 5),
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 20)), max_size=40),
+)
+def test_charges_count_like_so_many_arrivals(
+    limit: int, arrivals: list[tuple[int, int]]
+) -> None:
+    window, plain, now = SlidingWindow(limit, 10), PlainWindow(limit, 10), 0
+    for pause, units in arrivals:
+        now += pause
+        assert window.count(now) is plain.count(now)
+        window.charge(units)
+        plain.charge(units)
+        assert window.retry_after(now) == plain.retry_after(now)

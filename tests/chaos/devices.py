@@ -23,6 +23,9 @@ from tests.tokens import mint
 __all__ = ["OldClient", "hostile"]
 
 OTHER_USERS = re.compile(r"user_c(\d+)")
+HOSTILE = "127.0.0.2"
+"""The address of the hostile clients: what they do must cost nobody else a thing."""
+
 LOST = (OSError, WebSocketException, TimeoutError)
 
 
@@ -38,6 +41,7 @@ class OldClient:
         self.acknowledged: list[tuple[str, str]] = []
         """Note and title of each update that was confirmed."""
 
+        self.address = f"127.0.1.{rng.randrange(1, 250)}"
         self.connected = False
         self.socket: ClientConnection | None = None
         self.seen: Counter[str] = Counter()
@@ -77,6 +81,7 @@ class OldClient:
         port = self.rng.choice(self.world.daemons).port
         async with connect(
             f"ws://127.0.0.1:{port}/",
+            local_addr=(self.address, 0),
             compression=None,
             open_timeout=5,
             ping_interval=None,
@@ -150,6 +155,10 @@ class OldClient:
         return [f"{self.user}: {text}" for text in found]
 
 
+def _connected(port: int) -> connect:
+    return connect(f"ws://127.0.0.1:{port}/", max_queue=None, local_addr=(HOSTILE, 0))
+
+
 async def hostile(world: World, rng: random.Random) -> None:
     """Misbehave in a random way, again and again, until cancelled."""
     while True:
@@ -166,7 +175,9 @@ async def hostile(world: World, rng: random.Random) -> None:
 async def _socket(
     port: int,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, local_addr=(HOSTILE, 0)
+    )
     try:
         yield reader, writer
     finally:
@@ -187,14 +198,14 @@ async def _half_a_handshake(port: int, rng: random.Random) -> None:
 
 
 async def _junk_messages(port: int, rng: random.Random) -> None:
-    async with connect(f"ws://127.0.0.1:{port}/", max_queue=None) as socket:
+    async with _connected(port) as socket:
         for _ in range(rng.randrange(1, 200)):
             await socket.send(rng.choice(JUNK))
 
 
 async def _flood(port: int, rng: random.Random) -> None:
     token = mint(f"user_h{rng.randrange(3)}")
-    async with connect(f"ws://127.0.0.1:{port}/", max_queue=None) as socket:
+    async with _connected(port) as socket:
         await socket.send(json.dumps({"type": "auth", "token": token}))
         for _ in range(rng.randrange(100, 1_000)):
             await socket.send('{"type":"ping"}')
@@ -202,7 +213,7 @@ async def _flood(port: int, rng: random.Random) -> None:
 
 
 async def _too_large(port: int, rng: random.Random) -> None:
-    async with connect(f"ws://127.0.0.1:{port}/", max_queue=None) as socket:
+    async with _connected(port) as socket:
         await socket.send("x" * rng.randrange(60_000, 200_000))
         await socket.recv()
 
@@ -213,7 +224,7 @@ async def _many(port: int, rng: random.Random) -> None:
     sockets = []
     try:
         for _ in range(25):
-            socket = await connect(f"ws://127.0.0.1:{port}/", max_queue=None)
+            socket = await _connected(port)
             sockets.append(socket)
             await socket.send(json.dumps({"type": "auth", "token": token}))
     finally:

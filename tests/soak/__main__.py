@@ -1,0 +1,60 @@
+"""The command `scripts/soak`."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+import uvloop
+
+from tests.soak.graph import graph
+from tests.soak.measure import Sample, drifts
+from tests.soak.run import soak
+
+
+def show(one: Sample) -> None:
+    """Print one sample in a line."""
+    figures = "  ".join(f"{name} {value:.0f}" for name, value in one.figures.items())
+    print(f"{one.at:7.0f} s  {figures}", flush=True)
+
+
+def main() -> int:
+    """Soak, judge, draw; returns 1 when a figure drifts or an invariant breaks."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/soak",
+        description="Churn with everything on, and gates on what may not grow.",
+        epilog="example: scripts/soak --seconds 7200 --graph soak.svg",
+    )
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--every", type=float, default=0.0, help="seconds per sample")
+    parser.add_argument("--fault", type=float, default=60.0, help="seconds per fault")
+    parser.add_argument("--devices", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--graph", type=Path, help="write an SVG there")
+    options = parser.parse_args()
+    every = options.every or max(1.0, options.seconds / 240)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        samples, wrong = runner.run(
+            soak(
+                options.seconds,
+                every,
+                options.fault,
+                options.devices,
+                options.seed,
+                show,
+            )
+        )
+    wrong += drifts(samples)
+    if options.graph:
+        under = (
+            f"{options.devices} devices that come and go, hostile clients, a fault"
+            f" about every {options.fault:.0f} s; seed {options.seed}"
+        )
+        title = f"{options.seconds / 60:.0f} minutes of churn"
+        options.graph.write_text(graph(samples, title, under))
+    print(*wrong or ["no drift, no broken invariant"], sep="\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

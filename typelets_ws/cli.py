@@ -2,7 +2,7 @@
 
 Exit codes: 0 ok, 1 failed, 2 usage, 78 bad configuration (sysexits' EX_CONFIG).
 
-A command's module is imported when it is asked for: the daemon's own modules take
+A command's module is imported when the command is used: the daemon's own modules take
 0.4 s, and a unit runs `check-config` while no process reads from the port.
 """
 

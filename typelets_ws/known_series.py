@@ -65,7 +65,7 @@ QUERY_FAILURES: Final = _words(
 
 
 def declare(metrics: Metrics) -> None:
-    """Make every known series, at 0."""
+    """Create every known series, at 0."""
     for status in STATUSES:
         metrics.handshakes.labels(status)
     for result in ("ok", "too_many_devices", *TokenRejectReason):

@@ -1,7 +1,7 @@
-"""What the behaviour asks of the outside world, and what it may be answered.
+"""Contracts between sessions and adapters, with the values and errors they use.
 
-The drivers (`clerk`, `store`, `bus`, `redis.limits`) stand on floor 3 and fulfil
-these; `handlers` and `authenticator` stand on floor 2 and know only these.
+Adapters in `clerk`, `postgres`, `bus` and `redis` fulfil them; `session` and `delivery`
+know only these. tests/contract runs the same tests over adapters and fakes.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a token speaks for; times in seconds since the epoch."""
+    """The user and session of a token; times in seconds since 1970."""
 
     user_id: str
     session_id: str | None
@@ -50,7 +50,7 @@ class Identity:
 
 
 class TokenRejectReason(StrEnum):
-    """Why a token does not hold: for the log and the metrics, not the client."""
+    """Why a token is rejected: for log and metrics, never sent to the client."""
 
     EXPIRED = "expired"
     NOT_ACTIVE_YET = "not_active_yet"
@@ -73,7 +73,7 @@ class TokenRejectReason(StrEnum):
 
 
 class TokenRejected(Exception):
-    """The token does not hold; nothing of it is in the text.
+    """The token is rejected; the text holds nothing of it.
 
     `user_id` is set when the signature was good, so that the log may name the user.
     """
@@ -85,20 +85,20 @@ class TokenRejected(Exception):
 
     @property
     def expired(self) -> bool:
-        """True when a fresh token of the same session would do."""
+        """True when a fresh token of the same session would be accepted."""
         return self.reason is TokenRejectReason.EXPIRED
 
 
 class Clerk(Protocol):
-    """Judges tokens."""
+    """Verifies session tokens."""
 
     async def verify(self, token: str) -> Identity:
-        """Return whom the token speaks for. Raises `TokenRejected`."""
+        """Return the token's user and session. Raises `TokenRejected`."""
         ...
 
 
 class Missing(Enum):
-    """What an update did not find, or not as the sender's own."""
+    """The row an update did not find among the sender's own."""
 
     NOTE = "note"
     FOLDER = "folder"
@@ -160,19 +160,19 @@ class Store(Protocol):
 
 
 class Subscriptions(Protocol):
-    """Which users' events this process hears."""
+    """The users whose events this process receives."""
 
     async def subscribe(self, user_id: str) -> bool:
-        """Hear the user's events; False when Redis is away (a gap report follows)."""
+        """Receive the user's events; False while Redis is unreachable."""
         ...
 
     def unsubscribe(self, user_id: str) -> None:
-        """Hear them no more, after a while."""
+        """Stop receiving them, after a delay."""
         ...
 
 
 class AcquireResult(Enum):
-    """The answer to a device that asks for one of its user's places."""
+    """The answer to a device that requests one of its user's slots."""
 
     GRANTED = "granted"
     FULL = "full"
@@ -194,12 +194,12 @@ class Health(Protocol):
 
 
 class SharedLimits(Protocol):
-    """What is counted over all processes; generous while Redis is away."""
+    """Limits over all processes; grants every request while Redis is unreachable."""
 
     async def acquire(
         self, user_id: str, connection_id: str, session_id: str | None
     ) -> AcquireResult:
-        """Take one of the user's places for a device, unless its session is barred."""
+        """Take one of the user's slots for a device, unless its session is revoked."""
         ...
 
     async def is_revoked(self, session_id: str) -> bool:
@@ -211,7 +211,7 @@ class SharedLimits(Protocol):
         ...
 
     def release(self, user_id: str, connection_id: str) -> None:
-        """Give the place back."""
+        """Give the slot back."""
         ...
 
     async def claim_nonce(self, user_id: str, nonce: bytes, ttl_ms: int) -> bool:

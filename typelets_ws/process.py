@@ -1,7 +1,7 @@
-"""A daemon as a process: loop, signals, and what systemd wants to know.
+"""A daemon as a process: event loop, signals, systemd notifications.
 
-`run` serves until SIGTERM or SIGINT, drains, and returns; a second signal ends at
-once. SIGHUP reloads. uvloop where it is there, asyncio's own loop otherwise.
+`serve` runs until SIGTERM or SIGINT, drains, and returns; a second signal exits at
+once. SIGHUP reloads. The loop is uvloop if installed, asyncio's otherwise.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from .websocket.http import Page
 __all__ = ["heartbeat", "run", "serve"]
 
 START_S: Final = 30
-"""How long a start may still take, told to systemd again and again."""
+"""EXTEND_TIMEOUT_USEC of each notification before READY."""
 HURRY_S: Final = 0.5
-"""From the second signal to the end, whatever it takes."""
+"""From the second signal to `exit_now`."""
 UNREADY_S: Final = 0.2
-"""Between looks while not ready yet."""
+"""Between checks while not ready yet."""
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on the best loop there is."""
+    """Run a coroutine on uvloop, or on asyncio's loop without it."""
     with asyncio.Runner(loop_factory=_best_loop()) as runner:
         runner.run(work)
 
@@ -53,12 +53,12 @@ async def serve(
     output: Output | None = None,
     exit_now: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until told to stop.
+    """Serve until a signal stops the process.
 
-    `reload` reads the configuration anew, or says what is wrong and returns None.
-    `announce` is called once the port is open. `output` is what the log ends in: it
-    is told its level, and asked to sum up floods. `leave` ends the process when a
-    second signal has not ended it in time. Raises like `app.running`.
+    `reload` reads the configuration again; it logs an error and returns None.
+    `announce` is called once the port is open. `output` receives the log: a reload
+    sets its level, and `heartbeat` writes its summaries. `exit_now` ends the process
+    `HURRY_S` after a second signal. Raises like `app.running`.
     """
     for warning in warnings(config):
         log.warning("caution", text=warning)
@@ -81,10 +81,10 @@ async def serve(
 
 
 async def heartbeat(daemon: Daemon, systemd: Systemd, output: Output | None) -> None:
-    """Tell systemd how things stand, until cancelled.
+    """Notify systemd of readiness, status and liveness until cancelled.
 
-    READY once, after the first probes came back; until then we ask for more time to
-    start, so that a database that is away is no reason to be started again.
+    READY is sent once, after the first probes came back. Until then each notification
+    extends the start timeout, so an unreachable database causes no restart.
     """
     ready = False
     while True:
@@ -119,7 +119,7 @@ def _on_signals(
     output: Output | None,
     exit_now: Callable[[], None],
 ) -> asyncio.Event:
-    """Obey SIGTERM, SIGINT and SIGHUP; returns what is set when we are to stop."""
+    """Handle SIGTERM, SIGINT and SIGHUP; return the event that the first two set."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -127,7 +127,7 @@ def _on_signals(
         if stop.is_set():
             daemon.log.warning("ending_at_once")
             daemon.force_exit()
-            # A Postgres that says nothing holds even a cancelled statement.
+            # While Postgres is silent, a cancelled statement does not end either.
             loop.call_later(HURRY_S, exit_now)
         stop.set()
 
@@ -147,7 +147,7 @@ def _on_signals(
 
 
 def _take(config: Config, daemon: Daemon, output: Output | None) -> bool:
-    """Go over to new settings; False when they are refused, which is logged."""
+    """Use new settings; return False and log the error when they are refused."""
     try:
         daemon.reconfigure(config)
     except (ConfigError, ValueError) as exc:
@@ -159,16 +159,16 @@ def _take(config: Config, daemon: Daemon, output: Output | None) -> bool:
 
 
 def _record_reload(daemon: Daemon, *, taken: bool) -> None:
-    """The start counts as a reload that was taken."""
+    """Set the metrics of the last reload; the start counts as one."""
     daemon.metrics.reload_successful.set(taken)
     if taken:
         daemon.metrics.reload_time.set_to_current_time()
 
 
 def _freeze_startup_objects() -> None:
-    """What is there now stays: the collector need not look at it again.
+    """Freeze start-up objects, so that the garbage collector skips them.
 
-    Without this a third of a handshake's CPU is the collector's.
+    Without it the collector takes a third of a handshake's CPU.
     """
     gc.collect()
     gc.freeze()
@@ -176,7 +176,7 @@ def _freeze_startup_objects() -> None:
 
 
 def _raise_file_limit(config: Config, log: FilteringBoundLogger) -> None:
-    """One descriptor per connection, and a few for ourselves."""
+    """Allow one descriptor per connection and 1,100 more; warn when impossible."""
     wanted = config.limits.connections + config.limits.unauthenticated + 1_100
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:

@@ -1,4 +1,4 @@
-"""`typelets-ws status`: how the daemon on this host is, from its admin listener."""
+"""`typelets-ws status`: readiness and figures from the admin listener of this host."""
 
 import http.client
 import json
@@ -56,7 +56,7 @@ def _get(url: str) -> Any:
 
 
 def as_table(status: Mapping[str, Any]) -> str:
-    """For people: figures first, then the users with the most devices."""
+    """Format the status: figures first, then the users with the most devices."""
     connections = status["connections"]
     users = sorted(
         connections["perUser"], key=lambda user: (-user["deviceCount"], user["userId"])
@@ -79,7 +79,7 @@ def as_table(status: Mapping[str, Any]) -> str:
 
 
 def as_user_table(found: Mapping[str, Any]) -> str:
-    """For people: the user's connections here, then the latest lines about them."""
+    """Format a user: the connections here, then the latest log lines."""
     connections = found["connections"]
     count = len(connections) or "no"
     lines = [f"{found['userId']}: {count} connection(s) on this process"]

@@ -1,4 +1,4 @@
-"""systemd's side of the process: notifications, the watchdog, passed sockets.
+"""systemd's protocol: notifications, the watchdog, passed sockets.
 
 sd_notify(3) is a datagram to the socket named by NOTIFY_SOCKET, sd_listen_fds(3)
 passes sockets from descriptor 3 on; both are a few lines each, so no library.
@@ -17,7 +17,7 @@ STATUS_S: Final = 5.0
 
 
 class Systemd:
-    """What systemd asked for, by the environment it started us with.
+    """What systemd requested through the environment.
 
     Outside systemd every method does nothing.
     """
@@ -37,23 +37,23 @@ class Systemd:
         self._ready = False
 
     def ready(self) -> None:
-        """The start is over."""
+        """Report that the start is complete."""
         self._ready = True
         self.notify("READY=1")
 
     def reloading(self) -> None:
-        """A reload begins. Type=notify-reload wants its time with it."""
+        """Report that a reload begins; Type=notify-reload requires its time."""
         if self._ready:
             moment = int(self._monotonic() * 1_000_000)
             self.notify("RELOADING=1", f"MONOTONIC_USEC={moment}")
 
     def reloaded(self) -> None:
-        """The reload is over; a start that is not over yet is no readier for it."""
+        """Report that the reload is complete, unless the start is not."""
         if self._ready:
             self.notify("READY=1")
 
     def notify(self, *lines: str) -> None:
-        """Send assignments such as READY=1; one that is gone or busy is no error."""
+        """Send assignments such as READY=1; a missing or busy receiver is ignored."""
         if not self._address:
             return
         # sd_notify(3): only a leading @ names an abstract socket.
@@ -63,7 +63,7 @@ class Systemd:
         with socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
         ) as s:
-            # A supervisor that does not listen must not stop the event loop.
+            # A supervisor that does not read must not block the event loop.
             s.setblocking(False)
             try:
                 s.sendto("\n".join(lines).encode(), address)
@@ -71,7 +71,7 @@ class Systemd:
                 return
 
     def sockets(self) -> list[socket.socket]:
-        """The listening sockets that were passed; to be called once."""
+        """Return the listening sockets that were passed; call it once."""
         found = []
         for fd in range(FIRST_SOCKET, FIRST_SOCKET + self._sockets):
             os.set_inheritable(fd, False)

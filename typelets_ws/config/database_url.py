@@ -65,7 +65,7 @@ _INSTEAD: Final = {
 
 
 def libpq_error(url: str) -> str | None:
-    """What an address must not have, to follow "expected"; None when it is fine.
+    """Return what libpq refuses in an address, to follow "expected"; else None.
 
     `url` has the form of a postgresql:// address already.
     """
@@ -73,7 +73,7 @@ def libpq_error(url: str) -> str | None:
         name, separator, text = pair.partition("=")
         name, value = unquote(name), unquote(text)
         if (name, value) == ("ssl", "true"):
-            continue  # libpq takes it for sslmode=require, as JDBC has it
+            continue  # libpq reads it as sslmode=require, as JDBC does
         if name not in PARAMETERS or not separator:
             shown = name if name.isidentifier() else "?"
             instead = _INSTEAD.get(name, "")

@@ -1,18 +1,18 @@
-"""Where values come from: defaults < file < environment < flags (spec section 8).
+"""Loads values: defaults < file < environment < flags (spec section 8).
 
-An unknown key or a bad value is refused before anything starts, in words that name
-the source, the key, the value and what was expected; all mistakes are told at once.
+An unknown key or a bad value is refused before anything starts. The error names
+source, key, value and what was expected; all mistakes are reported at once.
 The value of a secret is never shown, nor a password inside an address.
 
 Names in the environment are those of the protocol document (`ALIASES`) and
 ``TYPELETS_WS_<SECTION>_<KEY>`` for every key. Lists are separated by commas.
 Either name with ``_FILE`` behind it is the path of a file that holds the value, so
-that a secret need not be in the environment. With systemd::
+that a secret can stay out of the environment. With systemd::
 
     LoadCredential=clerk-key:/etc/typelets-ws/clerk.pem
     Environment=CLERK_JWT_KEY_FILE=%d/clerk-key
 
-One key given by two names at once is refused: which of them wins would be a guess.
+A key that is set by two names is refused: neither has precedence.
 """
 
 import difflib
@@ -50,7 +50,7 @@ _FILE = "_FILE"
 
 
 class Setting(NamedTuple):
-    """One line of the effective configuration, fit to be shown."""
+    """One line of the effective configuration; secrets are masked."""
 
     name: str
     shown: str
@@ -62,11 +62,11 @@ class _Value(NamedTuple):
     value: object
     where: str
     is_text: bool = False
-    """True for what came as text, whatever its type is to be."""
+    """True for a value that is text and must be parsed as its type says."""
 
 
 class _Invalid(Exception):
-    """One mistake, in words."""
+    """One mistake as a line of text."""
 
 
 def load(
@@ -78,7 +78,7 @@ def load(
 ) -> Config:
     """Merge defaults, file, environment and flags into one checked `Config`.
 
-    `serving` also demands what only the daemon needs: a way to check tokens.
+    `serving` also requires keys to verify tokens with; only the daemon needs them.
 
     `flags` maps (section, key) to a value; text is read as in the environment, and
     None means that the flag was not given. Raises `ConfigError`, one mistake a line.

@@ -1,7 +1,7 @@
 """Configuration: one frozen object; each default is written once, with its reason.
 
-A field's type says what a right value is, `validate` what no single type can
-say, and `load` where values come from. Durations carry their unit in the name
+A field's type defines its valid values, `validate` the rules between fields, and
+`load` the sources. Durations carry their unit in the name
 (``_ms``, ``_s``), sizes end in ``_bytes``. Upper bounds exist so that no value is
 infinite, not a number, or too large for a counter of the kernel or Postgres.
 """
@@ -60,7 +60,7 @@ class Server(_Section, frozen=True):
     """Closing is spread over this long: the web client reconnects without jitter.
     -1: 20 s, or 0.3 s while systemd holds the port, as devices wait in its queue."""
     status_token: str = ""
-    """Bearer token that opens perUser on /websocket/status; empty: nobody."""
+    """Bearer token for perUser on /websocket/status; empty: none is accepted."""
 
 
 def hosts(server: Server) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class Auth(_Section, frozen=True):
     """Accepted ``azp``; empty: not checked."""
     accept_without_session: bool = False
     """Accept tokens without ``sid`` and JWT-template tokens: nothing can revoke them,
-    and they are made to be given to third parties."""
+    and they are meant for third parties."""
     accept_pending: bool = False
     """Accept sessions with ``sts`` pending: Clerk counts them as signed out."""
     leeway_s: Delay = 5.0
@@ -108,11 +108,11 @@ class Auth(_Section, frozen=True):
 
 
 class Limits(_Section, frozen=True):
-    """What one client, one user, one address and all together may use (section 5)."""
+    """Limits of one client, one user, one address and the process (spec section 5)."""
 
     message_bytes: Count = 1_048_576
     unread_bytes: Count = 4 * 1_048_576
-    """A message beyond this is not even read: close 1009."""
+    """A larger message is not read: close 1009."""
     unread_bytes_before_auth: Count = 65_536
     rate_messages: Count = 300
     rate_window_ms: Millis = 60_000
@@ -160,7 +160,7 @@ class Limits(_Section, frozen=True):
 
 
 class Messages(_Section, frozen=True):
-    """What clients may say."""
+    """Which messages of clients are accepted."""
 
     require_encrypted: bool = False
     """Refuse a plain title or content (anything but "[ENCRYPTED]")."""
@@ -217,7 +217,7 @@ class Log(_Section, frozen=True):
 
 
 class Config(_Section, frozen=True):
-    """Everything the daemon can be told."""
+    """All settings of the daemon."""
 
     server: Server = Server()
     admin: Admin = Admin()

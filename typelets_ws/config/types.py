@@ -1,6 +1,6 @@
-"""The type of every key: how it is read from text, and what it accepts in plain words.
+"""The type of every key: parsing of text, and a description of the valid values.
 
-The words are made from the types, so that a refusal cannot contradict the rule.
+Descriptions are derived from the types, so they always agree with the check.
 """
 
 import re
@@ -31,7 +31,7 @@ def key_types() -> Mapping[tuple[str, str], Any]:
 
 
 def parse_text(kind: Any, text: str) -> object:
-    """`text` as its type says; unchanged where it cannot be, for convert to refuse."""
+    """Parse `text` as `kind`; text that does not parse is returned unchanged."""
     match inspect.type_info(kind):
         case inspect.VarTupleType():
             return [part.strip() for part in text.split(",") if part.strip()]
@@ -46,7 +46,7 @@ def parse_text(kind: Any, text: str) -> object:
 
 
 def expected(kind: Any) -> str:
-    """What a type accepts, in plain words."""
+    """Describe the valid values of a type."""
     match inspect.type_info(kind):
         case inspect.LiteralType():
             return f"one of {', '.join(get_args(kind))}"

@@ -1,7 +1,7 @@
-"""What makes a whole configuration sound: rules that no single type can say.
+"""Rules between settings, which no single type can express.
 
-A complaint refuses the start, a caution is one warning at start. Nothing here
-opens a file or a socket, so a configuration can be judged on another machine.
+An error prevents the start, a warning is logged once. Nothing here opens a file or a
+socket, so a configuration can be checked on another machine.
 """
 
 import re
@@ -26,14 +26,14 @@ _ORIGIN_WORDS = (
 )
 _PROXY_WORDS = "addresses, networks such as 10.0.0.0/8, or unix"
 _LEAST_BITS = 2048
-"""As RFC 7518 demands for RS256."""
+"""RFC 7518 section 3.3, for RS256."""
 _HOST = r"(?:\[[0-9a-fA-F:.]+\]|[^:@/?,\[\]\s]*)(?::\d*)?"
 _POSTGRES = re.compile(
     rf"(?!.*%(?![0-9a-fA-F]{{2}}))postgres(?:ql)?://(?:[^@/\s]*@)?"
     rf"{_HOST}(?:,{_HOST})*(?:[/?]\S*)?"
 )
-"""What libpq takes apart as it was meant; of others it quotes parts in its errors,
-and a password with bare special characters with them."""
+"""Addresses that libpq parses as intended. libpq quotes parts of a malformed one in its
+errors, the password too; so only well-formed addresses are accepted."""
 _USUAL_PORT = {"http": 80, "https": 443}
 _RESTART_REQUIRED = {
     "server": ("host", "port", "reuse_port", "backlog"),
@@ -42,11 +42,11 @@ _RESTART_REQUIRED = {
     "database": Database.__struct_fields__,
     "log": ("format", "burst"),
 }
-"""What holds from the start to the end of a process: ports, and links to others."""
+"""Keys that need a restart: ports, and connections to other services."""
 
 
 def errors(config: Config) -> Iterator[tuple[str, str, str]]:
-    """What no single type can say, as (section, key, what was expected)."""
+    """Yield rules that are broken, as (section, key, what was expected)."""
     yield from _about_server(config.server, config.admin)
     yield from _about_auth(config.auth)
     limits, database = config.limits, config.database
@@ -71,7 +71,7 @@ def errors(config: Config) -> Iterator[tuple[str, str, str]]:
 
 
 def warnings(config: Config) -> Iterator[str]:
-    """What is allowed but worth one warning at start, as sentences."""
+    """Yield a sentence for each allowed but risky setting."""
     if not config.server.allowed_origins:
         yield "server.allowed_origins is empty: a page of any site may connect"
     for key in ("jwks_url", "api_url"):
@@ -81,9 +81,9 @@ def warnings(config: Config) -> Iterator[str]:
 
 
 def merge_reload(old: Config, new: Config) -> tuple[Config, list[str]]:
-    """What a reload makes of `old`: `new` with what cannot change as it was.
+    """Return `new` with the keys that need a restart as in `old`.
 
-    Also returns the keys that differ all the same: they need a restart.
+    Also returns those of them that differ.
     """
     sections, kept = {}, []
     for section, keys in _restart_required(old, new).items():
@@ -97,7 +97,7 @@ def merge_reload(old: Config, new: Config) -> tuple[Config, list[str]]:
 
 
 def _restart_required(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
-    """The keys by section; a port with TLS does not become one without, or back."""
+    """The keys by section; switching TLS on or off needs a restart too."""
     if bool(old.server.tls_certificate) == bool(new.server.tls_certificate):
         return _RESTART_REQUIRED
     return {
@@ -107,9 +107,9 @@ def _restart_required(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
 
 
 def require_keys(config: Config) -> None:
-    """Raise `ConfigError` unless there is something to check tokens with.
+    """Raise `ConfigError` unless keys to verify tokens are configured.
 
-    Apart from `unready_reasons`, as only serving needs it; publishing does not.
+    Apart from `errors`, as only `serve` needs it; `publish` does not.
     """
     auth = config.auth
     if not (auth.jwt_key or auth.jwks_url or auth.secret_key):
@@ -174,7 +174,7 @@ def _is_rsa_key(pem: str) -> bool:
 
 
 def _scheme(url: str) -> str:
-    """The scheme of a whole address; empty for anything that is none."""
+    """The scheme of an address; empty when `url` is none."""
     try:
         parts = urlsplit(url)
     except ValueError:

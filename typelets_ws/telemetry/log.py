@@ -1,23 +1,23 @@
-"""Logs: one event, one line, on one stream, and never a secret in it.
+"""Logs: one event is one line on one stream, without secrets.
 
 Theory of operation. An `Output` owns the stream, the level and the flood guard.
 Loggers made from it (`Output.logger`) and, within `Output.attached`, the standard
-library's (websockets, psycopg, redis, asyncio; WARNING and above) end in the same
-place. A line is JSON for machines or plain text for a terminal.
+library's (websockets, psycopg, redis, asyncio; WARNING and above) write to it. A line
+is JSON for machines or plain text for a terminal.
 
 - The first `burst` lines of one event within a second are written, the rest are
-  counted and told every ten seconds as one line ``suppressed``: a hostile client
-  fills no disk.
-- `redact` goes over every value: fields named like secrets or note contents are
+  counted and reported every ten seconds as one line ``suppressed``, so that a hostile
+  client cannot fill the disk.
+- `redact` checks every value: fields named like secrets or note contents are
   hidden, tokens inside texts too, texts are cut and control characters escaped, so
-  that nobody can forge a line. Of an exception only type, first line and places are
+  that input cannot forge a line. Of an exception only type, first line and places are
   written: a database's DETAIL quotes the row.
 - A library's line is written once a minute: while a database is away, its pool says
   so twice a second.
 - Writing never raises into the caller; `Output.lost` counts what could not be written.
 
-Events of security carry ``security=True``: ``log.warning("origin_refused",
-security=True)``. Event names are constants: what varies is a field.
+Security events carry ``security=True``: ``log.warning("origin_refused",
+security=True)``. Event names are constants; values are fields.
 """
 
 import logging
@@ -42,7 +42,7 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 
 class Output:
-    """The one place where lines go.
+    """Writes all lines.
 
     `stream` is standard error, `now` the wall clock in seconds since 1970.
     """
@@ -58,7 +58,7 @@ class Output:
         self._lock = threading.Lock()
 
     def logger(self, **bound: object) -> FilteringBoundLogger:
-        """A logger that ends here, with `bound` in each of its lines."""
+        """Return a logger that writes here, with `bound` in each line."""
         logger = structlog.wrap_logger(
             _Sink(self.write),
             processors=[_named],
@@ -71,7 +71,7 @@ class Output:
         self._threshold = _LEVELS[level]
 
     def write(self, level: str, event: str, fields: Mapping[str, object]) -> None:
-        """Write one line, unless its level or its flood says otherwise."""
+        """Write one line, unless its level or its burst limit forbids it."""
         if _LEVELS[level] < self._threshold:
             return
         now = self._now()
@@ -81,13 +81,13 @@ class Output:
             self._summarise(now)
 
     def summarise(self) -> None:
-        """Tell what floods have kept back, if it is time; call it every few seconds."""
+        """Write counts of suppressed lines if due; call it every few seconds."""
         with self._lock:
             self._summarise(self._now())
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """While inside, the standard library's warnings and errors end here too."""
+        """While entered, write the standard library's warnings and errors too."""
         bridge = _Bridge(self)
         root = logging.getLogger()
         root.addHandler(bridge)
@@ -116,7 +116,7 @@ class Output:
             self._stream.write(line + "\n")
             self._stream.flush()
         except Exception:
-            # Whatever is wrong with a line or its stream, serving goes on.
+            # A line or stream that fails must not stop the daemon.
             self.lost += 1
 
 
@@ -128,7 +128,7 @@ def make_logger(
 
 
 class _Sink:
-    """What a bound logger hands its line to."""
+    """The end of structlog's chain: passes lines to `Output.write`."""
 
     def __init__(self, write: Callable[[str, str, Mapping[str, object]], None]) -> None:
         self._write = write
@@ -143,7 +143,7 @@ class _Sink:
 
 
 class _Bridge(logging.Handler):
-    """From the standard library's logging to an `Output`."""
+    """Passes records of the standard library's logging to an `Output`."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(logging.WARNING)
@@ -151,7 +151,7 @@ class _Bridge(logging.Handler):
         self._logged_at: dict[tuple[str, str], float] = {}
 
     def _repeats(self, record: logging.LogRecord, text: str) -> bool:
-        """Whether the logger has said this within the last minute."""
+        """Whether the same logger wrote this text within the last minute."""
         logged_at, key = self._logged_at, (record.name, text)
         if 0 <= record.created - logged_at.get(key, -_REPEAT_S) < _REPEAT_S:
             return True
@@ -185,7 +185,7 @@ def _named(
 
 
 def _exception(exc_info: object) -> BaseException | None:
-    """From any of the forms in which `exc_info` may be given."""
+    """The exception in any form of `exc_info`."""
     if isinstance(exc_info, tuple):
         return exc_info[1] if isinstance(exc_info[1], BaseException) else None
     if isinstance(exc_info, BaseException):

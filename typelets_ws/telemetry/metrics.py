@@ -1,7 +1,7 @@
-"""Every figure the daemon keeps, with Prometheus' names and bounded labels.
+"""All metrics of the daemon, with their Prometheus names and bounded labels.
 
-A label value is always a word of ours (a code, a kind, a reason from a closed
-list), never text from outside: 10 000 users make no new series. One `Metrics`
+A label value is always a constant of this package (a code, a kind, a reason), never
+text from outside: 10,000 users add no series. One `Metrics`
 per daemon with its own registry, so that tests run several side by side.
 """
 

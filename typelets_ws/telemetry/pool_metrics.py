@@ -35,7 +35,7 @@ _SECONDS: Final = {
 
 
 class PoolMetrics:
-    """Set from the pool's own statistics by `observe`."""
+    """Metrics that `observe` sets from the pool's statistics."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str) -> Counter:
@@ -56,7 +56,7 @@ class PoolMetrics:
         self.observe({})
 
     def observe(self, stats: Mapping[str, int]) -> None:
-        """Take the pool's statistics by psycopg's names; a missing one is 0."""
+        """Set the metrics; `stats` has psycopg's names, a missing one is 0."""
         idle = stats.get("pool_available", 0)
         in_use = max(0, stats.get("pool_size", 0) - idle)
         self.connections.labels("idle").set(idle)

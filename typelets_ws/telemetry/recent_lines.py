@@ -26,7 +26,7 @@ class RecentLines:
         self._now_ms = now_ms
 
     def kept_from(self, log: FilteringBoundLogger) -> FilteringBoundLogger:
-        """A logger whose lines go to `log` and, when they name a user, here."""
+        """Return a logger that writes to `log` and keeps lines about users here."""
         logger = structlog.wrap_logger(
             _Both(log, self._keep),
             processors=[lambda _, level, fields: ((level, dict(fields)), {})],
@@ -35,8 +35,7 @@ class RecentLines:
         return cast("FilteringBoundLogger", logger)
 
     def about(self, user_id: str) -> list[Mapping[str, object]]:
-        """The user's latest lines, newest first, with `schedule` in ms since the
-        epoch."""
+        """The user's latest lines, newest first; `at` is in ms since 1970."""
         found = (line for line in reversed(self._lines) if line["user"] == user_id)
         return [line for line, _ in zip(found, range(SHOWN), strict=False)]
 
@@ -47,7 +46,7 @@ class RecentLines:
 
 
 class _Both:
-    """Ends a structlog chain in two places."""
+    """The end of a structlog chain with two receivers."""
 
     def __init__(
         self,

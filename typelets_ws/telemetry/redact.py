@@ -1,7 +1,7 @@
-"""What may stand in a log line: no token, no secret, no note, no forged line.
+"""Removes tokens, secrets, note contents and control characters from log lines.
 
-Pure functions over one line's fields, and the arithmetic of `BurstLimiter`. The guard
-is the last net: callers pass ids and counts in the first place.
+Pure functions over one line's fields, and `BurstLimiter`. This is the second defence:
+callers pass only ids and counts. Tested by tests/unit/telemetry/test_redact.py.
 """
 
 import math
@@ -35,23 +35,23 @@ _SUMMARY_S = 10.0
 
 
 def redact(fields: Mapping[str, object]) -> dict[str, object]:
-    """A copy of a line's fields that is fit to be written."""
+    """Return a copy of a line's fields without secrets."""
     return {key: _safe(key, value, _DEEPEST) for key, value in fields.items()}
 
 
 def scrub(text: str) -> str:
-    """`text` on one line, at most 500 characters, without what looks like a secret."""
-    # Cut twice: no megabyte goes through the patterns, and no half token survives.
+    """Return `text` on one line, at most 500 characters, secrets replaced."""
+    # Cut before and after: patterns see at most 2,000 characters, and whole tokens.
     text = _SECRET_PATTERN.sub("(hidden)", text[: 4 * _LONGEST])
     text = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def describe_exception(exc: BaseException) -> list[str]:
-    """An exception, its causes and its group's members, one text each.
+    """Return an exception, its causes and its group's members, one text each.
 
     Type, first line, and places; neither locals nor source lines, and nothing
-    behind the first line: there databases quote the row.
+    after the first line: databases quote the row there.
     """
     return [_describe(each) for each in _related(exc, set())][:_MOST_ITEMS]
 
@@ -124,7 +124,7 @@ def _describe(exc: BaseException) -> str:
 
 
 class BurstLimiter:
-    """Lets the first few lines of one name a second through and counts the rest.
+    """Allows the first lines of one name in each second and counts the others.
 
     `now` is in seconds; a clock that is set back only starts a new second.
     """
@@ -137,7 +137,7 @@ class BurstLimiter:
         self._since = 0.0
 
     def allow(self, name: str, now: float) -> bool:
-        """Whether this line is to be written; if not, it has been counted."""
+        """Return whether this line may be written; if not, it is counted."""
         if int(now) != self._second:
             self._second = int(now)
             self._seen.clear()
@@ -151,7 +151,7 @@ class BurstLimiter:
     def take_suppressed(
         self, now: float, *, all_of_it: bool = False
     ) -> list[tuple[str, int]]:
-        """Names and counts kept back, once ten seconds have passed, then forgotten."""
+        """Return and clear the names and counts suppressed, once in ten seconds."""
         passed = now - self._since
         if not self._suppressed or (0 <= passed < _SUMMARY_S and not all_of_it):
             return []
@@ -161,7 +161,7 @@ class BurstLimiter:
 
 
 def _count(counts: MutableMapping[str, int], name: str) -> int:
-    # Names should be constants; a caller that varies them must not fill the memory.
+    # Names should be constants; a caller that varies them must not exhaust the memory.
     if name not in counts and len(counts) >= _MOST_NAMES:
         name = "(others)"
     counts[name] = counts.get(name, 0) + 1

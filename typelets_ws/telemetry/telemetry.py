@@ -10,7 +10,7 @@ __all__ = ["Telemetry"]
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Where figures and lines go. Never replaced while the daemon runs."""
+    """The daemon's metrics and log. Never replaced while it runs."""
 
     metrics: Metrics
     log: FilteringBoundLogger

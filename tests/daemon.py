@@ -47,7 +47,11 @@ def configured(**sections: Mapping[str, Any]) -> Config:
         "server": {"port": 0, "drain_seconds": 0.0},
         "admin": {"port": 0},
         "auth": {"jwt_key": public_pem()},
-        "limits": {"accepts_per_second": 100_000, "per_address": 20_000},
+        "limits": {
+            "accepts_per_second": 100_000,
+            "per_address": 20_000,
+            "refused_tokens": 1_000,
+        },
         "redis": {
             "probe_interval_s": 0.3,
             "probe_timeout_s": 0.5,

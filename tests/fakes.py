@@ -24,7 +24,7 @@ from typelets_ws.ports import (
 )
 from typelets_ws.protocol.errors import CloseCode, Disconnect
 from typelets_ws.session.authenticator import Authenticator
-from typelets_ws.session.handlers import Context
+from typelets_ws.session.outcome import Context
 from typelets_ws.session.session import Session
 from typelets_ws.session.signing import NonceRegistry
 from typelets_ws.session.user_rates import UserRates

@@ -34,7 +34,7 @@ from .redis.connector import RedisConnector
 from .redis.limits import SharedLimits
 from .redis.reconnect import Outage, Reconnector
 from .session.authenticator import Authenticator
-from .session.handlers import Context
+from .session.outcome import Context
 from .session.services import Services
 from .session.signing import NonceRegistry
 from .session.user_rates import UserRates

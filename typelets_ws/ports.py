@@ -179,6 +179,10 @@ class AcquireResult(Enum):
     REVOKED = "revoked"
 
 
+OnPublished = Callable[[bool], None]
+"""Called once: True when Redis has taken an event, False when it has not."""
+
+
 class Health(Protocol):
     """Readiness of the daemon, for the HTTP endpoints."""
 

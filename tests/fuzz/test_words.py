@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typelets_ws.protocol import decoding, events, messages
+from typelets_ws.protocol import decoding, events, messages, replies
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.protocol.events import EventRejected
 from typelets_ws.session import signing
@@ -65,7 +65,7 @@ def test_a_message_is_read_or_refused(data: bytes) -> None:
     if refusal is not None:
         documented = {Code.INVALID_MESSAGE, Code.UNKNOWN_TYPE, Code.INVALID_FIELD}
         assert refusal.code in documented
-        assert messages.encode(messages.error(refusal)).startswith(b'{"type":"error"')
+        assert messages.encode(replies.error(refusal)).startswith(b'{"type":"error"')
 
 
 @given(anything)

@@ -15,7 +15,7 @@ import random
 import hiredis
 
 from ..config.model import Redis as Config
-from ..ports import Clock
+from ..ports import Clock, OnPublished
 from ..redis.commands import RedisClient
 from ..redis.connection import RedisUnavailable
 from ..redis.reconnect import Reconnector
@@ -105,14 +105,16 @@ class Bus:
         """Stop hearing the user, after a while."""
         self._subscriber.unsubscribe(user_id)
 
-    def publish(self, user_id: str, event: bytes) -> None:
+    def publish(
+        self, user_id: str, event: bytes, on_published: OnPublished | None = None
+    ) -> None:
         """Send one event to every process: see `EventPublisher.publish`.
 
         While nothing is received, the handler gets it for this process' devices.
         """
         if not self.listening:
             self._handler.on_unpublished(user_id, event)
-        self._publisher.publish(user_id, event)
+        self._publisher.publish(user_id, event, on_published)
 
     async def flush(self) -> bool:
         """Wait for Redis' answers to all that was published. False: not all came."""

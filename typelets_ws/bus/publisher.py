@@ -17,7 +17,7 @@ import hiredis
 import msgspec
 
 from ..config.model import Redis as Config
-from ..ports import Clock
+from ..ports import Clock, OnPublished
 from ..redis.commands import RedisClient
 from ..redis.connection import RedisUnavailable, redis_key
 from ..telemetry.telemetry import Telemetry
@@ -75,15 +75,20 @@ class EventPublisher:
         """Users who have yet to be told to resynchronise."""
         return len(self._unsynced_users)
 
-    def publish(self, user_id: str, event: bytes) -> None:
-        """Send one event to all processes. Never raises, never waits."""
+    def publish(
+        self, user_id: str, event: bytes, on_published: OnPublished | None = None
+    ) -> None:
+        """Send one event to all processes. Never raises, never waits.
+
+        `on_published` is called with whether Redis has taken it, at once or later.
+        """
         if self._waiting >= self._most or self._waiting_bytes + len(event) > MOST_BYTES:
-            self._failed(user_id, event, "full")
+            self._failed(user_id, event, "full", on_published)
             return
         self._waiting += 1
         self._waiting_bytes += len(event)
         self._commands.send(
-            partial(self._answered, user_id, event),
+            partial(self._answered, user_id, event, on_published),
             b"PUBLISH",
             redis_key(self._users, user_id),
             event,
@@ -149,16 +154,24 @@ class EventPublisher:
             latest.clear()
             latest[EVERY_USER] = None
 
-    def _answered(self, user_id: str, event: bytes, reply: Any) -> None:
+    def _answered(
+        self, user_id: str, event: bytes, on_published: OnPublished | None, reply: Any
+    ) -> None:
         self._waiting -= 1
         self._waiting_bytes -= len(event)
         if reply.__class__ is int:
             self._acknowledged(user_id)
+            if on_published is not None:
+                on_published(True)
         else:
-            self._failed(user_id, event, _reason(reply))
+            self._failed(user_id, event, _reason(reply), on_published)
 
-    def _failed(self, user_id: str, event: bytes, reason: str) -> None:
+    def _failed(
+        self, user_id: str, event: bytes, reason: str, on_published: OnPublished | None
+    ) -> None:
         self._telemetry.metrics.publish_failures.labels(reason=reason).inc()
+        if on_published is not None:
+            on_published(False)
         self._mark_unsynced(user_id)
         try:
             self._on_unpublished(user_id, event)

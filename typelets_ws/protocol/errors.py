@@ -56,7 +56,8 @@ class ClientError(Exception):
 
     `message` and `code` go to the client; `request_id`, `note_id`, `folder_id`,
     `retry_after_ms`, `correlation_id` and `updated_note` (the row's JSON, with
-    `Code.CONFLICT`) where they apply.
+    `Code.CONFLICT`) where they apply. `reason` is the verdict with
+    `Code.SIGNATURE_REJECTED`.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class ClientError(Exception):
         correlation_id: str | None = None,
         request_id: str | None = None,
         updated_note: bytes | None = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -80,6 +82,7 @@ class ClientError(Exception):
         self.correlation_id = correlation_id
         self.request_id = request_id
         self.updated_note = updated_note
+        self.reason = reason
 
 
 class Disconnect(Exception):

@@ -147,7 +147,7 @@ def check_owner(data: Raw, user_id: str, id_name: str) -> str | None:
             owner = ""
         if owner != user_id:
             raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
-    if not bytes(owned.id):
+    if bytes(owned.id) in {b"", b"null"}:
         return None
     try:
         return uuid(_text.decode(owned.id), id_name)

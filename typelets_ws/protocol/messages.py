@@ -14,9 +14,16 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from .errors import ClientError, Code
+from .errors import Code
 
-__all__ = ["CLIENT_MESSAGES", "ECHO_LENGTH", "SERVER_MESSAGES", "encode", "error"]
+__all__ = [
+    "CLIENT_MESSAGES",
+    "ECHO_LENGTH",
+    "SERVER_MESSAGES",
+    "echo",
+    "encode",
+    "given",
+]
 
 ECHO_LENGTH: Final = 64
 """Characters of an id that are echoed: its own limit in the spec, and a UUID's 36."""
@@ -32,7 +39,7 @@ class ClientMessage(Struct, tag_field="type", kw_only=True, frozen=True):
 class Auth(ClientMessage, tag="auth", frozen=True, kw_only=True):
     """Authenticate with a Clerk session token, the first time or again."""
 
-    token: str = ""
+    token: str | None = None
 
 
 class Ping(ClientMessage, tag="ping", frozen=True, kw_only=True):
@@ -169,6 +176,14 @@ class NoteUpdateSuccess(Reply, tag="note_update_success", frozen=True, kw_only=T
     timestamp: int
 
 
+class Announced(Reply, tag="announced", frozen=True, kw_only=True):
+    """Redis has taken an announcement that had a `requestId`."""
+
+    noteId: str | UnsetType = UNSET
+    folderId: str | UnsetType = UNSET
+    timestamp: int
+
+
 class Sync(ServerMessage, frozen=True, kw_only=True):
     """Something changed because of somebody else."""
 
@@ -236,12 +251,15 @@ class Error(Reply, tag="error", frozen=True, kw_only=True):
     correlationId: str | UnsetType = UNSET
     updatedNote: Raw | UnsetType = UNSET
     """With CONFLICT: the whole row as it stands."""
+    reason: str | UnsetType = UNSET
+    """With SIGNATURE_REJECTED: too_old, ahead, bad_signature, replayed, nonces_full, or
+    unsigned where signed messages are required."""
 
 
 CLIENT_MESSAGES: Final[tuple[type[ClientMessage], ...]] = AnyClientMessage.__args__
 SERVER_MESSAGES: Final[tuple[type[ServerMessage], ...]] = (
     ConnectionEstablished, AuthSuccess, AuthFailed, Pong, NoteJoined, NoteLeft,
-    NoteUpdateSuccess, NoteSync, NoteCreatedSync, NoteDeletedSync,
+    NoteUpdateSuccess, Announced, NoteSync, NoteCreatedSync, NoteDeletedSync,
     FolderCreatedSync, FolderUpdatedSync, FolderDeletedSync, ResyncRequired, Error,
 )  # fmt: skip
 
@@ -249,45 +267,11 @@ SERVER_MESSAGES: Final[tuple[type[ServerMessage], ...]] = (
 encode: Final = msgspec.json.Encoder().encode
 
 
-def error(refusal: ClientError) -> Error:
-    """The `error` message that tells of a refusal.
-
-    Ids are echoed up to `ECHO_LENGTH` characters: those of the client may be longer.
-    """
-    return Error(
-        message=refusal.message,
-        code=refusal.code,
-        requestId=_given(refusal.request_id),
-        noteId=_given(refusal.note_id),
-        folderId=_given(refusal.folder_id),
-        retryAfterMs=UNSET
-        if refusal.retry_after_ms is None
-        else refusal.retry_after_ms,
-        correlationId=_given(refusal.correlation_id),
-        updatedNote=(
-            UNSET if refusal.updated_note is None else Raw(refusal.updated_note)
-        ),
-    )
-
-
 def echo(message: ClientMessage) -> str | UnsetType:
     """The `requestId` of a reply to this message."""
-    return _given(message.requestId)
+    return given(message.requestId)
 
 
-def _given(text: str | None) -> str | UnsetType:
+def given(text: str | None) -> str | UnsetType:
+    """The text in a field, at most `ECHO_LENGTH` characters of it; None: no field."""
     return UNSET if text is None else text[:ECHO_LENGTH]
-
-
-def auth_failed(message: Auth, *, expired: bool) -> bytes:
-    """The answer to an `auth` that failed, with the texts of spec section 2."""
-    request_id = echo(message)
-    return encode(
-        AuthFailed(
-            message="Token expired", reason="token-expired", requestId=request_id
-        )
-        if expired
-        else AuthFailed(
-            message="Authentication failed", reason="auth-failed", requestId=request_id
-        )
-    )

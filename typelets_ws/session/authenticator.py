@@ -24,7 +24,7 @@ from ..ports import (
     TokenRejected,
     TokenRejectReason,
 )
-from ..protocol import messages
+from ..protocol import messages, replies
 from ..protocol.errors import TOO_MANY_DEVICES, ClientError, CloseCode, Code, Disconnect
 from ..telemetry.log import FilteringBoundLogger
 from ..telemetry.metrics import Metrics
@@ -73,6 +73,10 @@ class Authenticator:
 
         Raises `Disconnect` when the connection must end.
         """
+        if message.token is None:
+            raise ClientError(
+                Code.INVALID_FIELD, "Missing token", request_id=message.requestId
+            )
         try:
             identity = await self.clerk.verify(message.token)
             self._check_revoked(identity)
@@ -152,7 +156,7 @@ class Authenticator:
             raise Disconnect(
                 CloseCode.TOO_MANY,
                 "too_many_devices",
-                messages.encode(messages.error(refusal)),
+                messages.encode(replies.error(refusal)),
             )
 
     def _check_revoked(self, identity: Identity) -> None:

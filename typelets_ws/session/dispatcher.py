@@ -6,18 +6,25 @@ that holds enough, the link is asked not to read on. A task lives only that long
 """
 
 from collections import deque
+from functools import partial
 from typing import Final
 
 from msgspec import Raw, structs
 
 from ..delivery.versions import Evicted
-from ..protocol import decoding, events, messages
+from ..protocol import decoding, events, messages, replies
 from ..protocol.errors import INVALID_MESSAGE, ClientError, Code, Disconnect
-from . import handlers
-from .handlers import Outcome
+from . import failures, handlers
+from .outcome import Outcome
 from .services import Services
-from .session import Received, Session, SignatureError, State
-from .signing import Envelope, SignatureVerdict, nonce_digest, nonce_ttl_ms
+from .session import Received, Session, State
+from .signing import (
+    Envelope,
+    SignatureError,
+    SignatureVerdict,
+    nonce_digest,
+    nonce_ttl_ms,
+)
 from .transport import Transport
 
 __all__ = ["Dispatcher"]
@@ -193,7 +200,8 @@ class Dispatcher:
                 await self._auth(message)
             else:
                 self._apply(
-                    await handlers.handle(services.context, self.session, message)
+                    await handlers.handle(services.context, self.session, message),
+                    message,
                 )
             services.observe(name, "ok", self._transport)
         except ClientError as error:
@@ -225,15 +233,29 @@ class Dispatcher:
             self._transport.authenticated()
         self._transport.send_message(answer)
 
-    def _apply(self, outcome: Outcome) -> None:
+    def _apply(self, outcome: Outcome, message: messages.ClientMessage) -> None:
         """Answer the sender, and send the others their event. No await in here."""
         reply = outcome.reply
         if outcome.row is not None and isinstance(reply, messages.NoteUpdateSuccess):
             reply = self._latest(reply, outcome)
         if reply is not None:
             self._reply(reply)
-        if outcome.event is not None:
-            self._services.publish(self.session.user_id, events.encode(outcome.event))
+        if outcome.event is None:
+            return
+        on_published = None
+        if outcome.announced is not None:
+            refused = handlers.not_announced(message)
+            on_published = partial(self._on_published, outcome.announced, refused)
+        event = events.encode(outcome.event)
+        self._services.publish(self.session.user_id, event, on_published)
+
+    def _on_published(
+        self, announced: messages.Announced, refused: messages.Error, taken: bool
+    ) -> None:
+        """Redis has answered to an announcement, or could not be asked."""
+        now_ms = self._services.now_ms()
+        acknowledged = structs.replace(announced, timestamp=now_ms)
+        self._reply(acknowledged if taken else refused)
 
     def _latest(
         self, reply: messages.NoteUpdateSuccess, outcome: Outcome
@@ -255,44 +277,12 @@ class Dispatcher:
         self._transport.send_message(messages.encode(reply))
 
     def _refuse(self, error: ClientError, name: str) -> None:
-        services = self._services
-        services.observe(name, str(error.code), self._transport)
-        if isinstance(error, SignatureError):
-            kind = f"signature_{error.verdict}"
-            services.metrics.security_events.labels(kind).inc()
-            services.log.warning(
-                "signature_rejected",
-                security=True,
-                verdict=str(error.verdict),
-                **self._transport.log_fields,
-            )
-        elif error.correlation_id is not None:
-            services.log.error(
-                "message_failed",
-                type=name,
-                code=str(error.code),
-                correlation_id=error.correlation_id,
-                cause=str(error.__cause__),
-                **self._transport.log_fields,
-            )
-        self._reply(messages.error(error))
+        failures.record(self._services, self._transport, error, name)
+        self._reply(replies.error(error))
 
     def _internal_error(
         self, exc: Exception, message: messages.ClientMessage, name: str
     ) -> None:
-        correlation_id = self._services.context.new_id()
-        self._services.log.error(
-            "internal_error",
-            type=name,
-            correlation_id=correlation_id,
-            exc_info=exc,
-            **self._transport.log_fields,
-        )
-        self._services.observe(name, str(Code.INTERNAL), self._transport)
-        error = ClientError(
-            Code.INTERNAL,
-            "Internal error",
-            correlation_id=correlation_id,
-            request_id=message.requestId,
-        )
-        self._reply(messages.error(error))
+        error = failures.internal_error(self._services, self._transport, exc, name)
+        error.request_id = message.requestId
+        self._reply(replies.error(error))

@@ -7,20 +7,17 @@ a message: a struct in `messages`, a function here, a line in `HANDLERS`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
-from ..config.model import Messages
 from ..delivery.versions import VersionedRow
 from ..ports import Conflict, Missing, Store, StoreUnavailable, Updated
-from ..protocol import events, messages
+from ..protocol import events, messages, replies
 from ..protocol.errors import (
     CONFLICT,
     FOLDER_NOT_FOUND,
-    FOREIGN_RESOURCE,
     INVALID_MESSAGE,
     NO_VALID_FIELDS,
     NOTE_NOT_FOUND,
@@ -29,39 +26,20 @@ from ..protocol.errors import (
 )
 from ..protocol.fields import (
     accepted_changes,
-    check_owner,
-    json_object,
     uuid,
     wire_time,
 )
-from ..telemetry.metrics import Metrics
+from .announcements import (
+    folder_created,
+    folder_deleted,
+    folder_updated,
+    note_created,
+    note_deleted,
+)
+from .outcome import Context, Outcome
 from .session import Session
 
-__all__ = ["HANDLERS", "Context", "Outcome", "handle", "ping"]
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What every handler may use; `now_ms` is the wall clock."""
-
-    store: Store
-    rules: Messages
-    metrics: Metrics
-    now_ms: Callable[[], int]
-    new_id: Callable[[], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a message.
-
-    `row` is set when the reply shows a row that was just written: whoever sends
-    the reply must first ask `versions.VersionCache` for the row to show.
-    """
-
-    reply: messages.Reply | None = None
-    event: events.Event | None = None
-    row: VersionedRow | None = None
+__all__ = ["HANDLERS", "handle", "not_announced", "ping"]
 
 
 FIELDS: Final = 256
@@ -107,8 +85,10 @@ async def note_update(
     """Write the allowed fields of the sender's own note."""
     note_id = uuid(message.noteId, "noteId")
     session.charge(len(message.changes or ()) // FIELDS)
+    if message.changes is None:
+        raise ClientError(Code.INVALID_FIELD, "Missing changes")
     changes, filtered = accepted_changes(
-        message.changes or {}, require_encrypted=context.rules.require_encrypted
+        message.changes, require_encrypted=context.rules.require_encrypted
     )
     for name, count in filtered.items():
         context.metrics.filtered_fields.labels(name).inc(count)
@@ -161,95 +141,6 @@ async def _write(
     return await store.update_note_based(user_id, note_id, changes, base)
 
 
-async def note_created(
-    context: Context, session: Session, message: messages.NoteCreated
-) -> Outcome:
-    """Announce a note of the sender's."""
-    data = json_object(message.noteData, "noteData")
-    if data is None:
-        raise ClientError(Code.INVALID_FIELD, "Missing noteData")
-    for note_id in _announced_ids(message.noteId, data, session, "noteId"):
-        owner = await context.store.note_owner(note_id)
-        if owner not in {None, session.user_id}:
-            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
-    return _announced(context, session, events.NoteCreated, noteData=data)
-
-
-async def folder_created(
-    context: Context, session: Session, message: messages.FolderCreated
-) -> Outcome:
-    """Announce a folder of the sender's."""
-    data = json_object(message.folderData, "folderData")
-    if data is None:
-        raise ClientError(Code.INVALID_FIELD, "Missing folderData")
-    for folder_id in _announced_ids(message.folderId, data, session, "folderId"):
-        owner = await context.store.folder_owner(folder_id)
-        if owner not in {None, session.user_id}:
-            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
-    return _announced(context, session, events.FolderCreated, folderData=data)
-
-
-async def note_deleted(
-    context: Context, session: Session, message: messages.NoteDeleted
-) -> Outcome:
-    """Announce a deletion; a row already gone is what a deletion looks like."""
-    note_id = uuid(message.noteId, "noteId")
-    if await context.store.note_owner(note_id) not in {None, session.user_id}:
-        raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
-    return _announced(context, session, events.NoteDeleted, noteId=note_id)
-
-
-async def folder_deleted(
-    context: Context, session: Session, message: messages.FolderDeleted
-) -> Outcome:
-    """Announce a deletion; a row already gone is what a deletion looks like."""
-    folder_id = uuid(message.folderId, "folderId")
-    if await context.store.folder_owner(folder_id) not in {None, session.user_id}:
-        raise ClientError(Code.NOT_FOUND, FOLDER_NOT_FOUND)
-    return _announced(context, session, events.FolderDeleted, folderId=folder_id)
-
-
-async def folder_updated(
-    context: Context, session: Session, message: messages.FolderUpdated
-) -> Outcome:
-    """Announce a change of a folder of the sender's."""
-    folder_id = uuid(message.folderId, "folderId")
-    changes = json_object(message.changes, "changes")
-    updated = json_object(message.updatedFolder, "updatedFolder")
-    if await context.store.folder_owner(folder_id) not in {None, session.user_id}:
-        raise ClientError(Code.NOT_FOUND, FOLDER_NOT_FOUND)
-    return _announced(
-        context,
-        session,
-        events.FolderUpdated,
-        folderId=folder_id,
-        changes=UNSET if changes is None else changes,
-        updatedFolder=UNSET if updated is None else updated,
-    )
-
-
-def _announced_ids(
-    given: str | None, data: Raw, session: Session, name: str
-) -> set[str]:
-    """The ids under which something is announced: beside the data and inside."""
-    inside = check_owner(data, session.user_id, name)
-    ids = {uuid(given, name)} if given else set()
-    return ids if inside is None else ids | {inside}
-
-
-def _announced(
-    context: Context, session: Session, kind: type[events.Event], **fields: Any
-) -> Outcome:
-    return Outcome(
-        event=kind(
-            fromUserId=session.user_id,
-            exceptConnectionId=session.connection_id,
-            publishedAt=context.now_ms(),
-            **fields,
-        )
-    )
-
-
 HANDLERS: Final[Mapping[type[messages.ClientMessage], tuple[Handler, str]]] = {
     messages.JoinNote: (join_note, "Failed to join note"),
     messages.LeaveNote: (leave_note, "Failed to leave note"),
@@ -261,6 +152,12 @@ HANDLERS: Final[Mapping[type[messages.ClientMessage], tuple[Handler, str]]] = {
     messages.FolderDeleted: (folder_deleted, "Failed to delete folder"),
 }
 """By message type: its function, and the words for a failure of ours."""
+
+
+def not_announced(message: messages.ClientMessage) -> messages.Error:
+    """The reply to an announcement with a `requestId` that Redis did not take."""
+    _, failure = HANDLERS[type(message)]
+    return replies.error(_add_ids(ClientError(Code.UNAVAILABLE, failure), message))
 
 
 async def handle(

@@ -1,4 +1,8 @@
-"""The collaborators that every dispatcher uses."""
+"""The collaborators that all connections of a process share.
+
+Invariant: a reload replaces settings here and nowhere else in `session`, and it holds
+from the next message on.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -10,9 +14,10 @@ import structlog
 from ..config.model import Config
 from ..delivery.hub import Device
 from ..delivery.versions import VersionCache
+from ..ports import OnPublished
 from ..telemetry.metrics import Metrics
 from .authenticator import Authenticator
-from .handlers import Context
+from .outcome import Context
 
 __all__ = ["Services"]
 
@@ -24,7 +29,7 @@ class Services:
     context: Context
     authenticator: Authenticator
     versions: VersionCache
-    publish: Callable[[str, bytes], None]
+    publish: Callable[[str, bytes, OnPublished | None], None]
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     metrics: Metrics
     log: structlog.typing.FilteringBoundLogger

@@ -18,7 +18,7 @@ from typing import Final
 
 from ..config import model as config
 from ..ports import Identity, TokenRejected, TokenRejectReason
-from ..protocol import decoding, messages
+from ..protocol import decoding, replies
 from ..protocol.errors import (
     AUTH_REQUIRED,
     MESSAGE_TOO_LARGE,
@@ -182,6 +182,7 @@ class Session:
                 Code.SIGNATURE_REJECTED,
                 SIGNATURE_REJECTED,
                 request_id=message.requestId,
+                reason="unsigned",
             )
 
     def _auth_in_envelope(self, envelope: signing.Envelope) -> Auth:
@@ -210,7 +211,7 @@ class Session:
             if verdict is signing.SignatureVerdict.BAD_SIGNATURE:
                 self.charge(len(envelope.payload) // FORGED_BYTES)
             request_id = decoding.request_id(bytes(envelope.payload))
-            raise SignatureError(verdict, request_id)
+            raise signing.SignatureError(verdict, request_id)
 
     def auth_succeeded(
         self,
@@ -228,7 +229,7 @@ class Session:
             raise Disconnect(
                 CloseCode.UNAUTHENTICATED,
                 "other_user",
-                messages.auth_failed(message, expired=False),
+                replies.auth_failed(message, expired=False),
             )
         if self._secrets is None:
             self._secrets = signing.Secrets()
@@ -237,7 +238,7 @@ class Session:
         self.session_id = identity.session_id
         self._registry = registry
         self._failed_tries = 0
-        return self._secrets.issue(message.token, identity.user_id, now_ms)
+        return self._secrets.issue(message.token or "", identity.user_id, now_ms)
 
     def limit_user(self, rates: UserRates, now: float) -> None:
         """Count what comes from now on for the user as well.
@@ -255,7 +256,7 @@ class Session:
         leaves the connection as it was; both at most three times in a row.
         """
         self._failed_tries += 1
-        answer = messages.auth_failed(message, expired=rejection.expired)
+        answer = replies.auth_failed(message, expired=rejection.expired)
         patient = self.authenticated or rejection.expired
         revoked = rejection.reason is TokenRejectReason.REVOKED
         if not patient or revoked or self._failed_tries >= FAILED_TRIES:
@@ -287,14 +288,3 @@ def _rates_of(limits: config.Limits) -> tuple[int, int, int]:
 
 def _rate_window(limits: config.Limits) -> SlidingWindow:
     return SlidingWindow(limits.rate_messages, limits.rate_window_ms / 1000)
-
-
-class SignatureError(ClientError):
-    """A signed message that is not accepted; `verdict` is for log and metrics."""
-
-    def __init__(
-        self, verdict: signing.SignatureVerdict, request_id: str | None
-    ) -> None:
-        code = Code.SIGNATURE_REJECTED
-        super().__init__(code, SIGNATURE_REJECTED, request_id=request_id)
-        self.verdict = verdict

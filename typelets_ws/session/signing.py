@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
+from ..protocol.errors import SIGNATURE_REJECTED, ClientError, Code
 from ..protocol.json_members import has_surrogates, members
 from .json_stringify import NotJson, json_stringify
 from .nonces import (
@@ -38,6 +39,7 @@ __all__ = [
     "NonceRegistry",
     "NonceVerdict",
     "Secrets",
+    "SignatureError",
     "SignatureVerdict",
     "check_age",
     "judge",
@@ -64,6 +66,19 @@ class SignatureVerdict(StrEnum):
     BAD_SIGNATURE = "bad_signature"
     REPLAYED = "replayed"
     NONCES_FULL = "nonces_full"
+
+
+class SignatureError(ClientError):
+    """A signed message that is not accepted; the client is told the `verdict`."""
+
+    def __init__(self, verdict: SignatureVerdict, request_id: str | None) -> None:
+        super().__init__(
+            Code.SIGNATURE_REJECTED,
+            SIGNATURE_REJECTED,
+            request_id=request_id,
+            reason=str(verdict),
+        )
+        self.verdict = verdict
 
 
 class Envelope(Struct, frozen=True):

@@ -19,7 +19,7 @@ from typing import Final
 from websockets.extensions import Extension
 
 from ..config.model import Config
-from ..protocol import messages
+from ..protocol import messages, replies
 from ..protocol.errors import AUTH_TIMEOUT, ClientError, CloseCode, Code, Disconnect
 from ..session.dispatcher import Dispatcher
 from ..session.session import Session
@@ -35,7 +35,7 @@ _GREETING: Final = Frame(messages.encode(messages.ConnectionEstablished())).plai
 _AUTH_TIMEOUT: Final = Disconnect(
     CloseCode.AUTH_TIMEOUT,
     "auth_timeout",
-    messages.encode(messages.error(ClientError(Code.AUTH_REQUIRED, AUTH_TIMEOUT))),
+    messages.encode(replies.error(ClientError(Code.AUTH_REQUIRED, AUTH_TIMEOUT))),
 )
 
 

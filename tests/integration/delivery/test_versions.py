@@ -21,6 +21,7 @@ from tests.integration.scene import ALICE
 from tests.postgres import Database
 from tests.redis import RedisServer
 from typelets_ws.delivery.versions import VersionCache, VersionedRow
+from typelets_ws.ports import OnPublished
 
 DELAY_S = 0.05
 FIELDS: dict[str, Callable[[int], object]] = {
@@ -68,12 +69,12 @@ def disordered(
     services = house.daemon.state.services
     straight = services.publish
 
-    async def later(user: str, event: bytes) -> None:
+    async def later(user: str, event: bytes, done: OnPublished | None) -> None:
         await asyncio.sleep(chance.random() * DELAY_S)
-        straight(user, event)
+        straight(user, event, done)
 
-    def publish_late(user: str, event: bytes) -> None:
-        spawn.create_task(later(user, event))
+    def publish_late(user: str, event: bytes, done: OnPublished | None) -> None:
+        spawn.create_task(later(user, event, done))
 
     services.publish = publish_late
 

@@ -211,7 +211,10 @@ async def test_what_is_pipelined_behind_auth_waits_for_its_outcome(boot: Boot) -
                 await device.send(
                     {"type": "leave_note", "noteId": NOTE, "requestId": str(number)}
                 )
-            large = {"type": "note_created", "noteData": {"text": "x" * 200_000}}
+            large = {
+                "type": "note_created",
+                "noteData": {"id": NOTE, "text": "x" * 200_000},
+            }
             await device.send(large)
             keys.release()
             assert (await device.receive())["type"] == "auth_success"

@@ -31,10 +31,11 @@ async def test_folder_created_goes_out_byte_for_byte_and_writes_nothing(
 ) -> None:
 
     async with played(boot) as scene:
-        data = f'{{ "name":"\\u00fc\\/","userId":"{ALICE}","n":1E2 }}'
+        row = str(uuid.uuid4())
+        data = f'{{ "id":"{row}","name":"\\u00fc\\/","userId":"{ALICE}","n":1E2 }}'
         await scene.sender.send(f'{{"folderData":{data},"type":"folder_created"}}')
         assert f'"folderData":{data}' in await scene.other.receive_raw()
-        seen = await scene.say({"type": "folder_created", "folderData": {"name": "x"}})
+        seen = await scene.say({"type": "folder_created", "folderData": {"id": row}})
         assert list(seen.sync) == ["type", "timestamp", "fromUserId", "folderData"]
         assert seen.sync["type"] == "folder_created_sync"
         assert seen.sync["fromUserId"] == ALICE
@@ -52,13 +53,15 @@ async def test_folder_created_needs_data_of_the_senders_own(
             message = {"type": "folder_created", "folderData": data}
             return await scene.say(message | more)
 
-        for data in ({"id": mine}, {"id": mine, "userId": ALICE}, {}):
+        for data in ({"id": mine}, {"id": mine, "userId": ALICE}):
             assert (await create(data)).sync["folderData"] == data
-        assert (await create({}, folderId=mine)).sync
+        assert (await create({"id": mine}, folderId=mine)).sync
+        seen = await create({}, folderId=mine)
+        assert seen.refusal == ("Missing folderId", "INVALID_FIELD")
         for owner in (BOB, None, 5, ""):
             assert (await create({"userId": owner})).refusal == FOREIGN
         assert (await create({"id": his})).refusal == FOREIGN
-        seen = await create({}, folderId=his)
+        seen = await create({"id": mine}, folderId=his)
         assert seen.refusal == FOREIGN
         assert seen.reply["folderId"] == his
         junk: list[object] = [5, [], "x", True, 0, ""]
@@ -70,7 +73,9 @@ async def test_folder_created_needs_data_of_the_senders_own(
         assert (await create(None)).refusal[0] == "Missing folderData"
         absent = await scene.say({"type": "folder_created"})
         assert absent.refusal == ("Missing folderData", "INVALID_FIELD")
-        assert (await create({}, folderId="junk")).refusal[0] == "Invalid folderId"
+        assert (await create({"id": mine}, folderId="junk")).refusal[
+            0
+        ] == "Invalid folderId"
         assert (await create({"id": "junk"})).refusal[0] == "Invalid folderId"
 
 
@@ -150,7 +155,7 @@ async def test_a_folder_id_must_be_there_and_a_uuid(
             assert seen.refusal == ("Invalid folderId", "INVALID_FIELD")
 
 
-async def test_request_ids_come_back_in_errors_and_nothing_confirms(
+async def test_request_ids_come_back_in_errors_and_in_acknowledgements(
     boot: Boot, database: Database
 ) -> None:
     mine, his = database.add_folder(ALICE), database.add_folder(BOB)
@@ -160,6 +165,7 @@ async def test_request_ids_come_back_in_errors_and_nothing_confirms(
             message = {"type": name, "requestId": "r1"}
             seen = await scene.say(message | {"folderId": his})
             assert seen.reply["requestId"] == "r1"
-            seen = await scene.say(message | {"folderId": mine})
-            assert seen.sync["folderId"] == mine
-            assert "requestId" not in seen.sync
+            await scene.sender.send(message | {"folderId": mine})
+            assert (await scene.sender.next_of("announced"))["requestId"] == "r1"
+            sync = await scene.other.next_of(f"{name}_sync")
+            assert "requestId" not in sync

@@ -276,12 +276,13 @@ async def test_note_update_with_nothing_left_is_refused(
 
     async with played(boot) as scene:
         message: dict[str, Any] = {"type": "note_update", "noteId": note_id}
-        nothing: list[Any] = [{}, {"tags": ["a"]}, {"hiddenAt": None, "x": 1}, None]
+        nothing: list[Any] = [{}, {"tags": ["a"]}, {"hiddenAt": None, "x": 1}]
         for changes in nothing:
             seen = await scene.say(message | {"changes": changes})
             assert seen.refusal == ("No valid fields to update", "INVALID_FIELD")
-        seen = await scene.say(message)
-        assert seen.refusal == ("No valid fields to update", "INVALID_FIELD")
+        for without in (message, message | {"changes": None}):
+            seen = await scene.say(without)
+            assert seen.refusal == ("Missing changes", "INVALID_FIELD")
         for wrong in ([], 5, True, "starred", [{"starred": True}]):
             seen = await scene.say(message | {"changes": wrong})
             assert seen.refusal == ("Invalid changes", "INVALID_FIELD")
@@ -397,7 +398,7 @@ async def test_note_created_goes_out_byte_for_byte_and_writes_nothing(
         await scene.sender.send(message)
         text = await scene.other.receive_raw()
         assert f'"noteData":{data}' in text
-        seen = await scene.say({"type": "note_created", "noteData": {}})
+        seen = await scene.say({"type": "note_created", "noteData": {"id": note}})
         assert list(seen.sync) == ["type", "timestamp", "fromUserId", "noteData"]
         assert seen.sync["type"] == "note_created_sync"
         assert seen.sync["fromUserId"] == ALICE
@@ -415,14 +416,17 @@ async def test_note_created_needs_data_of_the_senders_own(
         async def create(data: object, **more: object) -> Any:
             return await scene.say({"type": "note_created", "noteData": data, **more})
 
-        for data in ({"id": mine}, {"id": mine, "userId": ALICE}, {"title": "x"}):
+        for data in ({"id": mine}, {"id": mine, "userId": ALICE}):
             assert (await create(data)).sync["noteData"] == data
-        assert (await create({}, noteId=mine)).sync
-        assert (await create({}, noteId="")).sync
+        assert (await create({"id": mine}, noteId=mine)).sync
+        assert (await create({"id": mine}, noteId="")).sync
+        for without in ({}, {"id": None}, {"title": "x"}):
+            seen = await create(without, noteId=mine)
+            assert seen.refusal == ("Missing noteId", "INVALID_FIELD")
         for owner in (BOB, None, 5, ""):
             assert (await create({"userId": owner})).refusal == FOREIGN
         assert (await create({"id": his})).refusal == FOREIGN
-        assert (await create({}, noteId=his)).refusal == FOREIGN
+        assert (await create({"id": mine}, noteId=his)).refusal == FOREIGN
         assert (await create({"id": mine}, noteId=his)).refusal == FOREIGN
         junk: list[Any] = [5, [], "x", True, 0, ""]
         for wrong in junk:
@@ -430,7 +434,9 @@ async def test_note_created_needs_data_of_the_senders_own(
         assert (await create(None)).refusal[0] == "Missing noteData"
         absent = await scene.say({"type": "note_created"})
         assert absent.refusal == ("Missing noteData", "INVALID_FIELD")
-        assert (await create({}, noteId="junk")).refusal[0] == "Invalid noteId"
+        assert (await create({"id": mine}, noteId="junk")).refusal[
+            0
+        ] == "Invalid noteId"
         assert (await create({"id": "junk"})).refusal[0] == "Invalid noteId"
         assert (await create({"id": 5})).refusal[0] == "Invalid noteId"
 

@@ -118,10 +118,15 @@ def test_anothers_data_is_refused(owner: str) -> None:
     assert caught.value.code is Code.ACCESS_DENIED
 
 
-@pytest.mark.parametrize("bad", ["5", '"x"', "null", "{}"])
+@pytest.mark.parametrize("bad", ["5", '"x"', "{}"])
 def test_an_id_inside_data_must_be_one(bad: str) -> None:
     with pytest.raises(ClientError, match="noteId"):
         fields.check_owner(Raw(f'{{"id":{bad}}}'.encode()), "alice", "noteId")
+
+
+@pytest.mark.parametrize("data", [b"{}", b'{"id":null}'])
+def test_data_without_an_id_has_none(data: bytes) -> None:
+    assert fields.check_owner(Raw(data), "alice", "noteId") is None
 
 
 @given(

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from typelets_ws.protocol import decoding, messages
+from typelets_ws.protocol import decoding, messages, replies
 from typelets_ws.protocol.errors import ClientError, Code
 
 
@@ -96,13 +96,13 @@ def test_the_request_id_of_what_is_not_decoded(data: bytes, found: str | None) -
 
 
 def test_an_error_has_only_what_applies() -> None:
-    bare = messages.error(ClientError(Code.NOT_FOUND, "x"))
+    bare = replies.error(ClientError(Code.NOT_FOUND, "x"))
     assert messages.encode(bare) == b'{"type":"error","message":"x","code":"NOT_FOUND"}'
     full = ClientError(
         Code.UNAVAILABLE, "x", note_id="n", folder_id="f", retry_after_ms=0,
         correlation_id="c", request_id="",
     )  # fmt: skip
-    assert json.loads(messages.encode(messages.error(full))) == {
+    assert json.loads(messages.encode(replies.error(full))) == {
         "type": "error", "message": "x", "code": "UNAVAILABLE", "noteId": "n",
         "folderId": "f", "retryAfterMs": 0, "correlationId": "c", "requestId": "",
     }  # fmt: skip

@@ -11,7 +11,7 @@ from msgspec import Raw, structs
 
 from typelets_ws import __version__
 from typelets_ws.postgres.sql import COLUMNS
-from typelets_ws.protocol import events, messages
+from typelets_ws.protocol import events, messages, replies
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code
 from typelets_ws.protocol.fields import ALLOWED
 from typelets_ws.schema.asyncapi import asyncapi
@@ -92,7 +92,7 @@ def test_client_messages_are_told_right_from_wrong(
 
 def test_an_error_message_fits() -> None:
     refusal = ClientError(Code.RATE_LIMITED, "Slow down.", retry_after_ms=3, note_id=ID)
-    text = messages.encode(messages.error(refusal))
+    text = messages.encode(replies.error(refusal))
     assert complaints("ServerMessage", json.loads(text)) == []
     assert complaints("ServerMessage", {**json.loads(text), "code": "OTHER"})
 

@@ -10,7 +10,7 @@ from tests.fakes import NOW_MS, FakeShared, FakeTransport, Stubs
 from typelets_ws.delivery.revocations import RevokedSessions
 from typelets_ws.ports import TokenRejectReason
 from typelets_ws.protocol import messages
-from typelets_ws.protocol.errors import CloseCode, Disconnect
+from typelets_ws.protocol.errors import ClientError, CloseCode, Code, Disconnect
 from typelets_ws.session.session import Session
 
 
@@ -260,3 +260,14 @@ async def test_a_device_that_left_during_a_re_auth_is_not_answered() -> None:
         guest.link.open = False
         world.shared.gate.set()
     assert again.result() == "gone"
+
+
+async def test_an_auth_without_a_token_is_refused_by_name() -> None:
+    world = Stubs()
+    guest = Guest(world)
+    message = messages.Auth(requestId="r")
+    with pytest.raises(ClientError) as caught:
+        await world.authenticator.authenticate(guest.link, guest.session, message)
+    refused = caught.value
+    assert (refused.code, refused.message) == (Code.INVALID_FIELD, "Missing token")
+    assert refused.request_id == "r"

@@ -37,7 +37,7 @@ class DispatcherHarness:
             context=world.context(),
             authenticator=world.authenticator,
             versions=VersionCache(10, 1000),
-            publish=lambda user, event: self.published.append(
+            publish=lambda user, event, _done: self.published.append(
                 (user, json.loads(event))
             ),
             spawn=self.spawn,

@@ -13,8 +13,9 @@ from typelets_ws.delivery.versions import VersionedRow
 from typelets_ws.ports import Identity, Missing, StoreUnavailable
 from typelets_ws.protocol import decoding, events, messages
 from typelets_ws.protocol.errors import ClientError, Code
+from typelets_ws.protocol.messages import encode
 from typelets_ws.session import handlers
-from typelets_ws.session.handlers import Outcome
+from typelets_ws.session.outcome import Outcome
 from typelets_ws.session.session import Session
 from typelets_ws.session.signing import NonceRegistry
 
@@ -166,13 +167,17 @@ def test_a_store_that_is_down_is_told_with_an_id_for_the_log() -> None:
 )
 def test_creations(name: str, data: str, one_id: str, own: str) -> None:
     world = Stubs()
-    for content in ({}, {"id": own}, {"id": UNOWNED, "userId": "alice"}):
+    for content in ({"id": own}, {"id": UNOWNED, "userId": "alice"}):
         outcome = handle(world, {"type": name, data: content})
         assert (outcome.reply, outcome.row) == (None, None)
         assert event_of(outcome) == {"event": name, data: content}
-    assert handle(world, {"type": name, data: {}, one_id: own}).event
+    assert handle(world, {"type": name, data: {"id": own}, one_id: own}).event
+    for without in ({}, {"id": None}, {"id": ""}):
+        no = refused(world, {"type": name, data: without, one_id: own})
+        assert (no.code, no.message) == (Code.INVALID_FIELD, f"Missing {one_id}")
     foreign = refused(world, {"type": name, data: {"id": own}}, "bob")
-    beside = refused(world, {"type": name, data: {}, one_id: own}, "bob")
+    data_of_nobody = {"id": UNOWNED}
+    beside = refused(world, {"type": name, data: data_of_nobody, one_id: own}, "bob")
     claimed = refused(world, {"type": name, data: {"userId": "bob"}})
     for no in (foreign, beside, claimed):
         assert no.code is Code.ACCESS_DENIED
@@ -197,6 +202,35 @@ def test_deletions_and_updates_of_folders(name: str, one_id: str, own: str) -> N
     assert no.code is Code.NOT_FOUND
     assert own in {no.note_id, no.folder_id}
     assert refused(world, {"type": name}).message == f"Missing {one_id}"
+
+
+@pytest.mark.parametrize(
+    ("message", "one_id"),
+    [
+        ({"type": "note_created", "noteData": {"id": NOTE}}, "noteId"),
+        ({"type": "note_deleted", "noteId": NOTE}, "noteId"),
+        ({"type": "folder_created", "folderData": {"id": FOLDER}}, "folderId"),
+        ({"type": "folder_updated", "folderId": FOLDER, "changes": {}}, "folderId"),
+        ({"type": "folder_deleted", "folderId": FOLDER}, "folderId"),
+    ],
+)
+def test_an_announcement_is_acknowledged_on_request(
+    message: dict[str, Any], one_id: str
+) -> None:
+    world = Stubs()
+    assert handle(world, message).announced is None
+    announced = handle(world, {**message, "requestId": "r"}).announced
+    assert announced is not None
+    expected = {"type": "announced", "requestId": "r", "timestamp": NOW_MS}
+    row_id = NOTE if one_id == "noteId" else FOLDER
+    assert json.loads(encode(announced)) == {**expected, one_id: row_id}
+
+
+def test_an_update_without_changes() -> None:
+    world = Stubs()
+    for message in ({}, {"changes": None}):
+        no = refused(world, {"type": "note_update", "noteId": NOTE, **message})
+        assert (no.code, no.message) == (Code.INVALID_FIELD, "Missing changes")
 
 
 def test_folder_updated_passes_on_what_came() -> None:

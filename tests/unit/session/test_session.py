@@ -14,8 +14,8 @@ from typelets_ws.config.model import Limits, Messages
 from typelets_ws.ports import Identity, TokenRejected, TokenRejectReason
 from typelets_ws.protocol import messages
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code, Disconnect
-from typelets_ws.session.session import JOINED_NOTES, Session, SignatureError, State
-from typelets_ws.session.signing import NonceRegistry, SignatureVerdict
+from typelets_ws.session.session import JOINED_NOTES, Session, State
+from typelets_ws.session.signing import NonceRegistry, SignatureError, SignatureVerdict
 
 LIMITS = Limits(rate_messages=3, rate_window_ms=1000, message_bytes=100)
 ALICE = Identity("alice", "s1", 0, 60)

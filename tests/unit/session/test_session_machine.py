@@ -59,7 +59,7 @@ class Clients(RuleBasedStateMachine):
             context=self.world.context(),
             authenticator=self.world.authenticator,
             versions=VersionCache(10, 1000),
-            publish=lambda user, _event: self.published.append(user),
+            publish=lambda user, _event, _done: self.published.append(user),
             spawn=self.spawn,
             metrics=self.world.metrics,
             log=self.log.bound(),

@@ -1,0 +1,143 @@
+"""Announcements: what a device did over REST, told to the user's other devices.
+
+Invariants. Nothing is written. Data is relayed as it was received. A row that exists
+must belong to the sender, and so must the data's `userId`; a row that does not exist
+is what a creation before its commit and a deletion look like. (spec section 3)
+"""
+
+from typing import Any
+
+from msgspec import UNSET, Raw
+
+from ..protocol import events, messages
+from ..protocol.errors import (
+    FOLDER_NOT_FOUND,
+    FOREIGN_RESOURCE,
+    NOTE_NOT_FOUND,
+    ClientError,
+    Code,
+)
+from ..protocol.fields import check_owner, json_object, uuid
+from .outcome import Context, Outcome
+from .session import Session
+
+__all__ = [
+    "folder_created", "folder_deleted", "folder_updated", "note_created",
+    "note_deleted",
+]  # fmt: skip
+
+
+async def note_created(
+    context: Context, session: Session, message: messages.NoteCreated
+) -> Outcome:
+    """Announce a note of the sender's."""
+    data = json_object(message.noteData, "noteData")
+    if data is None:
+        raise ClientError(Code.INVALID_FIELD, "Missing noteData")
+    inside, ids = _announced_ids(message.noteId, data, session, "noteId")
+    for note_id in ids:
+        owner = await context.store.note_owner(note_id)
+        if owner not in {None, session.user_id}:
+            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
+    announced = _acknowledgement(context, message, noteId=inside)
+    return _announced(context, session, events.NoteCreated, announced, noteData=data)
+
+
+async def folder_created(
+    context: Context, session: Session, message: messages.FolderCreated
+) -> Outcome:
+    """Announce a folder of the sender's."""
+    data = json_object(message.folderData, "folderData")
+    if data is None:
+        raise ClientError(Code.INVALID_FIELD, "Missing folderData")
+    inside, ids = _announced_ids(message.folderId, data, session, "folderId")
+    for folder_id in ids:
+        owner = await context.store.folder_owner(folder_id)
+        if owner not in {None, session.user_id}:
+            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
+    announced = _acknowledgement(context, message, folderId=inside)
+    return _announced(
+        context, session, events.FolderCreated, announced, folderData=data
+    )
+
+
+async def note_deleted(
+    context: Context, session: Session, message: messages.NoteDeleted
+) -> Outcome:
+    """Announce a deletion; a row already gone is what a deletion looks like."""
+    note_id = uuid(message.noteId, "noteId")
+    if await context.store.note_owner(note_id) not in {None, session.user_id}:
+        raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
+    announced = _acknowledgement(context, message, noteId=note_id)
+    return _announced(context, session, events.NoteDeleted, announced, noteId=note_id)
+
+
+async def folder_deleted(
+    context: Context, session: Session, message: messages.FolderDeleted
+) -> Outcome:
+    """Announce a deletion; a row already gone is what a deletion looks like."""
+    folder_id = uuid(message.folderId, "folderId")
+    if await context.store.folder_owner(folder_id) not in {None, session.user_id}:
+        raise ClientError(Code.NOT_FOUND, FOLDER_NOT_FOUND)
+    announced = _acknowledgement(context, message, folderId=folder_id)
+    return _announced(
+        context, session, events.FolderDeleted, announced, folderId=folder_id
+    )
+
+
+async def folder_updated(
+    context: Context, session: Session, message: messages.FolderUpdated
+) -> Outcome:
+    """Announce a change of a folder of the sender's."""
+    folder_id = uuid(message.folderId, "folderId")
+    changes = json_object(message.changes, "changes")
+    updated = json_object(message.updatedFolder, "updatedFolder")
+    if await context.store.folder_owner(folder_id) not in {None, session.user_id}:
+        raise ClientError(Code.NOT_FOUND, FOLDER_NOT_FOUND)
+    return _announced(
+        context,
+        session,
+        events.FolderUpdated,
+        _acknowledgement(context, message, folderId=folder_id),
+        folderId=folder_id,
+        changes=UNSET if changes is None else changes,
+        updatedFolder=UNSET if updated is None else updated,
+    )
+
+
+def _announced_ids(
+    given: str | None, data: Raw, session: Session, name: str
+) -> tuple[str, set[str]]:
+    """The id inside the data, and all ids: the one beside the data may be another."""
+    inside = uuid(check_owner(data, session.user_id, name), name)
+    beside = {uuid(given, name)} if given else set()
+    return inside, beside | {inside}
+
+
+def _acknowledgement(
+    context: Context, message: messages.ClientMessage, **ids: str
+) -> messages.Announced | None:
+    """The reply for a client that asks for one by a `requestId`."""
+    if message.requestId is None:
+        return None
+    return messages.Announced(
+        requestId=message.requestId, timestamp=context.now_ms(), **ids
+    )
+
+
+def _announced(
+    context: Context,
+    session: Session,
+    kind: type[events.Event],
+    announced: messages.Announced | None,
+    **fields: Any,
+) -> Outcome:
+    return Outcome(
+        announced=announced,
+        event=kind(
+            fromUserId=session.user_id,
+            exceptConnectionId=session.connection_id,
+            publishedAt=context.now_ms(),
+            **fields,
+        ),
+    )

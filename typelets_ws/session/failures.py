@@ -1,0 +1,51 @@
+"""Log lines and metrics for messages that are answered with an error.
+
+Invariant: a failure of ours has a correlation id in its log line and in its reply; a
+signature that is refused is a security event. (spec section 5)
+"""
+
+from ..delivery.hub import Device
+from ..protocol.errors import ClientError, Code
+from .services import Services
+from .signing import SignatureError
+
+__all__ = ["internal_error", "record"]
+
+
+def record(services: Services, device: Device, error: ClientError, name: str) -> None:
+    """Count and log an error before its reply is sent; `name` is the message type."""
+    services.observe(name, str(error.code), device)
+    if isinstance(error, SignatureError):
+        kind = f"signature_{error.verdict}"
+        services.metrics.security_events.labels(kind).inc()
+        services.log.warning(
+            "signature_rejected",
+            security=True,
+            verdict=str(error.verdict),
+            **device.log_fields,
+        )
+    elif error.correlation_id is not None:
+        services.log.error(
+            "message_failed",
+            type=name,
+            code=str(error.code),
+            correlation_id=error.correlation_id,
+            cause=str(error.__cause__),
+            **device.log_fields,
+        )
+
+
+def internal_error(
+    services: Services, device: Device, exc: Exception, name: str
+) -> ClientError:
+    """Log an unexpected exception; return the error for the client."""
+    correlation_id = services.context.new_id()
+    services.log.error(
+        "internal_error",
+        type=name,
+        correlation_id=correlation_id,
+        exc_info=exc,
+        **device.log_fields,
+    )
+    services.observe(name, str(Code.INTERNAL), device)
+    return ClientError(Code.INTERNAL, "Internal error", correlation_id=correlation_id)

@@ -256,6 +256,63 @@ def test_the_page_comes_back_after_a_restart(open_page: Open, dev: Dev) -> None:
     expect(page.locator("body")).to_have_attribute("data-status", "healthy")
 
 
+def test_faults_on_demand(open_page: Open) -> None:
+    page = open_page()
+    laptop, phone = pane(page, "Laptop"), pane(page, "Phone")
+    page.locator('[data-fault="error"]').click()
+    expect(page.locator("#say")).to_contain_text("get UNAVAILABLE")
+    content(laptop).fill("stored at the second attempt")
+    expect(laptop.locator(".failure")).to_have_text("UNAVAILABLE on demand")
+    expect(content(phone)).to_have_value("stored at the second attempt")
+    is_in(laptop, "in-sync")
+    page.get_by_label("Error code").select_option("INVALID_FIELD")
+    page.locator('[data-fault="error"]').click()
+    expect(page.locator("#say")).to_contain_text("get INVALID_FIELD")
+    content(laptop).fill("refused for good")
+    expect(laptop.get_by_label("Conflict of Laptop")).to_contain_text("Refused")
+    laptop.get_by_role("button", name="Take theirs").click()
+    expect(content(laptop)).to_have_value("stored at the second attempt")
+    page.locator('[data-fault="close"]').click()
+    expect(laptop).to_contain_text("1012 on_demand")
+    for each in (laptop, phone):
+        is_in(each, "in-sync")
+
+
+def test_a_note_that_was_not_published_arrives_with_the_next_sync(
+    open_page: Open,
+) -> None:
+    page = open_page()
+    page.get_by_label("Clock", exact=True).select_option("an hour behind")
+    page.get_by_label("Skip the publish").check()
+    rest(page, "note_updated")
+    expect(page.locator("#say")).to_have_text("note_updated: written, not published")
+    rest(page, "user_disconnected")
+    for name in ("Laptop", "Phone"):
+        expect(tab(pane(page, name), "Named by REST")).to_be_visible()
+
+
+def test_the_keyboard_focus_survives_updates(open_page: Open) -> None:
+    page = open_page()
+    laptop = pane(page, "Laptop")
+    tab(laptop, "Ideas").focus()
+
+    def publish(event: str) -> None:
+        # A real click would move the focus.
+        page.locator(f'button[data-event="{event}"]').evaluate("e => e.click()")
+
+    publish("note_updated")
+    expect(tab(laptop, "Named by REST")).to_be_visible()
+    expect(tab(laptop, "Ideas")).to_be_focused()
+    publish("note_deleted")
+    expect(tab(laptop, "Named by REST")).to_have_count(0)
+    expect(tab(laptop, "Ideas")).to_be_focused()
+    page.get_by_label("Note", exact=True).select_option(label="Ideas")
+    tab(laptop, "Ideas").focus()
+    publish("note_deleted")
+    expect(tab(laptop, "Ideas")).to_have_count(0)
+    expect(tab(laptop, "Letter to Ada")).to_be_focused()
+
+
 def test_the_figures_follow(open_page: Open) -> None:
     page = open_page()
     expect(page.locator('[data-figure="Devices"]')).to_have_text("2")

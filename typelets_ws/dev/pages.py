@@ -19,10 +19,10 @@ import msgspec
 from websockets.http11 import Request, Response
 
 from ..daemon import Daemon
-from ..protocol.errors import CloseCode
 from ..websocket.http import Page, respond
+from .faults import Faults
 from .keys import SigningKey
-from .redis import RedisFailed, RedisServer
+from .redis import RedisServer
 from .rest import HttpError, RestStub
 
 __all__ = ["Site", "is_local_host"]
@@ -64,7 +64,7 @@ class Site:
         self, key: SigningKey, rest: RestStub, users: Sequence[str], host: str,
         redis: RedisServer | None = None,
     ) -> None:  # fmt: skip
-        self._redis = redis
+        self._faults = Faults(redis)
         self._key = key
         self._rest = rest
         self._users = users
@@ -72,8 +72,9 @@ class Site:
         self._daemon: Daemon | None = None
 
     def show(self, daemon: Daemon) -> None:
-        """Show this daemon's figures from now on."""
+        """Show this daemon's figures, and cause faults in it, from now on."""
         self._daemon = daemon
+        self._faults.attach(daemon)
 
     def pages(self) -> Mapping[str, Page]:
         """By path."""
@@ -82,7 +83,7 @@ class Site:
             "/dev/token": self._token,
             "/dev/notes": lambda query: self._rest.listing(_one(query, "user")),
             "/dev/publish": self._publish,
-            "/dev/fault": self._fault,
+            "/dev/fault": self._faults.cause,
             "/dev/figures": lambda _: self._figures(),
         }
         return {
@@ -110,26 +111,6 @@ class Site:
             skew_s=_number(query, "skew", 0),
             silent="silent" in query,
         )
-
-    def _fault(self, query: Query) -> object:
-        """Cause a fault: `close` a user's connections, or stop and start `redis`."""
-        kind = _one(query, "kind")
-        if kind == "redis" and self._redis is not None:
-            return {"done": _switch(self._redis, _one(query, "action"))}
-        if kind == "close":
-            return {"done": self._close(_one(query, "user"), _one(query, "code"))}
-        raise HttpError(400, f"unknown fault {kind!r}")
-
-    def _close(self, user: str, text: str) -> str:
-        known = {str(code.value): code for code in CloseCode}
-        if text not in known:
-            raise HttpError(400, f"code must be one of {', '.join(known)}")
-        if self._daemon is None:
-            raise HttpError(503, "still starting")
-        devices = self._daemon.hub.devices_of(user)
-        for device in devices:
-            device.close(known[text], "asked_for")
-        return f"closed {len(devices)} connections of {user} with {text}"
 
     def _figures(self) -> object:
         """What `/websocket/status`, `/ready` and `/metrics` say, in one answer."""
@@ -208,16 +189,6 @@ def _number(query: Query, name: str, default: int) -> int:
         return int(query.get(name, default))
     except ValueError:
         raise HttpError(400, f"{name} must be a number of seconds") from None
-
-
-def _switch(redis: RedisServer, action: str) -> str:
-    if action not in {"start", "stop"}:
-        raise HttpError(400, "action must be start or stop")
-    try:
-        (redis.start if action == "start" else redis.stop)()
-    except RedisFailed as exc:
-        raise HttpError(503, str(exc)) from exc
-    return "Redis is started" if action == "start" else "Redis is stopped"
 
 
 def _json(status: int, value: Any) -> Response:

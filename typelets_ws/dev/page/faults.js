@@ -9,7 +9,7 @@ const CLOSES = {
   4401: "4401 not authenticated",
   4429: "4429 too many",
 };
-const CODES = ["UNAVAILABLE", "RATE_LIMITED", "INTERNAL", "NOT_FOUND", "INVALID_FIELD"];
+const CODES = ["UNAVAILABLE", "RATE_LIMITED", "INVALID_FIELD", "NOT_FOUND", "INTERNAL"];
 
 export class Faults {
   #user = el("select", { "aria-label": "User of the faults" });

@@ -87,7 +87,7 @@ export class RestSide {
       subject: field === this.#user || event.endsWith("_created") ? "" : field.value,
       name: this.#name.value,
       skew: this.#clock.value,
-      ...(this.#silent.checked && { silent: 1 }),
+      ...(this.#silent.checked && /^(note|folder)_/.test(event) && { silent: 1 }),
     };
     let line;
     try {

@@ -225,15 +225,16 @@ def ours(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Event:
 
     monkeypatch.setattr(handshake, "Connection", Connection)
     state = cast(Any, SimpleNamespace(
-        config=Config(), monotonic=lambda: 0.0, origins=None, connections=set(),
+        config=Config(), monotonic=lambda: 0.0, connections=set(),
         timer_wheel=SimpleNamespace(
             schedule=lambda *_: None, cancel=lambda *_: None
         ),
         memory=SimpleNamespace(report=lambda *_: None),
         endpoints=SimpleNamespace(answer=lambda *_, **__: None),
         add_socket=lambda *_: True, discard_socket=lambda *_: None,
-        account=lambda *_: None, allows=lambda _: True, try_accept=lambda _: True,
-        client_address=lambda *_: "", record_origin=lambda *_: None,
+        account=lambda *_: None, allows=lambda _: True, try_accept=lambda *_: None,
+        client_address=lambda *_: "", allows_origins=lambda *_: True,
+        requested=lambda *_: None,
         record_handshake=record,
     ))  # fmt: skip
     protocol = HandshakeProtocol(state, None)

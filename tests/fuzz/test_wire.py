@@ -197,7 +197,8 @@ async def test_nesting_near_the_interpreters_limit_is_served_or_refused(
     ):
         for depth in range(600, 1010):
             deep = "[" * depth + "]" * depth
-            text = f'{{"type":"note_created","noteData":{{"x":{deep}}}}}'
+            data = f'{{"id":"{NOTE}","x":{deep}}}'
+            text = f'{{"type":"note_created","noteData":{data}}}'
             await device.send(text)
             answers = await device.barrier()
             assert answers == [] or answers[0]["code"] == "INVALID_MESSAGE", depth

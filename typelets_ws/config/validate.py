@@ -16,14 +16,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from .addresses import UNIX, network
 from .database_url import libpq_error
 from .model import Admin, Auth, Config, ConfigError, Database, Redis, Server, hosts
+from .origins import canonical_origin
 
 __all__ = ["errors", "merge_reload", "require_keys", "warnings"]
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\-\[\]:]+")
-_ORIGIN_WORDS = (
-    "scheme://host[:port] as browsers send it: lower case, no path, no wildcard, "
-    "no default port"
-)
+_ORIGIN_WORDS = "scheme://host[:port] without a path or a wildcard, null, or file://"
 _PROXY_WORDS = "addresses, networks such as 10.0.0.0/8, or unix"
 _LEAST_BITS = 2048
 """RFC 7518 section 3.3, for RS256."""
@@ -34,7 +31,6 @@ _POSTGRES = re.compile(
 )
 """Addresses that libpq parses as intended. libpq quotes parts of a malformed one in its
 errors, the password too; so only well-formed addresses are accepted."""
-_USUAL_PORT = {"http": 80, "https": 443}
 _RESTART_REQUIRED = {
     "server": ("host", "port", "reuse_port", "backlog"),
     "admin": Admin.__struct_fields__,
@@ -122,7 +118,7 @@ def require_keys(config: Config) -> None:
 def _about_server(server: Server, admin: Admin) -> Iterator[tuple[str, str, str]]:
     if not all(hosts(server)):
         yield "server", "host", "addresses separated by commas, none of them empty"
-    if not all(map(_is_origin, server.allowed_origins)):
+    if not all(map(canonical_origin, server.allowed_origins)):
         yield "server", "allowed_origins", _ORIGIN_WORDS
     if not all(map(_is_network, server.trusted_proxies)):
         yield "server", "trusted_proxies", _PROXY_WORDS
@@ -145,16 +141,6 @@ def _about_auth(auth: Auth) -> Iterator[tuple[str, str, str]]:
         url = getattr(auth, key)
         if (url or key == "api_url") and _scheme(url) not in {"http", "https"}:
             yield "auth", key, "an address with https:// or http://"
-
-
-def _is_origin(text: str) -> bool:
-    if not _ORIGIN.fullmatch(text):
-        return False
-    try:
-        parts = urlsplit(text)
-        return bool(parts.hostname) and parts.port != _USUAL_PORT.get(parts.scheme, 0)
-    except ValueError:
-        return False
 
 
 def _is_network(text: str) -> bool:

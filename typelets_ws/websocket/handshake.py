@@ -12,18 +12,20 @@ accept for both together. Invariants:
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final, cast
 
 from websockets.extensions import Extension
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
 
 from ..config.addresses import ClientAddresses
 from ..config.model import Config
 from ..protocol.errors import CloseCode
 from ..wire.frames import DEFLATE
 from ..wire.request import RequestReader
-from ..wire.upgrade import read_upgrade
+from ..wire.upgrade import SUBPROTOCOL, read_upgrade
 from .connection import Connection
 from .http import head_only, method_not_allowed, text_response
 from .state import ServerState
@@ -35,6 +37,12 @@ _UNREADABLE: Final = {
     414: "The request line is too long.\n",
     431: "The header fields are too large.\n",
 }
+
+
+def _select_subprotocol(
+    _library: ServerProtocol, offered: Sequence[Subprotocol]
+) -> Subprotocol | None:
+    return SUBPROTOCOL if SUBPROTOCOL in offered else None
 
 
 class HandshakeProtocol(asyncio.Protocol):
@@ -182,11 +190,13 @@ class HandshakeProtocol(asyncio.Protocol):
             ",".join(request.headers.get_all("X-Real-IP")[-1:]),
         )
         library = ServerProtocol(
-            origins=state.origins,
+            select_subprotocol=_select_subprotocol,
             extensions=[DEFLATE] if server.permessage_deflate else None,
         )
         response = library.accept(request)
-        state.record_origin(library, request, address)
+        origins = request.headers.get_all("Origin")
+        if response.status_code == 101 and not state.allows_origins(origins, address):
+            response = text_response(403, "This origin is not allowed.\n")
         # Exceptions that are kept keep, by their tracebacks, the protocol.
         request._exception = library.handshake_exc = None
         library.parser.close()

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Final, Protocol
 
-from websockets.exceptions import InvalidOrigin
-from websockets.http11 import Request, Response
-from websockets.server import ServerProtocol
-from websockets.typing import Origin
+from websockets.http11 import Response
 
 from ..config.addresses import ClientAddresses, limit_key
 from ..config.live import LiveConfig
 from ..config.model import Config
+from ..config.origins import AllowedOrigins
 from ..protocol import messages
 from ..protocol.errors import CloseCode, Disconnect
 from ..session.services import Services
@@ -114,8 +112,7 @@ class ServerState:
         self.memory.limit = config.limits.memory_bytes
         self._sockets.limit = config.limits.handshakes
         self._addresses = ClientAddresses(config.server.trusted_proxies)
-        allowed = [Origin(origin) for origin in config.server.allowed_origins]
-        self.origins = [*allowed, None] if allowed else None
+        self.origins = AllowedOrigins(config.server.allowed_origins)
         self.services.reconfigure(config)
         for connection in self.connections:
             connection.reconfigure(config)
@@ -184,7 +181,7 @@ class ServerState:
             return False
         if self.endpoints.owns(upgrade.path):
             return False
-        return self.origins is None or upgrade.origin in self.origins
+        return self.origins.allows(upgrade.origin)
 
     def try_accept(self, address: str, connection: ClientSocket) -> float | None:
         """Count a handshake that is otherwise fine.
@@ -218,16 +215,15 @@ class ServerState:
         """Count an answer by its status, or a socket that got none by the reason."""
         self.metrics.handshakes.labels(status).inc()
 
-    def record_origin(self, ws: ServerProtocol, request: Request, address: str) -> None:
-        """Tell of a forbidden origin."""
-        if isinstance(ws.handshake_exc, InvalidOrigin):
-            self.metrics.security_events.labels("origin").inc()
-            self.log.warning(
-                "origin_refused",
-                security=True,
-                origin=request.headers.get_all("Origin")[:1],
-                address=address,
-            )
+    def allows_origins(self, origins: list[str], address: str) -> bool:
+        """Whether a handshake with these `Origin` fields may go on; logs a refusal."""
+        if len(origins) <= 1 and self.origins.allows(origins[0] if origins else None):
+            return True
+        self.metrics.security_events.labels("origin").inc()
+        self.log.warning(
+            "origin_refused", security=True, origin=origins[:1], address=address
+        )
+        return False
 
     @property
     def debug(self) -> bool:

@@ -9,6 +9,7 @@ takes.
 import re
 from typing import Final, NamedTuple
 
+from websockets.typing import Subprotocol
 from websockets.utils import accept_key
 
 __all__ = ["Upgrade", "read_upgrade"]
@@ -16,9 +17,9 @@ __all__ = ["Upgrade", "read_upgrade"]
 _LONGEST: Final = 8_192
 """Bytes in all: the library's limit for one line."""
 _MOST_HEADERS: Final = 128
-_UNUSUAL: Final = frozenset({
-    "content-length", "transfer-encoding", "sec-websocket-protocol",
-})  # fmt: skip
+_UNUSUAL: Final = frozenset({"content-length", "transfer-encoding"})
+SUBPROTOCOL: Final = Subprotocol("typelets.v1")
+"""Accepted when a client offers it (RFC 6455 section 1.9); needed by no client."""
 _FIRST: Final = re.compile(r"GET ([!-~]+) HTTP/1\.1")
 _HEADER: Final = re.compile(r"^([A-Za-z0-9-]+):([ -~]*)\r$", re.MULTILINE)
 _CONNECTION: Final = frozenset({"upgrade", "keep-alive, upgrade"})
@@ -26,7 +27,7 @@ _KEY: Final = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """16 bytes in base64."""
 _RESPONSE: Final = (
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-    "Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n"
+    "Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n%s\r\n"
 )
 
 
@@ -52,12 +53,16 @@ def read_upgrade(data: bytes) -> Upgrade | None:
     headers = _headers(lines)
     if asked is None or headers is None or not _asks_for_websocket(headers):
         return None
+    offered = headers.get("sec-websocket-protocol")
+    if offered not in {None, SUBPROTOCOL}:
+        return None
+    accepted = f"Sec-WebSocket-Protocol: {offered}\r\n" if offered else ""
     return Upgrade(
         asked[1],
         headers.get("origin"),
         headers.get("x-forwarded-for", ""),
         headers.get("x-real-ip", ""),
-        (_RESPONSE % accept_key(headers["sec-websocket-key"])).encode(),
+        (_RESPONSE % (accept_key(headers["sec-websocket-key"]), accepted)).encode(),
     )
 
 

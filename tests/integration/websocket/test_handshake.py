@@ -5,6 +5,7 @@ import socket
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
 
 from tests.daemon import Boot, RunningDaemon, eventually, raw_http
 from typelets_ws.websocket.connection import Connection
@@ -23,10 +24,16 @@ async def status_for(house: RunningDaemon, origin: str | None) -> int:
         return exc.response.status_code
 
 
-async def test_origins_are_matched_exactly(boot: Boot) -> None:
+async def test_origins_match_by_scheme_host_and_port(boot: Boot) -> None:
     server = {"allowed_origins": [ORIGIN, "http://localhost:3000"]}
     async with boot(server=server) as house:
-        for origin in (None, ORIGIN, "http://localhost:3000"):
+        for origin in (
+            None,
+            ORIGIN,
+            "http://localhost:3000",
+            "https://APP.example.org",
+            "HTTPS://app.example.org:443",
+        ):
             assert await status_for(house, origin) == 101
         refused = [
             "null",
@@ -36,7 +43,6 @@ async def test_origins_are_matched_exactly(boot: Boot) -> None:
             "https://app.example.org.evil.example",
             "https://sub.app.example.org",
             "http://localhost:3001",
-            "https://APP.example.org",
         ]
         for origin in refused:
             assert await status_for(house, origin) == 403, origin
@@ -44,6 +50,31 @@ async def test_origins_are_matched_exactly(boot: Boot) -> None:
         lines = house.logged("origin_refused")
         assert lines[0]["security"] is True
         assert lines[0]["origin"] == ["null"]
+
+
+async def test_origins_of_native_apps_can_be_listed(boot: Boot) -> None:
+    native = ["null", "file://", "capacitor://localhost", "app://.",
+              "chrome-extension://abc"]  # fmt: skip
+    async with boot(server={"allowed_origins": native}) as house:
+        for origin in native:
+            assert await status_for(house, origin) == 101, origin
+        assert await status_for(house, "tauri://localhost") == 403
+
+
+@pytest.mark.parametrize(
+    ("offered", "accepted"),
+    [
+        (["typelets.v1"], "typelets.v1"),
+        (["graphql-ws", "typelets.v1"], "typelets.v1"),
+        (["graphql-ws"], None),
+    ],
+)
+async def test_the_subprotocol_is_accepted_when_offered(
+    boot: Boot, offered: list[Subprotocol], accepted: str | None
+) -> None:
+    async with boot() as house, connect(house.url, subprotocols=offered) as client:
+        assert client.subprotocol == accepted
+        assert "connection_established" in str(await client.recv())
 
 
 async def test_no_list_of_origins_allows_all(boot: Boot) -> None:

@@ -69,13 +69,9 @@ def test_origin_as_browsers_send_it_is_accepted(origin: str) -> None:
     "origin",
     [
         "*",
-        "null",
         "app.example.com",
         "https://app.example.com/",
-        "https://App.example.com",
         "https://*.example.com",
-        "https://app.example.com:443",
-        "http://app.example.com:80",
         "https://user@app.example.com",
         "https://app.example.com:99999",
         "https://[::1",

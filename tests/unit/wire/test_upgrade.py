@@ -1,12 +1,15 @@
 """What is taken past the library, the library would have answered with the same 101."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
 
-from typelets_ws.wire.upgrade import Upgrade, read_upgrade
+from typelets_ws.wire.upgrade import SUBPROTOCOL, Upgrade, read_upgrade
 
 KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 PLAIN = {
@@ -25,8 +28,12 @@ def request(
     return "\r\n".join([line, *lines, *more, "", ""]).encode("latin-1")
 
 
+def selected(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    return SUBPROTOCOL if SUBPROTOCOL in offered else None
+
+
 def by_the_library(data: bytes) -> tuple[Request, bytes]:
-    protocol = ServerProtocol()
+    protocol = ServerProtocol(select_subprotocol=selected)
     protocol.receive_data(data)
     (found,) = protocol.events_received()
     assert isinstance(found, Request)
@@ -63,6 +70,10 @@ def test_a_browser_behind_a_proxy_is_taken() -> None:
     assert upgrade.path == "/ws?x=1"
 
 
+def test_the_subprotocol_alone_is_taken() -> None:
+    agreed(request(PLAIN, "Sec-WebSocket-Protocol: typelets.v1"))
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -77,6 +88,8 @@ def test_a_browser_behind_a_proxy_is_taken() -> None:
         request(PLAIN | {"Sec-WebSocket-Version": "8"}),
         request({"Host": "x"}),
         request(PLAIN, "Sec-WebSocket-Protocol: chat"),
+        request(PLAIN, "Sec-WebSocket-Protocol: typelets.v1, chat"),
+        request(PLAIN, "Sec-WebSocket-Protocol: "),
         request(PLAIN, "Content-Length: 0"),
         request(PLAIN, "Transfer-Encoding: chunked"),
         request(PLAIN, "Origin: https://a", "Origin: https://b"),

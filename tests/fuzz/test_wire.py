@@ -7,6 +7,7 @@ The seed is printed; each test is bounded by its number of rounds.
 import asyncio
 import json
 import random
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -197,7 +198,7 @@ async def test_nesting_near_the_interpreters_limit_is_served_or_refused(
     ):
         for depth in range(600, 1010):
             deep = "[" * depth + "]" * depth
-            data = f'{{"id":"{NOTE}","x":{deep}}}'
+            data = f'{{"id":"{uuid.UUID(int=1)}","x":{deep}}}'
             text = f'{{"type":"note_created","noteData":{data}}}'
             await device.send(text)
             answers = await device.barrier()

@@ -99,6 +99,15 @@ test("a lost event and a lost deletion are found by the digest", async () => {
   assert.ok(seen.sent.some(({ message }) => message.ids));
 });
 
+test("a heal of many users has no digest: the client syncs a little later", async () => {
+  const { world, client } = scene();
+  await client.start();
+  await inSync(world, client);
+  world.server.tables.notes.delete("n2");
+  world.sockets[0].push({ type: "healed", reason: "gap", cursor: world.server.cursor });
+  await inSync(world, client, 8_000);
+});
+
 test("a row that differs in a hidden way is found by reading everything", async () => {
   const { world, client } = scene();
   await client.start();

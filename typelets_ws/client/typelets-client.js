@@ -101,6 +101,7 @@ const WAKE_PONG_MS = 3_000; // after sleep a dead connection is likely
 const CONNECT_MS = 15_000; // from asking for a token to auth_success
 const REQUEST_MS = 10_000;
 const SYNC_MS = 30_000; // a page is up to a megabyte
+const HEALED_MS = 5_000; // spread of the syncs of users who were healed together
 const STEADY_MS = 10_000; // a connection this old resets the backoff
 const EDIT_MS = 300; // between two updates of a note: 200 a minute, of 300 allowed
 const SAVE_ROWS_MS = 2_000;
@@ -115,7 +116,7 @@ const BACKOFF = { least: 0, base: 500, cap: 30_000 };
 const PAUSE = { least: 2_000, base: 4_000, cap: 120_000 };
 /** @type {Record<number, { least: number, base: number, cap: number }>} */
 const ADVICE = {
-  1002: PAUSE, 1007: PAUSE, 1009: PAUSE, 1011: PAUSE, 1013: PAUSE, 4401: PAUSE,
+  1002: PAUSE, 1007: PAUSE, 1008: PAUSE, 1009: PAUSE, 1011: PAUSE, 1013: PAUSE, 4401: PAUSE,
   4429: { least: 20_000, base: 20_000, cap: 300_000 },
 };
 const TRANSIENT = new Set(["RATE_LIMITED", "UNAVAILABLE", "INTERNAL", "SIGNATURE_REJECTED",
@@ -641,15 +642,16 @@ export class TypeletsClient {
     }
   }
 
-  #syncLater(/** @type {() => void} */ run, /** @type {number} */ least = 0) {
-    const backoff = this.#env.random() * Math.min(60_000, 500 * 2 ** this.#syncTries++);
-    this.#after("sync", least + 100 + backoff, run);
+  /** @param {() => void} run @param {number} [least] ms @param {number} [spread] ms */
+  #syncLater(run, least = 0, spread = Math.min(60_000, 500 * 2 ** this.#syncTries++)) {
+    this.#after("sync", least + 100 + this.#env.random() * spread, run);
     this.#tell();
   }
 
   #healed(/** @type {Message} */ message) {
     if (this.#sync) return;
-    if (this.#matches(message.digest)) this.#inSync(message.cursor);
+    if (!message.digest) this.#syncLater(() => this.#startSync("healed"), 0, HEALED_MS); // one of many
+    else if (this.#matches(message.digest)) this.#inSync(message.cursor);
     else this.#startSync("healed");
   }
 

@@ -29,24 +29,36 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One redis-server process on one port; `options` as on its command line."""
+    """One redis-server process on one port; `options` as on its command line.
 
-    def __init__(self, place: Path, *options: str) -> None:
+    `program` is another server than `redis-server`; with `config` it is a sentinel.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        *options: str,
+        program: str = "redis-server",
+        config: Path | None = None,
+    ) -> None:
         self.port = free_port()
+        self.bus_port = 0
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._place = place
-        self._options = options
+        self.place = place
+        self.options = options
+        self._program = program
+        self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """At the same port as before; returns when it answers."""
         if self._process is not None and self._process.poll() is None:
             return
-        command = [
-            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
-            "--save", "", "--appendonly", "no", "--dir", str(self._place),
-            *self._options,
-        ]  # fmt: skip
+        listening = ("--port", str(self.port), "--bind", "127.0.0.1")
+        volatile = ("--save", "", "--appendonly", "no", "--dir", str(self.place))
+        command = [self._program, *listening, *volatile, *self.options]
+        if self._config is not None:
+            command = [self._program, str(self._config), "--sentinel", *listening]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while True:
@@ -60,6 +72,10 @@ class RedisServer:
             else:
                 return
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
         """As `systemctl stop redis`."""
         self._end(signal.SIGTERM)
@@ -71,11 +87,19 @@ class RedisServer:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """The process stands still; the kernel still takes what is sent to it."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        self.freeze()
         try:
             yield
         finally:
+            self.resume()
+
+    def freeze(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self.running:
+            assert self._process is not None
             self._process.send_signal(signal.SIGCONT)
 
     def command(self, *args: object) -> Any:

@@ -1,0 +1,298 @@
+"""Real Sentinel groups and Clusters on loopback, started once for each test session.
+
+Both are small and impatient: a dead master is replaced within a few seconds. A Cluster
+starts from prepared `nodes.conf` files, so it need not get to know itself. A test may
+kill, freeze and demote what it likes; `recover` restores the group for the next one.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.redis import RedisServer, free_port
+
+NODE_TIMEOUT_MS = 1_000
+DOWN_AFTER_MS = 500
+MASTER_NAME = "notes"
+SLOTS = 16_384
+
+
+class SentinelGroup:
+    """One master, two replicas, three sentinels."""
+
+    def __init__(self, place: Path) -> None:
+        self.servers = [_server(place / f"server{n}") for n in range(3)]
+        for replica in self.servers[1:]:
+            replica.options += ("--replicaof", f"127.0.0.1 {self.servers[0].port}")
+        self.sentinels = [
+            _sentinel(place / f"sentinel{n}", self.servers[0].port) for n in range(3)
+        ]
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
+        return f"redis+sentinel://{hosts}/{MASTER_NAME}/0"
+
+    @property
+    def master(self) -> RedisServer:
+        """The server that most sentinels name."""
+        named = [self._named(sentinel) for sentinel in self.sentinels]
+        port = max(set(named), key=named.count)
+        return next(server for server in self.servers if server.port == port)
+
+    @property
+    def replicas(self) -> list[RedisServer]:
+        master = self.master
+        return [server for server in self.servers if server is not master]
+
+    def failover(self) -> None:
+        """As an operator does it: SENTINEL FAILOVER."""
+        self.sentinels[0].command("SENTINEL", "FAILOVER", MASTER_NAME)
+
+    def start(self) -> None:
+        for server in (*self.servers, *self.sentinels):
+            server.start()
+        self.recover()
+
+    def recover(self) -> None:
+        """All run, two replicas follow the master, and all sentinels agree."""
+        for server in (*self.servers, *self.sentinels):
+            server.resume()
+            server.start()
+        self._follow_master()
+        _until(self._settled)
+        self.master.command("FLUSHALL")
+
+    def _follow_master(self) -> None:
+        """The sentinels do this as well, after ten seconds or more."""
+        for replica in self.replicas:
+            role = replica.command("INFO", "replication")
+            if role["role"] == "master" or role["master_port"] != self.master.port:
+                replica.command("REPLICAOF", "127.0.0.1", self.master.port)
+
+    def kill(self) -> None:
+        for server in (*self.sentinels, *self.servers):
+            server.kill()
+
+    def _named(self, sentinel: RedisServer) -> int:
+        reply = sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME)
+        return int(reply[1])
+
+    def _settled(self) -> bool:
+        ports = {self._named(sentinel) for sentinel in self.sentinels}
+        if len(ports) != 1:
+            return False
+        info = self.master.command("INFO", "replication")
+        known = self.sentinels[0].command("SENTINEL", "REPLICAS", MASTER_NAME)
+        return (
+            info["role"] == "master"
+            and [info.get(f"slave{n}", {}).get("state") for n in (0, 1)]
+            == ["online", "online"]
+            and len(known) == 2
+            and all(
+                len(each.command("SENTINEL", "SENTINELS", MASTER_NAME)) == 2
+                for each in self.sentinels
+            )
+        )
+
+
+class Cluster:
+    """Three masters with one replica each; `program` as of `RedisServer`."""
+
+    def __init__(self, place: Path, program: str = "redis-server") -> None:
+        self.nodes: list[RedisServer] = []
+        options = (
+            *("--cluster-enabled", "yes"),
+            *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+            *("--cluster-replica-validity-factor", "0"),
+            *("--cluster-config-file", "nodes.conf"),
+        )
+        for number in range(6):
+            node = _server(place / f"node{number}", program=program)
+            node.options += (*options, "--cluster-port", str(node.bus_port))
+            self.nodes.append(node)
+        for node in self.nodes:
+            (node.place / "nodes.conf").write_text(self._nodes_conf(node))
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        return f"redis+cluster://{hosts}"
+
+    def slots(self) -> list[tuple[int, int, int, list[int]]]:
+        """First and last slot, the master's port and the replicas' ports."""
+        alive = next(node for node in self.nodes if node.running)
+        return [
+            (int(e[0]), int(e[1]), int(e[2][1]), [int(r[1]) for r in e[3:]])
+            for e in alive.command("CLUSTER SLOTS")
+        ]
+
+    def node(self, port: int) -> RedisServer:
+        return next(node for node in self.nodes if node.port == port)
+
+    def owner(self, slot: int) -> RedisServer:
+        """The master of a slot."""
+        port = next(m for first, last, m, _ in self.slots() if first <= slot <= last)
+        return self.node(port)
+
+    def replica_of(self, master: RedisServer) -> RedisServer:
+        ports = next(r for _, _, m, r in self.slots() if m == master.port)
+        return self.node(ports[0])
+
+    def node_id(self, node: RedisServer) -> str:
+        return str(node.command("CLUSTER", "MYID"))
+
+    def masters(self) -> list[RedisServer]:
+        return [self.node(port) for port in sorted({m for _, _, m, _ in self.slots()})]
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.start()
+        self.recover()
+
+    def recover(self) -> None:
+        """All run, every slot has a master with one replica that follows it."""
+        for node in self.nodes:
+            node.resume()
+            node.start()
+        _until(self._settled)
+        for master in self.masters():
+            master.command("FLUSHALL")
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+    def _settled(self) -> bool:
+        views = set()
+        for node in self.nodes:
+            info = node.command("CLUSTER", "INFO")
+            if "cluster_state:ok" not in info:
+                return False
+            role = node.command("INFO", "replication")
+            if role["role"] == "slave" and role["master_link_status"] != "up":
+                return False
+            if not all(replicas for *_, replicas in self.slots()):
+                return False
+            lines = node.command("CLUSTER", "NODES")
+            views.add(_view(lines))
+        return len(views) == 1 and len(next(iter(views))) == 6
+
+    def _nodes_conf(self, me: RedisServer) -> str:
+        lines = []
+        for number, node in enumerate(self.nodes):
+            flags = "master" if number < 3 else "slave"
+            if node is me:
+                flags = f"myself,{flags}"
+            master = _id(self.nodes[number - 3]) if number >= 3 else "-"
+            first, last = SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1
+            slots = f" {first}-{last}" if number < 3 else ""
+            address = f"127.0.0.1:{node.port}@{node.bus_port}"
+            epoch = number % 3 + 1
+            lines.append(
+                f"{_id(node)} {address} {flags} {master} 0 0 {epoch} connected{slots}"
+            )
+        return "\n".join([*lines, "vars currentEpoch 3 lastVoteEpoch 0", ""])
+
+
+def _view(nodes: str) -> frozenset[tuple[str, str]]:
+    """Which node replicates which, as one node sees it; failing ones are left out."""
+    lines = [line.split() for line in nodes.splitlines()]
+    return frozenset(
+        (line[0], line[3])
+        for line in lines
+        if "fail" not in line[2] and line[7] == "connected"
+    )
+
+
+def _id(node: RedisServer) -> str:
+    return hashlib.sha1(str(node.port).encode()).hexdigest()
+
+
+def _server(place: Path, program: str = "redis-server") -> RedisServer:
+    place.mkdir()
+    at_once = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+    server = RedisServer(place, *at_once, program=program)
+    server.bus_port = free_port()
+    return server
+
+
+def _sentinel(place: Path, master_port: int) -> RedisServer:
+    place.mkdir()
+    config = place / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor {MASTER_NAME} 127.0.0.1 {master_port} 2\n"
+        f"sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}\n"
+        f"sentinel failover-timeout {MASTER_NAME} 3000\n"
+    )
+    return RedisServer(place, config=config)
+
+
+def _until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if holds():
+                return
+        except (redis.RedisError, StopIteration, KeyError):
+            pass
+        assert time.monotonic() < deadline, "the group did not settle"
+        time.sleep(0.05)
+
+
+def _needs(program: str) -> None:
+    if shutil.which(program) is None:
+        if "CI" in os.environ:
+            pytest.fail(f"{program} is not installed")
+        pytest.skip(f"{program} is not installed")
+
+
+@pytest.fixture(scope="session")
+def _sentinel_processes() -> Iterator[SentinelGroup]:
+    _needs("redis-server")
+    place = Path(tempfile.mkdtemp(prefix="typelets-sentinel-"))
+    group = SentinelGroup(place)
+    try:
+        group.start()
+        yield group
+    finally:
+        group.kill()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _cluster_processes() -> Iterator[Cluster]:
+    _needs("redis-server")
+    place = Path(tempfile.mkdtemp(prefix="typelets-cluster-"))
+    cluster = Cluster(place)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def sentinel_group(_sentinel_processes: SentinelGroup) -> SentinelGroup:
+    _sentinel_processes.recover()
+    return _sentinel_processes
+
+
+@pytest.fixture
+def cluster(_cluster_processes: Cluster) -> Cluster:
+    _cluster_processes.recover()
+    return _cluster_processes
+
+
+async def off_loop(call: Callable[[], None]) -> None:
+    """Run a blocking call of a group beside the event loop."""
+    await asyncio.get_running_loop().run_in_executor(None, call)

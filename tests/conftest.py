@@ -24,7 +24,12 @@ settings.load_profile("quick")
 
 pytest_plugins = [
     plugin
-    for plugin in ("tests.postgres", "tests.redis", "tests.daemon")
+    for plugin in (
+        "tests.postgres",
+        "tests.redis",
+        "tests.redis_topologies",
+        "tests.daemon",
+    )
     if importlib.util.find_spec(plugin)
 ]
 

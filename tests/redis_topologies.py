@@ -153,6 +153,17 @@ class Cluster:
     def masters(self) -> list[RedisServer]:
         return [self.node(port) for port in sorted({m for _, _, m, _ in self.slots()})]
 
+    def move_slot(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """As `redis-cli --cluster reshard` does it."""
+        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.node_id(source))
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.node_id(target))
+        while keys := source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            source.command(
+                "MIGRATE", "127.0.0.1", target.port, "", 0, 1000, "KEYS", *keys
+            )
+        for node in (target, source, *self.masters()):
+            node.command("CLUSTER", "SETSLOT", slot, "NODE", self.node_id(target))
+
     def start(self) -> None:
         for node in self.nodes:
             node.start()

@@ -75,6 +75,7 @@ DRIVERS = names("psycopg psycopg_pool redis hiredis websockets uvloop click")
 EXCEPTIONS = {
     ("config.validate", "urllib"): "urllib.parse splits an address, no more",
     ("config.database_url", "urllib"): "urllib.parse splits an address, no more",
+    ("config.redis_address", "urllib"): "urllib.parse splits an address, no more",
     ("config.load", "pathlib"): "it reads the configuration file",
     ("telemetry.redact", "pathlib"): "PurePath shortens a name, it opens nothing",
     ("telemetry.log", "logging"): "lines of the standard library arrive there",

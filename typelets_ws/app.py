@@ -29,10 +29,8 @@ from .delivery.versions import VersionCache
 from .health import Health
 from .ports import Clock
 from .postgres.store import Store
-from .redis.commands import RedisClient
-from .redis.connector import RedisConnector
+from .redis.build import connect_redis
 from .redis.limits import SharedLimits
-from .redis.reconnect import Outage, Reconnector
 from .session.authenticator import Authenticator
 from .session.outcome import Context
 from .session.services import Services
@@ -148,13 +146,8 @@ def build(
     known_series.declare(telemetry.metrics)
     ProcessMetrics(telemetry.metrics.registry, wall())
 
-    connector = RedisConnector(config.redis.url, config.redis.connect_timeout_s)
-    outage = Outage(telemetry, clock.monotonic)
-    commands = RedisClient(
-        config.redis, Reconnector("commands", connector, outage, rng), telemetry
-    )
-    events = Reconnector("events", connector, outage, rng)
-    limits = SharedLimits(live, commands, telemetry=telemetry, rng=rng)
+    redis = connect_redis(config.redis, telemetry, clock.monotonic, rng)
+    limits = SharedLimits(live, redis.client, telemetry=telemetry, rng=rng)
     store = Store(config.database, metrics=telemetry.metrics, log=telemetry.log)
     clerk = Clerk(
         config.auth,
@@ -170,8 +163,8 @@ def build(
     relay = Relay(hub, versions, revoked, live, clock, telemetry, rng.random)
     bus = Bus(
         config.redis,
-        commands,
-        events,
+        redis.client,
+        redis.events,
         relay,
         clock=clock,
         telemetry=telemetry,

@@ -48,7 +48,8 @@ class Health:
         if not self.postgres_answers:
             found.append("postgres does not answer")
         if not self.bus.commands.up:
-            found.append("redis does not answer")
+            node = self.bus.commands.node
+            found.append(f"redis does not answer{node and f' ({node})'}")
         age = self.bus.probe_age()
         proven = self.bus.listening and self.bus.proven
         if age is None or age > PROBE_AGE_S or not proven:

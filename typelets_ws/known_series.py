@@ -50,8 +50,17 @@ CLOSES: Final = {
 }
 EVICTIONS: Final = _words("unsent_bytes stalled memory ping_timeout handshake_timeout")
 LOST_LINK: Final = ("lost", "timeout", "garbled", "unexpected", "readonly", "refused")
-PUBLISH_FAILURES: Final = (*LOST_LINK, "down", "full", "closed")
-GAPS: Final = (*LOST_LINK, "deaf", "unreachable", "publish_failed")
+PUBLISH_FAILURES: Final = (*LOST_LINK, "failover", "promoted", "down", "full", "closed")
+GAPS: Final = (
+    *LOST_LINK,
+    "failover",
+    "promoted",
+    "late",
+    "unproven",
+    "deaf",
+    "unreachable",
+    "publish_failed",
+)
 REDIS_COMMANDS: Final = _words(
     """ping publish subscribe unsubscribe set exists del sadd srem expire script eval
     evalsha hello"""

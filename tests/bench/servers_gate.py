@@ -23,7 +23,7 @@ from jwt.algorithms import RSAAlgorithm
 from typelets_ws.protocol import messages
 from typelets_ws.redis.acquire import ACQUIRE, ACQUIRE_SHA
 from typelets_ws.redis.connection import RedisConnection, pack
-from typelets_ws.redis.connector import RedisConnector
+from typelets_ws.redis.connector import RedisConnector, close_connection
 from typelets_ws.wire.frames import Frame
 
 __all__ = ["gate"]
@@ -110,7 +110,7 @@ async def gate(
     house = _House(key, prefix.encode(), events, commands, itertools.count())
     async with AsyncExitStack() as stack:
         for link in (events, commands):
-            stack.push_async_callback(redis.close, await redis.open(link))
+            stack.push_async_callback(close_connection, await redis.open(link))
         commands.ask(lambda: None, b"SCRIPT", b"LOAD", ACQUIRE)
         server = await asyncio.get_running_loop().create_server(
             lambda: _Gate(house), "127.0.0.1", 0, backlog=4096

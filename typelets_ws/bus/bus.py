@@ -12,11 +12,9 @@ publishes on one and receives on the other. The connection for commands is share
 import asyncio
 import random
 
-import hiredis
-
 from ..config.model import Redis as Config
 from ..ports import Clock, OnPublished
-from ..redis.commands import RedisClient
+from ..redis.client import RedisClient
 from ..redis.connection import RedisUnavailable
 from ..redis.reconnect import Reconnector
 from ..telemetry.telemetry import Telemetry
@@ -27,6 +25,8 @@ from .publisher import RESYNC_EVERYBODY, EventPublisher
 from .subscriber import Subscriber
 
 __all__ = ["Bus"]
+
+FAILOVER = frozenset({"readonly", "failover"})
 
 
 class Bus:
@@ -81,7 +81,8 @@ class Bus:
         )
         self.commands.on_connect(self._publisher.publish_resyncs)
         self.commands.on_connect(self._probe.soon)
-        self.commands.when_lost(self._commands_lost)
+        self.commands.on_lost(self._on_commands_lost)
+        self.commands.on_settled(self._on_settled)
 
     @property
     def listening(self) -> bool:
@@ -119,12 +120,9 @@ class Bus:
     async def flush(self) -> bool:
         """Wait for Redis' answers to all that was published. False: not all came."""
         try:
-            await self.commands.call(b"PING")
+            await self.commands.flush()
         except RedisUnavailable:
             return False
-        except hiredis.ReplyError:
-            # Replies come in order: all commands before it were answered.
-            return True
         return True
 
     async def run(self) -> None:
@@ -141,27 +139,33 @@ class Bus:
     def on_probe_sent(self) -> None:
         """What is acknowledged from now on is not proven by this probe."""
         self._publisher.begin_proof()
+        self._health.begin_proof()
 
-    def on_probe_refused(self) -> None:
-        """Redis answered a probe with an error."""
-        self._health.doubt("refused")
+    def on_probe_failed(self, reason: str) -> None:
+        """Redis refused a probe, or a server is not known to be a master."""
+        if reason != "full":
+            self._health.doubt(reason)
 
     def on_proof(self) -> None:
         """A probe came back over connections that lead to a master."""
         self._publisher.proven()
         self._health.prove()
 
-    def _commands_lost(self, reason: str) -> None:
+    def _on_commands_lost(self, reason: str) -> None:
         self._publisher.lost()
         self._health.doubt(reason)
-        if reason == "readonly":
-            # A replica's subscribers hear only what the master passes on.
+        if reason in FAILOVER:
+            # What is published at the new master is not heard at the old one.
             self._subscriber.replace(reason)
 
     def _on_unpublished(self, user_id: str, event: bytes) -> None:
         # While not listening, `publish` has passed it on already.
         if self.listening:
             self._handler.on_unpublished(user_id, event)
+
+    def _on_settled(self) -> None:
+        """Others published at the old master until now: this process missed it."""
+        self._health.report(self._subscriber.heard_users, "failover")
 
     def _on_control(self, payload: bytes) -> None:
         """A message on the control channel."""

@@ -27,9 +27,10 @@ class EventHandler(Protocol):
     def on_gap(self, user_ids: Collection[str], reason: str) -> None:
         """These users may have missed events.
 
-        Reasons: ``lost timeout deaf garbled refused unexpected readonly`` (how a
-        connection ended, or why a probe proved nothing), ``unreachable`` (there was no
-        connection yet), ``publish_failed`` (another process could not publish).
+        Reasons: ``lost timeout deaf garbled refused unexpected readonly failover
+        promoted`` (how a connection ended), ``unproven late`` (why a probe proved
+        nothing), ``unreachable`` (there was no connection yet), ``publish_failed``
+        (another process could not publish).
         """
         ...
 

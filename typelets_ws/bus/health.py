@@ -31,6 +31,8 @@ class BusHealth:
         self._heard_users = heard_users
         self._reason: str | None = "unreachable"
         self._was_proven = False
+        self._doubts = 0
+        self._doubts_at_probe = 0
         self._recovered: dict[str, None] = {}
 
     @property
@@ -40,12 +42,17 @@ class BusHealth:
 
     def doubt(self, reason: str) -> None:
         """Begin a period of doubt; its first reason is the one reported."""
+        self._doubts += 1
         if self._reason is None:
             self._reason = reason
 
+    def begin_proof(self) -> None:
+        """A probe is sent: doubt from now on is not resolved by it."""
+        self._doubts_at_probe = self._doubts
+
     def prove(self) -> None:
-        """End the period of doubt and report all users who are heard now."""
-        if self._reason is None:
+        """The probe came back: end the doubt and report all users who are heard."""
+        if self._reason is None or self._doubts != self._doubts_at_probe:
             return
         reason, self._reason = self._reason, None
         users, self._recovered = self._recovered, {}

@@ -1,9 +1,9 @@
-"""The loopback probe: what we publish, do we hear it?
+"""The loopback probe: does this process hear what it publishes?
 
 Invariants. Only a probe that Redis accepted is evidence. One that was accepted and did
 not come back means that the subscriber is deaf, also when its socket seems sound
 (half-open connections, a failover, a proxy that swallows one direction). A probe proves
-something only when the server also says that it is a master: a replica accepts PUBLISH.
+something only when every server is known to be a master: a replica accepts PUBLISH.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Protocol
 import hiredis
 
 from ..config.model import Redis as Config
-from ..redis.commands import RedisClient
-from ..redis.connection import RedisUnavailable, role_complaint
+from ..redis.client import RedisClient
+from ..redis.connection import RedisUnavailable
 from ..telemetry.metrics import Metrics
 from .subscriber import Subscriber
 
@@ -22,7 +22,6 @@ __all__ = ["Probe", "ProbeHandler"]
 
 DOUBT_INTERVAL_S = 1.0
 """While nothing is proven, a probe is sent at least this often."""
-UNKNOWN_COMMAND = "ERR unknown command"
 
 
 class ProbeHandler(Protocol):
@@ -41,8 +40,8 @@ class ProbeHandler(Protocol):
         """A probe is about to be sent."""
         ...
 
-    def on_probe_refused(self) -> None:
-        """Redis answered the probe with an error."""
+    def on_probe_failed(self, reason: str) -> None:
+        """The probe was refused, or a server is not known to be a master."""
         ...
 
     def on_proof(self) -> None:
@@ -68,7 +67,7 @@ class Probe:
         self._monotonic = monotonic
         self._metrics = metrics
         self._number = 0
-        self._came = 0
+        self._heard: set[bytes] = set()
         self._back = asyncio.Event()
         self._soon = asyncio.Event()
         self._last: float | None = None
@@ -84,15 +83,13 @@ class Probe:
 
     def heard(self, payload: bytes) -> None:
         """A message on the probe channel."""
-        if payload == b"%d" % self._number:
-            self._last = self._monotonic()
-            self._came = self._number
-            self._back.set()
+        self._heard.add(payload)
+        self._back.set()
 
     async def run(self, commands: RedisClient, subscriber: Subscriber) -> None:
         """Probe until cancelled; replace connections that prove to be bad."""
         while True:
-            wait = self._config.probe_interval_s
+            wait = min(self._config.probe_interval_s, commands.probe_interval_s)
             if not self._handler.proven:
                 wait = min(wait, DOUBT_INTERVAL_S)
             try:
@@ -107,39 +104,34 @@ class Probe:
 
     async def _once(self, commands: RedisClient, subscriber: Subscriber) -> None:
         self._number += 1
+        self._heard.clear()
         self._back.clear()
         sent = self._monotonic()
-        link = subscriber.connection
+        connection = subscriber.connection
         self._handler.on_probe_sent()
-        if not await self._accepted(commands):
+        try:
+            expected = await commands.probe(self._channel, self._number)
+        except RedisUnavailable as exc:
+            self._handler.on_probe_failed(exc.reason)
+            return
+        except hiredis.ReplyError:
+            self._handler.on_probe_failed("refused")
             return
         try:
             async with asyncio.timeout(self._config.probe_timeout_s):
-                await self._back.wait()
+                while not self._heard >= expected and not self._soon.is_set():
+                    self._back.clear()
+                    await self._back.wait()
         except TimeoutError:
-            if subscriber.connection is link:
+            if subscriber.connection is connection:
                 subscriber.replace("deaf")
             return
-        if self._came == self._number and subscriber.connection is link:
-            self._metrics.redis_probe.observe(self._monotonic() - sent)
+        if self._heard >= expected and subscriber.connection is connection:
+            self._last = self._monotonic()
+            self._metrics.redis_probe.observe(self._last - sent)
+            if self._last - sent > commands.late_probe_s:
+                self._handler.on_probe_failed("late")
+                return
             commands.healthy()
             subscriber.healthy()
             self._handler.on_proof()
-
-    async def _accepted(self, commands: RedisClient) -> bool:
-        """Publish the probe and check that the server still is a master."""
-        try:
-            await commands.call(b"PUBLISH", self._channel, b"%d" % self._number)
-            role = await commands.call(b"HELLO")
-        except RedisUnavailable:
-            return False
-        except hiredis.ReplyError as exc:
-            # HELLO needs no rights; a server that does not know it has one role.
-            if not str(exc).startswith(UNKNOWN_COMMAND):
-                self._handler.on_probe_refused()
-                return False
-            role = None
-        if role_complaint(role):
-            commands.replace("readonly")
-            return False
-        return True

@@ -18,7 +18,7 @@ import msgspec
 
 from ..config.model import Redis as Config
 from ..ports import Clock, OnPublished
-from ..redis.commands import RedisClient
+from ..redis.client import RedisClient
 from ..redis.connection import RedisUnavailable, redis_key
 from ..telemetry.telemetry import Telemetry
 

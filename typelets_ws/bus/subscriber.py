@@ -289,5 +289,7 @@ class Subscriber:
             self._health.recovered(recovered, self._reason)
         if not self._unconfirmed and not self._announced:
             self._announced = True
-            self._reconnector.connected()
+            self._reconnector.connected(
+                self._connection.node if self._connection else ""
+            )
             self._on_listening()

@@ -13,6 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from . import redis_address
 from .addresses import UNIX, network
 from .database_url import libpq_error
 from .model import Admin, Auth, Config, ConfigError, Database, Redis, Server, hosts
@@ -52,8 +53,10 @@ def errors(config: Config) -> Iterator[tuple[str, str, str]]:
             "unread_bytes",
             f"at least {limits.message_bytes} (message_bytes)",
         )
-    if _scheme(config.redis.url) not in {"redis", "rediss", "unix"}:
-        yield "redis", "url", "an address with redis://, rediss:// or unix://"
+    try:
+        redis_address.parse(config.redis.url)
+    except ValueError as exc:
+        yield "redis", "url", f"an address of {exc}"
     if not _POSTGRES.fullmatch(database.url):
         yield (
             "database",

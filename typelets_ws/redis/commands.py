@@ -1,9 +1,8 @@
-"""The link that carries commands: publishing, leases, nonces.
+"""The connection to one server that carries commands: publishing, leases, nonces.
 
-Law: every command is answered once, with Redis' reply or with `RedisUnavailable`,
-and commands reach Redis in the order in which they were given. While the link is
-down they fail at once: what to do without Redis is the caller's decision, and
-nothing piles up here.
+Invariants. Every command is answered once, with Redis' reply or with
+`RedisUnavailable`, and commands reach Redis in the order of the calls. Without a
+connection they fail at once: the caller decides what follows, and no queue grows here.
 """
 
 import asyncio
@@ -14,12 +13,11 @@ from typing import Any
 
 import hiredis
 
-from ..config.model import Redis as Config
 from ..telemetry.telemetry import Telemetry
 from .connection import RedisConnection, RedisUnavailable, pack
 from .reconnect import Reconnector
 
-__all__ = ["RedisClient", "ReplyCallback"]
+__all__ = ["Argument", "NodeClient", "ReplyCallback", "settle"]
 
 ReplyCallback = Callable[[Any], None]
 Argument = bytes | str | int
@@ -28,43 +26,52 @@ MOST_WAITING = 50_000
 """Two commands for each of the 20 000 devices of a reconnect storm, and some."""
 
 
-class RedisClient:
-    """Commands to Redis. `run` keeps the link; everything else is synchronous."""
+class NodeClient:
+    """Commands to one server. `run` keeps the connection; all else is synchronous.
+
+    `timeout_s` is the longest wait for a reply.
+    """
 
     def __init__(
         self,
-        config: Config,
         reconnector: Reconnector,
+        timeout_s: float,
         telemetry: Telemetry,
     ) -> None:
-        self._config = config
+        self._timeout_s = timeout_s
         self._reconnector = reconnector
         self._metrics = telemetry.metrics
         self._log = telemetry.log
         self._connection: CommandConnection | None = None
+        self._node = ""
         self._on_connect: list[Callable[[], None]] = []
-        self._when_lost: list[Callable[[str], None]] = []
+        self._on_lost: list[Callable[[str], None]] = []
         self._sent: Counter[bytes] = Counter()
 
     @property
     def up(self) -> bool:
-        """True while there is a link."""
+        """True while there is a connection."""
         return self._connection is not None
 
+    @property
+    def node(self) -> str:
+        """The server of the newest connection as `host:port`; empty before it."""
+        return self._node
+
     def on_connect(self, callback: Callable[[], None]) -> None:
-        """Call `tell` each time a link opens, before anybody else's command."""
+        """Call `callback` each time a connection opens, before other commands."""
         self._on_connect.append(callback)
 
-    def when_lost(self, notify: Callable[[str], None]) -> None:
-        """Call `tell` with the reason each time a link has ended.
+    def on_lost(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` with the reason each time a connection has ended.
 
         Every command that waited has its answer by then. The reason ``readonly``
         means that Redis has become a replica: a failover has happened.
         """
-        self._when_lost.append(notify)
+        self._on_lost.append(callback)
 
     def send(self, callback: ReplyCallback, *args: Argument) -> None:
-        """Send a command; `then` gets the reply, or an exception object.
+        """Send a command; `callback` gets the reply, or an exception object.
 
         It gets `hiredis.ReplyError` for an error reply and `RedisUnavailable`
         otherwise, perhaps before `send` returns.
@@ -85,7 +92,7 @@ class RedisClient:
         Raises `RedisUnavailable`, or `hiredis.ReplyError` for an error reply.
         """
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.send(partial(_settle, answer), *args)
+        self.send(partial(settle, answer), *args)
         reply = await answer
         try:
             if isinstance(reply, Exception):
@@ -96,17 +103,17 @@ class RedisClient:
             del reply, answer
 
     def replace(self, reason: str) -> None:
-        """Give this link up for a new one."""
+        """Close this connection; a new one is opened."""
         if self._connection is not None:
             self._connection.abort(reason)
 
     def healthy(self) -> None:
-        """A probe has come back over a link that leads to a master."""
+        """A probe has come back over a connection that leads to a master."""
         self._reconnector.healthy()
 
     async def run(self) -> None:
-        """Keep the link until cancelled."""
-        timeout = self._config.command_timeout_s
+        """Keep the connection until cancelled."""
+        timeout = self._timeout_s
         await self._reconnector.run(
             lambda: CommandConnection(timeout, self._answer, self._lost), self._opened
         )
@@ -120,7 +127,8 @@ class RedisClient:
 
     def _opened(self, connection: "CommandConnection") -> None:
         self._connection = connection
-        self._reconnector.connected()
+        self._node = connection.node
+        self._reconnector.connected(connection.node)
         for notify in self._on_connect:
             notify()
 
@@ -129,7 +137,10 @@ class RedisClient:
         failure = RedisUnavailable(reason)
         for _, callback in waiting:
             self._call_back(callback, failure)
-        for notify in self._when_lost:
+        self._notify_lost(reason)
+
+    def _notify_lost(self, reason: str) -> None:
+        for notify in self._on_lost:
             notify(reason)
 
     def _answer(self, callback: ReplyCallback, reply: Any) -> None:
@@ -141,7 +152,7 @@ class RedisClient:
         try:
             callback(reply)
         except Exception:
-            # One caller's mistake must not end the link of all the others.
+            # One caller's mistake must not end the connection of all the others.
             self._log.exception("redis_reply_handler_failed")
 
 
@@ -168,7 +179,8 @@ class CommandConnection(RedisConnection[ReplyCallback]):
         self._lost(waiting, reason)
 
 
-def _settle(answer: asyncio.Future[Any], reply: Any) -> None:
+def settle(answer: asyncio.Future[Any], reply: Any) -> None:
+    """Set a reply as the future's result, an exception too."""
     # As a result even if it is an exception: nobody may be waiting any more.
     if not answer.done():
         answer.set_result(reply)

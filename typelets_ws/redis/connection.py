@@ -1,16 +1,12 @@
 """One connection to Redis: replies are read in one go, commands written in one go.
 
-Law: a link never mends itself. It is opened once, it ends once, with one word as
-the reason, and everything that waited for a reply is told that word. Whoever owns
-the link opens the next one, and so always knows that there was a gap.
+Invariants. A connection never reconnects. It is opened once and ends once, with one
+word as the reason, which every command that waits for a reply receives. Its owner opens
+the next one, and so always knows that there was a gap.
 
-redis-py makes the connection (URL, TLS, unix socket, AUTH, SELECT); then its
-transport is handed to a protocol of ours. Its own PubSub reconnects silently and
-costs 12-16 µs more per message.
-
-- What is written within one turn of the loop leaves as one write.
+- Commands of one loop iteration leave as one write.
 - Replies come in the order of the commands, so the first of `waiting` is always the
-  oldest: one timer per link watches over it, not one per command.
+  oldest: one timer per connection watches it, not one per command.
 """
 
 import asyncio
@@ -18,28 +14,19 @@ from collections import deque
 from typing import Any, Final, Generic, TypeVar, cast
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
 
 __all__ = [
-    "NotAMaster",
     "RedisConnection",
     "RedisUnavailable",
     "pack",
     "redis_key",
-    "role_complaint",
 ]
 
 Waiting = TypeVar("Waiting")
 
 
 MORE: Final = object()
-
-
 """What the reader returns when the next reply is not all there yet."""
-
-
-REPLICA: Final = (b"replica", b"slave")
 
 
 def redis_key(prefix: bytes, name: str) -> bytes:
@@ -56,10 +43,11 @@ def pack(*args: bytes | str | int) -> bytes:
 class RedisUnavailable(Exception):
     """Redis did not take the command, or nobody knows whether it did.
 
-    `reason`: ``down`` (no link), ``lost`` (the link broke before the reply),
-    ``timeout``, ``full`` (too much is waiting), ``readonly`` (a demoted master),
-    ``garbled``, ``unexpected`` (what Redis said makes no sense), ``closed`` (we are
-    stopping).
+    `reason`: ``down`` (not connected), ``lost`` (the connection broke before the
+    reply), ``timeout``, ``full`` (too many commands wait), ``readonly`` (a demoted
+    master), ``failover`` (another server is the master now), ``unproven`` (it is not
+    known to be the master), ``garbled``, ``unexpected`` (no reply to any command),
+    ``closed`` (the daemon is stopping).
     """
 
     def __init__(self, reason: str) -> None:
@@ -74,6 +62,7 @@ class RedisConnection(asyncio.Protocol, Generic[Waiting]):
         self.waiting: deque[tuple[float, Waiting]] = deque()
         self.closed = asyncio.Event()
         self.reason = ""
+        self.node = ""
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=MORE)
@@ -165,35 +154,3 @@ class RedisConnection(asyncio.Protocol, Generic[Waiting]):
         else:
             self._suspect = head
             self._timer = self._loop.call_later(self._timeout / 10, self._check_timeout)
-
-
-class NotAMaster(ConnectionError):
-    """The server says that it is a replica, a sentinel or a node of a Cluster."""
-
-
-async def _check_role(connection: AbstractConnection) -> None:
-    """Raise `NotAMaster` unless the server can be the only Redis.
-
-    HELLO needs no rights (ACL leaves it out) and changes nothing. A server or proxy
-    that does not know it is taken for a master.
-    """
-    await connection.send_command("HELLO")
-    try:
-        reply = await connection.read_response()
-    except ResponseError:
-        return
-    complaint = role_complaint(reply)
-    if complaint:
-        raise NotAMaster(complaint)
-
-
-def role_complaint(reply: object) -> str:
-    """Why the server of this HELLO reply cannot be used; empty when it can."""
-    if not isinstance(reply, list):
-        return ""
-    facts = dict(zip(reply[::2], reply[1::2], strict=False))
-    if facts.get(b"mode") == b"cluster":
-        return "this is a node of a Redis Cluster"
-    if facts.get(b"mode") == b"sentinel":
-        return "this is a sentinel"
-    return "this is a replica" if facts.get(b"role") in REPLICA else ""

@@ -1,20 +1,23 @@
-"""Keeping a link to Redis: again and again, with growing pauses, and little said.
+"""Keeps a connection to Redis: reconnects with exponential backoff.
 
-Law: an outage is one warning when it begins and one line when it is over, however
-many links and attempts it takes.
+Invariant: an outage is one warning when it begins and one line when it is over, for
+any number of connections and attempts.
 """
 
 import asyncio
 import random
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from redis.asyncio.connection import AbstractConnection
 
 from ..telemetry.telemetry import Telemetry
 from .connection import RedisConnection
-from .connector import RedisConnector
+from .connector import close_connection
 
-__all__ = ["Backoff", "Outage", "Reconnector"]
+__all__ = ["Backoff", "Outage", "Reconnector", "Reports", "Unreported"]
 
+Connect = Callable[[RedisConnection[Any]], Awaitable[AbstractConnection]]
 AnyConnection = TypeVar("AnyConnection", bound=RedisConnection[Any])
 
 FIRST_PAUSE_S = 0.1
@@ -38,12 +41,12 @@ class Backoff:
         return pause * self._rng.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """The link has proven itself: the next attempt may come soon."""
+        """The connection is proven: the next attempt may come soon."""
         self._next = FIRST_PAUSE_S
 
 
 class Outage:
-    """Which links are down, since when (`monotonic`, s), and who was told."""
+    """Which connections are down, and since when (`monotonic`, s)."""
 
     def __init__(
         self,
@@ -53,72 +56,111 @@ class Outage:
         self._metrics = telemetry.metrics
         self._log = telemetry.log
         self._monotonic = monotonic
-        self._down: set[str] = set()
+        self._down: set[tuple[str, str]] = set()
         self._since = 0.0
 
-    def begin(self, link: str, reason: str) -> None:
-        """A link is down, or still is."""
+    def begin(self, link: str, reason: str, node: str, key: str) -> None:
+        """The connection called `link` is down, or still is."""
         self._metrics.redis_up.labels(link=link).set(0)
         if not self._down:
             self._since = self._monotonic()
-            self._log.warning("redis_down", link=link, reason=reason)
-        self._down.add(link)
+            self._log.warning("redis_down", link=link, reason=reason, node=node)
+        self._down.add((link, key))
 
-    def end(self, link: str) -> None:
-        """A link is up."""
-        self._metrics.redis_up.labels(link=link).set(1)
-        if link not in self._down:
-            return
-        self._down.discard(link)
-        if not self._down:
+    def end(self, link: str, node: str, key: str) -> None:
+        """The connection is up, or not needed any more."""
+        down = (link, key) in self._down
+        self._down.discard((link, key))
+        if not any(name == link for name, _ in self._down):
+            self._metrics.redis_up.labels(link=link).set(1)
+        if down and not self._down:
             seconds = round(self._monotonic() - self._since, 3)
-            self._log.info("redis_back", seconds=seconds)
+            self._log.info("redis_back", seconds=seconds, node=node)
+
+
+class Reports(Protocol):
+    """Is told when connections begin and end: `Outage`, or `Unreported`."""
+
+    def begin(self, link: str, reason: str, node: str, key: str) -> None:
+        """The connection called `link` is down, or still is."""
+        ...
+
+    def end(self, link: str, node: str, key: str) -> None:
+        """The connection is up."""
+        ...
+
+
+class Unreported:
+    """For connections whose loss others notice and report."""
+
+    def begin(self, link: str, reason: str, node: str, key: str) -> None:
+        """Do nothing."""
+
+    def end(self, link: str, node: str, key: str) -> None:
+        """Do nothing."""
 
 
 class Reconnector:
-    """Keeps the link called `name` (the metrics' label) open."""
+    """Keeps the connection called `name` (the metrics' label) open.
+
+    `connect` opens one; it raises when it cannot. `key` tells connections with the
+    same name apart.
+    """
 
     def __init__(
-        self, name: str, connector: RedisConnector, outage: Outage, rng: random.Random
+        self,
+        name: str,
+        connect: Connect,
+        outage: Reports,
+        rng: random.Random,
+        key: str = "",
     ) -> None:
         self._name = name
-        self._connector = connector
+        self._key = key
+        self._connect = connect
         self._outage = outage
         self._backoff = Backoff(rng)
 
-    def connected(self) -> None:
-        """The link is open and set up: the outage, if there was one, is over."""
-        self._outage.end(self._name)
+    def connected(self, node: str) -> None:
+        """The connection is open and set up: the outage, if any, is over."""
+        self._outage.end(self._name, node, self._key)
 
     def healthy(self) -> None:
-        """The link does its work: should it end, the next attempt comes soon."""
+        """The connection is proven: should it end, the next attempt comes soon."""
         self._backoff.reset()
 
     async def run(
         self, make: Callable[[], AnyConnection], opened: Callable[[AnyConnection], None]
     ) -> None:
-        """Keep a link until cancelled.
+        """Keep a connection until cancelled.
 
-        `make` gives a fresh one for each attempt, `opened` is told when it is open;
-        the link itself tells its owner when it ends.
+        `make` returns a new protocol for each attempt; `opened` is called when it is
+        connected. The protocol itself tells its owner when it ends.
         """
-        while True:
-            self._outage.begin(self._name, await self._live(make(), opened))
-            await asyncio.sleep(self._backoff.pause())
-
-    async def _live(
-        self, link: AnyConnection, opened: Callable[[AnyConnection], None]
-    ) -> str:
-        """One link's whole life. Returns why it ended."""
         try:
-            connection = await self._connector.open(link)
+            while True:
+                protocol = make()
+                reason = await self._keep(protocol, opened)
+                self._outage.begin(self._name, reason, protocol.node, self._key)
+                await asyncio.sleep(self._backoff.pause())
+        finally:
+            if self._key:
+                # The others with this name go on without it.
+                self._outage.end(self._name, "", self._key)
+
+    async def _keep(
+        self, protocol: AnyConnection, opened: Callable[[AnyConnection], None]
+    ) -> str:
+        """Return why the connection ended, or why there was none."""
+        try:
+            connection = await self._connect(protocol)
         except Exception as exc:
-            # Whatever a server, a proxy or redis-py does to us here, we try again.
+            # Each failure of a server, a proxy or redis-py here is tried again.
             return f"{type(exc).__name__}: {exc}"
         try:
-            opened(link)
-            await link.closed.wait()
+            opened(protocol)
+            await protocol.closed.wait()
         finally:
-            link.abort("closed")
-            await self._connector.close(connection)
-        return link.reason
+            protocol.abort("closed")
+            await close_connection(connection)
+        return protocol.reason

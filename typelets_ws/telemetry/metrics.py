@@ -87,6 +87,9 @@ class Metrics:
         self.gaps = self._counter(
             "gaps", "Times events may have been missed, by reason.", "reason"
         )
+        self.redis_failovers = self._counter(
+            "redis_failovers", "Times another server became the master."
+        )
         self.refused_channels = self._counter(
             "redis_refused_channels", "Times Redis refused a user's channel."
         )

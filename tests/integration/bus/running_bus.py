@@ -13,10 +13,8 @@ from typelets_ws.bus.bus import Bus
 from typelets_ws.config import model as config
 from typelets_ws.config.live import LiveConfig
 from typelets_ws.ports import Clock
-from typelets_ws.redis.commands import RedisClient
-from typelets_ws.redis.connector import RedisConnector
+from typelets_ws.redis.build import connect_redis
 from typelets_ws.redis.limits import SharedLimits
-from typelets_ws.redis.reconnect import Outage, Reconnector
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
@@ -53,22 +51,18 @@ class RunningBus:
         rng = random.Random(f"{url} {seed}")
         telemetry = Telemetry(self.metrics, log)
         clock = Clock(time.time, time.monotonic)
-        connector = RedisConnector(redis.url, redis.connect_timeout_s)
-        outage = Outage(telemetry, clock.monotonic)
-        commands = RedisClient(
-            redis, Reconnector("commands", connector, outage, rng), telemetry
-        )
+        made = connect_redis(redis, telemetry, clock.monotonic, rng)
         self.bus = Bus(
             redis,
-            commands,
-            Reconnector("events", connector, outage, rng),
+            made.client,
+            made.events,
             self,
             clock=clock,
             telemetry=telemetry,
             rng=rng,
         )
         live = LiveConfig(config.Config(redis=redis))
-        self.limits = SharedLimits(live, commands, telemetry=telemetry, rng=rng)
+        self.limits = SharedLimits(live, made.client, telemetry=telemetry, rng=rng)
 
     @property
     def payloads(self) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from typelets_ws.redis_address import Kind, parse
+from typelets_ws.config.redis_address import Kind, parse
 
 
 @pytest.mark.parametrize(

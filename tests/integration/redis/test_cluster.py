@@ -1,0 +1,132 @@
+"""A Cluster under the bus and the limits: keys by slot, failovers, moved slots."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+
+from tests.integration.bus.running_bus import ready, until
+from tests.redis_drill import PlainPublisher, drill, limits_hold, two_buses
+from tests.redis_topologies import Cluster, off_loop
+from typelets_ws.ports import AcquireResult
+
+Fault = Callable[[Cluster], Awaitable[None]]
+
+
+def publisher(cluster: Cluster) -> PlainPublisher:
+    """PUBLISH at one node after the other, replicas too, as redis-py and ioredis do."""
+    turn = 0
+
+    def client() -> Any:
+        nonlocal turn
+        turn += 1
+        running = [node for node in cluster.nodes if node.running]
+        return redis.asyncio.Redis(
+            port=running[turn % len(running)].port,
+            socket_timeout=0.5,
+            socket_connect_timeout=0.5,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    return PlainPublisher(client)
+
+
+async def test_events_and_limits_work_on_a_cluster(cluster: Cluster) -> None:
+    async with two_buses(cluster.url) as receivers:
+        a, b = (receiver.bus for receiver in receivers)
+        await a.barrier("user1")
+        await b.barrier("user2")
+        await limits_hold(a, b)
+        assert a.bus.commands.up
+        assert a.sample("redis_failovers_total") == 0
+        for node in cluster.nodes:
+            node.command("PUBLISH", "typelets:user:user3", f"1{node.port}")
+        sent = {f"1{node.port}".encode() for node in cluster.nodes}
+        await until(lambda: sent <= set(a.payloads) & set(b.payloads))
+
+
+async def test_slots_of_two_hundred_users_with_braces(cluster: Cluster) -> None:
+    users = [f"user_{n}" for n in range(150)]
+    users += ["{", "}", "{}", "a{b}c", "}{", "{{x}}", "{a}{b}", "ü{é}", *"{}{}{}"]
+    async with ready(cluster.url) as one:
+        results = await asyncio.gather(
+            *(one.limits.acquire(user, "c", "sess") for user in users)
+        )
+        assert set(results) == {AcquireResult.GRANTED}
+        assert not one.limits.refused
+        # Scripts that a node lost are loaded again.
+        for master in cluster.masters():
+            master.command("SCRIPT", "FLUSH")
+        results = await asyncio.gather(
+            *(one.limits.acquire(user, "d", "sess") for user in users)
+        )
+        assert set(results) == {AcquireResult.GRANTED}
+        assert not one.limits.refused
+
+
+async def kill_a_master(cluster: Cluster) -> None:
+    cluster.masters()[0].kill()
+
+
+async def freeze_a_master(cluster: Cluster) -> None:
+    master = cluster.masters()[0]
+    master.freeze()
+    await asyncio.sleep(3)
+    master.resume()
+
+
+async def freeze_the_rest(cluster: Cluster) -> None:
+    """A node is cut off for longer than its timeout, its connections never break."""
+    for replica in [n for n in cluster.nodes if n not in cluster.masters()]:
+        replica.freeze()
+    await asyncio.sleep(2.5)
+    for node in cluster.nodes:
+        node.resume()
+
+
+async def cluster_failover(cluster: Cluster) -> None:
+    master = cluster.masters()[0]
+    cluster.replica_of(master).command("CLUSTER", "FAILOVER")
+
+
+async def move_a_slot(cluster: Cluster) -> None:
+    """A slot of a user with devices changes its master, key by key."""
+    slot = key_slot(b"typelets:user:user1")
+    source = cluster.owner(slot)
+    target = next(node for node in cluster.masters() if node is not source)
+    await off_loop(lambda: cluster.move_slot(slot, source, target))
+
+
+async def kill_and_return(cluster: Cluster) -> None:
+    master = cluster.masters()[0]
+    master.kill()
+    await asyncio.sleep(4)
+    await off_loop(master.start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault",
+    [
+        kill_a_master,
+        freeze_a_master,
+        freeze_the_rest,
+        cluster_failover,
+        move_a_slot,
+        kill_and_return,
+    ],
+)
+async def test_a_cluster_heals_itself(cluster: Cluster, fault: Fault) -> None:
+    result = await drill(
+        cluster.url,
+        lambda: fault(cluster),
+        publisher=publisher(cluster),
+        settle_s=1.0,
+    )
+    print(result.row(getattr(fault, "__name__", "")))
+    assert result.silent == []

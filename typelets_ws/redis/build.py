@@ -1,0 +1,72 @@
+"""Builds the daemon's connections to Redis from its address."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from ..config.model import Redis as Config
+from ..config.redis_address import Kind, Node, RedisAddress, parse
+from ..telemetry.telemetry import Telemetry
+from .client import MasterClient, RedisClient
+from .cluster import ClusterClient
+from .commands import NodeClient
+from .connector import RedisConnector
+from .master import MasterFinder, SingleServer
+from .reconnect import Outage, Reconnector
+from .role import Mode
+from .sentinel import SentinelMaster
+from .topology import ClusterTopology
+
+__all__ = ["Redis", "connect_redis"]
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """`client` sends commands; `events` keeps the connection of the subscriber."""
+
+    client: RedisClient
+    events: Reconnector
+
+
+def connect_redis(
+    config: Config,
+    telemetry: Telemetry,
+    monotonic: Callable[[], float],
+    rng: random.Random,
+) -> Redis:
+    """Nothing is connected before `client.run`. Raises ValueError or TypeError."""
+    address = parse(config.url)
+    outage = Outage(telemetry, monotonic)
+    reconnector = partial(Reconnector, outage=outage, rng=rng)
+    timeout_s = config.command_timeout_s
+    if address.kind is Kind.CLUSTER:
+        reading = _connector(config, address, Mode.CLUSTER, replica_allowed=True)
+        writing = _connector(config, address, Mode.CLUSTER)
+        topology = ClusterTopology(address.nodes, reading, rng)
+
+        def make(node: Node) -> NodeClient:
+            connect = partial(writing.open, node=node)
+            own = reconnector("commands", connect, key=f"{node[0]}:{node[1]}")
+            return NodeClient(own, timeout_s, telemetry)
+
+        cluster = ClusterClient(topology, make, telemetry)
+        return Redis(cluster, reconnector("events", topology.open))
+    connector = _connector(config, address, Mode.SERVER)
+    finder: MasterFinder = SingleServer(connector)
+    if address.kind is Kind.SENTINEL:
+        finder = SentinelMaster(address, connector, telemetry, rng)
+    own = reconnector("commands", finder.open)
+    client = MasterClient(own, timeout_s, finder, telemetry)
+    return Redis(client, reconnector("events", finder.open))
+
+
+def _connector(
+    config: Config, address: RedisAddress, mode: Mode, *, replica_allowed: bool = False
+) -> RedisConnector:
+    return RedisConnector(
+        address.server_url,
+        config.connect_timeout_s,
+        mode,
+        replica_allowed=replica_allowed,
+    )

@@ -1,0 +1,136 @@
+"""The lease of this process, and the device slots that are registered under it.
+
+A user's devices are a Redis set of ``<lease>:<connection>``. The lease's key expires
+unless it is renewed, each third of its time. Members whose lease has no key count for
+nothing: 10 000 devices cost one renewal (in a Cluster one for each bucket of users),
+and the slots of a killed process become free by themselves.
+
+Invariant: whatever happened to the connections, a new lease is true. It begins by
+ending the last one and registering every device of this process, so a lost release, an
+unanswered acquire and a Redis that lost its data need no handling of their own.
+"""
+
+import random
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from math import ceil
+from typing import Any, Final
+
+from .acquire import ACQUIRE
+from .client import RedisClient
+from .commands import ReplyCallback
+from .connection import redis_key
+from .keys import Keys
+
+__all__ = ["TTL_S", "Lease"]
+
+TTL_S: Final = 3600
+"""A user's set lives this long unless touched; each is touched three times in it."""
+BATCH: Final = 256
+
+
+class Lease:
+    """The current lease. `on_reply` receives each reply that is not waited for."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        commands: RedisClient,
+        lease_s: float,
+        on_reply: ReplyCallback,
+        rng: random.Random,
+    ) -> None:
+        self._keys = keys
+        self._commands = commands
+        self._lease_ms = int(lease_s * 1000)
+        self._on_reply = on_reply
+        self._rng = rng
+        self._name = self._new_name()
+        self._devices: dict[str, set[str]] = {}
+        self._buckets: set[bytes] = set()
+        self._unregistered: Iterator[str] = iter(())
+        self._round: Iterator[str] = iter(())
+
+    def add(self, user_id: str, connection_id: str) -> None:
+        """Count a device from now on: a lease that begins meanwhile registers it."""
+        self._devices.setdefault(user_id, set()).add(connection_id)
+        bucket = self._keys.bucket(user_id)
+        if self._keys.cluster and bucket not in self._buckets:
+            self._set(bucket)
+
+    def discard(self, user_id: str, connection_id: str) -> bool:
+        """Stop counting a device; False when it was not counted."""
+        held = self._devices.get(user_id)
+        if held is None or connection_id not in held:
+            return False
+        held.discard(connection_id)
+        if not held:
+            del self._devices[user_id]
+        return True
+
+    def member(self, connection_id: str) -> bytes:
+        """The device's member in its user's set."""
+        return redis_key(self._name + b":", connection_id)
+
+    def start(self) -> None:
+        """End the last lease and register all devices under a new one."""
+        old, self._name = self._name, self._new_name()
+        old_buckets, self._buckets = self._buckets, set()
+        self._commands.send(self._on_reply, b"SCRIPT", b"LOAD", ACQUIRE)
+        buckets = {self._keys.bucket(user_id) for user_id in self._devices}
+        for bucket in buckets if self._keys.cluster else {b""}:
+            self._set(bucket)
+        for bucket in old_buckets:
+            self._commands.send(
+                self._on_reply, b"DEL", self._keys.lease_prefix(bucket) + old
+            )
+        self._unregistered = iter(list(self._devices))
+        self._register_more(None)
+
+    async def renew(self, pause_s: float) -> bool:
+        """Renew, `pause_s` after the last time; False when Redis lost the lease.
+
+        Raises `RedisUnavailable` or `hiredis.ReplyError`.
+        """
+        renewed = True
+        for bucket in tuple(self._buckets):
+            key = self._keys.lease_prefix(bucket) + self._name
+            reply = await self._commands.call(
+                b"SET", key, b"1", b"XX", b"PX", self._lease_ms
+            )
+            renewed = renewed and reply is not None
+        users = len(self._devices) * pause_s * 3 / TTL_S
+        self._register(self._next_users(ceil(users)), self._on_reply)
+        return renewed
+
+    def _set(self, bucket: bytes) -> None:
+        self._buckets.add(bucket)
+        key = self._keys.lease_prefix(bucket) + self._name
+        self._commands.send(self._on_reply, b"SET", key, b"1", b"PX", self._lease_ms)
+
+    def _register_more(self, reply: Any) -> None:
+        """Send the next batch, after Redis' answer to the last."""
+        self._on_reply(reply)
+        some = list(islice(self._unregistered, BATCH))
+        if some and not isinstance(reply, Exception):
+            self._register(some, self._register_more)
+
+    def _register(self, users: Iterable[str], last: ReplyCallback) -> None:
+        """Register these users' devices; `last` receives the last reply."""
+        here = [user_id for user_id in users if user_id in self._devices]
+        for number, user_id in enumerate(here, 1):
+            key = self._keys.devices(user_id)
+            members = [self.member(one) for one in self._devices[user_id]]
+            callback = last if number == len(here) else self._on_reply
+            self._commands.send(self._on_reply, b"SADD", key, *members)
+            self._commands.send(callback, b"EXPIRE", key, TTL_S)
+
+    def _next_users(self, count: int) -> list[str]:
+        """The next users in a round over all of this process."""
+        some = list(islice(self._round, count))
+        if len(some) < count:
+            self._round = iter(list(self._devices))
+        return some
+
+    def _new_name(self) -> bytes:
+        return b"%016x" % self._rng.getrandbits(64)

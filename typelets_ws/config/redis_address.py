@@ -79,7 +79,7 @@ def parse(url: str) -> RedisAddress:
 
 
 def _server(url: str, hosts: str) -> RedisAddress:
-    nodes = _nodes(hosts or "localhost", SERVER_PORT, _EXPECTED_SERVER)
+    nodes = _nodes(hosts, SERVER_PORT, _EXPECTED_SERVER)
     if len(nodes) != 1:
         raise ValueError(_EXPECTED_SERVER)
     return RedisAddress(Kind.SERVER, nodes, url)

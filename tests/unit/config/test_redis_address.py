@@ -13,7 +13,6 @@ from typelets_ws.config.redis_address import Kind, parse
         ("redis://[::1]:7000", (("::1", 7000),)),
         ("unix:///run/redis.sock?db=1", ()),
         ("unix://ws@/run/redis.sock?db=1", ()),
-        ("redis://", (("localhost", 6379),)),
     ],
 )
 def test_one_server(url: str, nodes: object) -> None:
@@ -60,6 +59,7 @@ def test_a_cluster() -> None:
         ("http://secret@h1", "one server"),
         ("redis+proxy://secret@h1", "one server"),
         ("unix://", "unix:///path"),
+        ("redis://", "one server"),
         ("redis+sentinel://secret@h1,h2", "master's name"),
         ("redis+sentinel://secret@h1,,h2/m", "master's name"),
         ("redis+sentinel://secret@h1/m/zero", "master's name"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import uuid
 from collections import defaultdict
 from contextlib import AsyncExitStack
 
@@ -116,7 +117,9 @@ async def test_others_are_told_of_what_one_process_could_not_publish(
     ):
         await proxy.refuse()
         await eventually(lambda: not cut_off.daemon.bus.listening)
-        await phone.send({"type": "folder_created", "folderData": {"n": 1}})
+        await phone.send(
+            {"type": "folder_created", "folderData": {"id": str(uuid.uuid4())}}
+        )
         assert await phone.barrier() == []
         assert await laptop.barrier() == []
         await proxy.heal()

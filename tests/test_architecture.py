@@ -42,7 +42,7 @@ ROOMS = {
     "checks": names("postgres clerk config telemetry"),
     # What a Python REST service imports: no server, no database, no keys.
     "publisher": names("_publisher protocol"),
-    "_publisher": names("protocol"),
+    "_publisher": names("protocol config.redis_address"),
 }
 ROOT = names(
     """app daemon health process systemd cli status operator_commands check_command

@@ -2,21 +2,37 @@
 
 A pool made by `from_url` refuses above 100 connections and waits 5 s for an answer;
 here a full pool waits, and one attempt of connecting or reading ends after `timeout_s`.
-A connection that broke while idle is replaced at once.
+A connection that broke while idle is replaced at once. An address of a Sentinel group
+or a Cluster gives a client that follows its masters.
 """
+
+from typing import Any
 
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
+import redis.cluster
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
+from ..config.redis_address import Kind, RedisAddress, parse
+from .sentinel import async_sentinel_client, options, sentinel_client
+
 __all__ = ["async_client", "client"]
 
 
-def client(url: str, timeout_s: float, connections: int) -> redis.Redis:
-    """A blocking client of its own pool; nothing is connected yet."""
+def client(url: str, timeout_s: float, connections: int) -> Any:
+    """A blocking client of its own pool; nothing is connected yet.
+
+    Raises ValueError for an address that is none.
+    """
+    address = parse(url)
+    if address.kind is Kind.SENTINEL:
+        return sentinel_client(address, timeout_s, connections)
+    if address.kind is Kind.CLUSTER:
+        return _Cluster(address, timeout_s, connections)
     pool = redis.BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
@@ -28,8 +44,18 @@ def client(url: str, timeout_s: float, connections: int) -> redis.Redis:
     return redis.Redis.from_pool(pool)
 
 
-def async_client(url: str, timeout_s: float, connections: int) -> redis.asyncio.Redis:
+def async_client(url: str, timeout_s: float, connections: int) -> Any:
     """The same for asyncio."""
+    address = parse(url)
+    if address.kind is Kind.SENTINEL:
+        return async_sentinel_client(address, timeout_s, connections)
+    if address.kind is Kind.CLUSTER:
+        nodes = [redis.asyncio.cluster.ClusterNode(*node) for node in address.nodes]
+        return redis.asyncio.cluster.RedisCluster(
+            startup_nodes=nodes,
+            max_connections=connections,
+            **_cluster_options(address, timeout_s),
+        )
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
@@ -39,3 +65,56 @@ def async_client(url: str, timeout_s: float, connections: int) -> redis.asyncio.
         retry=AsyncRetry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
     return redis.asyncio.Redis.from_pool(pool)
+
+
+def _cluster_options(address: RedisAddress, timeout_s: float) -> dict[str, Any]:
+    found = options(
+        address.server_url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+    )
+    found.pop("db", None)
+    return found
+
+
+class _Cluster:
+    """redis-py's client of a Cluster, which connects when it is made: so, later."""
+
+    def __init__(
+        self, address: RedisAddress, timeout_s: float, connections: int
+    ) -> None:
+        self._address = address
+        self._options = _cluster_options(address, timeout_s)
+        self._options["max_connections"] = connections
+        self._made: redis.cluster.RedisCluster | None = None
+
+    def set(self, key: str, value: bytes, *, ex: int) -> Any:
+        """SET at the key's master."""
+        return self._client().set(key, value, ex=ex)
+
+    def publish(self, channel: str, payload: bytes) -> int:
+        """PUBLISH at one node; the reply counts the subscribers of that node only."""
+        return int(self._client().publish(channel, payload))
+
+    def spublish(self, channel: str, payload: bytes) -> int:
+        """SPUBLISH at the channel's master."""
+        return int(self._client().spublish(channel, payload))
+
+    def pubsub_numsub(self, channel: str) -> Any:
+        """Subscribers of a channel, over all nodes."""
+        return self._client().pubsub_numsub(channel)
+
+    def close(self) -> None:
+        """Close all connections."""
+        made, self._made = self._made, None
+        if made is not None:
+            made.close()
+
+    def _client(self) -> redis.cluster.RedisCluster:
+        if self._made is None:
+            node_class: Any = redis.cluster.ClusterNode
+            nodes = [node_class(*node) for node in self._address.nodes]
+            self._made = redis.cluster.RedisCluster(
+                startup_nodes=nodes, **self._options
+            )
+        return self._made

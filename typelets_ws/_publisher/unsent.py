@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import redis
+from redis.exceptions import RedisClusterException
 
 __all__ = ["FAILED", "Failure", "Message", "OnFailure", "Outcomes"]
 
 MOST_USERS: Final = 10_000
 MOST_ORDERS: Final = 1_000
-FAILED: Final = (redis.RedisError, OSError, TimeoutError)
+FAILED: Final = (redis.RedisError, RedisClusterException, OSError, TimeoutError)
 """What a client raises when Redis did not take something."""
 _log: Final = logging.getLogger("typelets_ws.publisher")
 

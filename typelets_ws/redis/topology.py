@@ -67,7 +67,7 @@ class ClusterTopology:
             if epoch < self._epoch or facts.get(b"cluster_state") == b"fail":
                 raise ValueError("this node does not know the newest map")
         if isinstance(slots, ResponseError):
-            raise slots
+            raise ValueError(str(slots))
         with suppress(ValueError, TypeError, IndexError):
             self.node_timeout_s = int(timeout[1]) / 1000
         return epoch, parse_slots(slots, node)

@@ -1,0 +1,75 @@
+"""Publishers and operator commands over a Sentinel group and a Cluster."""
+
+import asyncio
+import time
+
+import pytest
+
+from tests.integration.bus.running_bus import ready, until
+from tests.redis import free_port
+from tests.redis_topologies import Cluster, SentinelGroup
+from typelets_ws.publisher import AsyncPublisher, Publisher
+
+NOTE = "0b5f3c1e-6d1f-4b9e-9a55-6a7f1f0c1d2e"
+
+
+async def in_thread(publisher: Publisher, user: str) -> None:
+    await asyncio.to_thread(publisher.notify_note_deleted, user, NOTE)
+
+
+async def check_both_publishers(url: str) -> None:
+    async with ready(url) as one:
+        assert await one.bus.subscribe("ann")
+        with Publisher(url, raise_errors=True) as publisher:
+            await in_thread(publisher, "ann")
+            await until(lambda: len(one.events) == 1)
+            await asyncio.to_thread(publisher.revoke_session, "ann", "sess_1")
+        async with AsyncPublisher(url, raise_errors=True) as publisher_:
+            await publisher_.notify_note_deleted("ann", NOTE)
+            await until(lambda: len(one.events) == 3)
+            await publisher_.revoke_session("ann", "sess_2")
+        assert await one.limits.is_revoked("sess_1")
+        assert await one.limits.is_revoked("sess_2")
+
+
+async def test_over_a_sentinel_group(sentinel_group: SentinelGroup) -> None:
+    with sentinel_group.sentinels[0].frozen():
+        await check_both_publishers(sentinel_group.url)
+
+
+async def test_over_a_cluster(cluster: Cluster) -> None:
+    await check_both_publishers(cluster.url)
+
+
+async def test_a_publisher_follows_an_operators_failover(
+    sentinel_group: SentinelGroup,
+) -> None:
+    """The old master keeps its connections; a publisher leaves it all the same."""
+    async with ready(sentinel_group.url) as one:
+        assert await one.bus.subscribe("ann")
+        old = sentinel_group.master
+        with Publisher(sentinel_group.url, raise_errors=True) as publisher:
+            await in_thread(publisher, "ann")
+            await until(lambda: one.events)
+            sentinel_group.failover()
+            await until(lambda: sentinel_group.master is not old, 10)
+            await until(lambda: one.bus.commands.node.endswith(
+                str(sentinel_group.master.port)), 5)  # fmt: skip
+            await one.ready(10)
+            await asyncio.sleep(1.1)
+            one.events.clear()
+            await in_thread(publisher, "ann")
+            await until(lambda: one.events, 2)
+
+
+@pytest.mark.parametrize("kind", ["redis+sentinel://{}/notes", "redis+cluster://{}"])
+async def test_a_group_that_is_away_fails_no_request(kind: str) -> None:
+    url = kind.format(f"127.0.0.1:{free_port()},127.0.0.1:{free_port()}")
+    with Publisher(url, timeout_s=0.5) as publisher:
+        began = time.monotonic()
+        assert await asyncio.to_thread(publisher.notify_note_deleted, "ann", NOTE) == 0
+        assert time.monotonic() - began < 3
+        assert publisher.failures == 1
+    async with AsyncPublisher(url, timeout_s=0.5) as publisher_:
+        assert await publisher_.notify_note_deleted("ann", NOTE) == 0
+        assert publisher_.failures == 1

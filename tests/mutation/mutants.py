@@ -7,7 +7,7 @@ behaviour that a unit test has to pin.
 
 import ast
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Mutant", "mutants"]
@@ -129,10 +129,10 @@ def _reports(node: ast.AST) -> bool:
 
 
 def _quiet_parts(tree: ast.AST) -> set[ast.AST]:
-    """Nodes inside log lines, raises, asserts and annotations."""
+    """Nodes inside log lines, raises, asserts, annotations and enumerations."""
     quiet: set[ast.AST] = set()
     for node in ast.walk(tree):
-        roots: list[ast.AST | None] = []
+        roots: Sequence[ast.AST | None] = []
         match node:
             case ast.Raise() | ast.Assert():
                 roots = [node]
@@ -142,13 +142,23 @@ def _quiet_parts(tree: ast.AST) -> set[ast.AST]:
                 roots = [node.annotation]
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 roots = [node.returns]
+            case ast.ClassDef():
+                roots = [*node.keywords, *_members(node)]
         for root in roots:
             quiet.update(ast.walk(root) if root is not None else ())
     return quiet
 
 
+def _members(node: ast.ClassDef) -> list[ast.stmt]:
+    """The members of an enumeration: their values mean nothing."""
+    if any("Enum" in ast.unparse(base) for base in node.bases):
+        return [part for part in node.body if isinstance(part, ast.Assign)]
+    return []
+
+
 def _is_none(value: ast.expr) -> bool:
-    return isinstance(value, ast.Constant) and value.value is None
+    """Whether to return it is as good as to return None: callers ask `if`."""
+    return isinstance(value, ast.Constant) and value.value in (None, False)
 
 
 def _is_text(node: ast.BinOp) -> bool:

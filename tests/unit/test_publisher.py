@@ -196,7 +196,7 @@ OTHER = "00000000-0000-4000-8000-000000000002"
         ({"createdAt": None}, "updated_note.createdAt: expected a datetime"),
         ({"createdAt": 1_700_000_000}, "updated_note.createdAt: expected a datetime"),
         ({"hiddenAt": "soon"}, "updated_note.hiddenAt: expected a datetime"),
-        ({"starred": 1}, "updated_note.starred: expected true or false"),
+        ({"starred": 1}, "updated_note.starred: expected true, false or null"),
         ({"title": None}, "updated_note.title: expected text"),
         ({"iv": 1}, "updated_note.iv: expected text or null"),
         (
@@ -214,6 +214,13 @@ def test_a_note_that_is_not_right_is_named_and_not_sent(
         with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
             Publisher(client).notify_note_update("u", ID, {}, given_note)  # type: ignore[arg-type]
     assert not client.sent
+
+
+def test_flags_of_a_note_may_be_null_as_their_columns_may() -> None:
+    client = Client()
+    note = NOTE | dict.fromkeys(("starred", "archived", "deleted", "hidden"))
+    Publisher(client).notify_note_update("u", ID, {}, note)  # type: ignore[arg-type]
+    assert len(client.sent) == 1
 
 
 def test_missing_keys_of_a_note_are_named() -> None:

@@ -101,8 +101,9 @@ def _check_kinds(row: Row, name: str) -> None:
         if key in row:
             _check_timestamp(row[key], name, key)
     for key in _FLAGS:
-        if key in row:
-            _expect(isinstance(row[key], bool), name, key, "true or false")
+        # The columns of the flags are nullable.
+        flag = isinstance(row.get(key), bool | None)
+        _expect(flag, name, key, "true, false or null")
     for key in _OPTIONAL_TEXTS:
         _expect(isinstance(row.get(key), str | None), name, key, "text or null")
 

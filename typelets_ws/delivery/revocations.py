@@ -1,7 +1,7 @@
 """Revoked sessions, remembered until their tokens have expired.
 
 Pure: time is an argument. Bounded by `limit`; the oldest entry is dropped first, and
-`ports.SharedLimits` still knows it. Tested by tests/unit/session/test_authenticator.py.
+`ports.SharedLimits` still knows it. Tested by tests/unit/delivery/test_revocations.py.
 """
 
 from collections import OrderedDict

@@ -107,6 +107,8 @@ async def converse(house: RunningDaemon, witness: Witness, database: Database) -
         ):  # fmt: skip
             await phone.send(message)
             assert (await other.receive())["fromUserId"] == "alice"
+        gone = {"type": "note_deleted", "noteId": note, "requestId": "2"}
+        assert (await phone.ask(gone))["type"] == "announced"
         answer = await phone.ask({**join, "noteId": MISSING})
         assert answer["code"] == Code.NOT_FOUND
         assert (await phone.misfit({"type": "sing"}))["code"] == Code.UNKNOWN_TYPE

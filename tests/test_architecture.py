@@ -22,21 +22,22 @@ def names(text: str) -> frozenset[str]:
 
 
 ROOMS = {
-    "telemetry": names("config.model"),
-    "config": names("telemetry.redact telemetry.log"),
+    "telemetry": names("config.model fastpaths"),
+    "config": names("telemetry.redact telemetry.log fastpaths"),
     "ports": names(""),
+    "fastpaths": names(""),
     "recovery_ports": names("ports"),
     "protocol": names("ports"),
     "wire": names("protocol.errors"),
     "delivery": names("protocol wire ports recovery_ports config telemetry"),
     "session": names("protocol wire delivery ports recovery_ports config telemetry"),
     "websocket": names(
-        "session delivery wire protocol ports recovery_ports config telemetry"
+        "session delivery wire protocol ports recovery_ports config telemetry fastpaths"
     ),
     "redis": names("ports config telemetry"),
     "bus": names("redis ports config telemetry"),
-    "postgres": names("ports recovery_ports config telemetry"),
-    "clerk": names("ports config telemetry"),
+    "postgres": names("ports recovery_ports config telemetry fastpaths"),
+    "clerk": names("ports config telemetry fastpaths"),
     "schema": names("protocol"),
     "monitoring": names("telemetry known_series"),
     "checks": names("postgres clerk config telemetry"),
@@ -46,7 +47,7 @@ ROOMS = {
 }
 ROOT = names(
     """app daemon health process systemd cli status operator_commands check_command
-    serve_command command_options known_series fastpaths"""
+    serve_command command_options known_series"""
 )
 """The composition: these may import every package."""
 DOORS = names("cli serve_command command_options process dev __main__ testing")
@@ -94,7 +95,7 @@ MAX_FUNCTION_LINES = 60
 LONGER = {
     "websocket/connection.py": 310,
     # Until what handlers use is one object.
-    "build": 95,
+    "build": 100,
 }
 
 

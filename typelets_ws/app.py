@@ -8,6 +8,7 @@ Redis and Postgres.
 """
 
 import asyncio
+import os
 import random
 import secrets
 import socket
@@ -20,12 +21,13 @@ from . import known_series
 from .bus.bus import Bus
 from .clerk.tokens import Clerk
 from .config.live import LiveConfig
-from .config.model import Config
+from .config.model import Config, ConfigError
 from .daemon import HANDLING_S, SWEEP_S, Daemon
 from .delivery.hub import Hub
 from .delivery.relay import Relay
 from .delivery.revocations import RevokedSessions
 from .delivery.versions import VersionCache
+from .fastpaths import VARIABLE, FastPaths
 from .health import Health
 from .ports import Clock
 from .postgres.store import Store
@@ -76,6 +78,7 @@ async def running(
     port cannot be bound, `ConfigError` for a certificate that cannot be used and a
     group of `ValueError` for a bad key.
     """
+    fast = _fast_paths(os.environ)
     shown = certificate(config.server)
     tls = Tls(shown) if shown else None
     public_sockets = list(sockets) or bind_public(config)
@@ -84,7 +87,7 @@ async def running(
         # Handlers finish before Redis and Postgres are closed, also when the start
         # failed.
         async with _handling_timeout(log) as timeout, asyncio.TaskGroup() as handling:
-            daemon = build(config, log, wall, handling, pages or {}, tls)
+            daemon = build(config, log, wall, handling, pages or {}, tls, fast)
             daemon.handling_timeout = timeout
             daemon.port_is_held = bool(sockets)
             await stack.enter_async_context(daemon.clerk)
@@ -107,6 +110,13 @@ async def running(
             daemon.limit_handling(HANDLING_S)
         if not daemon.exit_forced.is_set():
             await daemon.bus.flush()
+
+
+def _fast_paths(environ: Mapping[str, str]) -> FastPaths:
+    try:
+        return FastPaths.named(environ.get(VARIABLE, "all"))
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from None
 
 
 @asynccontextmanager
@@ -136,25 +146,29 @@ def build(
     handling: asyncio.TaskGroup,
     pages: Mapping[str, Page],
     tls: Tls | None,
+    fast: FastPaths,
 ) -> Daemon:
     """Put the parts together; nothing runs yet. `handling` runs message handlers."""
     loop = asyncio.get_running_loop()
     live, clock = LiveConfig(config), Clock(wall, loop.time)
     rng = random.Random(secrets.randbits(64))  # noqa: S311 - not for secrets
     recent = RecentLines(RECENT_LINES, clock.now_ms)
-    telemetry = Telemetry(Metrics(), recent.kept_from(log))
+    telemetry = Telemetry(Metrics(fast), recent.kept_from(log))
     known_series.declare(telemetry.metrics)
     ProcessMetrics(telemetry.metrics.registry, wall())
 
     redis = connect_redis(config.redis, telemetry, clock.monotonic, rng)
     limits = SharedLimits(live, redis.client, telemetry=telemetry, rng=rng)
-    store = Store(config.database, metrics=telemetry.metrics, log=telemetry.log)
+    store = Store(
+        config.database, metrics=telemetry.metrics, log=telemetry.log, fast=fast
+    )
     clerk = Clerk(
         config.auth,
         now=wall,
         monotonic=loop.time,
         metrics=telemetry.metrics,
         log=telemetry.log,
+        fast=fast,
     )
 
     hub = Hub()
@@ -213,6 +227,7 @@ def build(
         limiter=limiter,
         timer_wheel=TimerWheel(SWEEP_S),
         flush_queue=FlushQueue(loop.call_soon),
+        fast=fast,
     )
     return Daemon(live, state, health, relay=relay, store=store, clerk=clerk, tls=tls)
 

@@ -19,12 +19,15 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
+import jwt
 import msgspec
+from jwt import api_jws
 from jwt.algorithms import RSAAlgorithm
 from msgspec import UNSET, UnsetType
 from structlog.typing import FilteringBoundLogger
 
 from ..config.model import Auth
+from ..fastpaths import ALL, FastPaths
 from ..ports import Identity, TokenRejected, TokenRejectReason
 from ..telemetry.metrics import Metrics
 from .claims import Claims, signed_identity
@@ -84,6 +87,7 @@ class Clerk:
         metrics: Metrics,
         log: FilteringBoundLogger,
         fetch: Callable[[], Awaitable[bytes]] | None = None,
+        fast: FastPaths = ALL,
     ) -> None:
         self._config = config
         self._now = now
@@ -91,6 +95,7 @@ class Clerk:
         self._metrics = metrics
         self._log = log
         self._fetch = fetch
+        self._parts = _parts if fast.tokens else library_parts
         self._group: asyncio.TaskGroup | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._keys = self._keys_for(config)
@@ -128,7 +133,7 @@ class Clerk:
 
     async def verify(self, token: str) -> Identity:
         """Return whom the token speaks for. Raises `TokenRejected`, nothing else."""
-        parts = _parts(token, self._config)
+        parts = self._parts(token, self._config)
         keys = self._keys
         try:
             _check_signature(parts, keys)
@@ -181,6 +186,24 @@ def _parts(token: str, config: Auth) -> _Parts:
     head, payload, signature = map(_unbase64, segments)
     kid = _kid(_decode(head, _Header, TokenRejectReason.MALFORMED), config)
     return _Parts(kid, text.rpartition(b".")[0], payload, signature)
+
+
+def library_parts(token: str, config: Auth) -> _Parts:
+    """As `_parts`, by PyJWT; for when the fast path `tokens` is off."""
+    if len(token) > _LONGEST_TOKEN:
+        raise TokenRejected(TokenRejectReason.MALFORMED)
+    try:
+        decoded = api_jws.PyJWS().decode_complete(
+            token, options={"verify_signature": False}
+        )
+    except jwt.InvalidTokenError:
+        raise TokenRejected(TokenRejectReason.MALFORMED) from None
+    header = _decode(
+        msgspec.json.encode(decoded["header"]), _Header, TokenRejectReason.MALFORMED
+    )
+    signed = token.rpartition(".")[0].encode()
+    kid = _kid(header, config)
+    return _Parts(kid, signed, decoded["payload"], decoded["signature"])
 
 
 def _unbase64(segment: bytes) -> bytes:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import structs
 
+from .. import fastpaths
 from ..telemetry.log import scrub
 from .model import Config, ConfigError, secret_keys
 from .types import expected, key_types, parse_text
@@ -215,7 +216,7 @@ def key_of(name: str) -> Key | None:
     plain = name.removesuffix(_FILE)
     if plain in ALIASES:
         return ALIASES[plain]
-    if not name.startswith(_PREFIX):
+    if not name.startswith(_PREFIX) or name == fastpaths.VARIABLE:
         return None
     section, _, key = plain.removeprefix(_PREFIX).lower().partition("_")
     return section, key

@@ -35,7 +35,6 @@ from .samples import USERS, fill
 
 __all__ = ["DEFAULT_DATA", "dev_command", "token_command"]
 
-
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 data_option = click.option(

@@ -30,6 +30,7 @@ __all__ = [
     "LibpqConnection",
     "Overdue",
     "PooledConnection",
+    "columns_of",
     "shutdown_socket",
 ]
 
@@ -52,7 +53,8 @@ class Overdue(psycopg.OperationalError):
 class PooledConnection(psycopg.AsyncConnection[Any]):
     """A connection of the pool, and what is ours of it."""
 
-    link: "LibpqConnection"
+    link: Any
+    """`LibpqConnection`, or its twin `plain_connection.PlainConnection`."""
 
 
 class LibpqConnection:
@@ -120,12 +122,12 @@ class LibpqConnection:
         When cancelled, the statement may go on: see `cancel`.
         """
         result = await self._run(query, values)
-        return _columns(result, 0) if result.ntuples else None
+        return columns_of(result, 0) if result.ntuples else None
 
     async def all_rows(self, query: bytes, values: list[bytes | None]) -> list[Columns]:
         """Run one statement and return all its rows; otherwise as `fetch_row`."""
         result = await self._run(query, values)
-        return [_columns(result, number) for number in range(result.ntuples)]
+        return [columns_of(result, number) for number in range(result.ntuples)]
 
     async def _run(self, query: bytes, values: list[bytes | None]) -> PGresult:
         self._deadline = self._loop.time() + self._limit_s
@@ -247,7 +249,8 @@ class LibpqConnection:
             done.set_result(None)
 
 
-def _columns(result: PGresult, row: int) -> Columns:
+def columns_of(result: PGresult, row: int) -> Columns:
+    """Return one row of a result, as Postgres writes it."""
     return tuple([result.get_value(row, n) for n in range(result.nfields)])
 
 

@@ -29,6 +29,7 @@ from psycopg.errors import ForeignKeyViolation
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from ..config import model as config
+from ..fastpaths import ALL, FastPaths
 from .connection import (
     Columns,
     LibpqConnection,
@@ -36,48 +37,32 @@ from .connection import (
     shutdown_socket,
 )
 from .failures import QueryFailed, QueryFailure, failure_of
+from .plain_connection import PlainConnection
 
 __all__ = ["GRACE_S", "Columns", "ForeignKeyViolation", "Pool"]
 
 GRACE_S: Final = 0.25
-
-
 """Beyond the server's own statement timeout, for its answer to arrive."""
 
-
 RECONNECT_S: Final = 0.5
-
-
 """Between tries to connect; the pool's own back-off would grow to minutes."""
 
-
 TRIES: Final = 3
-
-
 """Of several connections dying together, two may look alive for a moment."""
 
-
 LEASE_S: Final = 10.0
-
-
 """How long a connection is kept from the pool, which may be to renew or close it."""
 
-
 OUTAGE_WAIT_S: Final = 0.25
-
-
 """Longest wait for a connection while there is none at all: time to make one."""
-
 
 _SETTINGS: Final = """SELECT set_config('statement_timeout', %s, false),
     set_config('default_transaction_isolation', 'read committed', false)"""
 
-
+Link = LibpqConnection | PlainConnection
 Result = TypeVar("Result")
 
-
-_Run = Callable[[LibpqConnection], Awaitable[Result]]
-
+_Run = Callable[[Link], Awaitable[Result]]
 
 _AGAIN: Final = {
     QueryFailure.DISCONNECTED,
@@ -85,10 +70,7 @@ _AGAIN: Final = {
     QueryFailure.READ_ONLY,
 }
 
-
 _USELESS: Final = {QueryFailure.DISCONNECTED, QueryFailure.READ_ONLY}
-
-
 """After these the connection is thrown away: a new one may reach a new primary."""
 
 
@@ -96,7 +78,10 @@ class Pool:
     """At most ``pool_max`` connections; `on_outage` is called when there are none."""
 
     def __init__(
-        self, settings: config.Database, on_outage: Callable[[], None]
+        self,
+        settings: config.Database,
+        on_outage: Callable[[], None],
+        fast: FastPaths = ALL,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._wait_s = settings.wait_ms / 1000
@@ -104,7 +89,9 @@ class Pool:
         self._on_outage = on_outage
         self._outage = False
         self._prepare = settings.prepare
-        self._idle: deque[LibpqConnection] = deque()
+        self._lease_s = LEASE_S if fast.idle else 0.0
+        self._kind = LibpqConnection if fast.libpq else PlainConnection
+        self._idle: deque[Link] = deque()
         self._in_use = 0
         self._waiting = 0
         self._reused = 0
@@ -195,7 +182,7 @@ class Pool:
             self._in_use -= 1
             await self._release(link)
 
-    async def _acquire(self, deadline: float) -> LibpqConnection:
+    async def _acquire(self, deadline: float) -> Link:
         """A link that lives, as far as its socket knows. Raises `Failed`."""
         while True:
             if self._idle and not self._pool.closed:
@@ -209,7 +196,7 @@ class Pool:
             self._in_use -= 1
             await self._putconn(link)
 
-    async def _getconn(self, deadline: float) -> LibpqConnection:
+    async def _getconn(self, deadline: float) -> Link:
         if self._outage:
             deadline = min(deadline, self._loop.time() + OUTAGE_WAIT_S)
         self._waiting += 1
@@ -226,9 +213,10 @@ class Pool:
             raise QueryFailed(QueryFailure.CLOSED) from None
         finally:
             self._waiting -= 1
-        connection.link.attach()
-        connection.link.leased_until = self._loop.time() + LEASE_S
-        return connection.link
+        link: Link = connection.link
+        link.attach()
+        link.leased_until = self._loop.time() + self._lease_s
+        return link
 
     async def _getconn_cancellable(self, wait_s: float) -> PooledConnection:
         """As the pool's own, which swallows a cancellation that comes with the answer.
@@ -243,7 +231,7 @@ class Pool:
             raise asyncio.CancelledError
         return connection
 
-    async def _release(self, link: LibpqConnection) -> None:
+    async def _release(self, link: Link) -> None:
         """Keep the link at hand, or let the pool have it when it is time."""
         now = self._loop.time()
         if (
@@ -258,7 +246,7 @@ class Pool:
         if self._idle[0].leased_until <= now:
             await self._putconn(self._idle.popleft())
 
-    async def _putconn(self, link: LibpqConnection) -> None:
+    async def _putconn(self, link: Link) -> None:
         """Return it to the pool, even when cancelled: putconn may have to wait."""
         link.detach()
         if not link.free:
@@ -279,7 +267,7 @@ class Pool:
             raise
         finally:
             timer.cancel()
-        connection.link = LibpqConnection(
+        connection.link = self._kind(
             connection,
             limit_s=self._statement_ms / 1000 + GRACE_S,
             prepare=self._prepare,

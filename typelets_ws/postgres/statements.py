@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ..config import model as config
+from ..fastpaths import ALL, FastPaths
 from ..ports import StoreUnavailable
 from ..telemetry.log import FilteringBoundLogger
 from ..telemetry.metrics import Metrics
@@ -30,7 +31,11 @@ class Statements:
     """Runs statements of `store` and `changes` over one pool."""
 
     def __init__(
-        self, settings: config.Database, metrics: Metrics, log: FilteringBoundLogger
+        self,
+        settings: config.Database,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        fast: FastPaths = ALL,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._wait_s = settings.wait_ms / 1000
@@ -38,7 +43,7 @@ class Statements:
         self._log = log
         self._up: bool | None = None
         self._line = KeyedSemaphore(settings.pool_max, settings.max_waiting)
-        self.pool = Pool(settings, on_outage=lambda: self.answers(False))
+        self.pool = Pool(settings, on_outage=lambda: self.answers(False), fast=fast)
 
     def deadline(self) -> float:
         """The loop's time until which a statement that starts now may wait."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ..config import model as config
+from ..fastpaths import ALL, FastPaths
 from ..ports import Conflict, Missing, StoreUnavailable, Updated
 from ..telemetry.log import FilteringBoundLogger
 from ..telemetry.metrics import Metrics
@@ -46,9 +47,10 @@ class Store:
         *,
         metrics: Metrics,
         log: FilteringBoundLogger,
+        fast: FastPaths = ALL,
     ) -> None:
         self._metrics = metrics
-        self._statements = Statements(settings, metrics, log)
+        self._statements = Statements(settings, metrics, log, fast)
         self._pool = self._statements.pool
         self._per_user = KeyedSemaphore(
             max(1, settings.pool_max // 4), settings.max_waiting

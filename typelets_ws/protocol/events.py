@@ -18,7 +18,6 @@ from .json_members import InvalidMember, NotJson, build, has_surrogates, members
 
 __all__ = ["EVENTS", "Event", "EventRejectReason", "EventRejected", "decode", "encode"]
 
-
 SERVER: Final = "server"
 """`fromUserId` of an event without one."""
 Name = Annotated[str, Meta(min_length=1, max_length=256)]

@@ -263,7 +263,6 @@ SERVER_MESSAGES: Final[tuple[type[ServerMessage], ...]] = (
     FolderCreatedSync, FolderUpdatedSync, FolderDeletedSync, ResyncRequired, Error,
 )  # fmt: skip
 
-
 encode: Final = msgspec.json.Encoder().encode
 
 

@@ -24,7 +24,6 @@ __all__ = [
 
 Waiting = TypeVar("Waiting")
 
-
 MORE: Final = object()
 """What the reader returns when the next reply is not all there yet."""
 

@@ -41,8 +41,6 @@ INNOCENT = frozenset({
     TokenRejectReason.KEYS_UNAVAILABLE,
     TokenRejectReason.REVOKED,
 })  # fmt: skip
-
-
 """Rejections of tokens that Clerk may well have issued to this client, by a clock or a
 key server of ours, or for a session that its app has yet to give up. They do not shut
 out its address: others behind the same address are served."""

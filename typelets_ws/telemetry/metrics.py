@@ -6,10 +6,13 @@ per daemon with its own registry, so that tests run several side by side.
 """
 
 import platform
+from typing import cast
 
+import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge
 
 from .. import __version__
+from ..fastpaths import ALL, FastPaths
 from .counters import Counter, Histogram
 from .pool_metrics import PoolMetrics
 
@@ -21,8 +24,9 @@ _FAST = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 2
 class Metrics:
     """The series, as attributes; `registry` renders them."""
 
-    def __init__(self) -> None:
+    def __init__(self, fast: FastPaths = ALL) -> None:
         self.registry = CollectorRegistry()
+        self._fast = fast.counters
         self._connections()
         self._messages()
         self._events()
@@ -30,13 +34,23 @@ class Metrics:
         self._process()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"typelets_ws_{name}", text, labels, self.registry)
+        name = f"typelets_ws_{name}"
+        if self._fast:
+            return Counter(name, text, labels, self.registry)
+        plain = prometheus_client.Counter(name, text, labels, registry=self.registry)
+        return cast("Counter", plain)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"typelets_ws_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(f"typelets_ws_{name}", text, labels, self.registry, _FAST)
+        name = f"typelets_ws_{name}"
+        if self._fast:
+            return Histogram(name, text, labels, self.registry, _FAST)
+        plain = prometheus_client.Histogram(
+            name, text, labels, registry=self.registry, buckets=_FAST
+        )
+        return cast("Histogram", plain)
 
     def _connections(self) -> None:
         self.connections = self._gauge(

@@ -25,7 +25,7 @@ from ..config.model import Config
 from ..protocol.errors import CloseCode
 from ..wire.frames import DEFLATE
 from ..wire.request import RequestReader
-from ..wire.upgrade import SUBPROTOCOL, read_upgrade
+from ..wire.upgrade import SUBPROTOCOL
 from .connection import Connection
 from .http import head_only, method_not_allowed, text_response
 from .state import ServerState
@@ -155,7 +155,7 @@ class HandshakeProtocol(asyncio.Protocol):
     def _fast_handshake(self, data: bytes) -> bool:
         """Answer the common case, a whole upgrade in one read."""
         state = self._state
-        upgrade = read_upgrade(data)
+        upgrade = state.read_upgrade(data)
         if upgrade is None or not state.allows(upgrade):
             return False
         address = state.client_address(

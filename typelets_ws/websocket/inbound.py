@@ -24,7 +24,6 @@ from websockets.frames import Opcode
 from ..protocol.errors import Disconnect
 from ..session.dispatcher import Dispatcher
 from ..wire.assembler import Assembler
-from ..wire.frames import is_pong, whole_text
 from ..wire.reader import FrameReader
 from .endpoint import Endpoint
 from .state import ServerState
@@ -163,9 +162,9 @@ class Inbound:
             return False
         if dispatcher.busy and not dispatcher.session.authenticated:
             return False
-        text = whole_text(data)
+        text = self._state.whole_text(data)
         if text is None:
-            return is_pong(data) and self._timers.pong_received()
+            return self._state.is_pong(data) and self._timers.pong_received()
         self._message(text)
         return True
 
@@ -196,7 +195,7 @@ class Inbound:
     def _read(self, reader: FrameReader, piece: bytes) -> None:
         """Handle one frame, or the part of it that has arrived."""
         if reader.whole and not self._extensions and reader.between_messages:
-            text = whole_text(piece)
+            text = self._state.whole_text(piece)
             if text is not None:
                 self._message(text)
                 return

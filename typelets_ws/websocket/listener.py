@@ -26,7 +26,6 @@ __all__ = [
     "sweep",
 ]
 
-
 ANY_ADDRESS: Final = "::"
 """All addresses of both families, as on most systems (RFC 3493 section 5.3)."""
 

@@ -14,10 +14,12 @@ from ..config.addresses import ClientAddresses, limit_key
 from ..config.live import LiveConfig
 from ..config.model import Config
 from ..config.origins import AllowedOrigins
+from ..fastpaths import ALL, FastPaths
 from ..protocol import messages
 from ..protocol.errors import CloseCode, Disconnect
 from ..session.services import Services
-from ..wire.upgrade import Upgrade
+from ..wire.frames import is_pong, no_pong, no_text, whole_text
+from ..wire.upgrade import Upgrade, read_no_upgrade, read_upgrade
 from .fair_share import FairSlots
 from .flush_queue import FlushQueue
 from .http import Endpoints, text_response
@@ -78,12 +80,17 @@ class ServerState:
         limiter: ConnectionLimiter,
         timer_wheel: TimerWheel,
         flush_queue: FlushQueue,
+        fast: FastPaths = ALL,
     ) -> None:
         self.services = services
         self.endpoints = endpoints
         self.timer_wheel = timer_wheel
         self.flush_queue = flush_queue
         self.live = live
+        self.read_upgrade = read_upgrade if fast.upgrade else read_no_upgrade
+        self.whole_text = whole_text if fast.frames else no_text
+        self.is_pong = is_pong if fast.frames else no_pong
+        self.direct_writes = fast.writes
         self.metrics = services.metrics
         self.log = services.log
         self.monotonic = services.monotonic

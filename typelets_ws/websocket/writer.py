@@ -52,7 +52,8 @@ class Writer:
         self._state = state
         plain = transport.get_extra_info("sslcontext") is None
         sock = transport.get_extra_info("socket")
-        self._fd: int = sock.fileno() if plain else -1
+        direct = plain and state.direct_writes
+        self._fd: int = sock.fileno() if direct else -1
         self._frames: list[bytes] = []
         self._given = self._largest = 0
         self.queued = 0

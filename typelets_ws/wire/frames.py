@@ -31,6 +31,8 @@ __all__ = [
     "close_frame",
     "inflates",
     "is_pong",
+    "no_pong",
+    "no_text",
     "whole_text",
 ]
 
@@ -154,3 +156,13 @@ def whole_text(data: bytes) -> bytes | None:
     if size != len(data) - start - 4:
         return None
     return apply_mask(data[start + 4 :], data[start : start + 4])
+
+
+def no_text(data: bytes) -> bytes | None:
+    """In place of `whole_text` when the fast path `frames` is off."""
+    return None
+
+
+def no_pong(data: bytes) -> bool:
+    """In place of `is_pong` when the fast path `frames` is off."""
+    return False

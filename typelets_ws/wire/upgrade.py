@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from websockets.typing import Subprotocol
 from websockets.utils import accept_key
 
-__all__ = ["Upgrade", "read_upgrade"]
+__all__ = ["Upgrade", "read_no_upgrade", "read_upgrade"]
 
 _LONGEST: Final = 8_192
 """Bytes in all: the library's limit for one line."""
@@ -64,6 +64,11 @@ def read_upgrade(data: bytes) -> Upgrade | None:
         headers.get("x-real-ip", ""),
         (_RESPONSE % (accept_key(headers["sec-websocket-key"]), accepted)).encode(),
     )
+
+
+def read_no_upgrade(data: bytes) -> Upgrade | None:
+    """In place of `read_upgrade` when the fast path `upgrade` is off."""
+    return None
 
 
 def _headers(lines: str) -> dict[str, str] | None:

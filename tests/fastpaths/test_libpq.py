@@ -1,0 +1,94 @@
+"""The same statements over libpq and over psycopg's cursor."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+
+from tests.postgres import Database
+from typelets_ws.postgres.connection import LibpqConnection, Overdue, PooledConnection
+from typelets_ws.postgres.plain_connection import PlainConnection
+
+Kind = type[LibpqConnection] | type[PlainConnection]
+both = pytest.mark.parametrize("kind", [LibpqConnection, PlainConnection])
+
+
+@asynccontextmanager
+async def linked(
+    database: Database, kind: Kind, limit_s: float = 20.0
+) -> AsyncIterator[LibpqConnection | PlainConnection]:
+    connection = await PooledConnection.connect(database.url, autocommit=True)
+    link = kind(connection, limit_s=limit_s, prepare=True)
+    link.attach()
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+@both
+async def test_rows(database: Database, kind: Kind) -> None:
+    async with linked(database, kind) as link:
+        query = b"SELECT $1::text, $2::bool, $3::text, 7"
+        values = ["é".encode(), b"t", None]
+        for _ in range(3):
+            assert await link.fetch_row(query, values) == (*values, b"7")
+        assert await link.fetch_row(b"SELECT 1 WHERE false", []) is None
+        assert await link.all_rows(b"SELECT generate_series(5, 7)", []) == [
+            (b"5",),
+            (b"6",),
+            (b"7",),
+        ]
+        assert link.free
+        assert link.is_alive()
+
+
+@both
+@pytest.mark.parametrize(
+    ("query", "state"),
+    [
+        (b"SELECT 1/0", "22012"),
+        (b"SELECT missing", "42703"),
+        (b"SELECT set_config('statement_timeout', '1ms', true), pg_sleep(1)", None),
+    ],
+)
+async def test_errors(
+    database: Database, kind: Kind, query: bytes, state: str | None
+) -> None:
+    async with linked(database, kind) as link:
+        if state is None:
+            await link.fetch_row(b"SET statement_timeout = 20", [])
+            query, state = b"SELECT pg_sleep(5)", "57014"
+        with pytest.raises(psycopg.Error) as raised:
+            await link.fetch_row(query, [])
+        assert raised.value.sqlstate == state
+        assert link.free
+        await link.fetch_row(b"SET statement_timeout = 0", [])
+        assert await link.fetch_row(b"SELECT 1", []) == (b"1",)
+
+
+@both
+async def test_a_cancelled_statement_ends_at_the_server(
+    database: Database, kind: Kind
+) -> None:
+    async with linked(database, kind) as link:
+        task = asyncio.create_task(link.fetch_row(b"SELECT pg_sleep(30)", []))  # noqa: TID251
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await link.cancel()
+        assert link.free
+        assert await link.fetch_row(b"SELECT 1", []) == (b"1",)
+
+
+@both
+async def test_a_statement_beyond_the_limit_costs_the_connection(
+    database: Database, kind: Kind
+) -> None:
+    async with linked(database, kind, limit_s=0.1) as link:
+        with pytest.raises(Overdue):
+            await link.fetch_row(b"SELECT pg_sleep(30)", [])
+        assert not link.free

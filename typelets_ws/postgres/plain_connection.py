@@ -1,0 +1,94 @@
+"""One connection to Postgres through psycopg's cursor: the slower twin.
+
+Used in place of `LibpqConnection` when the fast path `libpq` is off. Invariants: one
+statement at a time; every statement ends within `limit_s`, or the connection is closed.
+tests/fastpaths/test_libpq.py runs the same statements over both.
+"""
+
+import asyncio
+import select
+from typing import Any
+
+import psycopg
+from psycopg import AsyncRawCursor
+from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGresult
+
+from .connection import (
+    Columns,
+    Overdue,
+    PooledConnection,
+    columns_of,
+    shutdown_socket,
+)
+
+__all__ = ["PlainConnection"]
+
+
+class PlainConnection:
+    """Statements over one connection of a pool; see `LibpqConnection`."""
+
+    def __init__(
+        self, connection: PooledConnection, *, limit_s: float, prepare: bool
+    ) -> None:
+        self.connection = connection
+        self.leased_until = 0.0
+        self._limit_s = limit_s
+        self._prepare = prepare
+        self._busy = False
+        self._poll = select.poll()
+        self._poll.register(connection.pgconn.socket, select.POLLIN)
+
+    @property
+    def free(self) -> bool:
+        """Whether it can take a statement."""
+        status = self.connection.pgconn.transaction_status
+        return not self._busy and status == TransactionStatus.IDLE
+
+    def attach(self) -> None:
+        """Do nothing: psycopg reads the socket during a statement only."""
+
+    def detach(self) -> None:
+        """Do nothing; see `attach`."""
+
+    def close(self) -> None:
+        """Close the connection, also during a statement."""
+        self.connection.pgconn.finish()
+
+    def is_alive(self) -> bool:
+        """Check without a round trip whether the server closed the connection."""
+        return not self._poll.poll(0)
+
+    async def fetch_row(
+        self, query: bytes, values: list[bytes | None]
+    ) -> Columns | None:
+        """Run one statement and return its first row. Raises `psycopg.Error`."""
+        result = await self._run(query, values)
+        return columns_of(result, 0) if result.ntuples else None
+
+    async def all_rows(self, query: bytes, values: list[bytes | None]) -> list[Columns]:
+        """Run one statement and return all its rows; otherwise as `fetch_row`."""
+        result = await self._run(query, values)
+        return [columns_of(result, number) for number in range(result.ntuples)]
+
+    async def cancel(self) -> None:
+        """Do nothing: a cancelled cursor has asked the server to stop already."""
+
+    async def _run(self, query: bytes, values: list[bytes | None]) -> PGresult:
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._limit_s, shutdown_socket, self.connection)
+        overdue = loop.time() + self._limit_s
+        texts = [None if value is None else value.decode() for value in values]
+        cursor: AsyncRawCursor[Any] = AsyncRawCursor(self.connection)
+        self._busy = True
+        try:
+            await cursor.execute(query, texts, prepare=False)
+        except psycopg.OperationalError:
+            if loop.time() >= overdue:
+                raise Overdue from None
+            raise
+        finally:
+            timer.cancel()
+            self._busy = False
+        assert cursor.pgresult is not None, "a statement has a result"
+        return cursor.pgresult

@@ -23,6 +23,8 @@ from typelets_ws.websocket import handshake
 from typelets_ws.websocket.handshake import HandshakeProtocol
 from typelets_ws.websocket.inbound import Inbound
 from typelets_ws.websocket.timers import ConnectionTimers
+from typelets_ws.wire.frames import is_pong, whole_text
+from typelets_ws.wire.upgrade import read_upgrade
 
 MAX_SIZE = 200
 Event = tuple[object, ...]
@@ -41,6 +43,7 @@ class Recorder:
         )  # fmt: skip
         self.config = Config(limits=limits)
         self.session = SimpleNamespace(authenticated=False)
+        self.whole_text, self.is_pong = whole_text, is_pong
         self.busy = False
         self.inbound = Inbound(
             cast(Any, self), cast(Any, self), cast(Any, self), cast(Any, self),
@@ -235,7 +238,7 @@ def ours(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Event:
         account=lambda *_: None, allows=lambda _: True, try_accept=lambda *_: None,
         client_address=lambda *_: "", allows_origins=lambda *_: True,
         requested=lambda *_: None,
-        record_handshake=record,
+        record_handshake=record, read_upgrade=read_upgrade,
     ))  # fmt: skip
     protocol = HandshakeProtocol(state, None)
     protocol.connection_made(cast(Any, Transport()))

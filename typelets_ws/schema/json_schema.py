@@ -1,10 +1,7 @@
-"""The protocol as JSON Schema, made from the very types the daemon decodes with.
+"""The protocol as JSON Schema, made from the types that the daemon decodes with.
 
-Law: no message is described twice. Names, fields and their types come from
-`messages`, `events`, `errors` and `fields`; only what no type can say is written
-here: what is inside the data that is passed on, which fields a client must send
-although a missing one is answered rather than misread, and what to do about a code.
-`asyncapi` and `typescript` tell the same in other words.
+Invariant: no message is described twice. Names, fields and types come from `protocol`,
+all else from `described`. `asyncapi` and `typescript` use these definitions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,9 +14,25 @@ from msgspec import Raw, Struct, UnsetType, structs
 from ..protocol import events, messages
 from ..protocol.errors import CloseCode, Code
 from ..protocol.fields import ALLOWED
+from .described import (
+    CLOSE_CODES,
+    CODES,
+    DATA,
+    ID_LISTS,
+    INSIDE,
+    LISTS,
+    NAMES,
+    OPTIONAL,
+    OPTIONAL_NAMES,
+    REMARKS,
+    Folder,
+    Note,
+    SignedMessage,
+)  # fmt: skip
 
 __all__ = [
-    "CLOSE_CODES", "CODES", "Schema", "definitions", "json_schema", "name_of",
+    "CLOSE_CODES", "CODES", "Note", "Schema", "SignedMessage", "definitions",
+    "json_schema", "name_of",
 ]  # fmt: skip
 
 Schema = dict[str, Any]
@@ -30,132 +43,11 @@ UUID: Final[Schema] = {
     "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
 }
 
-CODES: Final[Mapping[Code, str]] = {
-    Code.AUTH_REQUIRED: "Send `auth` first.",
-    Code.RATE_LIMITED: "Wait; `retryAfterMs` says how long, where it is known.",
-    Code.MESSAGE_TOO_LARGE: "Send less at once.",
-    Code.INVALID_MESSAGE: "Not a JSON object with a text `type`.",
-    Code.UNKNOWN_TYPE: "There is no message of this `type`.",
-    Code.INVALID_FIELD: "`message` names the field.",
-    Code.NOT_FOUND: "There is none, or it is somebody else's.",
-    Code.ACCESS_DENIED: "It is somebody else's.",
-    Code.SIGNATURE_REJECTED: "Sign with the latest secret and a fresh nonce.",
-    Code.UNAVAILABLE: "Nothing was done; try again later.",
-    Code.TOO_MANY_DEVICES: "Close another device of this user, then reconnect.",
-    Code.CONFLICT: "The note has changed; `updatedNote` is what is stored.",
-    Code.CURSOR_EXPIRED: "Sync again without a cursor.",
-    Code.INTERNAL: "Our mistake; the log has the `correlationId`.",
-}
-"""What an `error` asks of the client."""
-
-CLOSE_CODES: Final[Mapping[CloseCode, str]] = {
-    CloseCode.GOING_AWAY: "The daemon goes. Reconnect.",
-    CloseCode.PROTOCOL_ERROR: "A broken WebSocket frame. Reconnect.",
-    CloseCode.INVALID_DATA: "Text that is not UTF-8. Mend the client.",
-    CloseCode.POLICY_VIOLATION: "A message was begun and not ended in time. Reconnect.",
-    CloseCode.MESSAGE_TOO_BIG: "Far too large to be read. Send less at once.",
-    CloseCode.INTERNAL_ERROR: "Our mistake. Reconnect after a pause.",
-    CloseCode.RESTARTING: "The daemon restarts. Reconnect at once.",
-    CloseCode.TOO_SLOW: "Too slow, or we are overloaded. Reconnect and fetch later.",
-    CloseCode.UNAUTHENTICATED: "The token does not hold, or was revoked. "
-    "Reconnect with a fresh one, or sign in again.",
-    CloseCode.AUTH_TIMEOUT: "No valid `auth` in time. Reconnect and send it at once.",
-    CloseCode.TOO_MANY: "Too many devices or messages. Reconnect after a long pause.",
-}
-"""What a close code asks of the client. 1000 is never sent first."""
-
-
-class Note(Struct):
-    """A whole note; timestamps are `YYYY-MM-DDTHH:MM:SS.mmmZ`."""
-
-    id: str
-    userId: str
-    folderId: str | None
-    title: str
-    content: str | None
-    type: str
-    encryptedTitle: str | None
-    encryptedContent: str | None
-    iv: str | None
-    salt: str | None
-    starred: bool | None
-    archived: bool | None
-    deleted: bool | None
-    hidden: bool | None
-    hiddenAt: str | None
-    tags: list[str] | None
-    createdAt: str
-    updatedAt: str
-
-
-class Folder(Struct):
-    """A whole folder; timestamps are `YYYY-MM-DDTHH:MM:SS.mmmZ`."""
-
-    id: str
-    userId: str
-    name: str
-    color: str | None
-    parentId: str | None
-    sortOrder: int
-    isDefault: bool | None
-    createdAt: str
-    updatedAt: str
-
-
-class SignedMessage(Struct):
-    """A client message with its signature (base64 HMAC-SHA256)."""
-
-    payload: Raw
-    signature: str
-    timestamp: float
-    nonce: str
-
-
-_INSIDE: Final[Mapping[tuple[type, str], str]] = {
-    (SignedMessage, "payload"): "ClientMessage",
-    (messages.NoteUpdate, "changes"): "NoteChanges",
-    (messages.NoteSync, "changes"): "NotePatch",
-    (messages.FolderUpdated, "changes"): "FolderPatch",
-    (messages.FolderUpdatedSync, "changes"): "FolderPatch",
-    (events.NoteUpdated, "changes"): "NotePatch",
-    (events.FolderUpdated, "changes"): "FolderPatch",
-}
-"""What is inside the data that is passed on, where the field's name does not say it."""
-
-_DATA: Final = {
-    "noteData": "NoteData",
-    "updatedNote": "Note",
-    "folderData": "FolderData",
-    "updatedFolder": "FolderData",
-}
-"""What is inside a field of this name; the daemon does not check it."""
-
-_NAMES: Final = {"Error": "ErrorMessage"}  # JavaScript has a global `Error`
-
-_OPTIONAL: Final = frozenset({
-    (messages.NoteCreated, "noteId"), (messages.FolderCreated, "folderId"),
-    (messages.FolderUpdated, "changes"), (messages.FolderUpdated, "updatedFolder"),
-    (messages.NoteUpdate, "baseUpdatedAt"),
-})  # fmt: skip
-"""What a client may leave out. Everything else is answered with an error."""
-
-_REMARKS: Final = {
-    "requestId": "Comes back in the reply or error.",
-    "timestamp": "ms since the epoch.",
-    "publishedAt": "ms since the epoch.",
-    "fromUserId": 'Who caused it; "server" for the REST service.',
-    "exceptConnectionId": "The device that caused it, which is left out.",
-    "version": "The daemon's own; leave it out.",
-    "sessionId": "The token's `sid`.",
-    "retryAfterMs": "ms to wait.",
-    "correlationId": "The log line has the same.",
-}
-
 
 def name_of(kind: type[Struct]) -> str:
     """The name of a type in every document. Events end in Event."""
     suffix = "Event" if issubclass(kind, events.Event) else ""
-    return _NAMES.get(kind.__name__, kind.__name__) + suffix
+    return NAMES.get(kind.__name__, kind.__name__) + suffix
 
 
 def definitions(prefix: str) -> dict[str, Schema]:
@@ -196,9 +88,16 @@ class _Definitions:
         ]
         for group, kinds in groups:
             for kind in kinds:
-                yield name_of(kind), self._object(kind)
+                yield from self._with_nested(kind)
             yield group, {"oneOf": [self._ref(name_of(kind)) for kind in kinds]}
         yield "SignedMessage", self._object(SignedMessage)
+
+    def _with_nested(self, kind: type[Struct]) -> Iterator[tuple[str, Schema]]:
+        """A type after those of its fields."""
+        for field in structs.fields(kind):
+            for nested in _structs(field):
+                yield from self._with_nested(nested)
+        yield name_of(kind), self._object(kind)
 
     def _ref(self, name: str) -> Schema:
         return {"$ref": self._prefix + name}
@@ -223,19 +122,25 @@ class _Definitions:
         }
 
     def _field(self, kind: type[Struct], field: structs.FieldInfo) -> Schema:
-        inside = _INSIDE.get((kind, field.name)) or _DATA.get(field.name)
+        inside = INSIDE.get((kind, field.name)) or DATA.get(field.name)
         if inside is not None:
             return self._ref(inside)
+        if field.name in LISTS:
+            return {"type": "array", "items": self._ref(LISTS[field.name])}
+        if field.name in ID_LISTS:
+            return {"type": "array", "items": UUID}
         if get_origin(field.type) is Literal:
             return self._ref(kind.__name__ + field.name.capitalize())
         types = set(get_args(field.type) or (field.type,))
+        for nested in _structs(field):
+            return self._ref(name_of(nested))
         if Code in types:
             return self._ref("Code")
         if Raw in types:
             return {"type": "object"}
         schema = _plain(kind, field)
-        if field.name in _REMARKS:
-            schema = {**schema, "description": _REMARKS[field.name]}
+        if field.name in REMARKS:
+            schema = {**schema, "description": REMARKS[field.name]}
         return schema
 
     def _part(self, whole: type[Struct], required: list[str], text: str) -> Schema:
@@ -255,6 +160,12 @@ class _Definitions:
         }
 
 
+def _structs(field: structs.FieldInfo) -> list[type[Struct]]:
+    """The type of a field that is an object of the protocol itself."""
+    types = get_args(field.type) or (field.type,)
+    return [t for t in types if isinstance(t, type) and issubclass(t, Struct)]
+
+
 def _plain(kind: type[Struct], field: structs.FieldInfo) -> Schema:
     """A field of text, number or truth."""
     if not issubclass(kind, messages.ClientMessage):
@@ -270,7 +181,8 @@ def _plain(kind: type[Struct], field: structs.FieldInfo) -> Schema:
 
 def _must_be_there(kind: type[Struct], field: structs.FieldInfo) -> bool:
     if issubclass(kind, messages.ClientMessage):
-        return field.name != "requestId" and (kind, field.name) not in _OPTIONAL
+        optional = field.name in OPTIONAL_NAMES or (kind, field.name) in OPTIONAL
+        return not optional
     if issubclass(kind, messages.ServerMessage):
         return UnsetType not in get_args(field.type)
     return field.required

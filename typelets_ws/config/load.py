@@ -107,6 +107,8 @@ def parse(
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{source}: not valid TOML: {exc}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: not valid TOML: nested too deep") from None
     wrong: list[str] = []
     bad: set[Key] = set()
     given: dict[Key, _Value] = {}

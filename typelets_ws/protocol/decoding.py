@@ -135,6 +135,7 @@ def _decode_members(data: bytes) -> ClientMessage:
     except NotJson:
         raise ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE) from None
     echo = text(found.get("requestId"))
+    echo = None if echo is None else echo[:ECHO_LENGTH]
     wire_type = text(found.get("type"))
     if wire_type is None:
         raise ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE, request_id=echo)

@@ -282,6 +282,8 @@ class LinkProxy:
                 await gate.wait()
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
+                if writer.transport.is_closing():
+                    return  # cut meanwhile; uvloop refuses to write to it
                 writer.write(data)
                 await writer.drain()
         # A black hole swallows the end of a connection, too.

@@ -12,6 +12,7 @@ import uvloop
 
 from tests.chaos.faults import Entry, plan
 from tests.chaos.play import Size, Verdict, play
+from tests.chaos.topology import TOPOLOGIES
 
 ROUNDS = 12
 """Most runs that the reduction of a failing schedule may take."""
@@ -52,6 +53,7 @@ def main() -> int:
         users=max(2, options.devices // 4),
         devices=options.devices,
         seconds=options.round,
+        topology=options.topology,
     )
     end, seed, totals = time.monotonic() + options.seconds, options.seed, Counter[str]()
     while True:
@@ -93,6 +95,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--round", type=float, default=10.0, help="seconds of faults")
     parser.add_argument("--daemons", type=int, default=2)
     parser.add_argument("--devices", type=int, default=24)
+    parser.add_argument("--topology", choices=TOPOLOGIES, default="single")
     parser.add_argument("--schedule", help="play these faults, as printed")
     parser.add_argument("--reduce", action="store_true", help="find the shortest one")
     return parser.parse_args()

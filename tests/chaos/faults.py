@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import psycopg
+import redis
 
 from tests.chaos.world import DaemonProcess, World
 
@@ -97,17 +98,25 @@ async def reload_daemon(world: World, rng: random.Random) -> None:
         await asyncio.sleep(0.2)
 
 
-# Links to Redis.
+# Links to Redis. A group has no proxies: there every connection is closed.
 
 
 async def cut_link(world: World, rng: random.Random) -> None:
     """Reset a daemon's connections to Redis."""
-    _daemon(world, rng).proxy.cut()
+    proxy = _daemon(world, rng).proxy
+    if proxy is None:
+        await asyncio.to_thread(
+            _on_a_master, world, rng, "CLIENT", "KILL", "SKIPME", "yes"
+        )
+    else:
+        proxy.cut()
 
 
 async def stall_link(world: World, rng: random.Random) -> None:
     """A black hole in one direction or both."""
     proxy = _daemon(world, rng).proxy
+    if proxy is None:
+        return
     to_server = rng.random() < 0.7
     proxy.stall(to_server=to_server, to_client=not to_server or rng.random() < 0.5)
     await asyncio.sleep(rng.uniform(0.2, 3.0))
@@ -117,6 +126,8 @@ async def stall_link(world: World, rng: random.Random) -> None:
 async def slow_link(world: World, rng: random.Random) -> None:
     """Each packet is late."""
     proxy = _daemon(world, rng).proxy
+    if proxy is None:
+        return
     proxy.delay_s = rng.uniform(0.01, 0.3)
     await asyncio.sleep(rng.uniform(0.5, 3.0))
     proxy.delay_s = 0.0
@@ -125,6 +136,8 @@ async def slow_link(world: World, rng: random.Random) -> None:
 async def refuse_link(world: World, rng: random.Random) -> None:
     """Redis cannot be reached."""
     proxy = _daemon(world, rng).proxy
+    if proxy is None:
+        return
     await proxy.refuse()
     await asyncio.sleep(rng.uniform(0.1, 2.0))
     await proxy.heal()
@@ -134,25 +147,28 @@ async def refuse_link(world: World, rng: random.Random) -> None:
 
 
 async def kill_redis(world: World, rng: random.Random) -> None:
-    """Redis dies and comes back empty."""
+    """A server dies and comes back; a single one comes back empty."""
     async with world.redis_busy:
-        await asyncio.to_thread(world.redis.kill)
-        await asyncio.sleep(rng.uniform(0.0, 2.0))
-        await asyncio.to_thread(world.redis.start)
+        await world.redis.harm(rng)
 
 
 async def freeze_redis(world: World, rng: random.Random) -> None:
-    """Redis stands still."""
+    """A server stands still."""
     async with world.redis_busy:
-        with world.redis.frozen():
-            await asyncio.sleep(rng.uniform(0.2, 2.5))
+        await world.redis.freeze(rng)
 
 
 async def command_redis(world: World, rng: random.Random) -> None:
     """An operator's commands at the wrong moment."""
     async with world.redis_busy:
-        command = rng.choice(COMMANDS)
-        await asyncio.to_thread(world.redis.command, *command)
+        await asyncio.to_thread(_on_a_master, world, rng, *rng.choice(COMMANDS))
+
+
+def _on_a_master(world: World, rng: random.Random, *command: str) -> None:
+    try:
+        rng.choice(list(world.redis.masters())).command(*command)
+    except (redis.RedisError, StopIteration):
+        return  # it is away: another fault is under way
 
 
 COMMANDS = [

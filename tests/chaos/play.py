@@ -19,6 +19,7 @@ from tests.chaos.devices import OldClient, hostile
 from tests.chaos.faults import Entry, apply
 from tests.chaos.publishers import RestHost
 from tests.chaos.rows import folders_of, notes_of
+from tests.chaos.topology import ask_all
 from tests.chaos.world import HEALS, World, opened
 
 __all__ = ["BOUND_S", "Size", "Verdict", "play"]
@@ -37,6 +38,7 @@ class Size:
     hosts: int = 2
     hostile: int = 3
     seconds: float = 10.0
+    topology: str = "single"
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Verdict:
 async def play(seed: int, size: Size, schedule: Sequence[Entry]) -> Verdict:
     """Run the schedule in a new world, and judge."""
     rng = random.Random(seed)
-    async with opened(size.daemons) as world:
+    async with opened(size.daemons, size.topology) as world:
         users = [f"user_c{number}" for number in range(size.users)]
         for user in users:
             world.database.add_user(user)
@@ -85,6 +87,7 @@ async def play(seed: int, size: Size, schedule: Sequence[Entry]) -> Verdict:
             _check_history(world, devices)
         finally:
             await _end([*noise, *alive])
+        await asyncio.to_thread(world.redis.restore)
         await _check_rest(world, descriptors)
         for daemon in world.daemons:
             for complaint in daemon.complaints():
@@ -155,7 +158,7 @@ async def _check_rest(world: World, descriptors: Sequence[int]) -> None:
 
     def left() -> list[str]:
         found = []
-        if channels := world.redis.command("PUBSUB", "CHANNELS", "*user:*"):
+        if channels := ask_all(world.redis, "PUBSUB", "CHANNELS", "*user:*"):
             found.append(f"subscribed to {channels}")
         found += [f"a slot is held: {slot}" for slot in _slots(world)]
         for number, daemon in enumerate(world.daemons):
@@ -180,10 +183,11 @@ def _slots(world: World) -> list[str]:
     """The slots of processes that live; those of others count for nothing."""
     members = [
         f"{key} {member}"
-        for key in world.redis.command("KEYS", "*:devices:*")
-        for member in world.redis.command("SMEMBERS", key)
+        for server in world.redis.masters()
+        for key in server.command("KEYS", "*:devices:*")
+        for member in server.command("SMEMBERS", key)
     ]
-    leases = {key[-16:] for key in world.redis.command("KEYS", "*:era:*")}
+    leases = {key[-16:] for key in ask_all(world.redis, "KEYS", "*:era:*")}
     return [text for text in members if text.split(" ")[1][:16] in leases]
 
 

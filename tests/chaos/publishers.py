@@ -66,15 +66,13 @@ class RestHost:
         if habit == "late":
             await asyncio.sleep(self.rng.uniform(0.2, 2.0))
         times = 2 if habit == "twice" else 1
-        address = f"redis://127.0.0.1:{self.world.redis.port}/0"
         try:
-            async with (
-                asyncio.timeout(2),
-                redis.asyncio.Redis.from_url(address) as link,
-            ):
+            servers = await asyncio.to_thread(self.world.redis.masters)
+            port = self.rng.choice(list(servers)).port
+            async with asyncio.timeout(2), redis.asyncio.Redis(port=port) as link:
                 for _ in range(times):
                     await link.publish(f"typelets:user:{user}", json.dumps(event))
-        except (redis.exceptions.RedisError, OSError, TimeoutError):
+        except (redis.exceptions.RedisError, OSError, StopIteration, TimeoutError):
             self.counts["unpublished"] += 1
 
     # What is written; each returns the event that belongs to it.

@@ -16,10 +16,11 @@ from typing import Any
 
 import psycopg
 
+from tests.chaos.topology import TOPOLOGIES, Single, Topology
 from tests.daemon import eventually
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.postgres import Database
-from tests.redis import LinkProxy, RedisServer, link_proxy
+from tests.redis import LinkProxy, link_proxy
 from typelets_ws.config.model import Config
 from typelets_ws.dev.postgres import Postgres
 
@@ -34,7 +35,9 @@ BAD_TEXTS = ("Traceback (most recent", "was never retrieved", "was never awaited
 class DaemonProcess:
     """One daemon: its configuration, its present process, and those before."""
 
-    def __init__(self, place: Path, proxy: LinkProxy, sections: dict[str, Any]) -> None:
+    def __init__(
+        self, place: Path, proxy: LinkProxy | None, sections: dict[str, Any]
+    ) -> None:
         self.proxy = proxy
         self.supervisor = Supervisor(place, sections)
         self.busy = asyncio.Lock()
@@ -87,7 +90,7 @@ class DaemonProcess:
 class World:
     """Everything that is not a device or a publisher."""
 
-    def __init__(self, redis: RedisServer, postgres: Postgres) -> None:
+    def __init__(self, redis: Topology, postgres: Postgres) -> None:
         self.redis = redis
         self.postgres = postgres
         self.database = Database(postgres)
@@ -107,12 +110,15 @@ class World:
 
 
 @asynccontextmanager
-async def opened(daemons: int) -> AsyncIterator[World]:
-    """Servers and so many daemons, all listening; everything ends with the block."""
+async def opened(daemons: int, topology: str = "single") -> AsyncIterator[World]:
+    """Servers and so many daemons, all listening; everything ends with the block.
+
+    Only a single Redis is reached through proxies: a group names its own addresses.
+    """
     async with AsyncExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
-        redis = RedisServer(place, "--enable-debug-command", "yes")
-        stack.callback(redis.kill)
+        redis = TOPOLOGIES[topology](place)
+        stack.callback(redis.close)
         await asyncio.to_thread(redis.start)
         postgres = Postgres(place / "data", max_connections=100)
         stack.callback(postgres.close)
@@ -120,10 +126,16 @@ async def opened(daemons: int) -> AsyncIterator[World]:
         world = World(redis, postgres)
         prepare(world.database)
         for number in range(daemons):
-            proxy = await stack.enter_async_context(link_proxy(redis.port))
+            proxy = None
+            if isinstance(redis, Single):
+                opening = link_proxy(redis.server.port)
+                proxy = await stack.enter_async_context(opening)
             folder = place / f"daemon-{number}"
             folder.mkdir()
-            sections = configuration(proxy.url, world.database.url_as("typelets_ws"))
+            sections = configuration(
+                proxy.url if proxy else redis.url,
+                world.database.url_as("typelets_ws"),
+            )
             daemon = DaemonProcess(folder, proxy, sections)
             stack.callback(daemon.supervisor.close)
             world.daemons.append(daemon)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from tests.chaos.topology import ask_all
 from tests.chaos.world import DaemonProcess, World
 
 __all__ = ["GATES", "Sample", "drifts", "sample"]
@@ -49,9 +50,8 @@ class Sample:
 def sample(world: World, at: float) -> Sample:
     """Measure now. Processes that are down for a moment count as they are."""
     daemons = world.daemons
-    redis, database = world.redis, world.database
-    keys = [key for key in redis.command("KEYS", "*") if ":nonce:" not in key]
-    (row,) = database.execute(
+    keys = [key for key in ask_all(world.redis, "KEYS", "*") if ":nonce:" not in key]
+    (row,) = world.database.execute(
         "SELECT count(*) AS n FROM pg_stat_activity WHERE usename = 'typelets_ws'"
     )
     return Sample(
@@ -60,7 +60,7 @@ def sample(world: World, at: float) -> Sample:
             "memory_mb": sum(_status(daemon, "VmRSS:") for daemon in daemons) / 1024,
             "threads": sum(_status(daemon, "Threads:") for daemon in daemons),
             "descriptors": sum(_descriptors(daemon) for daemon in daemons),
-            "channels": len(redis.command("PUBSUB", "CHANNELS", "*user:*")),
+            "channels": len(ask_all(world.redis, "PUBSUB", "CHANNELS", "*user:*")),
             "redis_keys": len(keys),
             "backends": int(row["n"]),
         },

@@ -1,0 +1,175 @@
+"""One Redis, a Sentinel group or a Cluster: the same harm done to each."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import redis
+
+from tests.redis import RedisServer
+from tests.redis_topologies import Cluster, SentinelGroup
+
+__all__ = [
+    "TOPOLOGIES",
+    "Clustered",
+    "Sentinels",
+    "Single",
+    "Topology",
+    "ask_all",
+]
+
+
+class Topology(Protocol):
+    """Redis as the daemons know it, and ways to harm it."""
+
+    @property
+    def url(self) -> str:
+        """The address for a daemon; a single server's can go through a proxy."""
+        ...
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def masters(self) -> Sequence[RedisServer]:
+        """The servers that hold the data, as far as they answer."""
+        ...
+
+    async def harm(self, rng: random.Random) -> None:
+        """Kill a server, leave it dead for a while, and start it again."""
+        ...
+
+    async def freeze(self, rng: random.Random) -> None:
+        """Let a server stand still for a while."""
+        ...
+
+    def restore(self) -> None:
+        """Have all servers run and agree; nothing to do for a single one."""
+        ...
+
+
+def ask_all(topology: Topology, *command: object) -> list[Any]:
+    """The replies of all masters, one list after the other."""
+    return [one for server in topology.masters() for one in server.command(*command)]
+
+
+async def _dead_for(server: RedisServer, seconds: float) -> None:
+    await asyncio.to_thread(server.kill)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(server.start)
+
+
+async def _frozen_for(server: RedisServer, seconds: float) -> None:
+    server.freeze()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        server.resume()
+
+
+class Single:
+    """One server, which comes back empty."""
+
+    def __init__(self, place: Path) -> None:
+        self.server = RedisServer(place, "--enable-debug-command", "yes")
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def start(self) -> None:
+        self.server.start()
+
+    def close(self) -> None:
+        self.server.kill()
+
+    def masters(self) -> Sequence[RedisServer]:
+        return [self.server]
+
+    async def harm(self, rng: random.Random) -> None:
+        await _dead_for(self.server, rng.uniform(0.0, 2.0))
+
+    async def freeze(self, rng: random.Random) -> None:
+        await _frozen_for(self.server, rng.uniform(0.2, 2.5))
+
+    def restore(self) -> None:
+        self.server.resume()
+        self.server.start()
+
+
+class Sentinels:
+    """A Sentinel group: a dead or frozen master is replaced by a replica."""
+
+    def __init__(self, place: Path) -> None:
+        self.group = SentinelGroup(place)
+
+    @property
+    def url(self) -> str:
+        return self.group.url
+
+    def start(self) -> None:
+        self.group.start()
+
+    def close(self) -> None:
+        self.group.kill()
+
+    def masters(self) -> Sequence[RedisServer]:
+        return [self.group.master]
+
+    async def harm(self, rng: random.Random) -> None:
+        with suppress(redis.RedisError, StopIteration):
+            if rng.random() < 0.4:
+                await asyncio.to_thread(self.group.failover)
+                return
+            servers = [*self.group.servers, self.group.master, *self.group.sentinels]
+            await _dead_for(rng.choice(servers), rng.uniform(0.5, 3.0))
+
+    async def freeze(self, rng: random.Random) -> None:
+        servers = [*self.group.servers, *self.group.sentinels]
+        await _frozen_for(rng.choice(servers), rng.uniform(0.2, 3.0))
+
+    def restore(self) -> None:
+        for server in (*self.group.servers, *self.group.sentinels):
+            server.resume()
+            server.start()
+
+
+class Clustered:
+    """A Cluster of three masters and three replicas."""
+
+    def __init__(self, place: Path) -> None:
+        self.cluster = Cluster(place)
+
+    @property
+    def url(self) -> str:
+        return self.cluster.url
+
+    def start(self) -> None:
+        self.cluster.start()
+
+    def close(self) -> None:
+        self.cluster.kill()
+
+    def masters(self) -> Sequence[RedisServer]:
+        return self.cluster.masters()
+
+    async def harm(self, rng: random.Random) -> None:
+        await _dead_for(rng.choice(self.cluster.nodes), rng.uniform(0.5, 3.0))
+
+    async def freeze(self, rng: random.Random) -> None:
+        await _frozen_for(rng.choice(self.cluster.nodes), rng.uniform(0.2, 3.0))
+
+    def restore(self) -> None:
+        for node in self.cluster.nodes:
+            node.resume()
+            node.start()
+
+
+TOPOLOGIES: dict[str, type[Single] | type[Sentinels] | type[Clustered]] = {
+    "single": Single,
+    "sentinel": Sentinels,
+    "cluster": Clustered,
+}

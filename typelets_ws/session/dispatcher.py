@@ -84,7 +84,8 @@ class Dispatcher:
         if isinstance(verdict, Disconnect):
             self._transport.disconnect(verdict)
             return
-        verdict = verdict or refusal
+        if verdict is None:
+            verdict = refusal
         if verdict is not None:
             verdict.request_id = decoding.request_id(data)
             item = verdict

@@ -39,6 +39,8 @@ __all__ = ["Received", "Session", "State"]
 JOINED_NOTES: Final = 1_000
 """More notes than anyone has open; beyond it the longest joined is forgotten."""
 FAILED_TRIES: Final = 3
+SMALL_BYTES: Final = 4_096
+"""Smaller messages do not count in bytes: the flood limit lets 4 MB of them through."""
 FORGED_BYTES: Final = 5_000
 """A bad signature over so many bytes counts as one more message: 0.1 ms at worst."""
 
@@ -94,7 +96,7 @@ class Session:
         self._limits = limits
         self._require_signed = rules.require_signed_messages
         self._window = _rate_window(limits)
-        self._bytes = ByteWindow(limits.rate_bytes, limits.rate_window_ms / 1000)
+        self._bytes: ByteWindow | None = None
         self._failed_tries = 0
         self._secrets: signing.Secrets | None = None
         self._registry: signing.NonceRegistry | None = None
@@ -112,7 +114,7 @@ class Session:
         self._require_signed = rules.require_signed_messages
         if _rates_of(old) != _rates_of(limits):
             self._window = _rate_window(limits)
-            self._bytes = ByteWindow(limits.rate_bytes, limits.rate_window_ms / 1000)
+            self._bytes = None
             self._user_rate = None
 
     @property
@@ -130,9 +132,10 @@ class Session:
         """
         verdict = self._window.count(now)
         retry_after = self._window.retry_after
-        of_bytes = self._bytes.count(size, now)
-        if of_bytes > verdict:
-            verdict, retry_after = of_bytes, self._bytes.retry_after
+        if size > SMALL_BYTES:
+            of_bytes = self._byte_window.count(size, now)
+            if of_bytes > verdict:
+                verdict, retry_after = of_bytes, self._byte_window.retry_after
         if self._rates is not None:
             if verdict is RateVerdict.FLOOD:
                 self._rates.remember_flood(self.user_id, self._window, now)
@@ -150,6 +153,13 @@ class Session:
         if size > self._limits.message_bytes:
             return ClientError(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
         return None
+
+    @property
+    def _byte_window(self) -> ByteWindow:
+        if self._bytes is None:
+            limits = self._limits
+            self._bytes = ByteWindow(limits.rate_bytes, limits.rate_window_ms / 1000)
+        return self._bytes
 
     def charge(self, units: int) -> None:
         """Count an expensive message as so many more (spec section 5)."""

@@ -83,9 +83,7 @@ class Connection(asyncio.Protocol):
         self._session = Session(self.connection_id, config.limits, config.messages)
         dispatcher = Dispatcher(self, self._session, state.services)
         self.dispatcher = dispatcher
-        self._inbound = Inbound(
-            self, transport, writer, dispatcher, timers, state, extensions
-        )
+        self._inbound = Inbound(self, writer, dispatcher, timers, state, extensions)
         self._attached = False
         self.open = True
         self.since_ms = self.slot = 0

@@ -15,8 +15,6 @@ one frame at a time (`wire.reader`). Invariants:
    by tests/fuzz/test_segmentation.py.
 """
 
-import asyncio
-
 from websockets.extensions import Extension
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
@@ -37,15 +35,12 @@ class Inbound:
     """Reads frames and hands messages to the dispatcher."""
 
     __slots__ = (
-        "_assembler",
         "_connection",
         "_dispatcher",
-        "_extensions",
         "_paused",
         "_reader",
         "_state",
         "_timers",
-        "_transport",
         "_unread",
         "_writer",
     )
@@ -53,7 +48,6 @@ class Inbound:
     def __init__(
         self,
         connection: Endpoint,
-        transport: asyncio.Transport,
         writer: Writer,
         dispatcher: Dispatcher,
         timers: ConnectionTimers,
@@ -61,25 +55,20 @@ class Inbound:
         extensions: list[Extension],
     ) -> None:
         self._connection = connection
-        self._transport = transport
         self._writer = writer
         self._dispatcher = dispatcher
         self._timers = timers
         self._state = state
-        self._extensions = extensions
         self._paused = False
         # Most connections open, live and end without: 2 KB of each.
-        self._reader: FrameReader | None = None
-        self._assembler: Assembler | None = None
+        self._reader = FrameReader(extensions) if extensions else None
         self._unread: tuple[bytes, int] | None = None
 
     @property
     def held_bytes(self) -> int:
         """Bytes that were received and are not handled."""
         held = 0 if self._unread is None else len(self._unread[0])
-        if self._reader is not None:
-            held += self._reader.held
-        return held if self._assembler is None else held + self._assembler.size
+        return held if self._reader is None else held + self._reader.held
 
     # Reading from the socket.
 
@@ -98,17 +87,19 @@ class Inbound:
 
     def start_socket(self) -> None:
         """Have the transport read."""
-        if not self._transport.is_closing() and not self._transport.is_reading():
-            self._transport.resume_reading()
+        transport = self._writer.transport
+        if not transport.is_closing() and not transport.is_reading():
+            transport.resume_reading()
 
     def stop_socket(self) -> None:
         """Have the transport read no more."""
-        if not self._transport.is_closing() and self._transport.is_reading():
-            self._transport.pause_reading()
+        transport = self._writer.transport
+        if not transport.is_closing() and transport.is_reading():
+            transport.pause_reading()
 
     def close(self) -> None:
         """Free all input, and read on only to discard it."""
-        self._unread = self._assembler = None
+        self._unread = None
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -118,16 +109,25 @@ class Inbound:
 
     def release(self) -> None:
         """Drop the references that make cycles; nothing is called afterwards."""
-        del self._connection, self._transport, self._dispatcher
+        del self._connection, self._dispatcher
 
     # From bytes to frames.
 
     def receive(self, data: bytes) -> None:
         """Handle as much as one iteration may."""
+        reader, dispatcher = self._reader, self._dispatcher
         if self._unread is not None:
             unread, at = self._unread
             self._unread = (unread[at:] + data, 0)
-        elif not self._receive_fast(data):
+        elif (reader is None or reader.needless) and (
+            not dispatcher.busy or dispatcher.session.authenticated
+        ):
+            text = self._state.whole_text(data)
+            if text is not None:
+                self._message(text)
+            elif not (self._state.is_pong(data) and self._timers.pong_received()):
+                self._handle(data, 0)
+        else:
             self._handle(data, 0)
 
     def resume(self) -> None:
@@ -154,24 +154,10 @@ class Inbound:
             return limits.unread_bytes
         return limits.unread_bytes_before_auth
 
-    def _receive_fast(self, data: bytes) -> bool:
-        reader, dispatcher = self._reader, self._dispatcher
-        if reader is not None and not reader.between_messages:
-            return False
-        if self._extensions:
-            return False
-        if dispatcher.busy and not dispatcher.session.authenticated:
-            return False
-        text = self._state.whole_text(data)
-        if text is None:
-            return self._state.is_pong(data) and self._timers.pong_received()
-        self._message(text)
-        return True
-
     def _handle(self, data: bytes, at: int) -> None:
         reader, limits = self._reader, self._state.config.limits
         if reader is None:
-            reader = self._reader = FrameReader(self._extensions)
+            reader = self._reader = FrameReader([])
         last = min(len(data), at + limits.iteration_bytes)
         for _ in range(limits.iteration_frames):
             if at >= last or not self._may_read:
@@ -194,7 +180,7 @@ class Inbound:
 
     def _read(self, reader: FrameReader, piece: bytes) -> None:
         """Handle one frame, or the part of it that has arrived."""
-        if reader.whole and not self._extensions and reader.between_messages:
+        if reader.whole and reader.needless:
             text = self._state.whole_text(piece)
             if text is not None:
                 self._message(text)
@@ -208,7 +194,7 @@ class Inbound:
         if failure is not None:
             self._connection.close_frame_sent(failure)
         elif frame is not None:
-            self._act(frame)
+            self._act(reader, frame)
 
     # From frames to messages.
 
@@ -228,20 +214,19 @@ class Inbound:
             self._connection.disconnect(verdict)
             return False
         if verdict is not None and not control:
-            self._assembling.refuse(verdict)
+            reader.assembler.refuse(verdict)
         return True
 
-    def _act(self, frame: WireFrame) -> None:
+    def _act(self, reader: FrameReader, frame: WireFrame) -> None:
         """Act on a valid frame; the library has answered a ping or a Close."""
         if frame.opcode is Opcode.PONG:
             self._timers.pong_received()
         elif frame.opcode is Opcode.CLOSE:
             self._connection.close_frame_sent(None)
         elif frame.opcode is not Opcode.PING:
-            self._data(frame)
+            self._data(reader.assembler, frame)
 
-    def _data(self, frame: WireFrame) -> None:
-        assembler = self._assembling
+    def _data(self, assembler: Assembler, frame: WireFrame) -> None:
         try:
             whole = assembler.add(frame, self._max_message_size)
         except Disconnect as disconnect:
@@ -256,15 +241,12 @@ class Inbound:
 
     def _message(self, text: bytes) -> None:
         """Hand over a whole text message, once its size and UTF-8 are checked."""
+        if text.isascii() and len(text) <= self._state.unread_bytes_before_auth:
+            self._dispatcher.receive(text, text=True)
+            return
         try:
             Assembler.whole(text, self._max_message_size, text=True)
         except Disconnect as disconnect:
             self._connection.disconnect(disconnect)
         else:
             self._dispatcher.receive(text, text=True)
-
-    @property
-    def _assembling(self) -> Assembler:
-        if self._assembler is None:
-            self._assembler = Assembler()
-        return self._assembler

@@ -117,6 +117,8 @@ class ServerState:
         config = self.live.current
         self.limiter.reconfigure(config.limits)
         self.memory.limit = config.limits.memory_bytes
+        self.unread_bytes_before_auth = config.limits.unread_bytes_before_auth
+        """The limit that every message keeps; read for each, so an attribute."""
         self._sockets.limit = config.limits.handshakes
         self._addresses = ClientAddresses(config.server.trusted_proxies)
         self.origins = AllowedOrigins(config.server.allowed_origins)

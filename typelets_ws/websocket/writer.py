@@ -35,10 +35,10 @@ class Writer:
         "_given",
         "_largest",
         "_state",
-        "_transport",
         "backlog",
         "corked",
         "queued",
+        "transport",
     )
 
     def __init__(
@@ -48,7 +48,7 @@ class Writer:
         state: ServerState,
     ) -> None:
         self._connection = connection
-        self._transport = transport
+        self.transport = transport
         self._state = state
         plain = transport.get_extra_info("sslcontext") is None
         sock = transport.get_extra_info("socket")
@@ -78,7 +78,7 @@ class Writer:
         """Write now, unless other frames wait."""
         if self.queued or self.backlog:
             self.queue(data)
-        elif not self._transport.is_closing():
+        elif not self.transport.is_closing():
             self._state.sent_bytes += len(data)
             if not self._write(data):
                 self._connection.write_blocked()
@@ -92,7 +92,7 @@ class Writer:
         """Write what is queued; evict a client that has failed to read too much."""
         if not self.queued:
             return
-        if self._connection.open and self._overflows():
+        if self.backlog and self._connection.open and self._overflows():
             self._connection.evict("unsent_bytes")
             return
         self._state.sent_bytes += self.queued
@@ -102,7 +102,7 @@ class Writer:
     def finish(self) -> None:
         """Write what is queued, then half-close; with TLS, close."""
         self.flush()
-        transport = self._transport
+        transport = self.transport
         if transport.is_closing():
             return
         if transport.can_write_eof():
@@ -112,7 +112,7 @@ class Writer:
 
     def bytes_written(self) -> int:
         """Return the bytes that have left the transport so far: its progress."""
-        self.backlog = self._transport.get_write_buffer_size()
+        self.backlog = self.transport.get_write_buffer_size()
         if not self.backlog:
             self._largest = 0
         return self._given - self.backlog
@@ -134,7 +134,7 @@ class Writer:
     def _write_all(self) -> bool:
         """Write what is queued; True when all of it has left."""
         frames, queued = self._frames, self.queued
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             self.discard()
             return True
         if self.backlog:
@@ -158,15 +158,15 @@ class Writer:
                 sent = 0
             except OSError:
                 # The peer is gone; the transport reports the loss by itself.
-                self._transport.abort()
+                self.transport.abort()
                 return True
             if sent == len(data):
                 return True
             rest: bytes | memoryview = memoryview(data)[sent:]
         else:
             rest = data
-        self._transport.write(rest)
+        self.transport.write(rest)
         self._given += len(rest)
         self._largest = max(self._largest, len(data))
-        self.backlog = self._transport.get_write_buffer_size()
+        self.backlog = self.transport.get_write_buffer_size()
         return not self.backlog

@@ -22,6 +22,7 @@ from websockets.frames import Opcode
 from websockets.protocol import OPEN, SEND_EOF, Protocol, Side
 
 from ..protocol.errors import CloseCode, Disconnect
+from .assembler import Assembler
 
 __all__ = ["FrameReader"]
 
@@ -41,11 +42,23 @@ _FAILURES: Final = {
 class FrameReader:
     """Finds frames, and has the library read them."""
 
-    __slots__ = ("_head", "_left", "_protocol", "complete", "final", "opcode", "whole")
+    __slots__ = (
+        "_head",
+        "_left",
+        "_plain",
+        "_protocol",
+        "assembler",
+        "complete",
+        "final",
+        "opcode",
+        "whole",
+    )
 
     def __init__(self, extensions: list[Extension]) -> None:
         self._protocol = Protocol(Side.SERVER, state=OPEN)
         self._protocol.extensions = extensions
+        self._plain = not extensions
+        self.assembler = Assembler()
         self._head = b""
         self._left = 0
         self.opcode = 0
@@ -63,9 +76,14 @@ class FrameReader:
         return self.complete and self._protocol.current_size is None
 
     @property
+    def needless(self) -> bool:
+        """True while a whole frame may be handled without the library."""
+        return self._plain and self.complete and self._protocol.current_size is None
+
+    @property
     def held(self) -> int:
-        """Bytes of an incomplete frame."""
-        return len(self._protocol.reader.buffer)
+        """Bytes of an unfinished message."""
+        return len(self._protocol.reader.buffer) + self.assembler.size
 
     @property
     def failure(self) -> Disconnect | None:
@@ -141,6 +159,7 @@ class FrameReader:
         protocol.parser_exc = None
         protocol.reader.buffer.clear()
         protocol.events.clear()
+        self.assembler.drop()
 
 
 def _head_size(head: bytes) -> int:

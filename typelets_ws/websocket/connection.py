@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
     def account(self) -> None:
         """Report the bytes held for this client to the memory budget."""
         if self.open:
-            self._state.memory.report(self, self.held_bytes)
+            self._state.account(self)
 
     @property
     def held_bytes(self) -> int:

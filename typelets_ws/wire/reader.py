@@ -138,7 +138,8 @@ class FrameReader:
         protocol = self._protocol
         size = protocol.current_size
         if size is not None:
-            max_size = max(max_size, size + 1)
+            if not self._plain:
+                max_size = max(max_size, size + 1)
             if self.complete and self.opcode == Opcode.CLOSE:
                 protocol.current_size = None
         protocol.max_message_size = max_size

@@ -1,9 +1,11 @@
 """What is released: it builds, holds what it needs, and runs where nothing else is."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from collections.abc import Sequence
@@ -118,3 +120,50 @@ def test_an_empty_environment_is_enough(built: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     rooms = {name.split(".")[1] for name in loaded.split() if "." in name}
     assert rooms <= {"_publisher", "protocol", "publisher"}
+
+
+def test_the_publisher_alone_needs_redis_and_msgspec(
+    workshop: Path, tmp_path: Path
+) -> None:
+    hatchling = workshop / "bin" / "hatchling"
+    source = ROOT / "scripts" / "publisher"
+    run(hatchling, "build", "-t", "wheel", "-d", tmp_path, cwd=source)
+    wheel = only(tmp_path, "*.whl")
+    assert wheel.name == f"typelets_ws_publisher-{__version__}-py3-none-any.whl"
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip("install", wheel, python=python)
+    run(python, "-c", "from typelets_ws.publisher import AsyncPublisher, Publisher")
+    listed = run(python, "-m", "pip", "list", "--format", "freeze").split()
+    names = {line.partition("==")[0] for line in listed}
+    assert names >= {"redis", "msgspec"}
+    assert not names & {"websockets", "psycopg", "structlog", "click", "PyJWT"}
+
+
+def test_the_publishers_bounds_are_the_daemons() -> None:
+    def bounds(path: Path) -> set[str]:
+        with path.open("rb") as file:
+            found: list[str] = tomllib.load(file)["project"]["dependencies"]
+        return {line.replace("[hiredis]", "") for line in found}
+
+    ours = bounds(ROOT / "scripts" / "publisher" / "pyproject.toml")
+    assert ours <= bounds(ROOT / "pyproject.toml")
+
+
+def test_the_constraints_hold_every_dependency_and_fit_the_bounds() -> None:
+    text = (ROOT / "scripts" / "constraints.txt").read_text()
+    pinned = {
+        name.lower().replace("_", "-"): version
+        for name, version in re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE)
+    }
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    extras = project["optional-dependencies"]
+    for line in (*project["dependencies"], *extras["dev"], *extras["test"]):
+        found = re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", line)
+        if found is not None:
+            assert numbers(pinned[found[1]]) >= numbers(found[2]), line
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]

@@ -61,6 +61,9 @@ def configured(**sections: Mapping[str, Any]) -> Config:
             "resync_spread_s": 0.1,
         },
         "database": {"statement_timeout_ms": 1_000, "wait_ms": 1_000},
+        # A device would be sent the rows that a test has just made; tests of recovery
+        # switch it on.
+        "recovery": {"enabled": False},
     }
     for section, keys in sections.items():
         defaults.setdefault(section, {}).update(keys)

@@ -4,14 +4,18 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import structlog
 
 from typelets_ws.config.model import Limits, Messages
+from typelets_ws.config.model import Recovery as RecoverySettings
 from typelets_ws.delivery.hub import Hub
+from typelets_ws.delivery.recovery import Recovery
+from typelets_ws.delivery.resync import ResyncSender
 from typelets_ws.delivery.revocations import RevokedSessions
+from typelets_ws.delivery.senders import RowSender
 from typelets_ws.ports import (
     AcquireResult,
     Conflict,
@@ -23,6 +27,14 @@ from typelets_ws.ports import (
     Updated,
 )
 from typelets_ws.protocol.errors import CloseCode, Disconnect
+from typelets_ws.recovery_ports import (
+    Extent,
+    RowKey,
+    Since,
+    Snapshot,
+    StoredRow,
+    UserChanges,
+)
 from typelets_ws.session.authenticator import Authenticator
 from typelets_ws.session.outcome import Context
 from typelets_ws.session.session import Session
@@ -30,6 +42,7 @@ from typelets_ws.session.signing import NonceRegistry
 from typelets_ws.session.user_rates import UserRates
 from typelets_ws.telemetry.log import FilteringBoundLogger
 from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
 from typelets_ws.wire.frames import Frame
 
 NOW_MS = 1_700_000_000_000
@@ -225,6 +238,9 @@ class FakeTransport:
     def pause_reading(self) -> None:
         self.paused = True
 
+    async def drained(self) -> None:
+        await asyncio.sleep(0)
+
     def resume_reading(self) -> None:
         self.paused = False
 
@@ -247,6 +263,33 @@ class Log(structlog.testing.CapturingLogger):
         )
 
 
+class NoChanges:
+    """A database without recovery, whose rows are those of `rows`."""
+
+    def __init__(self) -> None:
+        self.stored: dict[RowKey, StoredRow] = {}
+
+    async def supported(self) -> str | None:
+        return "old_server"
+
+    async def horizon(self) -> Snapshot:
+        raise StoreUnavailable("refused")
+
+    async def changed(
+        self, wanted: Sequence[Since], extent: Extent
+    ) -> tuple[Snapshot, list[UserChanges]]:
+        raise StoreUnavailable("refused")
+
+    async def rows(
+        self,
+        keys: Sequence[RowKey],
+        *,
+        before: int | None = None,
+        versions: bool = True,
+    ) -> Mapping[RowKey, StoredRow]:
+        return {key: self.stored[key] for key in keys if key in self.stored}
+
+
 class Stubs:
     """All the collaborators, wired; `now_ms` moves by hand."""
 
@@ -258,9 +301,19 @@ class Stubs:
         self.store, self.hub, self.metrics = FakeStore(), Hub(), Metrics()
         self.revoked = RevokedSessions(60.0, 3, self.shared)
         self.rules = Messages()
+        self.changes = NoChanges()
+        self.recovery = Recovery(
+            self.changes,
+            RowSender(self.hub, self.metrics, lambda: self.now_ms),
+            ResyncSender(self.hub, 0.0, lambda: 0.0),
+            RecoverySettings(enabled=False),
+            Telemetry(self.metrics, Log().bound()),
+            lambda: self.now_ms / 1000,
+        )
         self.authenticator = Authenticator(
             clerk=self.clerk,
             hub=self.hub,
+            recovery=self.recovery,
             subscriptions=self.subscriptions,
             shared=self.shared,
             nonces=NonceRegistry(self.limits.nonces_per_user),
@@ -285,6 +338,7 @@ class Stubs:
         ids = itertools.count(1)
         return Context(
             store=self.store,
+            recovery=self.recovery,
             rules=self.rules,
             metrics=self.metrics,
             now_ms=lambda: self.now_ms,

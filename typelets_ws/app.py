@@ -24,9 +24,11 @@ from .config.live import LiveConfig
 from .config.model import Config, ConfigError
 from .daemon import HANDLING_S, SWEEP_S, Daemon
 from .delivery.hub import Hub
+from .delivery.recovery import Recovery
 from .delivery.relay import Relay
+from .delivery.resync import ResyncSender
 from .delivery.revocations import RevokedSessions
-from .delivery.versions import VersionCache
+from .delivery.senders import RowSender
 from .fastpaths import VARIABLE, FastPaths
 from .health import Health
 from .ports import Clock
@@ -53,9 +55,6 @@ from .websocket.tls import Tls, certificate
 
 __all__ = ["Daemon", "build", "running"]
 
-VERSIONS_TTL_S: Final = 10.0
-"""Longer than an event can be late: a publish ends after 2 s."""
-VERSIONS_MAX_BYTES: Final = 32 * 1_048_576
 REVOKED_TTL_S: Final = 3_600.0
 """Clerk's session tokens live a minute; templates may make them live an hour."""
 REVOKED_LIMIT: Final = 100_000
@@ -99,6 +98,7 @@ async def running(
                     daemon.bus.commands.run(),
                     daemon.bus.run(),
                     daemon.health.limits.run(),
+                    daemon.relay.recovery.run(),
                     daemon.refresh_status(),
                     sweep(daemon.state, SWEEP_S),
                 )
@@ -172,9 +172,16 @@ def build(
     )
 
     hub = Hub()
-    versions = VersionCache(VERSIONS_TTL_S, VERSIONS_MAX_BYTES)
     revoked = RevokedSessions(REVOKED_TTL_S, REVOKED_LIMIT, limits)
-    relay = Relay(hub, versions, revoked, live, clock, telemetry, rng.random)
+    recovery = Recovery(
+        store.changes,
+        RowSender(hub, telemetry.metrics, clock.now_ms),
+        ResyncSender(hub, config.redis.resync_spread_s, rng.random),
+        config.recovery,
+        telemetry,
+        clock.monotonic,
+    )
+    relay = Relay(hub, recovery, revoked, live, clock, telemetry)
     bus = Bus(
         config.redis,
         redis.client,
@@ -189,6 +196,7 @@ def build(
     services = Services(
         context=Context(
             store=store,
+            recovery=recovery,
             rules=config.messages,
             metrics=telemetry.metrics,
             now_ms=clock.now_ms,
@@ -197,6 +205,7 @@ def build(
         authenticator=Authenticator(
             clerk=clerk,
             hub=hub,
+            recovery=recovery,
             subscriptions=bus,
             shared=limits,
             nonces=NonceRegistry(config.limits.nonces_per_user),
@@ -208,7 +217,6 @@ def build(
             monotonic=loop.time,
             devices_per_user=config.limits.devices_per_user,
         ),
-        versions=versions,
         publish=bus.publish,
         spawn=handling.create_task,
         metrics=telemetry.metrics,

@@ -61,6 +61,7 @@ GAPS: Final = (
     "unreachable",
     "publish_failed",
 )
+HEALS: Final = ("audit", "sign_in", "conflict", "requested")
 REDIS_COMMANDS: Final = _words(
     """ping publish subscribe unsubscribe set exists del sadd srem expire script eval
     evalsha hello"""
@@ -89,6 +90,7 @@ def declare(metrics: Metrics) -> None:
         metrics.evictions.labels(reason)
     _declare_security(metrics)
     _declare_messages(metrics)
+    _declare_recovery(metrics)
     _declare_outside(metrics)
 
 
@@ -116,6 +118,15 @@ def _declare_messages(metrics: Metrics) -> None:
         metrics.handling.labels(kind)
     for name in (*sorted(FILTERED_NAMES), "other"):
         metrics.filtered_fields.labels(name)
+
+
+def _declare_recovery(metrics: Metrics) -> None:
+    unread = [f"event_{reason}" for reason in events.EventRejectReason]
+    for reason in (*HEALS, *GAPS, *unread):
+        metrics.heals.labels(reason)
+        metrics.healed_rows.labels(reason)
+    for table in ("notes", "folders"):
+        metrics.unannounced_changes.labels(table)
 
 
 def _declare_outside(metrics: Metrics) -> None:

@@ -71,8 +71,8 @@ class Snapshot:
 class Since:
     """What is wanted of one user: rows at or above `horizon`, all rows if None.
 
-    `after` is where the last page ended. `since_s` limits them to rows whose updatedAt
-    is at most so many seconds old.
+    `after` is where the last page ended. With `since_s`, rows whose updatedAt is at
+    most so many seconds old are wanted as well, or none but those if `horizon` is None.
     """
 
     user_id: str
@@ -116,8 +116,8 @@ class UserChanges:
 class Extent(NamedTuple):
     """How much is read of each user, and what beside the rows.
 
-    `narrow` selects notes by updatedAt first, with an hour's margin; each
-    `Since.since_s` must be set then.
+    With `narrow` only notes of the last `Since.since_s` and an hour by their updatedAt
+    are looked at, and of those the changes selected.
     """
 
     rows: int
@@ -130,6 +130,10 @@ class Extent(NamedTuple):
 class Changes(Protocol):
     """Row versions of the database; every method may raise `StoreUnavailable`."""
 
+    async def supported(self) -> str | None:
+        """Why the server or the role does not allow recovery; None when they do."""
+        ...
+
     async def horizon(self) -> Snapshot:
         """The horizon as of now."""
         ...
@@ -140,6 +144,16 @@ class Changes(Protocol):
         """The changes of each, all from one snapshot."""
         ...
 
-    async def rows(self, keys: Sequence[RowKey]) -> Mapping[RowKey, StoredRow]:
-        """The rows as of now; a row that is not there is missing from the result."""
+    async def rows(
+        self,
+        keys: Sequence[RowKey],
+        *,
+        before: int | None = None,
+        versions: bool = True,
+    ) -> Mapping[RowKey, StoredRow]:
+        """The rows as of now; a row that is not there is missing from the result.
+
+        Rows below the horizon `before` are settled. Without `versions` no privilege
+        for recovery is needed.
+        """
         ...

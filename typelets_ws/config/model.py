@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 __all__ = [
     "Admin", "Auth", "Config", "ConfigError", "Database", "Limits", "Log", "Messages",
-    "Redis", "Server", "hosts", "secret_keys",
+    "Recovery", "Redis", "Server", "hosts", "secret_keys",
 ]  # fmt: skip
 
 Count = Annotated[int, Meta(ge=1, le=2_147_483_647)]
@@ -206,6 +206,26 @@ class Database(_Section, frozen=True):
     """False behind a PgBouncer older than 1.22."""
 
 
+class Recovery(_Section, frozen=True):
+    """Missed changes are read from Postgres (README, Recovery)."""
+
+    enabled: bool = True
+    """Needs PostgreSQL 14 and the grants on xmin; without them it is off."""
+    replay_s: Seconds = 300.0
+    """A device that signs in is sent what was written since then: the web client gives
+    up reconnecting after 181 s, and may have loaded its page before that."""
+    audit_s: Seconds = 60.0
+    """Each connected user's rows are looked at this often, if `audit_share` allows."""
+    audit_share: Annotated[float, Meta(gt=0, le=1)] = 0.02
+    """The audit's share of the time: beyond it, its rounds take longer."""
+    quiet_s: Delay = 5.0
+    """A row is sent once it has not changed for so long: nobody gets back the older
+    text of what they are typing."""
+    page_rows: Count = 500
+    page_bytes: Count = 262_144
+    """The most of one page of `sync`, and of one heal; a larger row is a page alone."""
+
+
 class Log(_Section, frozen=True):
     """Structured logs on standard error."""
 
@@ -226,6 +246,7 @@ class Config(_Section, frozen=True):
     messages: Messages = Messages()
     redis: Redis = Redis()
     database: Database = Database()
+    recovery: Recovery = Recovery()
     log: Log = Log()
 
 

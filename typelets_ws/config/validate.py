@@ -16,7 +16,17 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from . import redis_address
 from .addresses import UNIX, network
 from .database_url import libpq_error
-from .model import Admin, Auth, Config, ConfigError, Database, Redis, Server, hosts
+from .model import (
+    Admin,
+    Auth,
+    Config,
+    ConfigError,
+    Database,
+    Recovery,
+    Redis,
+    Server,
+    hosts,
+)
 from .origins import canonical_origin
 
 __all__ = ["errors", "merge_reload", "require_keys", "warnings"]
@@ -37,6 +47,7 @@ _RESTART_REQUIRED = {
     "admin": Admin.__struct_fields__,
     "redis": Redis.__struct_fields__,
     "database": Database.__struct_fields__,
+    "recovery": Recovery.__struct_fields__,
     "log": ("format", "burst"),
 }
 """Keys that need a restart: ports, and connections to other services."""

@@ -6,56 +6,47 @@ malformed event is dropped, counted and logged with its reason; other events are
 affected. Tested by tests/integration/delivery/test_events.py.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from msgspec import Raw, structs
+from msgspec import UNSET, Raw, UnsetType
 
 from ..config.live import LiveConfig
 from ..ports import Clock
 from ..protocol import events, messages
 from ..protocol.errors import CloseCode
 from ..protocol.events import EventRejected, EventRejectReason
+from ..recovery_ports import RowKey, RowKind
 from ..telemetry.telemetry import Telemetry
 from ..wire.frames import Frame
 from .hub import Hub
+from .recovery import Recovery
 from .revocations import RevokedSessions
-from .versions import (
-    Evicted,
-    VersionCache,
-    VersionedRow,
-    refresh_changes,
-    version_of,
-    wire_time,
-)
+from .shown_row import is_whole
+from .versions import head_of, version_of, wire_time
 
 __all__ = ["Relay"]
 
-RESYNC_GAP_S: Final = 0.005
-"""Devices that must fetch anew are told at least this far apart, up to the spread."""
 UNDELIVERABLE_DELAY_S: Final = 1.0
-"""Before the devices are told of an event that could not be delivered: the resyncs of
-a publisher that sends nothing else gather into one a second."""
-MAX_AHEAD_MS: Final = 300_000
-"""A row whose `updatedAt` is further ahead of our clock is delivered, but never shown
-in place of another row: the publisher's clock or the row is wrong."""
+"""Before devices are healed after an event that could not be read: those of a publisher
+that sends nothing else gather into one heal a second."""
+MAX_AHEAD_MS: Final = 2_000
+"""A row whose `updatedAt` is further ahead of our clock is read: a clock is wrong, and
+versions do not order the row's writes."""
+PUBLISH_FAILED: Final = "publish_failed"
 
 
 @dataclass(slots=True)
 class Relay:
-    """Turns events into messages; fulfils `bus.handler.EventHandler`.
-
-    `random` returns numbers from 0 up to 1.
-    """
+    """Turns events into messages; fulfils `bus.handler.EventHandler`."""
 
     hub: Hub
-    versions: VersionCache
+    recovery: Recovery
     revoked: RevokedSessions
     live: LiveConfig
     clock: Clock
     telemetry: Telemetry
-    random: Callable[[], float]
 
     def on_event(self, user_id: str, payload: bytes) -> None:
         """Handle one event of this user. Never raises for what is in the payload.
@@ -80,7 +71,7 @@ class Relay:
         if isinstance(event, events.ControlEvent):
             self._apply_control(user_id, event)
         elif isinstance(event, events.ResyncRequired):
-            self.on_gap([user_id], event.reason or "requested")
+            self._resync(user_id, event.reason or "requested")
         else:
             self._deliver(user_id, event)
 
@@ -95,18 +86,17 @@ class Relay:
 
     def on_undeliverable(self, user_id: str, reason: EventRejectReason) -> None:
         """An event of this user could not be read: its devices have missed a change."""
-        for device in self.hub.devices_of(user_id):
-            device.ask_resync(f"event_{reason}", UNDELIVERABLE_DELAY_S)
+        self.recovery.heal([user_id], f"event_{reason}", UNDELIVERABLE_DELAY_S)
+
+    def _resync(self, user_id: str, reason: str) -> None:
+        """Another process could not publish, or a publisher asks for a resync."""
+        if reason != PUBLISH_FAILED and self.recovery.on:
+            self.recovery.resync([user_id], reason)
+        self.recovery.heal([user_id], reason)
 
     def _deliver(self, user_id: str, event: events.Event) -> None:
-        if isinstance(event, events.NoteUpdated):
-            try:
-                event = self._in_order(user_id, event)
-            except Evicted:
-                self.on_gap([user_id], "conflict")
-                if event.version is not None:
-                    return
-        if not self.hub.has_other(user_id, event.exceptConnectionId):
+        others = self.hub.has_other(user_id, event.exceptConnectionId)
+        if not self._note_shown(user_id, event, alone=not others) or not others:
             return
         now_ms = self.clock.now_ms()
         published = event.publishedAt
@@ -117,34 +107,79 @@ class Relay:
         if published is not None:
             self.telemetry.metrics.lag.observe(max(0.0, now_ms - published) / 1000)
 
-    def _in_order(self, user_id: str, event: events.NoteUpdated) -> events.NoteUpdated:
-        """See `versions`. Raises `Evicted`."""
-        text = bytes(event.updatedNote)
-        version = version_of(text)
-        if event.version != version:
-            # A publisher cannot set it: it only ever repeats the row's own.
-            event = structs.replace(event, version=None)
-        if version is None:
-            return event
-        if version > wire_time(self.clock.now_ms() + MAX_AHEAD_MS):
-            self.on_gap([user_id], "conflict")
-            return event
-        key = (user_id, event.noteId)
-        row = self.versions.latest(
-            key, VersionedRow(version, text), self.clock.monotonic()
+    def _note_shown(self, user_id: str, event: events.Event, *, alone: bool) -> bool:
+        """Note what the devices are about to be shown. False: read the row instead."""
+        if isinstance(event, events.NoteUpdated):
+            key = RowKey(user_id, RowKind.NOTE, event.noteId.lower())
+            return self._updated(key, event, event.changes, event.updatedNote, alone)
+        if isinstance(event, events.FolderUpdated):
+            key = RowKey(user_id, RowKind.FOLDER, event.folderId.lower())
+            return self._updated(key, event, event.changes, event.updatedFolder, alone)
+        if isinstance(event, events.NoteCreated):
+            return self._created(user_id, RowKind.NOTE, event.noteData)
+        if isinstance(event, events.FolderCreated):
+            return self._created(user_id, RowKind.FOLDER, event.folderData)
+        if isinstance(event, events.NoteDeleted):
+            key = RowKey(user_id, RowKind.NOTE, event.noteId.lower())
+            self.recovery.shown.deleted(key)
+        if isinstance(event, events.FolderDeleted):
+            key = RowKey(user_id, RowKind.FOLDER, event.folderId.lower())
+            self.recovery.shown.deleted(key)
+        return True
+
+    def _updated(
+        self,
+        key: RowKey,
+        event: events.Event,
+        changes: Raw | UnsetType,
+        row: Raw | UnsetType,
+        alone: bool,
+    ) -> bool:
+        """Note an update; a row that devices may have removed is shown as created."""
+        shown = self.recovery.shown
+        laid = b"{}" if changes is UNSET else bytes(changes)
+        text = b"" if row is UNSET else bytes(row)
+        version = version_of(text or laid)
+        if shown.is_stale(key, version, event.exceptConnectionId):
+            self.recovery.reread(key)
+            return False
+        if version is not None and version > wire_time(
+            self.clock.now_ms() + MAX_AHEAD_MS
+        ):
+            self.recovery.reread(key)
+        known = shown.get(key)
+        if known is not None and known.gone:
+            if not is_whole(text):
+                self.recovery.reread(key)
+                return False
+            shown.created(key, text, version)
+            self._queue_created(key, text, event.exceptConnectionId)
+        shown.updated(
+            key, laid, text, version, holder=event.exceptConnectionId, alone=alone
         )
-        if row.version == version:
-            return event
-        if event.version is None:
-            # Published late, or by a clock that is behind: the database knows.
-            self.on_gap([user_id], "conflict")
-            return event
-        self.telemetry.metrics.repairs.inc()
-        return structs.replace(
-            event,
-            changes=Raw(refresh_changes(bytes(event.changes), row)),
-            updatedNote=Raw(row.text),
+        return True
+
+    def _queue_created(self, key: RowKey, row: bytes, exclude: str | None) -> None:
+        """Before an update of a row that the old web client has removed."""
+        created: events.Event = (
+            events.NoteCreated(noteData=Raw(row))
+            if key.kind is RowKind.NOTE
+            else events.FolderCreated(folderData=Raw(row))
         )
+        frame = Frame(messages.encode(created.message(self.clock.now_ms())))
+        self.hub.queue(key.user_id, frame, exclude)
+
+    def _created(self, user_id: str, kind: RowKind, row: Raw) -> bool:
+        text = bytes(row)
+        row_id, version = head_of(text)
+        if row_id is None:
+            return True
+        key = RowKey(user_id, kind, row_id)
+        if self.recovery.shown.is_stale(key, version):
+            self.recovery.reread(key)
+            return False
+        self.recovery.shown.created(key, text, version)
+        return True
 
     def _apply_control(self, user_id: str, order: events.Event) -> None:
         # What came before the order is for those who are sent away as well.
@@ -159,14 +194,5 @@ class Relay:
                 device.close(CloseCode.UNAUTHENTICATED, "user_disconnected")
 
     def on_gap(self, user_ids: Collection[str], reason: str) -> None:
-        """Tell the users' devices to fetch anew.
-
-        Spread at random over up to `resync_spread_s` seconds when they are many,
-        so that they do not all run to the REST service in the same instant.
-        """
-        devices = [d for user_id in user_ids for d in self.hub.devices_of(user_id)]
-        spread = min(
-            self.live.current.redis.resync_spread_s, RESYNC_GAP_S * (len(devices) - 1)
-        )
-        for device in devices:
-            device.ask_resync(reason, self.random() * max(0.0, spread))
+        """The users' devices may have missed events: heal them."""
+        self.recovery.heal(user_ids, reason)

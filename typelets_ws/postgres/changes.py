@@ -122,11 +122,16 @@ class ChangeReader:
         return _snapshot(found[0]), _by_user(wanted, found[1:], extent.rows)
 
     async def rows(
-        self, keys: Sequence[RowKey], *, versions: bool = True
+        self,
+        keys: Sequence[RowKey],
+        *,
+        before: int | None = None,
+        versions: bool = True,
     ) -> Mapping[RowKey, StoredRow]:
         """The rows as of now; one that is not there is missing from the result.
 
-        Without `versions` no privilege for recovery is needed.
+        Rows below the horizon `before` are settled. Without `versions` no privilege
+        for recovery is needed.
         """
         asked = [
             {"n": number, "user_id": user_id, "kind": _KINDS[kind], "id": row_id}
@@ -134,9 +139,11 @@ class ChangeReader:
             if _storable(user_id)
         ]
         query = changes_sql.rows(versions=versions)
-        found = await self._all_rows(
-            "rows", query, {"keys": msgspec.json.encode(asked)}
-        )
+        params = {
+            "keys": msgspec.json.encode(asked),
+            "before": None if before is None else str(before),
+        }
+        found = await self._all_rows("rows", query, params)
         rows = [_stored(row, keys[int(row[1] or b"")].user_id) for row in found]
         return {row.key: row for row in rows}
 

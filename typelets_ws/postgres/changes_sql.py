@@ -102,10 +102,7 @@ def _changed(alias: str, columns: str, table: str, size: str, position: str) -> 
                 coalesce(age({alias}.xmin) > w.settled_age, false) AS settled
             FROM {table} AS {alias}
             WHERE {alias}.user_id = w.user_id
-                AND (w.age IS NULL OR age({alias}.xmin)
-                    BETWEEN -{PLANNING_XIDS} AND w.age)
-                AND {position}
-                %s
+                AND {position} AND %s
             OFFSET 0
         ) AS c ORDER BY c.id LIMIT %%(rows)s::int + 1"""  # noqa: S608
 
@@ -118,10 +115,17 @@ _FOLDERS: Final = _changed(
     "f", _FOLDER_COLUMNS, "folders", _FOLDER_SIZE,
     "w.kind IS DISTINCT FROM 'n' AND (w.after IS NULL OR f.id > w.after)",
 )  # fmt: skip
-_RECENT: Final = f"""AND n.updated_at >= (clock_timestamp() AT TIME ZONE 'UTC')
+_AGED: Final = f"""(w.age IS NULL
+    OR age({{0}}.xmin) BETWEEN -{PLANNING_XIDS} AND w.age)"""
+_NARROW: Final = f"""{_AGED.format("n")} AND n.updated_at >=
+    (clock_timestamp() AT TIME ZONE 'UTC')
     - make_interval(secs => w.since_s + {MARGIN_S})"""
-_DATED: Final = """AND (w.since_s IS NULL OR {0}.updated_at >=
-    (clock_timestamp() AT TIME ZONE 'UTC') - make_interval(secs => w.since_s))"""
+_WIDE: Final = f"""CASE
+    WHEN w.age IS NULL AND w.since_s IS NULL THEN true
+    WHEN age({{0}}.xmin) BETWEEN -{PLANNING_XIDS} AND w.age THEN true
+    WHEN w.since_s IS NULL THEN false
+    ELSE {{0}}.updated_at >=
+        (clock_timestamp() AT TIME ZONE 'UTC') - make_interval(secs => w.since_s) END"""
 
 
 def _digest(table: str) -> str:
@@ -152,8 +156,9 @@ def changed(
     Its rows are ``kind n id version settled at row``, n being the user's number: ``h``
     the head, ``f`` and ``n`` folders and notes in the order of a page, ``m`` a
     user of whom there is more, ``d`` the digest and ``i`` the ids of a user of whom
-    there is not. With `narrow`, ``since_s`` selects notes by their index on
-    ``updated_at`` first, with a margin; without, it is a filter of its own.
+    there is not. Rows of the last ``since_s`` seconds by their own ``updated_at`` are
+    changes as well. With `narrow` none but those can be, with an hour's margin: the
+    index on ``updated_at`` finds them, and the horizon selects among them.
     """
     last = "NOT EXISTS (SELECT FROM m WHERE m.n = w.n)"
     tail = ""
@@ -163,8 +168,8 @@ def changed(
     if ids:
         tail += f"""UNION ALL SELECT 'i', w.n, NULL, {_ids("notes")}::text, NULL,
             {_ids("folders")}::text, NULL FROM w WHERE {last} """  # noqa: S608
-    notes = _NOTES % (_RECENT if narrow else _DATED.format("n"))
-    folders = _FOLDERS % ("" if narrow else _DATED.format("f"))
+    notes = _NOTES % (_NARROW if narrow else _WIDE.format("n"))
+    folders = _FOLDERS % (_AGED if narrow else _WIDE).format("f")
     # The columns of a CTE keep their compressed and external values as they are.
     return f"""
         WITH w AS MATERIALIZED (
@@ -197,18 +202,25 @@ def rows(*, versions: bool) -> bytes:
     """The statement that reads rows by id, each only if it is the user's own.
 
     Its parameter ``keys`` is a JSON array of ``{n, user_id, kind, id}``. Its rows are
-    those of `changed`, n being the key's number; a row that does not exist is
-    left out. Without `versions` it needs no privilege on ``xmin``.
+    those of `changed`, n being the key's number; a row that does not exist is left
+    out. ``settled`` means below the horizon ``before``. Without `versions` it needs no
+    privilege on ``xmin``, and no row is settled.
     """
     xmin = "{0}.xmin::text" if versions else "NULL::text"
+    settled = (
+        f"""coalesce(age({{0}}.xmin) NOT BETWEEN -{PLANNING_XIDS}
+            AND age(%(before)s::xid8::xid), false)"""
+        if versions
+        else "false"
+    )
     return f"""
         WITH k AS MATERIALIZED (
             SELECT * FROM json_to_recordset(%(keys)s::json)
             AS u(n int, user_id text, kind text, id uuid))
-        SELECT 'f'::text, k.n, f.id, {xmin.format("f")}, false, {_iso("f.updated_at")},
-            {FOLDER_ROW}::text FROM k JOIN folders AS f
+        SELECT 'f'::text, k.n, f.id, {xmin.format("f")}, {settled.format("f")},
+            {_iso("f.updated_at")}, {FOLDER_ROW}::text FROM k JOIN folders AS f
             ON k.kind = 'f' AND f.id = k.id AND f.user_id = k.user_id
-        UNION ALL SELECT 'n', k.n, n.id, {xmin.format("n")}, false,
+        UNION ALL SELECT 'n', k.n, n.id, {xmin.format("n")}, {settled.format("n")},
             {_iso("n.updated_at")}, {NOTE_ROW}::text FROM k JOIN notes AS n
             ON k.kind = 'n' AND n.id = k.id AND n.user_id = k.user_id
         """.encode()  # noqa: S608

@@ -5,21 +5,50 @@ wire's own names. Data that is passed on (`Raw`) is never re-encoded. How client
 messages are read: `decoding`.
 
 Client messages: `auth ping join_note leave_note note_update note_created
-note_deleted folder_created folder_updated folder_deleted`. To add one: a struct
-here, a handler in `handlers`.
+note_deleted folder_created folder_updated folder_deleted sync`. To add one: a
+struct here, a handler in `handlers`.
 """
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from .client_messages import (
+    CLIENT_MESSAGES,
+    AnyClientMessage,
+    Auth,
+    ClientMessage,
+    FolderCreated,
+    FolderDeleted,
+    FolderUpdated,
+    JoinNote,
+    LeaveNote,
+    NoteCreated,
+    NoteDeleted,
+    NoteUpdate,
+    Ping,
+    Sync,
+)
 from .errors import Code
 
 __all__ = [
     "CLIENT_MESSAGES",
     "ECHO_LENGTH",
     "SERVER_MESSAGES",
+    "AnyClientMessage",
+    "Auth",
+    "ClientMessage",
+    "FolderCreated",
+    "FolderDeleted",
+    "FolderUpdated",
+    "JoinNote",
+    "LeaveNote",
+    "NoteCreated",
+    "NoteDeleted",
+    "NoteUpdate",
+    "Ping",
+    "Sync",
     "echo",
     "encode",
     "given",
@@ -27,92 +56,6 @@ __all__ = [
 
 ECHO_LENGTH: Final = 64
 """Characters of an id that are echoed: its own limit in the spec, and a UUID's 36."""
-_NOTHING: Final = Raw(b"")
-
-
-class ClientMessage(Struct, tag_field="type", kw_only=True, frozen=True):
-    """What every client message may carry."""
-
-    requestId: str | None = None
-
-
-class Auth(ClientMessage, tag="auth", frozen=True, kw_only=True):
-    """Authenticate with a Clerk session token, the first time or again."""
-
-    token: str | None = None
-
-
-class Ping(ClientMessage, tag="ping", frozen=True, kw_only=True):
-    """Answered with `pong`, before authentication too."""
-
-
-class JoinNote(ClientMessage, tag="join_note", frozen=True, kw_only=True):
-    """Say that a note is open on this device."""
-
-    noteId: str | None = None
-
-
-class LeaveNote(ClientMessage, tag="leave_note", frozen=True, kw_only=True):
-    """Say that it is open no more."""
-
-    noteId: str | None = None
-
-
-class NoteUpdate(ClientMessage, tag="note_update", frozen=True, kw_only=True):
-    """Write the allowed fields of a note."""
-
-    noteId: str | None = None
-    changes: dict[str, Raw] | None = None
-    baseUpdatedAt: str | None = None
-    """Write only while the note has this `updatedAt`; otherwise code CONFLICT."""
-
-
-class NoteCreated(ClientMessage, tag="note_created", frozen=True, kw_only=True):
-    """Announce a note that was created over REST."""
-
-    noteData: Raw = _NOTHING
-    noteId: str | None = None
-
-
-class NoteDeleted(ClientMessage, tag="note_deleted", frozen=True, kw_only=True):
-    """Announce that a note was deleted over REST."""
-
-    noteId: str | None = None
-
-
-class FolderCreated(ClientMessage, tag="folder_created", frozen=True, kw_only=True):
-    """Announce a folder that was created over REST."""
-
-    folderData: Raw = _NOTHING
-    folderId: str | None = None
-
-
-class FolderUpdated(ClientMessage, tag="folder_updated", frozen=True, kw_only=True):
-    """Announce a folder that was changed over REST."""
-
-    folderId: str | None = None
-    changes: Raw = _NOTHING
-    updatedFolder: Raw = _NOTHING
-
-
-class FolderDeleted(ClientMessage, tag="folder_deleted", frozen=True, kw_only=True):
-    """Announce that a folder was deleted over REST."""
-
-    folderId: str | None = None
-
-
-AnyClientMessage: TypeAlias = (
-    Auth
-    | Ping
-    | JoinNote
-    | LeaveNote
-    | NoteUpdate
-    | NoteCreated
-    | NoteDeleted
-    | FolderCreated
-    | FolderUpdated
-    | FolderDeleted
-)
 
 
 class ServerMessage(Struct, tag_field="type", kw_only=True, frozen=True):
@@ -140,6 +83,8 @@ class AuthSuccess(Reply, tag="auth_success", frozen=True, kw_only=True):
     userId: str
     sessionSecret: str
     connectionId: str
+    cursor: str | UnsetType = UNSET
+    """What is read after this is at least as new; see `sync`."""
 
 
 class AuthFailed(Reply, tag="auth_failed", frozen=True, kw_only=True):
@@ -153,6 +98,8 @@ class Pong(Reply, tag="pong", frozen=True, kw_only=True):
     """Answer to `ping`; ms since the epoch."""
 
     timestamp: int
+    cursor: str | UnsetType = UNSET
+    """All that was committed before it was sent to this device."""
 
 
 class NoteJoined(Reply, tag="note_joined", frozen=True, kw_only=True):
@@ -184,7 +131,7 @@ class Announced(Reply, tag="announced", frozen=True, kw_only=True):
     timestamp: int
 
 
-class Sync(ServerMessage, frozen=True, kw_only=True):
+class Relayed(ServerMessage, frozen=True, kw_only=True):
     """Something changed because of somebody else."""
 
     timestamp: int
@@ -201,25 +148,25 @@ class NoteSync(ServerMessage, tag="note_sync", frozen=True, kw_only=True):
     fromUserId: str
 
 
-class NoteCreatedSync(Sync, tag="note_created_sync", frozen=True, kw_only=True):
+class NoteCreatedSync(Relayed, tag="note_created_sync", frozen=True, kw_only=True):
     """A note was created."""
 
     noteData: Raw
 
 
-class NoteDeletedSync(Sync, tag="note_deleted_sync", frozen=True, kw_only=True):
+class NoteDeletedSync(Relayed, tag="note_deleted_sync", frozen=True, kw_only=True):
     """A note was deleted."""
 
     noteId: str
 
 
-class FolderCreatedSync(Sync, tag="folder_created_sync", frozen=True, kw_only=True):
+class FolderCreatedSync(Relayed, tag="folder_created_sync", frozen=True, kw_only=True):
     """A folder was created."""
 
     folderData: Raw
 
 
-class FolderUpdatedSync(Sync, tag="folder_updated_sync", frozen=True, kw_only=True):
+class FolderUpdatedSync(Relayed, tag="folder_updated_sync", frozen=True, kw_only=True):
     """A folder was changed."""
 
     folderId: str
@@ -227,10 +174,50 @@ class FolderUpdatedSync(Sync, tag="folder_updated_sync", frozen=True, kw_only=Tr
     updatedFolder: Raw | UnsetType = UNSET
 
 
-class FolderDeletedSync(Sync, tag="folder_deleted_sync", frozen=True, kw_only=True):
+class FolderDeletedSync(Relayed, tag="folder_deleted_sync", frozen=True, kw_only=True):
     """A folder was deleted."""
 
     folderId: str
+
+
+class TableDigest(Struct, frozen=True):
+    """Rows of one table: their count, and a XOR of 128 bits in hex.
+
+    It runs over the first 16 bytes of SHA-256 of each row's `<id>:<updatedAt>`.
+    """
+
+    count: int
+    hash: str
+
+
+class SyncDigest(Struct, frozen=True):
+    """Equal to that over a client's own rows: the client holds what Postgres holds."""
+
+    notes: TableDigest
+    folders: TableDigest
+
+
+class SyncPage(Reply, tag="sync_page", frozen=True, kw_only=True):
+    """Answer to `sync`: whole rows. With `more`, ask again with this cursor."""
+
+    notes: list[Raw]
+    folders: list[Raw]
+    cursor: str
+    more: bool
+    digest: SyncDigest | UnsetType = UNSET
+    """On the last page."""
+    noteIds: Raw | UnsetType = UNSET
+    """On the last page, when asked for with `ids`."""
+    folderIds: Raw | UnsetType = UNSET
+
+
+class Healed(ServerMessage, tag="healed", frozen=True, kw_only=True):
+    """What may have been missed was sent. Another digest of one's own: `sync`."""
+
+    reason: str
+    cursor: str
+    digest: SyncDigest | UnsetType = UNSET
+    """Absent when many users are healed at once."""
 
 
 class ResyncRequired(ServerMessage, tag="resync_required", frozen=True, kw_only=True):
@@ -256,11 +243,11 @@ class Error(Reply, tag="error", frozen=True, kw_only=True):
     unsigned where signed messages are required."""
 
 
-CLIENT_MESSAGES: Final[tuple[type[ClientMessage], ...]] = AnyClientMessage.__args__
 SERVER_MESSAGES: Final[tuple[type[ServerMessage], ...]] = (
     ConnectionEstablished, AuthSuccess, AuthFailed, Pong, NoteJoined, NoteLeft,
     NoteUpdateSuccess, Announced, NoteSync, NoteCreatedSync, NoteDeletedSync,
-    FolderCreatedSync, FolderUpdatedSync, FolderDeletedSync, ResyncRequired, Error,
+    FolderCreatedSync, FolderUpdatedSync, FolderDeletedSync, SyncPage, Healed,
+    ResyncRequired, Error,
 )  # fmt: skip
 
 encode: Final = msgspec.json.Encoder().encode

@@ -13,7 +13,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec import UNSET
+
 from ..delivery.hub import Device, Hub
+from ..delivery.recovery import Recovery
 from ..delivery.revocations import RevokedSessions
 from ..ports import (
     AcquireResult,
@@ -52,6 +55,7 @@ class Authenticator:
 
     clerk: Clerk
     hub: Hub
+    recovery: Recovery
     subscriptions: Subscriptions
     shared: SharedLimits
     nonces: signing.NonceRegistry
@@ -91,6 +95,7 @@ class Authenticator:
     def detach(self, device: Device, session: Session) -> None:
         """The device is gone: give its place back."""
         self.hub.detach(session.user_id, device)
+        self.recovery.detach(session.user_id, device)
         self.shared.release(session.user_id, session.connection_id)
         self._unref(session.user_id)
 
@@ -118,6 +123,7 @@ class Authenticator:
                     raise Disconnect(CloseCode.GOING_AWAY, "gone")
                 answer = self._auth_success(session, identity, message)
                 self.hub.attach(user_id, device)
+                self.recovery.attach(user_id, device)
                 attached = True
             finally:
                 if not attached and acquired is AcquireResult.GRANTED:
@@ -182,6 +188,7 @@ class Authenticator:
                 userId=identity.user_id,
                 sessionSecret=secret,
                 connectionId=session.connection_id,
+                cursor=self.recovery.cursor or UNSET,
                 requestId=messages.echo(message),
             )
         )

@@ -9,11 +9,12 @@ from collections import deque
 from functools import partial
 from typing import Final
 
-from msgspec import Raw, structs
+from msgspec import structs
 
-from ..delivery.versions import Evicted
+from ..ports import Updated
 from ..protocol import decoding, events, messages, replies
 from ..protocol.errors import INVALID_MESSAGE, ClientError, Code, Disconnect
+from ..recovery_ports import RowKey, RowKind
 from . import failures, handlers
 from .outcome import Outcome
 from .services import Services
@@ -156,7 +157,8 @@ class Dispatcher:
         if not isinstance(message, messages.Ping):
             return received
         # A replayed ping harms nobody: no shared nonce, no task.
-        self._reply(handlers.ping(message, self._services.now_ms()))
+        cursor = self._services.recovery.pong_cursor(self.session)
+        self._reply(handlers.ping(message, self._services.now_ms(), cursor))
         self._services.observe("ping", "ok", self._transport)
         return None
 
@@ -200,10 +202,7 @@ class Dispatcher:
             if isinstance(message, messages.Auth):
                 await self._auth(message)
             else:
-                self._apply(
-                    await handlers.handle(services.context, self.session, message),
-                    message,
-                )
+                await self._answer(message)
             services.observe(name, "ok", self._transport)
         except ClientError as error:
             self._refuse(error, name)
@@ -234,13 +233,25 @@ class Dispatcher:
             self._transport.authenticated()
         self._transport.send_message(answer)
 
-    def _apply(self, outcome: Outcome, message: messages.ClientMessage) -> None:
-        """Answer the sender, and send the others their event. No await in here."""
+    async def _answer(self, message: messages.ClientMessage) -> None:
+        sequence = self._services.recovery.shown.sequence
+        outcome = await handlers.handle(self._services.context, self.session, message)
+        if isinstance(outcome.reply, messages.SyncPage):
+            await self._transport.drained()
+        self._apply(outcome, message, sequence)
+
+    def _apply(
+        self, outcome: Outcome, message: messages.ClientMessage, sequence: int
+    ) -> None:
+        """Answer the sender, and send the others their event. No await in here.
+
+        `sequence` is that of `delivery.shown` when the message began to be handled.
+        """
         reply = outcome.reply
-        if outcome.row is not None and isinstance(reply, messages.NoteUpdateSuccess):
-            reply = self._latest(reply, outcome)
         if reply is not None:
             self._reply(reply)
+        if outcome.row is not None and isinstance(reply, messages.NoteUpdateSuccess):
+            self._note_reply(reply.noteId, outcome.row, sequence)
         if outcome.event is None:
             return
         on_published = None
@@ -258,21 +269,12 @@ class Dispatcher:
         acknowledged = structs.replace(announced, timestamp=now_ms)
         self._reply(acknowledged if taken else refused)
 
-    def _latest(
-        self, reply: messages.NoteUpdateSuccess, outcome: Outcome
-    ) -> messages.NoteUpdateSuccess:
-        """See `versions`: the reply shows the newest row shown on this process."""
-        assert outcome.row is not None, "called for a written row only"
-        key = (self.session.user_id, reply.noteId)
-        try:
-            row = self._services.versions.latest(
-                key, outcome.row, self._services.monotonic()
-            )
-        except Evicted:
-            self._transport.ask_resync("conflict", 0)
-            return reply
-        same = row is outcome.row
-        return reply if same else structs.replace(reply, updatedNote=Raw(row.text))
+    def _note_reply(self, note_id: str, row: Updated, sequence: int) -> None:
+        """Note that the sender was shown the row it wrote."""
+        key = RowKey(self.session.user_id, RowKind.NOTE, note_id)
+        self._services.recovery.note_reply(
+            key, row.updated_at, self.session.connection_id, sequence
+        )
 
     def _reply(self, reply: messages.Reply) -> None:
         self._transport.send_message(messages.encode(reply))

@@ -12,7 +12,6 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from ..delivery.versions import VersionedRow
 from ..ports import Conflict, Missing, Store, StoreUnavailable, Updated
 from ..protocol import events, messages, replies
 from ..protocol.errors import (
@@ -21,6 +20,7 @@ from ..protocol.errors import (
     INVALID_MESSAGE,
     NO_VALID_FIELDS,
     NOTE_NOT_FOUND,
+    UNKNOWN_TYPE,
     ClientError,
     Code,
 )
@@ -49,9 +49,15 @@ a dozen; 100,000 fit into one message."""
 Handler = Callable[[Context, Session, Any], Awaitable[Outcome]]
 
 
-def ping(message: messages.Ping, now_ms: int) -> messages.Pong:
+def ping(
+    message: messages.Ping, now_ms: int, cursor: str | None = None
+) -> messages.Pong:
     """Answer at once; needs nobody."""
-    return messages.Pong(timestamp=now_ms, requestId=messages.echo(message))
+    return messages.Pong(
+        timestamp=now_ms,
+        cursor=messages.given(cursor),
+        requestId=messages.echo(message),
+    )
 
 
 async def join_note(
@@ -123,7 +129,7 @@ async def note_update(
             exceptConnectionId=session.connection_id,
             publishedAt=now_ms,
         ),
-        row=VersionedRow(written.updated_at, written.row),
+        row=written,
     )
 
 
@@ -141,6 +147,15 @@ async def _write(
     return await store.update_note_based(user_id, note_id, changes, base)
 
 
+async def sync(context: Context, session: Session, message: messages.Sync) -> Outcome:
+    """Send the next page of what changed since the cursor."""
+    if not context.recovery.on:
+        # As a daemon without this message: the client fetches over REST.
+        raise ClientError(Code.UNKNOWN_TYPE, UNKNOWN_TYPE)
+    page = await context.recovery.sync(session.user_id, session.connection_id, message)
+    return Outcome(page)
+
+
 HANDLERS: Final[Mapping[type[messages.ClientMessage], tuple[Handler, str]]] = {
     messages.JoinNote: (join_note, "Failed to join note"),
     messages.LeaveNote: (leave_note, "Failed to leave note"),
@@ -150,6 +165,7 @@ HANDLERS: Final[Mapping[type[messages.ClientMessage], tuple[Handler, str]]] = {
     messages.FolderCreated: (folder_created, "Failed to announce folder"),
     messages.FolderUpdated: (folder_updated, "Failed to update folder"),
     messages.FolderDeleted: (folder_deleted, "Failed to delete folder"),
+    messages.Sync: (sync, "Failed to sync"),
 }
 """By message type: its function, and the words for a failure of ours."""
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config.model import Messages
-from ..delivery.versions import VersionedRow
-from ..ports import Store
+from ..delivery.recovery import Recovery
+from ..ports import Store, Updated
 from ..protocol import events, messages
 from ..telemetry.metrics import Metrics
 
@@ -21,6 +21,7 @@ class Context:
     """What every handler may use; `now_ms` is the wall clock."""
 
     store: Store
+    recovery: Recovery
     rules: Messages
     metrics: Metrics
     now_ms: Callable[[], int]
@@ -32,11 +33,11 @@ class Outcome:
     """What came of a message.
 
     `row` is set when the reply shows a row that was just written: whoever sends
-    the reply must first ask `versions.VersionCache` for the row to show.
+    the reply notes it in `delivery.shown`.
     `announced` is the reply to send once Redis has taken the event.
     """
 
     reply: messages.Reply | None = None
     event: events.Event | None = None
-    row: VersionedRow | None = None
+    row: Updated | None = None
     announced: messages.Announced | None = None

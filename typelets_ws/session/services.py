@@ -13,7 +13,7 @@ import structlog
 
 from ..config.model import Config
 from ..delivery.hub import Device
-from ..delivery.versions import VersionCache
+from ..delivery.recovery import Recovery
 from ..ports import OnPublished
 from ..telemetry.metrics import Metrics
 from .authenticator import Authenticator
@@ -28,7 +28,6 @@ class Services:
 
     context: Context
     authenticator: Authenticator
-    versions: VersionCache
     publish: Callable[[str, bytes, OnPublished | None], None]
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     metrics: Metrics
@@ -47,6 +46,11 @@ class Services:
         admission.devices_per_user = limits.devices_per_user
         admission.nonces.reconfigure(limits.nonces_per_user)
         admission.rates.reconfigure(limits)
+
+    @property
+    def recovery(self) -> Recovery:
+        """What devices may have missed."""
+        return self.context.recovery
 
     @property
     def now_ms(self) -> Callable[[], int]:

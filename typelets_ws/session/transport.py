@@ -1,6 +1,6 @@
 """What a dispatcher asks of its connection.
 
-`websocket.connection.Connection` fulfils it. No method waits.
+`websocket.connection.Connection` fulfils it. No method waits, but `drained`.
 """
 
 from typing import Protocol
@@ -36,4 +36,11 @@ class Transport(Device, Protocol):
 
     def resume_reading(self) -> None:
         """Read from the socket again."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait until the client has taken most of what it was sent, or is gone.
+
+        A page that waits for a slow reader does not count against it.
+        """
         ...

@@ -30,6 +30,7 @@ class Metrics:
         self._connections()
         self._messages()
         self._events()
+        self._recovery()
         self._outside()
         self._process()
 
@@ -114,6 +115,25 @@ class Metrics:
         self.publish_failures = self._counter(
             "publish_failures", "Events of ours that Redis did not take.", "reason"
         )
+
+    def _recovery(self) -> None:
+        self.recovery_up = self._gauge(
+            "recovery_up", "1 while missed changes are found in Postgres."
+        )
+        self.heals = self._counter(
+            "heals", "Users whose devices were brought up to date, by reason.", "reason"
+        )
+        self.healed_rows = self._counter(
+            "healed_rows", "Rows sent because devices did not hold them.", "reason"
+        )
+        self.unannounced_changes = self._counter(
+            "unannounced_changes", "Changes that nobody published, by table.", "table"
+        )
+        self.audit_round = self._gauge(
+            "audit_round_seconds",
+            "Age of the oldest look at a user's rows: the bound on staleness.",
+        )
+        self.syncs = self._counter("syncs", "Pages sent to clients that sync.")
 
     def _outside(self) -> None:
         self.redis_up = self._gauge("redis_up", "1 while Redis answers.", "link")

@@ -37,6 +37,9 @@ _AUTH_TIMEOUT: Final = Disconnect(
     "auth_timeout",
     messages.encode(replies.error(ClientError(Code.AUTH_REQUIRED, AUTH_TIMEOUT))),
 )
+DRAINED_BYTES: Final = 65_536
+"""Unsent at most before another page of a sync is sent."""
+DRAIN_POLL_S: Final = 0.02
 
 
 class Connection(asyncio.Protocol):
@@ -170,6 +173,13 @@ class Connection(asyncio.Protocol):
         if self.open:
             frame = Frame(text)
             self._writer.queue(frame.deflated if self._deflate else frame.plain)
+
+    async def drained(self) -> None:
+        """Wait for the client to read; see `transport.Transport`."""
+        writer = self._writer
+        while self.open and writer.unsent > DRAINED_BYTES:
+            await asyncio.sleep(DRAIN_POLL_S)
+            writer.bytes_written()
 
     def write_blocked(self) -> None:
         """Watch a client that does not take everything; answer no more for now."""

@@ -12,6 +12,7 @@ import random
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from tests.daemon import Boot, Device, Message, RunningDaemon, eventually, publi
 from tests.integration.scene import ALICE
 from tests.postgres import Database
 from tests.redis import RedisServer
-from typelets_ws.delivery.versions import VersionCache, VersionedRow
+from typelets_ws.delivery.shown import ShownRows
 from typelets_ws.ports import OnPublished
+from typelets_ws.recovery_ports import RowKey
 
 DELAY_S = 0.05
 FIELDS: dict[str, Callable[[int], object]] = {
@@ -119,12 +121,24 @@ async def storm(
             # The last events are on their way to Redis, each from its own daemon.
             for house in houses:
                 await house.daemon.bus.flush()
+            await calm(houses, handled(houses))
             end = {"event": "note_deleted", "noteId": mark}
             await publish(houses[0].daemon.config.redis.url, ALICE, end)
         repairs = sum(house.figure("order_repairs_total") for house in houses)
         failures = sum(len(house.logged("internal_error")) for house in houses)
         assert failures == 0
     return copies, repairs
+
+
+async def calm(houses: list[RunningDaemon], updates: float) -> None:
+    """Wait until each daemon has heard so many updates, and read rows in conflict."""
+
+    def idle(house: RunningDaemon) -> bool:
+        heard = house.figure("events_total", event="note_updated", result="ok")
+        return heard >= updates and not house.daemon.relay.recovery.conflicts
+
+    for house in houses:
+        await eventually(lambda: idle(house))  # noqa: B023 - awaited in the loop
 
 
 def handled(houses: list[RunningDaemon]) -> float:
@@ -184,17 +198,15 @@ async def test_every_device_ends_with_the_stored_rows(
     assert repairs > 0, "the order was never broken: this proves nothing"
 
 
-async def test_without_the_newest_row_devices_do_not_converge(
+async def test_without_reading_rows_in_conflict_devices_do_not_converge(
     boot: Boot, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The storm is fierce enough: without its remedy it leaves devices behind."""
 
-    def forgetful(
-        _newest: VersionCache, _key: tuple[str, str], row: VersionedRow, _now: float
-    ) -> VersionedRow:
-        return row
+    def never(_shown: ShownRows, _key: RowKey, _version: str | None) -> bool:
+        return False
 
-    monkeypatch.setattr(VersionCache, "latest", forgetful)
+    monkeypatch.setattr(ShownRows, "is_stale", never)
     notes, rows = prepare(database)
     copies, _ = await storm(boot, notes, rows, 1, 300)
     assert differing(copies, stored(database, notes))
@@ -245,51 +257,110 @@ async def updated(
 OLD, NEW = "2026-01-01T00:00:00.001Z", "2026-01-01T00:00:00.002Z"
 
 
-async def test_a_late_update_of_ours_is_brought_up_to_date(
-    boot: Boot, redis_server: RedisServer
-) -> None:
-    note = str(uuid.uuid4())
-    async with boot() as house, house.device(ALICE) as device:
-        await updated(redis_server, note, NEW, ours=True, title="new", starred=True)
-        await device.receive()
-        await updated(redis_server, note, OLD, ours=True, starred=False)
-        late = await device.receive()
-        assert late["changes"] == {"starred": True, "updatedAt": NEW}
-        assert late["updatedNote"]["title"] == "new"
-        await updated(redis_server, note, OLD, ours=True, gone=1)
-        assert (await device.receive())["changes"] == {"updatedAt": NEW}
-        assert house.figure("order_repairs_total") == 2
+def stored_note(database: Database, **columns: object) -> str:
+    database.add_user(ALICE)
+    return database.add_note(ALICE, **columns)
 
 
-async def test_a_late_event_of_the_rest_service_passes_untouched_and_is_made_good(
-    boot: Boot, redis_server: RedisServer
+@pytest.mark.parametrize("ours", [True, False])
+async def test_after_an_older_event_devices_are_shown_the_stored_row(
+    boot: Boot, database: Database, redis_server: RedisServer, ours: bool
 ) -> None:
-    """Whose clock is wrong nobody knows, so the devices are told to fetch anew."""
-    note = str(uuid.uuid4())
+    """Whose clock is wrong is not known, so the row is read."""
+    note = stored_note(database, title="stored")
     async with boot() as house, house.device(ALICE) as device:
-        await updated(redis_server, note, NEW, ours=True, title="new")
-        await device.receive()
-        await updated(redis_server, note, OLD, ours=False, title="old")
-        sync = await device.receive()
-        assert sync["changes"] == {"title": "old", "updatedAt": OLD}
-        assert sync["updatedNote"]["title"] == "old"
-        told = await device.receive()
-        assert (told["type"], told["reason"]) == ("resync_required", "conflict")
-        await updated(redis_server, note, NEW, ours=False, title="new")
-        assert (await device.receive())["updatedNote"]["title"] == "new"
+        await updated(redis_server, note, NEW, ours=ours, title="new", starred=True)
+        assert (await device.receive())["changes"]["title"] == "new"
+        await updated(redis_server, note, OLD, ours=ours, title="old")
+        created, sync = await device.receive(), await device.receive()
+        assert created["type"] == "note_created_sync"
+        assert created["noteData"]["title"] == "stored"
+        assert sync["type"] == "note_sync"
+        assert sync["changes"] == sync["updatedNote"] == created["noteData"]
+        assert sync["fromUserId"] == "server"
         assert await device.barrier() == []
+        assert house.figure("order_repairs_total") == 1
 
 
-async def test_rows_of_the_rest_service_count_when_they_are_newer(
-    boot: Boot, redis_server: RedisServer
+async def test_an_older_folder_event_and_a_late_creation_are_read_as_well(
+    boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
-    note = str(uuid.uuid4())
+    note = stored_note(database, title="stored")
+    folder = database.add_folder(ALICE, name="stored")
     async with boot() as house, house.device(ALICE) as device:
-        await updated(redis_server, note, NEW, ours=False, title="rest")
+        for at in (NEW, OLD):
+            row = {"id": folder, "name": at, "updatedAt": at}
+            event = {
+                "event": "folder_updated", "folderId": folder,
+                "changes": {"name": at}, "updatedFolder": row,
+            }  # fmt: skip
+            await publish(redis_server.url, ALICE, event)
+        assert (await device.receive())["updatedFolder"]["name"] == NEW
+        created, sync = await device.receive(), await device.receive()
+        assert created["type"] == "folder_created_sync"
+        assert sync["type"] == "folder_updated_sync"
+        assert sync["changes"] == sync["updatedFolder"] == created["folderData"]
+        assert "order" not in sync["changes"]
+        assert sync["changes"]["name"] == "stored"
+        await updated(redis_server, note, NEW, ours=False, title="new")
         await device.receive()
-        await updated(redis_server, note, OLD, ours=True, title="ours")
-        late = await device.receive()
-        assert late["changes"] == {"title": "rest", "updatedAt": NEW}
+        late = {"event": "note_created", "noteData": row_at(note, OLD, title="first")}
+        await publish(redis_server.url, ALICE, late)
+        assert (await device.receive())["noteData"]["title"] == "stored"
+        assert (await device.receive())["updatedNote"]["title"] == "stored"
+
+
+async def test_a_row_from_a_clock_that_is_ahead_is_read_and_so_is_the_next(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    """A host 20 s ahead writes, then one with the right time: the second row stands."""
+    note = stored_note(database, title="stored")
+    now = datetime.now(UTC)
+    ahead, at = (
+        moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        for moment in (now + timedelta(seconds=20), now)
+    )
+    async with boot() as house, house.device(ALICE) as device:
+        await updated(redis_server, note, ahead, ours=False, title="ahead")
+        titles: list[str] = []
+        while not titles or titles[-1] != "stored":
+            message = await device.receive()
+            if message["type"] == "note_sync":
+                titles.append(message["updatedNote"]["title"])
+        assert titles == ["ahead", "stored"]
+        await updated(redis_server, note, at, ours=False, title="older")
+        shown = (await device.receive())["type"], await device.barrier()
+        assert shown[0] in {"note_sync", "note_created_sync"}
+
+
+async def test_a_note_restored_after_its_deletion_is_sent_as_created_too(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    """The old web client has removed it, and ignores updates of unknown notes."""
+    note = stored_note(database, title="stored")
+    gone = {"event": "note_deleted", "noteId": note}
+    async with boot() as house, house.device(ALICE) as device:
+        async with house.device(ALICE) as other:
+            await publish(redis_server.url, ALICE, gone)
+            for each in (device, other):
+                assert (await each.receive())["type"] == "note_deleted_sync"
+            changes = {"deleted": False}
+            update = {"type": "note_update", "noteId": note, "changes": changes}
+            await other.send(update)
+            created, sync = await device.receive(), await device.receive()
+            assert created["type"] == "note_created_sync"
+            assert created["noteData"] == sync["updatedNote"]
+            assert sync["changes"]["deleted"] is False
+            replies = [m["type"] for m in await other.barrier()]
+            assert replies == ["note_update_success"]
+            await other.send(update)
+            assert (await device.receive())["type"] == "note_sync"
+            await other.barrier()
+        await publish(redis_server.url, ALICE, gone)
+        await device.receive()
+        at = "2999-01-01T00:00:00.000Z"
+        await updated(redis_server, note, at, ours=False, title="partial")
+        assert (await device.receive())["noteData"]["title"] == "stored"
 
 
 @pytest.mark.parametrize("at", [None, 5, "", "yesterday", "2026-01-01 00:00:00"])
@@ -361,6 +432,7 @@ async def test_a_storm_with_deletions_and_the_rest_services_own_updates(
             await work
             await eventually(lambda: handled([house]) + refusals(house) >= 100)
             await house.daemon.bus.flush()
+            await calm([house, annex], handled([house]) + 30)
             await publish(
                 redis_server.url, ALICE, {"event": "note_deleted", "noteId": mark}
             )

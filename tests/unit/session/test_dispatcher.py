@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.fakes import NOTE, NOW_MS, FakeTransport, Log, Stubs
 from typelets_ws.config.model import Config, Messages
-from typelets_ws.delivery.versions import VersionCache, VersionedRow
+from typelets_ws.recovery_ports import RowKey, RowKind
 from typelets_ws.session.dispatcher import (
     INBOX_MESSAGES,
     REFUSAL_BYTES,
@@ -36,7 +36,6 @@ class DispatcherHarness:
         self.services = Services(
             context=world.context(),
             authenticator=world.authenticator,
-            versions=VersionCache(10, 1000),
             publish=lambda user, event, _done: self.published.append(
                 (user, json.loads(event))
             ),
@@ -207,18 +206,27 @@ async def test_an_update_is_answered_and_told() -> None:
         assert (user, event["event"]) == ("alice", "note_updated")
 
 
-async def test_the_reply_shows_the_newest_row_shown_here() -> None:
+async def test_a_reply_in_conflict_with_what_was_shown_has_the_row_read() -> None:
+    """An event with a newer version arrived while the update was under way."""
 
     async with talking() as talk:
         await talk.come_in()
-        newer = VersionedRow("2026-01-02T00:00:00.000Z", b'{"newer":true}')
-        talk.services.versions.latest(("alice", NOTE), newer, 0)
-        assert (await talk.ask(UPDATE))["updatedNote"] == {"newer": True}
-        assert talk.published[0][1]["version"] < newer.version
-        big = VersionedRow("2026-01-03T00:00:00.000Z", b"x" * 2000)
-        talk.services.versions.latest(("alice", NOTE), big, 0)
-        assert (await talk.ask(UPDATE))["updatedNote"]["id"] == NOTE
-        assert talk.link.resyncs == ["conflict"]
+        key = RowKey("alice", RowKind.NOTE, NOTE)
+        shown = talk.world.recovery.shown
+        talk.world.store.gate.clear()
+        talk.say(UPDATE)
+        await asyncio.sleep(0)  # it begins
+        newer = "2026-01-02T00:00:00.000Z"
+        shown.updated(key, b"{}", b"{}", newer)
+        talk.world.store.gate.set()
+        await talk.idle()
+        (reply,) = talk.heard()
+        assert reply["type"] == "note_update_success"
+        assert list(talk.world.recovery.conflicts) == [key]
+        assert (await talk.ask(UPDATE))["type"] == "note_update_success"
+        known = shown.get(key)
+        assert known is not None
+        assert known.replied, "it began after all that was shown: it is the newest"
 
 
 async def test_an_announcement_is_told_and_not_answered() -> None:

@@ -9,8 +9,7 @@ import pytest
 
 from tests.fakes import FOLDER, NOTE, NOW_MS, UNOWNED, Stubs
 from typelets_ws.config.model import Messages
-from typelets_ws.delivery.versions import VersionedRow
-from typelets_ws.ports import Identity, Missing, StoreUnavailable
+from typelets_ws.ports import Identity, Missing, StoreUnavailable, Updated
 from typelets_ws.protocol import decoding, events, messages
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.protocol.messages import encode
@@ -105,7 +104,7 @@ def test_note_update() -> None:
         "event": "note_updated", "noteId": NOTE, "updatedNote": row, "version": at,
         "changes": {"title": "x", "updatedAt": at},
     }  # fmt: skip
-    assert outcome.row == VersionedRow(at, msgspec.json.encode(row))
+    assert outcome.row == Updated(msgspec.json.encode(row), at)
     for name in ("tags", "other"):
         assert world.figure("filtered_fields_total", field=name) == 1
 

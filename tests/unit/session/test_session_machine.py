@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.fakes import FOLDER, NOTE, UNOWNED, FakeTransport, Log, Stubs
-from typelets_ws.delivery.versions import VersionCache
 from typelets_ws.ports import TokenRejectReason
 from typelets_ws.protocol import messages
 from typelets_ws.session.dispatcher import Dispatcher
@@ -58,7 +57,6 @@ class Clients(RuleBasedStateMachine):
         self.services = Services(
             context=self.world.context(),
             authenticator=self.world.authenticator,
-            versions=VersionCache(10, 1000),
             publish=lambda user, _event, _done: self.published.append(user),
             spawn=self.spawn,
             metrics=self.world.metrics,

@@ -1,0 +1,468 @@
+"""Recovery with a whole daemon: sign-in, gaps, audit, sync."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.daemon import Boot, Device, Message, RunningDaemon, eventually, publish
+from tests.integration.scene import ALICE, BOB
+from tests.postgres import Database
+from tests.redis import RedisServer
+from tests.tokens import mint
+from typelets_ws.postgres.sql import NOTE_ROW
+from typelets_ws.recovery_ports import RowKey, RowKind
+
+FAST = {
+    "enabled": True, "replay_s": 60.0, "audit_s": 0.5, "audit_share": 0.5,
+    "quiet_s": 0.3,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def people(database: Database) -> None:
+    for user in (ALICE, BOB):
+        database.add_user(user)
+
+
+def rename(database: Database, note: str, title: str) -> None:
+    """As a REST route that publishes nothing."""
+    database.execute(
+        "UPDATE notes SET title = %s, updated_at = greatest(clock_timestamp()"
+        " AT TIME ZONE 'UTC', updated_at + interval '1 millisecond') WHERE id = %s",
+        title,
+        note,
+    )
+
+
+async def until(
+    device: Device, wanted: Callable[[Message], bool], seconds: float = 10
+) -> list[Message]:
+    """All messages up to the first that is wanted."""
+    found = []
+    async with asyncio.timeout(seconds):
+        while True:
+            found.append(await device.receive())
+            if wanted(found[-1]):
+                return found
+
+
+def is_healed(message: Message) -> bool:
+    return bool(message["type"] == "healed")
+
+
+def titles(messages: list[Message]) -> list[str]:
+    return [m["updatedNote"]["title"] for m in messages if m["type"] == "note_sync"]
+
+
+async def ready(house: RunningDaemon) -> None:
+    """Recovery is on, and has a horizon."""
+    await eventually(lambda: house.daemon.relay.recovery.cursor is not None)
+
+
+async def audited(house: RunningDaemon) -> None:
+    """Wait until every user's rows have been looked at once more."""
+    now = asyncio.get_running_loop().time()
+    states = house.daemon.relay.recovery.states
+    await eventually(
+        lambda: all(
+            (state := states.get(user)) is not None and state.looked_at > now
+            for user in states
+        )
+    )
+
+
+# Sign-in
+
+
+async def test_a_device_that_signs_in_gets_what_changed_of_late(
+    boot: Boot, database: Database
+) -> None:
+    note, folder = database.add_note(ALICE, title="new"), database.add_folder(ALICE)
+    old = database.add_note(ALICE, title="old")
+    database.execute(
+        "UPDATE notes SET updated_at = now() - interval '1 day' WHERE id = %s", old
+    )
+    async with boot(recovery={**FAST, "replay_s": 1.0}) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            found = await until(device, is_healed)
+        kinds = [m["type"] for m in found]
+        assert kinds[:2] == ["folder_created_sync", "folder_updated_sync"]
+        assert (
+            found[0]["folderData"] == found[1]["updatedFolder"] == found[1]["changes"]
+        )
+        assert found[0]["folderData"]["id"] == folder
+        sync = next(m for m in found if m["type"] == "note_sync")
+        assert sync["noteId"] == note
+        assert sync["changes"] == sync["updatedNote"]
+        assert sync["fromUserId"] == "server"
+        assert found[-1]["reason"] == "sign_in"
+
+
+async def test_every_further_device_gets_it_and_the_others_do_not(
+    boot: Boot, database: Database
+) -> None:
+    database.add_note(ALICE, title="new")
+    async with boot(recovery={**FAST, "audit_s": 30.0}) as house:
+        await ready(house)
+        async with house.device(ALICE) as first:
+            assert titles(await until(first, is_healed)) == ["new"]
+            async with house.device(ALICE) as second:
+                assert titles(await until(second, is_healed)) == ["new"]
+            assert await first.barrier() == []
+
+
+async def test_without_anything_new_nothing_is_sent(
+    boot: Boot, database: Database
+) -> None:
+    database.add_note(ALICE)
+    database.execute("UPDATE notes SET updated_at = now() - interval '1 day'")
+    async with boot(recovery={**FAST, "replay_s": 1.0}) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            await audited(house)
+            assert await device.barrier() == []
+            assert (await device.ask({"type": "ping"}))["cursor"]
+
+
+# Changes that nobody published
+
+
+async def test_an_unpublished_change_reaches_the_devices_once(
+    boot: Boot, database: Database
+) -> None:
+    note = database.add_note(ALICE, title="first")
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device, house.device(BOB) as bob:
+            await until(device, is_healed)
+            rename(database, note, "second")
+            found = await until(device, is_healed)
+            assert titles(found) == ["second"]
+            assert found[-1]["reason"] == "audit"
+            await audited(house)
+            await audited(house)
+            assert await device.barrier() == await bob.barrier() == []
+        counted = house.figure("unannounced_changes_total", table="notes")
+        assert counted == 1
+        (line,) = house.logged("unannounced_change")
+        assert line["table"] == "notes"
+        assert "second" not in json.dumps(line)
+
+
+async def test_a_row_that_keeps_changing_is_sent_when_it_rests(
+    boot: Boot, database: Database
+) -> None:
+    note = database.add_note(ALICE, title="first")
+    async with boot(recovery={**FAST, "quiet_s": 0.6, "audit_s": 0.2}) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            await until(device, is_healed)
+            for number in range(15):
+                rename(database, note, f"{number}")
+                await asyncio.sleep(0.1)
+            assert titles(await until(device, is_healed)) == ["14"]
+
+
+async def test_a_folders_deletion_reaches_its_notes(
+    boot: Boot, database: Database
+) -> None:
+    folder = database.add_folder(ALICE)
+    note = database.add_note(ALICE, folder_id=folder)
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            await until(device, is_healed)
+            database.execute("DELETE FROM folders WHERE id = %s", folder)
+            found = await until(device, is_healed)
+            (sync,) = [m for m in found if m["type"] == "note_sync"]
+            assert sync["noteId"] == note
+            assert sync["updatedNote"]["folderId"] is None
+
+
+async def test_a_skipped_event_before_a_published_one_is_found(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    """The last event has the newest version, and does not name the field skipped."""
+    note = database.add_note(ALICE, title="first")
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            await until(device, is_healed)
+            rename(database, note, "skipped")
+            await update_and_publish(database, redis_server, note, starred=True)
+            await device.receive()
+            found = await until(device, is_healed)
+            assert titles(found) == ["skipped"]
+            assert found[0]["noteData"]["starred"] is True
+
+
+async def update_and_publish(
+    database: Database,
+    redis_server: RedisServer,
+    note: str,
+    **fields: Any,
+) -> Message:
+    """As a REST route that does it right."""
+    names = ", ".join(f"{name} = %s" for name in fields)
+    database.execute(
+        f"UPDATE notes SET {names}, updated_at = greatest(clock_timestamp()"
+        " AT TIME ZONE 'UTC', updated_at + interval '1 millisecond') WHERE id = %s",
+        *fields.values(),
+        note,
+    )
+    row = wire_note(database, note)
+    event = {
+        "event": "note_updated", "noteId": note,
+        "changes": {**fields, "updatedAt": row["updatedAt"]}, "updatedNote": row,
+    }  # fmt: skip
+    await publish(redis_server.url, ALICE, event)
+    return row
+
+
+def wire_note(database: Database, note: str) -> Message:
+    (found,) = database.execute(
+        f"SELECT {NOTE_ROW} AS row FROM notes AS n WHERE n.id = %s", note
+    )
+    row = found["row"]
+    assert isinstance(row, dict)
+    return row
+
+
+async def test_delivered_changes_are_not_sent_again(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    note, other = database.add_note(ALICE), database.add_note(ALICE)
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as one, house.device(ALICE) as two:
+            await until(one, is_healed)
+            await until(two, is_healed)
+            await one.send(
+                {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
+            )
+            await one.receive()
+            await two.receive()
+            await update_and_publish(database, redis_server, other, title="y")
+            await one.receive()
+            await two.receive()
+            await audited(house)
+            await audited(house)
+            assert await one.barrier() == await two.barrier() == []
+        assert house.figure("unannounced_changes_total", table="notes") == 0
+
+
+async def test_a_late_event_of_an_older_version_is_set_right(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    """Long after the audit has seen the newer version."""
+    note = database.add_note(ALICE, title="first")
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            await until(device, is_healed)
+            older = wire_note(database, note)
+            rename(database, note, "newer")
+            assert titles(await until(device, is_healed)) == ["newer"]
+            shown = house.daemon.relay.recovery.shown
+            shown.forget(RowKey(ALICE, RowKind.NOTE, note))
+            await audited(house)
+            event = {
+                "event": "note_updated", "noteId": note,
+                "changes": {"title": "first", "updatedAt": older["updatedAt"]},
+                "updatedNote": older,
+            }  # fmt: skip
+            await publish(redis_server.url, ALICE, event)
+            assert titles([await device.receive()]) == ["first"]
+            assert titles(await until(device, is_healed)) == ["newer"]
+
+
+async def test_a_row_that_was_announced_and_does_not_exist_is_taken_back(
+    boot: Boot, redis_server: RedisServer
+) -> None:
+    note = "00000000-0000-4000-8000-00000000abcd"
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            await audited(house)
+            event = {"event": "note_created", "noteData": {"id": note}}
+            await publish(redis_server.url, ALICE, event)
+            found = await until(device, is_healed)
+            assert [m["type"] for m in found] == [
+                "note_created_sync", "note_deleted_sync", "healed",
+            ]  # fmt: skip
+
+
+# Gaps
+
+
+@pytest.mark.parametrize("way", ["kill", "unreadable", "publish_failed"])
+async def test_after_a_gap_devices_are_healed(
+    boot: Boot, database: Database, redis_server: RedisServer, way: str
+) -> None:
+    note = database.add_note(ALICE, title="first")
+    async with boot(recovery={**FAST, "audit_s": 60.0}) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            await until(device, is_healed)
+            if way == "kill":
+                redis_server.kill()
+                rename(database, note, "second")
+                redis_server.start()
+            elif way == "unreadable":
+                rename(database, note, "second")
+                await publish(redis_server.url, ALICE, b"junk")
+            else:
+                rename(database, note, "second")
+                event = {"event": "resync_required", "reason": "publish_failed"}
+                await publish(redis_server.url, ALICE, event)
+            found = await until(device, is_healed, 20)
+            assert titles(found) == ["second"]
+            assert "resync_required" not in [m["type"] for m in found]
+            assert found[-1]["reason"] not in {"audit", "sign_in"}
+            assert found[-1]["digest"] == digest(database)
+
+
+def digest(database: Database) -> Message:
+    """As a client computes it over its own rows."""
+    found = {}
+    for table in ("notes", "folders"):
+        rows = database.execute(
+            f"SELECT id, updated_at FROM {table} WHERE user_id = %s", ALICE
+        )
+        total = 0
+        for row in rows:
+            at = row["updated_at"].isoformat(timespec="milliseconds") + "Z"
+            hashed = hashlib.sha256(f"{row['id']}:{at}".encode()).digest()
+            total ^= int.from_bytes(hashed[:16])
+        found[table] = {"count": len(rows), "hash": f"{total:032x}"}
+    return found
+
+
+async def test_with_postgres_away_devices_are_told_and_healed_later(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    note = database.add_note(ALICE, title="first")
+    async with boot(recovery={**FAST, "audit_s": 60.0}) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            await until(device, is_healed)
+            rename(database, note, "second")
+            database.stop()
+            await publish(redis_server.url, ALICE, b"junk")
+            told = await until(device, lambda m: m["type"] == "resync_required")
+            assert told[-1]["reason"].startswith("event_")
+            database.start()
+            assert titles(await until(device, is_healed, 30)) == ["second"]
+
+
+async def test_without_recovery_devices_are_told_to_resync(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    async with boot() as house, house.device(ALICE) as device:
+        await publish(redis_server.url, ALICE, b"junk")
+        assert (await device.receive())["type"] == "resync_required"
+        sync = await device.ask({"type": "sync"})
+        assert (sync["code"], "cursor" in await device.ask({"type": "ping"})) == (
+            "UNKNOWN_TYPE", False,
+        )  # fmt: skip
+
+
+# Sync
+
+
+async def test_sync_from_nothing_and_from_a_cursor(
+    boot: Boot, database: Database
+) -> None:
+    note, folder = database.add_note(ALICE, title="first"), database.add_folder(ALICE)
+    database.add_note(BOB)
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            page = await device.ask({"type": "sync", "requestId": "r", "ids": True})
+            assert page.pop("cursor")
+            assert page == {
+                "type": "sync_page", "requestId": "r", "more": False,
+                "notes": [wire_note(database, note)],
+                "folders": [page["folders"][0]],
+                "digest": digest(database),
+                "noteIds": [note], "folderIds": [folder],
+            }  # fmt: skip
+            assert page["folders"][0]["id"] == folder
+            cursor = (await device.ask({"type": "sync"}))["cursor"]
+            page = await device.ask({"type": "sync", "cursor": cursor})
+            assert (page["notes"], page["folders"]) == ([], [])
+            assert "noteIds" not in page
+            rename(database, note, "second")
+            page = await device.ask({"type": "sync", "cursor": cursor})
+            assert [row["title"] for row in page["notes"]] == ["second"]
+            assert page["digest"] == digest(database)
+            await audited(house)
+            assert [m["type"] for m in await device.barrier()].count("healed") <= 1
+
+
+async def test_pages_of_a_sync(boot: Boot, database: Database) -> None:
+    notes = {database.add_note(ALICE, content="x" * 500) for _ in range(9)}
+    async with boot(recovery={**FAST, "page_rows": 4, "page_bytes": 3_000}) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            seen: list[str] = []
+            page: Message = {"more": True}
+            while page["more"]:
+                asked = {"type": "sync"}
+                if "cursor" in page:
+                    asked["cursor"] = page["cursor"]
+                page = await device.ask(asked)
+                assert page["type"] == "sync_page"
+                assert ("digest" in page) is not page["more"]
+                assert len(json.dumps(page["notes"])) < 4_000
+                seen += [row["id"] for row in page["notes"]]
+            assert sorted(seen) == sorted(notes)
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "x", "AQ", "A" * 20, "A" * 200, "é", "\ud800", "AQAAAAAAAAAAAAAAAAAAAAAA"],
+)
+async def test_unknown_cursors_are_refused(boot: Boot, cursor: str) -> None:
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            error = await device.ask({"type": "sync", "cursor": cursor})
+            assert error["type"] == "error"
+            assert error["code"] in {"CURSOR_EXPIRED", "INVALID_FIELD"}
+
+
+async def test_a_cursor_is_good_on_every_process_and_after_a_restart(
+    boot: Boot, database: Database
+) -> None:
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            cursor = (await device.ask({"type": "sync"}))["cursor"]
+    note = database.add_note(ALICE)
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            page = await device.ask({"type": "sync", "cursor": cursor})
+            assert [row["id"] for row in page["notes"]] == [note]
+
+
+async def test_auth_success_has_a_cursor_that_finds_what_follows(
+    boot: Boot, database: Database
+) -> None:
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device() as device:
+            answer = await device.auth(device_token())
+            note = database.add_note(ALICE)
+            found = await device.ask({"type": "sync", "cursor": answer["cursor"]})
+            assert note in [row["id"] for row in found["notes"]]
+
+
+def device_token() -> str:
+    return mint(ALICE)

@@ -1,0 +1,274 @@
+"""Healing: devices are brought to what Postgres holds, whatever they have missed.
+
+One mechanism answers gaps, failed publishes, unreadable events, conflicts of versions
+and changes that were never published: a *look* at the rows of a user that were written
+since its horizon, and at the rows shown since its last look. Rows that the devices do
+not hold are sent (`judging`, `shown`); then the horizon moves on. Invariants:
+
+- **The horizon moves only when nothing is left to send**: no row waits to become
+  stable, and there was not more than one look can send.
+- **Looks at one user never overlap**: `Recovery` runs one at a time.
+- **No await between judging a row and queueing its frames.**
+- With Postgres away devices are sent `resync_required`, once, and are healed as soon
+  as a look succeeds.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..config.model import Recovery as Settings
+from ..ports import StoreUnavailable
+from ..recovery_ports import (
+    Changes,
+    Digest,
+    Extent,
+    RowKey,
+    Since,
+    Snapshot,
+    StoredRow,
+    UserChanges,
+)
+from ..telemetry.telemetry import Telemetry
+from .cursors import Cursor, encode
+from .horizons import Horizons
+from .hub import Hub
+from .judging import Judge, Verdict
+from .resync import ResyncSender
+from .senders import RowSender
+from .shown import ShownRows
+from .user_states import UserState, UserStates
+
+__all__ = ["AUDIT", "SIGN_IN", "Healer"]
+
+AUDIT: Final = "audit"
+SIGN_IN: Final = "sign_in"
+MOST_KNOWN: Final = 5_000
+"""Versions remembered of one user; without them rows are compared once more."""
+MOST_UNVERIFIED: Final = 1_000
+"""Rows read by id in one look; the others wait for the next."""
+NEXT_PAGE_S: Final = 0.2
+"""Between looks at a user with more rows than one look sends."""
+RETRY_S: Final = 1.0
+
+Rows = Mapping[RowKey, StoredRow | None]
+
+
+@dataclass(slots=True)
+class Healer:
+    """Looks at users' rows and sends what their devices do not hold.
+
+    `monotonic` in seconds.
+    """
+
+    changes: Changes
+    sender: RowSender
+    shown: ShownRows
+    horizons: Horizons
+    states: UserStates
+    settings: Settings
+    telemetry: Telemetry
+    monotonic: Callable[[], float]
+    resync: ResyncSender
+
+    @property
+    def hub(self) -> Hub:
+        """The devices."""
+        return self.sender.hub
+
+    def heal(self, user_id: str, reason: str, delay: float = 0.0) -> None:
+        """Have the user looked at in `delay` seconds, and told with `healed`."""
+        state = self.states.get(user_id)
+        if state is not None:
+            if state.reason in {None, SIGN_IN}:
+                state.reason = reason
+            self.states.schedule(user_id, self.monotonic() + delay)
+
+    def postpone_sign_in(self, user_id: str, due: float) -> None:
+        """The user's only device is syncing by itself."""
+        state = self.states.get(user_id)
+        if state is not None and state.reason == SIGN_IN and self._single(user_id):
+            state.due = None
+            self.states.schedule(user_id, due)
+
+    def cancel_sign_in(self, user_id: str) -> None:
+        """The user's only device has synced: it missed nothing before it signed in."""
+        state, now = self.states.get(user_id), self.monotonic()
+        if state is None or state.reason != SIGN_IN or not self._single(user_id):
+            return
+        horizon = self.horizons.before(now - state.looked_at, now)
+        if horizon is not None and state.horizon is None and state.after is None:
+            state.horizon, state.generation = horizon, self.horizons.generation
+            state.cursor = encode(self.horizons.identity, Cursor(horizon))
+            state.reason = state.due = None
+            state.begun = True
+
+    def _single(self, user_id: str) -> bool:
+        return self.hub.count(user_id) == 1
+
+    async def look(self, user_ids: Sequence[str], *, digest: bool) -> None:
+        """Look at these users' rows, and send what is missing."""
+        started, now = self.shown.sequence, self.monotonic()
+        users = [
+            (user_id, state)
+            for user_id in user_ids
+            if (state := self.states.get(user_id)) is not None
+        ]
+        for _, state in users:
+            state.begun = True
+        extent = Extent(
+            self.settings.page_rows, self.settings.page_bytes, digest=digest
+        )
+        wanted = [self._since(user_id, state, now) for user_id, state in users]
+        try:
+            snapshot, found = await self.changes.changed(wanted, extent)
+            self.horizons.observe(snapshot, now)
+            rows = await self._read_unverified(user_ids, found, started, snapshot)
+        except StoreUnavailable:
+            self._retry(users)
+            return
+        for (user_id, state), changes in zip(users, found, strict=True):
+            if self.states.get(user_id) is not state:
+                continue  # its last device has gone meanwhile
+            judge = Judge(self.shown, state, started, now, self.settings.quiet_s)
+            for row in changes.rows:
+                self._judge(judge, row, changed=True)
+            for key in [key for key in rows if key.user_id == user_id]:
+                self._judge_shown(judge, key, rows[key])
+            self._finish(user_id, judge, changes, snapshot)
+
+    async def reread(self, keys: Collection[RowKey]) -> list[RowKey]:
+        """Send these rows as they are: what was shown of them is in conflict.
+
+        Returns the keys that must be read again.
+        """
+        started = self.shown.sequence
+        try:
+            found = await self.changes.rows(list(keys), versions=False)
+        except StoreUnavailable:
+            self.resync.send({key.user_id for key in keys}, "conflict")
+            for key in keys:
+                self.heal(key.user_id, "conflict")
+            return []
+        again = [key for key in keys if self.shown.touched(key, started)]
+        for key, row in found.items():
+            if not self.shown.touched(key, started):
+                self.sender.send(row)
+                self.shown.sent(row)
+                self.telemetry.metrics.repairs.inc()
+        self.hub.flush()
+        return again
+
+    def _since(self, user_id: str, state: UserState, now: float) -> Since:
+        settled = self.horizons.before(self.settings.quiet_s, now)
+        if state.generation == self.horizons.generation and state.horizon is not None:
+            return Since(user_id, state.horizon, state.after, settled)
+        # A first look, or another database: as far back as its history is known, and
+        # beyond that by the rows' own times.
+        horizon, age = self.horizons.oldest(self.settings.replay_s, now) or (None, 0.0)
+        within = None if age >= self.settings.replay_s else self.settings.replay_s
+        return Since(user_id, horizon, state.after, settled, within)
+
+    async def _read_unverified(
+        self,
+        user_ids: Sequence[str],
+        found: Sequence[UserChanges],
+        started: int,
+        snapshot: Snapshot,
+    ) -> Rows:
+        """Rows that were shown and are not among the changes; None if absent."""
+        changed = {row.key for changes in found for row in changes.rows}
+        keys = [
+            key
+            for user_id in user_ids
+            for key in self.shown.unverified(user_id, started)
+            if key not in changed
+        ][:MOST_UNVERIFIED]
+        if not keys:
+            return {}
+        rows = await self.changes.rows(keys, before=snapshot.horizon)
+        return {key: rows.get(key) for key in keys}
+
+    def _judge(self, judge: Judge, row: StoredRow, *, changed: bool) -> None:
+        verdict = judge.judge(row, changed=changed)
+        if verdict in {Verdict.HELD, Verdict.WAIT}:
+            return
+        known = self.shown.get(row.key)
+        holder = known.holder if known and known.version == row.updated_at else None
+        if self.hub.has_other(row.key.user_id, holder):
+            self.sender.send(row, holder)
+            self._count(judge.state, verdict, row.key)
+        judge.held(row)
+
+    def _judge_shown(self, judge: Judge, key: RowKey, row: StoredRow | None) -> None:
+        if row is not None:
+            self._judge(judge, row, changed=False)
+        elif judge.absent(key) is Verdict.UNANNOUNCED:
+            self.sender.send_deletion(key)
+            self.shown.forget(key)
+            self._count(judge.state, Verdict.UNANNOUNCED, key)
+
+    def _count(self, state: UserState, verdict: Verdict, key: RowKey) -> None:
+        """Count a row sent; one that no event announced also as a fault of others."""
+        metrics = self.telemetry.metrics
+        reason = state.reason or AUDIT
+        metrics.healed_rows.labels(reason).inc()
+        if verdict is Verdict.UNANNOUNCED and state.reason is None:
+            table = f"{key.kind}s"
+            metrics.unannounced_changes.labels(table).inc()
+            self.telemetry.log.warning(
+                "unannounced_change", table=table, user=key.user_id
+            )
+        state.sent = True
+
+    def _finish(
+        self, user_id: str, judge: Judge, changes: UserChanges, snapshot: Snapshot
+    ) -> None:
+        """Move on: to the next page, the next look, or the next horizon."""
+        state, now = judge.state, self.monotonic()
+        self.hub.flush()
+        state.collected = {**(state.collected or {}), **judge.waiting}
+        if state.following is None:
+            state.following = snapshot.horizon
+        if changes.more:
+            last = changes.rows[-1].key
+            state.after = (last.kind, last.row_id)
+            self.states.schedule(user_id, now + NEXT_PAGE_S)
+            self._tell(user_id, state)
+            return
+        following, state.following = state.following, None
+        single, state.after = state.after is None, None
+        state.waiting, state.collected = state.collected or None, None
+        if state.waiting:
+            self.states.schedule(user_id, now + self.settings.quiet_s)
+            return
+        state.horizon, state.generation = following, self.horizons.generation
+        state.cursor = encode(snapshot.identity, Cursor(following))
+        if single or len(state.known or ()) > MOST_KNOWN:
+            state.known = {row.key: row.version for row in changes.rows} or None
+        self.states.looked(user_id, now)
+        self._healed(user_id, state, changes.digest)
+
+    def _healed(self, user_id: str, state: UserState, digest: Digest | None) -> None:
+        reason: str | None = state.reason or AUDIT
+        if reason in {AUDIT, SIGN_IN} and not state.sent:
+            reason = None
+        state.reason, state.sent, state.told = None, False, False
+        if reason is not None and state.cursor is not None:
+            devices = self.hub.devices_of(user_id)
+            self.sender.send_healed(devices, reason, state.cursor, digest)
+            self.telemetry.metrics.heals.labels(reason).inc()
+
+    def _retry(self, users: Sequence[tuple[str, UserState]]) -> None:
+        """Postgres is away: say so to those who are owed a heal, and look again."""
+        for user_id, state in users:
+            if state.reason is not None or state.waiting or state.after is not None:
+                self._tell(user_id, state)
+                self.states.schedule(user_id, self.monotonic() + RETRY_S)
+
+    def _tell(self, user_id: str, state: UserState) -> None:
+        """Send `resync_required`, once for each reason."""
+        if not state.told and state.reason not in {None, SIGN_IN}:
+            assert state.reason is not None
+            state.told = True
+            self.resync.send([user_id], state.reason)

@@ -1,0 +1,105 @@
+"""Whether a stored row must be sent to the devices of its user. Pure.
+
+- **A row is sent once it is stable**: with the same version for `quiet_s`. A device
+  that saves over REST would otherwise get its own older text while the person types.
+  A row older than the horizon of `quiet_s` ago is stable (`StoredRow.settled`); any
+  other must be found with the same version in two looks.
+- **A row that was shown while it was read is not judged**: it may be older than what
+  was shown. The next look decides.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+from ..recovery_ports import RowKey, StoredRow
+from .shown import ShownRows
+from .shown_row import Agreement
+from .user_states import FirstLook, UserState
+
+__all__ = ["Judge", "Verdict"]
+
+ABSENT: Final = ""
+
+
+class Verdict(Enum):
+    """What to do with a stored row."""
+
+    HELD = auto()
+    """The devices hold it."""
+    WAIT = auto()
+    """Look again."""
+    SEND = auto()
+    """It was shown in part, or to some devices: send it to the others."""
+    UNANNOUNCED = auto()
+    """No event has shown this version: send it."""
+
+
+@dataclass(slots=True)
+class Judge:
+    """One look at one user's rows, begun at `started` (sequence) and `now` (s)."""
+
+    shown: ShownRows
+    state: UserState
+    started: int
+    now: float
+    quiet_s: float
+    waiting: dict[RowKey, FirstLook] = field(default_factory=dict)
+
+    def judge(self, row: StoredRow, *, changed: bool = True) -> Verdict:
+        """Judge a row; `changed` is False for one below the user's horizon.
+
+        Such a row must be settled: it may have changed since the changes were read.
+        """
+        key = row.key
+        if self.shown.touched(key, self.started) or not (changed or row.settled):
+            self.waiting[key] = FirstLook(row.version, self.now)
+            return Verdict.WAIT
+        unverified = self.shown.is_unverified(key)
+        if not unverified and self._known(key) == row.version:
+            return Verdict.HELD
+        known = self.shown.get(key)
+        agreement = (
+            Agreement.DIFFERENT
+            if known is None
+            else known.compare(row, changed=changed)
+        )
+        if agreement is Agreement.SHOWN:
+            self.held(row)
+            return Verdict.HELD
+        if changed and not row.settled and not self._stable(key, row.version):
+            return Verdict.WAIT
+        announced = known is not None and known.version == row.updated_at
+        return Verdict.SEND if announced else Verdict.UNANNOUNCED
+
+    def absent(self, key: RowKey) -> Verdict:
+        """Judge a row that was shown and does not exist."""
+        known = self.shown.get(key)
+        if self.shown.touched(key, self.started):
+            self.waiting[key] = FirstLook(ABSENT, self.now)
+            return Verdict.WAIT
+        if known is None or known.gone:
+            self.shown.forget(key)
+            return Verdict.HELD
+        stable = self._stable(key, ABSENT)
+        return Verdict.UNANNOUNCED if stable else Verdict.WAIT
+
+    def held(self, row: StoredRow) -> None:
+        """All devices hold the row."""
+        self.shown.sent(row)
+        self.shown.verified(row.key)
+        if self.state.known is None:
+            self.state.known = {}
+        self.state.known[row.key] = row.version
+
+    def _known(self, key: RowKey) -> str | None:
+        return self.state.known.get(key) if self.state.known else None
+
+    def _stable(self, key: RowKey, version: str) -> bool:
+        first = self.state.waiting.get(key) if self.state.waiting else None
+        if first is None or first.version != version:
+            first = FirstLook(version, self.now)
+        if self.now - first.at >= self.quiet_s:
+            return True
+        self.waiting[key] = first
+        return False

@@ -1,0 +1,163 @@
+"""Devices that have just signed in beside others: they get what they may have missed.
+
+The old web client loads its data at a time the daemon does not know, then connects.
+So a device is sent every row that was written since the horizon of `replay_s` ago. A
+client that sends `sync` first is left out: it asks by itself. The first device of a
+user is healed as the user is (`healing`).
+
+Invariant: a row is sent to the device unless it was read while it was shown; then, and
+while it is not stable, it is read again. What other devices have been shown does not
+matter here: this one may have connected later.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from ..config.model import Recovery as Settings
+from ..ports import StoreUnavailable
+from ..recovery_ports import Changes, Extent, RowKey, RowKind, Since, StoredRow
+from .cursors import Cursor, encode
+from .healing import SIGN_IN
+from .horizons import Horizons
+from .hub import Device
+from .senders import RowSender
+from .shown import ShownRows
+
+__all__ = ["Newcomers"]
+
+NARROW_FROM: Final = 20
+"""With so many at once only recently updated notes are read: most users come back
+after a restart, and the audit reads all their rows."""
+REREAD_S: Final = 0.2
+RETRY_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Newcomer:
+    user_id: str
+    device: Device
+    due: float
+    after: tuple[RowKind, str] | None = None
+    sent: bool = False
+    again: dict[RowKey, str] = field(default_factory=dict)
+    """Rows to be read again, with the version found; empty if it was being shown."""
+
+
+@dataclass(slots=True)
+class Newcomers:
+    """The devices that are waiting for their replay. `monotonic` in seconds."""
+
+    changes: Changes
+    sender: RowSender
+    shown: ShownRows
+    horizons: Horizons
+    settings: Settings
+    monotonic: Callable[[], float]
+    _waiting: dict[str, _Newcomer] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, connection_id: object) -> bool:
+        return connection_id in self._waiting
+
+    def add(self, user_id: str, device: Device, due: float) -> None:
+        """Replay to this device at this time."""
+        self._waiting[device.connection_id] = _Newcomer(user_id, device, due)
+
+    def discard(self, connection_id: str) -> None:
+        """The device is gone, or asks by itself."""
+        self._waiting.pop(connection_id, None)
+
+    def postpone(self, connection_id: str, due: float) -> None:
+        """The device is syncing: do not replay before this time."""
+        if connection_id in self._waiting:
+            self._waiting[connection_id].due = due
+
+    def next_due(self) -> float | None:
+        """When the next replay is due."""
+        return min((one.due for one in self._waiting.values()), default=None)
+
+    async def replay(self, most: int) -> None:
+        """Send at most so many devices what is due now."""
+        now = self.monotonic()
+        due = [one for one in self._waiting.values() if one.due <= now][:most]
+        fresh = [one for one in due if not one.again]
+        try:
+            if fresh:
+                await self._first(fresh, now)
+            if again := [one for one in due if one.again and one not in fresh]:
+                await self._again(again)
+        except StoreUnavailable:
+            for one in due:
+                one.due = now + RETRY_S
+
+    async def _first(self, some: Sequence[_Newcomer], now: float) -> None:
+        started = self.shown.sequence
+        horizon, age = self.horizons.oldest(self.settings.replay_s, now) or (None, 0.0)
+        complete = age >= self.settings.replay_s
+        narrow = complete and len(self._waiting) >= NARROW_FROM
+        within = None if complete and not narrow else self.settings.replay_s
+        settled = self.horizons.before(self.settings.quiet_s, now)
+        wanted = [
+            Since(one.user_id, horizon, one.after, settled, within) for one in some
+        ]
+        extent = Extent(
+            self.settings.page_rows, self.settings.page_bytes, narrow=narrow
+        )
+        snapshot, found = await self.changes.changed(wanted, extent)
+        self.horizons.observe(snapshot, now)
+        for one, changes in zip(some, found, strict=True):
+            rows = []
+            for row in changes.rows:
+                if self.shown.touched(row.key, started):
+                    one.again[row.key] = ""
+                elif row.settled:
+                    rows.append(row)
+                else:
+                    one.again[row.key] = row.version
+            self._send(one, rows)
+            if changes.more:
+                last = changes.rows[-1].key
+                one.after, one.due = (last.kind, last.row_id), now + REREAD_S
+            else:
+                self._settle(one, snapshot.identity, snapshot.horizon)
+
+    async def _again(self, some: Sequence[_Newcomer]) -> None:
+        started = self.shown.sequence
+        keys = [key for one in some for key in one.again]
+        found = await self.changes.rows(keys)
+        horizon = self.horizons.newest
+        for one in some:
+            rows = []
+            for key, version in list(one.again.items()):
+                row = found.get(key)
+                if row is None:
+                    del one.again[key]
+                elif self.shown.touched(key, started):
+                    one.again[key] = ""
+                elif version in {"", row.version}:
+                    rows.append(row)
+                    del one.again[key]
+                else:
+                    one.again[key] = row.version
+            self._send(one, rows)
+            self._settle(one, self.horizons.identity, horizon)
+
+    def _send(self, one: _Newcomer, rows: list[StoredRow]) -> None:
+        if rows and one.device.open:
+            self.sender.send_to([one.device], rows)
+            one.sent = True
+
+    def _settle(self, one: _Newcomer, identity: str, horizon: int | None) -> None:
+        """Look again at what is not stable, or be done with the device."""
+        if one.again:
+            shown = any(version == "" for version in one.again.values())
+            pause = REREAD_S if shown else self.settings.quiet_s
+            one.due = self.monotonic() + pause
+            return
+        self.discard(one.device.connection_id)
+        if one.sent and horizon is not None and one.device.open:
+            cursor = encode(identity, Cursor(horizon))
+            self.sender.send_healed([one.device], SIGN_IN, cursor, None)

@@ -1,0 +1,274 @@
+"""Recovery as the rest of the daemon sees it, and the one task that does its work.
+
+`run` keeps the horizon and does what is due, the most urgent first: rows in conflict,
+users to be healed, devices that have signed in, then the audit. One statement at a
+time, so looks at one user never overlap; `sync` pages run beside it, and both share
+the quarter of the pool that is recovery's. The audit rests so long after each
+statement that it takes no more than `audit_share` of the time.
+
+While recovery is off (setting, privileges, server version, standby) `heal` sends
+`resync_required`, as the first release did, and everything else works.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Final, Protocol
+
+from ..config.model import Recovery as Settings
+from ..ports import StoreUnavailable
+from ..protocol import messages
+from ..recovery_ports import Changes, Extent, RowKey
+from ..telemetry.telemetry import Telemetry
+from .healing import SIGN_IN, Healer
+from .horizons import Horizons
+from .hub import Device
+from .newcomers import Newcomers
+from .resync import ResyncSender
+from .senders import RowSender
+from .shown import ShownRows
+from .syncing import Syncer
+from .user_states import UserStates
+
+__all__ = ["Recovery"]
+
+SHOWN_BYTES: Final = 32 * 1_048_576
+"""Of rows shown and their changes: some 20,000 rows of 1 KB."""
+HORIZON_S: Final = 2.0
+"""Between horizons: `auth_success` has the newest one."""
+UNSUPPORTED_S: Final = 30.0
+"""Between looks for missing privileges: a GRANT needs no restart."""
+AWAY_S: Final = 1.0
+SIGN_IN_S: Final = 0.5
+"""After `auth_success`: a client that syncs has asked by then, and users gather."""
+SYNCING_S: Final = 10.0
+"""Between two pages of a client that syncs after it has signed in."""
+CONFLICT_S: Final = 0.02
+"""Rows in conflict gather for so long: two processes writing one note make many."""
+AUDIT_GAP_S: Final = 0.05
+BATCH: Final = 50
+AUDIT_BATCH: Final = 100
+DIGESTS: Final = 10
+"""In larger batches `healed` has no digest: it costs Postgres 2 ms for 300 rows."""
+
+
+class Peer(Protocol):
+    """The session of a device."""
+
+    @property
+    def authenticated(self) -> bool: ...
+    @property
+    def user_id(self) -> str: ...
+
+    connection_id: str
+
+
+class Recovery:
+    """Healing, audit and sync. `on` while the setting and Postgres allow it.
+
+    `monotonic` in seconds.
+    """
+
+    def __init__(
+        self,
+        changes: Changes,
+        sender: RowSender,
+        resync: ResyncSender,
+        settings: Settings,
+        telemetry: Telemetry,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._monotonic = monotonic
+        self._changes = changes
+        self._hub = sender.hub
+        self._settings = settings
+        self._telemetry = telemetry
+        self._enabled = settings.enabled
+        self.on = False
+        self.shown = shown = ShownRows(SHOWN_BYTES)
+        self.resync = resync.send
+        self.states = UserStates()
+        self.horizons = Horizons(settings.replay_s + 2 * HORIZON_S)
+        extent = Extent(settings.page_rows, settings.page_bytes)
+        self._syncer = Syncer(changes, shown, self.horizons, extent, monotonic)
+        self._healer = Healer(
+            changes, sender, shown, self.horizons, self.states, settings, telemetry,
+            monotonic, resync,
+        )  # fmt: skip
+        self._newcomers = Newcomers(
+            changes, sender, shown, self.horizons, settings, monotonic
+        )
+        self.conflicts: dict[RowKey, None] = {}
+        self._wake = asyncio.Event()
+        self._audit_at = 0.0
+        self._why: str | None = None
+
+    # What the session asks.
+
+    @property
+    def cursor(self) -> str | None:
+        """The cursor for `auth_success`."""
+        return self.horizons.cursor if self.on else None
+
+    def pong_cursor(self, session: Peer) -> str | None:
+        """All that was committed before it was sent to this device; None: unknown."""
+        if not self.on or not session.authenticated:
+            return None
+        state = self.states.get(session.user_id)
+        if state is None or session.connection_id in self._newcomers:
+            return None
+        return state.cursor
+
+    def note_reply(
+        self, key: RowKey, version: str, connection_id: str, sequence: int
+    ) -> None:
+        """Note that a device was shown the row it wrote.
+
+        It is newer than all that was shown before the update began, at `sequence`.
+        What was shown since may be newer still: if its version says so, the row is
+        read.
+        """
+        if self.shown.touched(key, sequence) and self.shown.is_stale(key, version):
+            self.reread(key)
+        else:
+            self.shown.replied(key, version, connection_id)
+
+    async def sync(
+        self, user_id: str, connection_id: str, message: messages.Sync
+    ) -> messages.SyncPage:
+        """Answer `sync`. Raises `ClientError` or `StoreUnavailable`."""
+        page = await self._syncer.page(user_id, message)
+        self._telemetry.metrics.syncs.inc()
+        now = self._monotonic()
+        if page.more:
+            self._newcomers.postpone(connection_id, now + SYNCING_S)
+            self._healer.postpone_sign_in(user_id, now + SYNCING_S)
+        else:
+            self._newcomers.discard(connection_id)
+            self._healer.cancel_sign_in(user_id)
+        return page
+
+    def attach(self, user_id: str, device: Device) -> None:
+        """A device has authenticated; it is healed unless it syncs by itself."""
+        now = self._monotonic()
+        self.shown.add_user(user_id)
+        if not self._enabled:
+            return
+        state = self.states.get(user_id)
+        if state is None:
+            self.states.add(user_id, now).reason = SIGN_IN
+            self.states.schedule(user_id, now + SIGN_IN_S)
+        elif state.begun:
+            self._newcomers.add(user_id, device, now + SIGN_IN_S)
+        self._wake.set()
+
+    def detach(self, user_id: str, device: Device) -> None:
+        """The device has left the hub."""
+        self._newcomers.discard(device.connection_id)
+        if not self._hub.count(user_id):
+            self.states.discard(user_id)
+            self.shown.discard_user(user_id)
+
+    # What the relay asks.
+
+    def heal(self, user_ids: Collection[str], reason: str, delay: float = 0.0) -> None:
+        """The users' devices may have missed something: heal them in `delay` s."""
+        if not self.on:
+            self.resync(user_ids, reason, delay)
+            return
+        for user_id in user_ids:
+            self._healer.heal(user_id, reason, delay)
+        self._wake.set()
+
+    def reread(self, key: RowKey) -> None:
+        """Versions of this row disagree: read it, and show that."""
+        self.conflicts[key] = None
+        self._wake.set()
+
+    # The work.
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            if self._enabled:
+                group.create_task(self._keep_horizon())
+            group.create_task(self._work())
+
+    async def _keep_horizon(self) -> None:
+        while True:
+            pause = HORIZON_S
+            try:
+                if not self.on:
+                    self._switch(await self._changes.supported())
+                if self.on:
+                    snapshot = await self._changes.horizon()
+                    self.horizons.observe(snapshot, self._monotonic())
+                else:
+                    pause = UNSUPPORTED_S
+            except StoreUnavailable:
+                pause = AWAY_S
+            await asyncio.sleep(pause)
+
+    def _switch(self, why_not: str | None) -> None:
+        self.on = why_not is None
+        self._telemetry.metrics.recovery_up.set(self.on)
+        if self.on:
+            self._telemetry.log.info("recovery_on")
+        elif why_not != self._why:
+            self._telemetry.log.warning("recovery_off", reason=why_not)
+        self._why = why_not
+        self._wake.set()
+
+    async def _work(self) -> None:
+        while True:
+            self._wake.clear()
+            if not await self._step():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause()):
+                        await self._wake.wait()
+
+    async def _step(self) -> bool:
+        """Do the most urgent work. False when there is none now."""
+        if self.conflicts:
+            await asyncio.sleep(CONFLICT_S)
+            conflicts = tuple(self.conflicts)
+            again = await self._healer.reread(conflicts)
+            for key in set(conflicts).difference(again):
+                self.conflicts.pop(key, None)
+            return True
+        if not self.on:
+            return False
+        now = self._monotonic()
+        if due := self.states.take_due(now, BATCH):
+            await self._healer.look(due, digest=len(due) <= DIGESTS)
+            return True
+        replay_at = self._newcomers.next_due()
+        if replay_at is not None and replay_at <= now:
+            await self._newcomers.replay(BATCH)
+            return True
+        return await self._audit(now)
+
+    async def _audit(self, now: float) -> bool:
+        self._telemetry.metrics.audit_round.set(self.states.staleness(now))
+        if now < self._audit_at:
+            return False
+        oldest = self.states.oldest(now - self._settings.audit_s, AUDIT_BATCH)
+        if not oldest:
+            return False
+        await self._healer.look(list(oldest), digest=len(oldest) <= DIGESTS)
+        spent = self._monotonic() - now
+        self._audit_at = now + max(AUDIT_GAP_S, spent / self._settings.audit_share)
+        return True
+
+    def _pause(self) -> float:
+        """Seconds until something may be due."""
+        if not self.on:
+            return HORIZON_S
+        now = self._monotonic()
+        times = [
+            self.states.next_due(),
+            self._newcomers.next_due(),
+            max(self._audit_at, self.states.next_audit(self._settings.audit_s)),
+            now + 1.0,  # the gauge of the audit
+        ]
+        return max(0.01, min(when - now for when in times if when is not None))

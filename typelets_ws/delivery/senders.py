@@ -1,0 +1,122 @@
+"""Stored rows on their way to devices: as the pair that heals every client.
+
+A changed row leaves as `*_created_sync` and an update with all fields. The old web
+client applies the first if it does not know the id and the second if it does, and
+ignores the other; sending the pair twice changes nothing. The two frames are made
+once and leave together.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from msgspec import UNSET, Raw
+
+from ..protocol import messages
+from ..recovery_ports import Digest, RowKey, RowKind, StoredRow
+from ..telemetry.metrics import Metrics
+from ..wire.frames import Frame
+from .hub import Device, Hub
+
+__all__ = ["RowSender", "digest_message"]
+
+SERVER = "server"
+
+
+@dataclass(slots=True)
+class RowSender:
+    """Sends rows, deletions and `healed` to devices of one user. Nothing awaits."""
+
+    hub: Hub
+    metrics: Metrics
+    now_ms: Callable[[], int]
+
+    def send(self, row: StoredRow, exclude: str | None = None) -> None:
+        """Send a row to the user's devices, except the connection `exclude`.
+
+        It leaves with the next `hub.flush`.
+        """
+        for frame in self._pair(row):
+            count = self.hub.queue(row.key.user_id, frame, exclude)
+            self.metrics.deliveries.inc(count)
+
+    def send_to(self, devices: Iterable[Device], rows: Collection[StoredRow]) -> None:
+        """Send rows to some devices at once."""
+        frames = [frame for row in rows for frame in self._pair(row)]
+        for device in devices:
+            for frame in frames:
+                device.send_frame(frame)
+            self.metrics.deliveries.inc(len(frames))
+
+    def send_deletion(self, key: RowKey) -> None:
+        """Send all devices of the user that the row is gone."""
+        timestamp = self.now_ms()
+        message: messages.ServerMessage
+        if key.kind is RowKind.NOTE:
+            message = messages.NoteDeletedSync(
+                noteId=key.row_id, timestamp=timestamp, fromUserId=SERVER
+            )
+        else:
+            message = messages.FolderDeletedSync(
+                folderId=key.row_id, timestamp=timestamp, fromUserId=SERVER
+            )
+        count = self.hub.queue(key.user_id, Frame(messages.encode(message)))
+        self.metrics.deliveries.inc(count)
+
+    def send_healed(
+        self,
+        devices: Iterable[Device],
+        reason: str,
+        cursor: str,
+        digest: Digest | None,
+    ) -> None:
+        """Tell devices that what they may have missed was sent."""
+        message = messages.Healed(
+            reason=reason,
+            cursor=cursor,
+            digest=UNSET if digest is None else digest_message(digest),
+        )
+        frame = Frame(messages.encode(message))
+        for device in devices:
+            device.send_frame(frame)
+
+    def _pair(self, row: StoredRow) -> tuple[Frame, Frame]:
+        timestamp, text = self.now_ms(), Raw(row.text)
+        pair: tuple[messages.ServerMessage, messages.ServerMessage]
+        if row.key.kind is RowKind.NOTE:
+            pair = (
+                messages.NoteCreatedSync(
+                    noteData=text, timestamp=timestamp, fromUserId=SERVER
+                ),
+                messages.NoteSync(
+                    noteId=row.key.row_id,
+                    changes=text,
+                    updatedNote=text,
+                    timestamp=timestamp,
+                    fromUserId=SERVER,
+                ),
+            )
+        else:
+            pair = (
+                messages.FolderCreatedSync(
+                    folderData=text, timestamp=timestamp, fromUserId=SERVER
+                ),
+                messages.FolderUpdatedSync(
+                    folderId=row.key.row_id,
+                    changes=text,
+                    updatedFolder=text,
+                    timestamp=timestamp,
+                    fromUserId=SERVER,
+                ),
+            )
+        first, second = pair
+        return Frame(messages.encode(first)), Frame(messages.encode(second))
+
+
+def digest_message(digest: Digest) -> messages.SyncDigest:
+    """The digest as it is sent."""
+    return messages.SyncDigest(
+        notes=messages.TableDigest(count=digest.notes.rows, hash=digest.notes.xor),
+        folders=messages.TableDigest(
+            count=digest.folders.rows, hash=digest.folders.xor
+        ),
+    )

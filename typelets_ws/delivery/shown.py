@@ -1,0 +1,190 @@
+"""What this process has shown of each row to users with a device here. Pure.
+
+Invariants:
+
+- **No comparison of timestamps decides what is right.** An older `updatedAt` than the
+  one shown is a reason to read the row, nothing more: hosts' clocks differ.
+- **`sequence` orders showing and reading.** A row read by a statement that began at
+  sequence s may be older than what was shown after s (`touched`), and newer or equal
+  to what was shown before.
+- **Every row shown is verified** against Postgres by the next audit of its user
+  (`unverified`), also when the row itself has not changed since the last one: that is
+  what a late event of an older version looks like.
+- Memory is bounded by `max_bytes`. An evicted row is unknown, so it may be sent once
+  more; nothing is missed.
+"""
+
+from collections import OrderedDict
+
+from ..recovery_ports import RowKey, StoredRow
+from .shown_row import ShownRow, is_whole
+
+__all__ = ["ShownRows"]
+
+
+class ShownRows:
+    """The rows shown to users with a device here."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._used = 0
+        self._rows: OrderedDict[RowKey, ShownRow] = OrderedDict()
+        self._users: dict[str, dict[RowKey, int]] = {}
+        """Per user the rows to be verified, with the sequence of the last showing."""
+        self.sequence = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes held, about."""
+        return self._used
+
+    def add_user(self, user_id: str) -> None:
+        """The user has a device here: note what is shown."""
+        self._users.setdefault(user_id, {})
+
+    def discard_user(self, user_id: str) -> None:
+        """The last device is gone; what is shown elsewhere is not known here."""
+        if self._users.pop(user_id, None) is None:
+            return
+        for key in [key for key in self._rows if key.user_id == user_id]:
+            self._used -= self._rows.pop(key).size
+
+    def get(self, key: RowKey) -> ShownRow | None:
+        """The row as shown, if it is remembered."""
+        return self._rows.get(key)
+
+    def is_stale(
+        self, key: RowKey, version: str | None, holder: str | None = None
+    ) -> bool:
+        """True when a newer version was shown to those who would be shown this one.
+
+        An event of the device that was shown its own newer row does not go to it:
+        updates that one device sends in a row are each shown to the others.
+        """
+        row = self._rows.get(key)
+        if row is None or version is None:
+            return False
+        own = row.replied and holder is not None and holder == row.holder
+        shown = row.event_version if own else row.version
+        return shown is not None and version < shown
+
+    def touched(self, key: RowKey, sequence: int) -> bool:
+        """Whether the row was shown after `sequence`."""
+        row = self._rows.get(key)
+        return row is not None and row.sequence > sequence
+
+    def unverified(self, user_id: str, sequence: int) -> list[RowKey]:
+        """The user's rows shown up to `sequence` that were not verified since."""
+        shown = self._users.get(user_id, {})
+        return [key for key, at in shown.items() if at <= sequence]
+
+    def updated(
+        self,
+        key: RowKey,
+        changes: bytes,
+        row: bytes,
+        version: str | None,
+        *,
+        holder: str | None = None,
+        alone: bool = False,
+    ) -> None:
+        """An event of an update was shown to all but its holder, which wrote it.
+
+        `alone`: there was no other device, so the holder's copy is all there is.
+        """
+        known = self._touch(key)
+        if known is None:
+            return
+        if alone and is_whole(row):
+            known.base, known.overlays = row, []
+        else:
+            known.lay(changes)
+        own = known.replied and holder is not None and holder == known.holder
+        if not own or version == known.version:
+            if holder is not None or version != known.version:
+                known.holder = holder
+            known.version, known.replied = version or known.version, False
+        known.event_version = version or known.event_version
+        known.last = row
+        self._weigh(known)
+
+    def created(self, key: RowKey, row: bytes, version: str | None) -> None:
+        """An event of a creation was shown; devices that know the row ignore it."""
+        known = self._touch(key)
+        if known is None:
+            return
+        if known.base is None or known.gone:
+            known.base, known.overlays = row if is_whole(row) else None, []
+        known.version = known.event_version = version or known.version
+        known.last = row
+        known.gone = known.replied = False
+        self._weigh(known)
+
+    def deleted(self, key: RowKey) -> None:
+        """A deletion was shown."""
+        known = self._touch(key)
+        if known is None:
+            return
+        known.version = known.event_version = known.base = known.holder = None
+        known.overlays, known.last = [], b""
+        known.gone, known.replied = True, False
+        self._weigh(known)
+
+    def replied(self, key: RowKey, version: str, connection_id: str) -> None:
+        """The writer was shown the row it wrote; the event is still on its way."""
+        known = self._touch(key)
+        if known is None:
+            return
+        known.version, known.holder, known.replied = version, connection_id, True
+        self._weigh(known)
+
+    def sent(self, row: StoredRow) -> None:
+        """The stored row was sent whole to all devices, or verified to be held."""
+        known = self._touch(row.key)
+        if known is None:
+            return
+        known.version = known.event_version = row.updated_at
+        known.base = known.last = row.text
+        known.overlays, known.holder = [], None
+        known.gone = known.replied = False
+        self._weigh(known)
+
+    def is_unverified(self, key: RowKey) -> bool:
+        """Whether the row was shown since it was verified."""
+        return key in self._users.get(key.user_id, ())
+
+    def verified(self, key: RowKey) -> None:
+        """The row as shown equals the stored one, until it is shown again."""
+        self._users.get(key.user_id, {}).pop(key, None)
+
+    def forget(self, key: RowKey) -> None:
+        """The row does not exist, and the devices know."""
+        known = self._rows.pop(key, None)
+        if known is not None:
+            self._used -= known.size
+        self.verified(key)
+
+    def _touch(self, key: RowKey) -> ShownRow | None:
+        """The entry to change; None when nobody here is the user."""
+        unverified = self._users.get(key.user_id)
+        if unverified is None:
+            return None
+        self.sequence += 1
+        known = self._rows.get(key)
+        if known is None:
+            known = self._rows[key] = ShownRow()
+        else:
+            self._used -= known.size
+            self._rows.move_to_end(key)
+        known.sequence = self.sequence
+        unverified[key] = self.sequence
+        return known
+
+    def _weigh(self, known: ShownRow) -> None:
+        self._used += known.size
+        while self._used > self._max_bytes:
+            _, evicted = self._rows.popitem(last=False)
+            self._used -= evicted.size

@@ -1,0 +1,148 @@
+"""The sync protocol: what changed since a cursor, page by page (recovery.md section 3).
+
+Invariants:
+
+- **A page never shows a row older than an event already sent.** A row that was shown
+  on this process while the page was read is read again, after the fact.
+- **No change is skipped between pages**: see `cursors`.
+- **The digest is of the snapshot of the last page**, so equal digests prove equal
+  copies. An event that arrives between snapshot and page makes them differ, and the
+  client compares once more.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import UNSET, Raw
+
+from ..protocol import messages
+from ..protocol.errors import CURSOR_EXPIRED, ClientError, Code
+from ..recovery_ports import (
+    Changes,
+    Extent,
+    RowKey,
+    RowKind,
+    Since,
+    StoredRow,
+    UserChanges,
+)
+from . import cursors
+from .cursors import Cursor, CursorExpired
+from .horizons import Horizons
+from .senders import digest_message
+from .shown import ShownRows
+
+__all__ = ["Syncer"]
+
+REREADS: Final = 5
+"""Of rows that change faster than they are read; then the events show them."""
+
+
+class Syncer:
+    """Answers `sync`. `monotonic` in seconds."""
+
+    def __init__(
+        self,
+        changes: Changes,
+        shown: ShownRows,
+        horizons: Horizons,
+        extent: Extent,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._changes = changes
+        self._shown = shown
+        self._horizons = horizons
+        self._extent = extent._replace(digest=True)
+        self._monotonic = monotonic
+
+    async def page(self, user_id: str, message: messages.Sync) -> messages.SyncPage:
+        """The next page of one user.
+
+        Raises `ClientError` with `Code.CURSOR_EXPIRED`, or `StoreUnavailable`.
+        """
+        identity, cursor = b"", None
+        started = self._shown.sequence
+        extent = self._extent._replace(ids=bool(message.ids))
+        try:
+            if message.cursor is not None:
+                identity, cursor = cursors.decode(message.cursor)
+            since = _since(user_id, cursor)
+            snapshot, (found,) = await self._changes.changed([since], extent)
+            if cursor is not None:
+                cursors.check(identity, cursor, snapshot)
+        except CursorExpired:
+            raise ClientError(Code.CURSOR_EXPIRED, CURSOR_EXPIRED) from None
+        self._horizons.observe(snapshot, self._monotonic())
+        rows, cut = _fitting(found.rows, extent.bytes)
+        horizon = snapshot.horizon
+        if cursor is not None and cursor.after is not None:
+            horizon = cursor.horizon
+        following = Cursor(horizon)
+        more = found.more or cut
+        if more:
+            last = rows[-1].key
+            position = (last.kind, last.row_id)
+            following = Cursor(horizon, since.horizon, position)
+        rows = await self._current(rows, started)
+        text = cursors.encode(snapshot.identity, following)
+        return _page(message, rows, text, None if more else found)
+
+    async def _current(self, rows: list[StoredRow], started: int) -> list[StoredRow]:
+        """Read again what was shown meanwhile; a row that is gone is left out."""
+        current: dict[RowKey, StoredRow] = {row.key: row for row in rows}
+        touched = [key for key in current if self._shown.touched(key, started)]
+        for _ in range(REREADS):
+            if not touched:
+                break
+            again = self._shown.sequence
+            found = await self._changes.rows(touched)
+            for key in touched:
+                if key in found:
+                    current[key] = found[key]
+                else:
+                    del current[key]
+            touched = [key for key in touched if self._shown.touched(key, again)]
+        for key in touched:
+            current.pop(key, None)
+        return list(current.values())
+
+
+def _since(user_id: str, cursor: Cursor | None) -> Since:
+    if cursor is None:
+        return Since(user_id, None)
+    if cursor.after is None:
+        return Since(user_id, cursor.horizon)
+    return Since(user_id, cursor.since, after=cursor.after)
+
+
+def _fitting(rows: list[StoredRow], most: int) -> tuple[list[StoredRow], bool]:
+    """The first rows within `most` bytes, at least one; True when some are left."""
+    used = 0
+    for number, row in enumerate(rows):
+        used += len(row.text) + 1
+        if used > most and number:
+            return rows[:number], True
+    return rows, False
+
+
+def _page(
+    message: messages.Sync,
+    rows: list[StoredRow],
+    cursor: str,
+    last: UserChanges | None,
+) -> messages.SyncPage:
+    ids = last.ids if last is not None else None
+    return messages.SyncPage(
+        notes=[Raw(row.text) for row in rows if row.key.kind is RowKind.NOTE],
+        folders=[Raw(row.text) for row in rows if row.key.kind is RowKind.FOLDER],
+        cursor=cursor,
+        more=last is None,
+        digest=(
+            UNSET
+            if last is None or last.digest is None
+            else digest_message(last.digest)
+        ),
+        noteIds=UNSET if ids is None else Raw(ids.notes),
+        folderIds=UNSET if ids is None else Raw(ids.folders),
+        requestId=messages.echo(message),
+    )

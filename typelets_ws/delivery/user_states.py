@@ -1,0 +1,143 @@
+"""How far the devices of each user are known to be correct. Pure.
+
+`UserState.horizon`: every device of the user on this process shows each change that
+was committed below it. It only grows, and only by the horizon of a snapshot of which
+no change is left to send. Times are monotonic seconds.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from ..recovery_ports import RowKey, RowKind
+
+__all__ = ["FirstLook", "UserState", "UserStates"]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLook:
+    """A change that is sent once it has had the same version for a while.
+
+    `version` is empty for a row that does not exist.
+    """
+
+    version: str
+    at: float
+
+
+@dataclass(slots=True)
+class UserState:
+    """What recovery knows of one user with a device here. 300 bytes when idle."""
+
+    looked_at: float
+    horizon: int | None = None
+    generation: int = 0
+    """Of the database `horizon` belongs to: `Horizons.generation`."""
+    cursor: str | None = None
+    """`horizon` as a cursor, for `pong`."""
+    begun: bool = False
+    """Whether a first look has begun: devices that come later are newcomers."""
+    reason: str | None = None
+    """Why the devices must be healed; None while there is only the audit."""
+    told: bool = False
+    """Whether `resync_required` was sent for this reason."""
+    sent: bool = False
+    """Whether rows were sent since the devices were last told with `healed`."""
+    due: float | None = None
+    """When the next look is due; None leaves it to the audit."""
+    after: tuple[RowKind, str] | None = None
+    """Where the last look stopped, when there was too much for one."""
+    following: int | None = None
+    """The horizon of the first of several looks, which follows the last."""
+    known: dict[RowKey, str] | None = None
+    """Versions at or above `horizon` that the devices hold."""
+    waiting: dict[RowKey, FirstLook] | None = None
+    """Rows that the last whole look did not send yet."""
+    collected: dict[RowKey, FirstLook] | None = None
+    """Those of the look that is under way, over several pages."""
+
+
+class UserStates:
+    """The users with a device here, in the order of their last look."""
+
+    def __init__(self) -> None:
+        self._states: OrderedDict[str, UserState] = OrderedDict()
+        self._due: list[tuple[float, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._states)
+
+    def get(self, user_id: str) -> UserState | None:
+        """The state of a user with a device here."""
+        return self._states.get(user_id)
+
+    def add(self, user_id: str, now: float) -> UserState:
+        """The user has a device here; the state is new for the first one."""
+        state = self._states.get(user_id)
+        if state is None:
+            state = self._states[user_id] = UserState(now)
+        return state
+
+    def discard(self, user_id: str) -> None:
+        """The user's last device is gone."""
+        self._states.pop(user_id, None)
+
+    def schedule(self, user_id: str, when: float) -> None:
+        """Have the user looked at no later than this."""
+        state = self._states.get(user_id)
+        if state is not None and (state.due is None or when < state.due):
+            state.due = when
+            heappush(self._due, (when, user_id))
+
+    def take_due(self, now: float, most: int) -> list[str]:
+        """At most so many users whose look is due, which is not scheduled any more."""
+        found: list[str] = []
+        while self._due and self._due[0][0] <= now and len(found) < most:
+            when, user_id = heappop(self._due)
+            state = self._states.get(user_id)
+            if state is not None and state.due == when:
+                state.due = None
+                found.append(user_id)
+        return found
+
+    def next_due(self) -> float | None:
+        """When the next look is due."""
+        return self._due[0][0] if self._due else None
+
+    def looked(self, user_id: str, now: float) -> None:
+        """A look at the user's rows is complete."""
+        state = self._states.get(user_id)
+        if state is not None:
+            state.looked_at = now
+            self._states.move_to_end(user_id)
+
+    def oldest(self, before: float, most: int) -> Collection[str]:
+        """At most so many users whose last look was at or before this time.
+
+        Those who have a look scheduled are left out.
+        """
+        found: list[str] = []
+        for user_id, state in self._states.items():
+            if state.looked_at > before or len(found) == most:
+                break
+            if state.due is None:
+                found.append(user_id)
+        return found
+
+    def next_audit(self, audit_s: float) -> float:
+        """When the next user's look is as old as this."""
+        for state in self._states.values():
+            if state.due is None:
+                return state.looked_at + audit_s
+        return math.inf
+
+    def staleness(self, now: float) -> float:
+        """The age of the oldest look, in seconds: the bound on missed changes."""
+        for state in self._states.values():
+            return now - state.looked_at
+        return 0.0

@@ -57,7 +57,9 @@ make_venv() {
     fi
     [ -x .venv/bin/pip ] && .venv/bin/pip --version >/dev/null 2>&1 ||
       "$base" -m venv --clear .venv
-    .venv/bin/pip install -q --disable-pip-version-check -e ".[$1]"
+    echo "$(basename "$0"): installing Python packages into .venv, once ..." >&2
+    .venv/bin/pip install --disable-pip-version-check --progress-bar off -e ".[$1]" |
+      sed -un 's/^Collecting \([^ ]*\).*/  \1/p; s/^Installing .*/  unpacking .../p' >&2
     rm -f ".venv/installed-$1-"*
     touch "$stamp"
   fi

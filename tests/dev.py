@@ -67,8 +67,15 @@ class Dev:
 
     def interrupt(self) -> int:
         """Ctrl-C: the terminal tells the whole process group. Returns the exit code."""
+        return self._end(signal.SIGINT)
+
+    def hang_up(self) -> int:
+        """The terminal closes, and tells the same group."""
+        return self._end(signal.SIGHUP)
+
+    def _end(self, how: signal.Signals) -> int:
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGINT)
+        os.killpg(self._process.pid, how)
         code = self._process.wait(PATIENCE_S)
         self._process = None
         return code

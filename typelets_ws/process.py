@@ -13,7 +13,6 @@ from typing import Any, Final, cast
 
 from .app import Daemon, running
 from .config.model import Config, ConfigError
-from .config.validate import warnings
 from .systemd import Systemd
 from .telemetry.log import FilteringBoundLogger, Output
 from .websocket.http import Page
@@ -47,7 +46,7 @@ async def serve(
     *,
     log: FilteringBoundLogger,
     systemd: Systemd,
-    reload: Callable[[], Config | None],
+    reload: Callable[[], Config | None] | None,
     pages: Mapping[str, Page] | None = None,
     announce: Callable[[Daemon], None] = lambda _: None,
     output: Output | None = None,
@@ -55,13 +54,12 @@ async def serve(
 ) -> None:
     """Serve until a signal stops the process.
 
-    `reload` reads the configuration again; it logs an error and returns None.
+    `reload` reads the configuration again; it logs an error and returns None. Without
+    it SIGHUP stops the process, as a terminal sends it when it closes.
     `announce` is called once the port is open. `output` receives the log: a reload
     sets its level, and `heartbeat` writes its summaries. `exit_now` ends the process
     `HURRY_S` after a second signal. Raises like `app.running`.
     """
-    for warning in warnings(config):
-        log.warning("caution", text=warning)
     _raise_file_limit(config, log)
     sockets = systemd.sockets()
     async with running(config, log=log, pages=pages, sockets=sockets) as daemon:
@@ -114,12 +112,12 @@ def _status(daemon: Daemon, reasons: list[str]) -> str:
 
 def _on_signals(
     daemon: Daemon,
-    reload: Callable[[], Config | None],
+    reload: Callable[[], Config | None] | None,
     systemd: Systemd,
     output: Output | None,
     exit_now: Callable[[], None],
 ) -> asyncio.Event:
-    """Handle SIGTERM, SIGINT and SIGHUP; return the event that the first two set."""
+    """Handle SIGTERM, SIGINT and SIGHUP; return the event that stops the process."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -132,7 +130,9 @@ def _on_signals(
         stop.set()
 
     def read_again() -> None:
-        if stop.is_set():
+        if reload is None:
+            stop.set()
+        if reload is None or stop.is_set():
             return
         systemd.reloading()
         config = reload()

@@ -8,6 +8,7 @@ import click
 
 from .command_options import EX_CONFIG, Source, refuse, serving_options
 from .config.model import Config, ConfigError
+from .config.validate import warnings
 from .process import run, serve
 from .systemd import Systemd
 from .telemetry.log import Output
@@ -38,6 +39,8 @@ def serve_command(source: Source, host: str | None, port: int | None) -> None:
             log.error("reload_refused", text=str(exc))
             return None
 
+    for warning in warnings(config):
+        log.warning("caution", text=warning)
     systemd = Systemd(os.environ, os.getpid(), time.monotonic)
     with output.attached():
         try:

@@ -330,7 +330,7 @@ def test_a_mistake_of_ours_ends_with_1_and_without_a_traceback(
     environ = {"CLERK_JWT_KEY": public_pem()}
     result = CliRunner().invoke(main, ["serve"], env=environ)
     assert result.exit_code == 1
-    (line,) = result.stderr.splitlines()
+    *_, line = result.stderr.splitlines()
     assert json.loads(line)["event"] == "crashed"
     assert "RuntimeError: bug" in line
     assert "MARKER" not in line
@@ -404,7 +404,7 @@ def test_dev_starts_prints_lines_that_work_as_pasted_and_ends_with_ctrl_c(
             device.recv(5)
             device.send(json.dumps({"type": "auth", "token": token}))
             user = json.loads(device.recv(5))["userId"]
-            lines = re.findall(r"^ *(typelets-ws publish .*)$", text, re.MULTILINE)
+            lines = re.findall(r"^ *(\S*typelets-ws publish .*)$", text, re.MULTILINE)
             assert lines
             for line in lines:
                 assert user in line

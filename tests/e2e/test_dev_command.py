@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -47,8 +48,10 @@ def test_every_printed_command_works_as_pasted(dev: Dev) -> None:
     commands = [
         shlex.split(line)
         for line in dev.said.splitlines()
-        if line.startswith("  typelets-ws ")
+        if re.match(r"  \S*typelets-ws ", line)
     ]
+    programs = {shutil.which(program) for program, *_ in commands}
+    assert {Path(str(program)).resolve() for program in programs} == {COMMAND.resolve()}
     assert [command[1] for command in commands] == ["token", "publish", "status"]
     token = re.findall(r"^  user_alice +(\S+)$", dev.said, re.MULTILINE)[0]
     with connect(dev.page.replace("http", "ws"), compression=None) as device:
@@ -59,6 +62,16 @@ def test_every_printed_command_works_as_pasted(dev: Dev) -> None:
             done = run(*words)
             assert done.returncode == 0, done.stderr
     assert "ready          yes" in done.stdout
+
+
+def test_it_ends_when_its_terminal_closes(tmp_path: Path) -> None:
+    own = Dev(tmp_path)
+    own.start()
+    below = descendants(own.pid)
+    assert own.hang_up() == 0
+    assert not [child for child in below if Path(f"/proc/{child}").exists()]
+    # Nor does a newcomer read a warning about origins.
+    assert "allowed_origins" not in own.said
 
 
 def test_it_prints_a_token_a_line_and_nothing_wider_than_it_must(dev: Dev) -> None:

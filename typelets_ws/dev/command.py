@@ -8,6 +8,7 @@ whoever can read that directory can sign in as anybody.
 import fcntl
 import os
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -73,6 +74,8 @@ def dev_command(
     Example:    typelets-ws dev
     A second:   typelets-ws dev --data /tmp/other --port 8766 --admin-port 9465
     """
+    # A terminal that closes during the start must not leave servers behind.
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(1))
     with ExitStack() as stack:
         try:
             stack.enter_context(_lock_data_dir(data))
@@ -123,7 +126,7 @@ def _serve(
                 config,
                 log=output.logger(),
                 systemd=Systemd({}, os.getpid(), time.monotonic),
-                reload=lambda: None,
+                reload=None,
                 pages=site.pages(),
                 announce=announce,
             )

@@ -2,6 +2,9 @@
 
 import ipaddress
 import shlex
+import shutil
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -52,9 +55,19 @@ def greeting(
         "",
         "In another terminal:",
         "",
-        *(f"  typelets-ws {command}" for command in commands),
+        *(f"  {_program()} {command}" for command in commands),
         "",
     ])  # fmt: skip
+
+
+def _program() -> str:
+    """How to write this command in the caller's shell."""
+    if shutil.which("typelets-ws"):
+        return "typelets-ws"
+    program = Path(sys.argv[0]).resolve()
+    with suppress(ValueError):
+        program = program.relative_to(Path.cwd())
+    return shlex.quote(str(program))
 
 
 def warning(host: str) -> str:

@@ -1,8 +1,7 @@
-"""`typelets-ws dev` and `typelets-ws token`: the whole thing, with nothing installed.
+"""`typelets-ws dev` and `typelets-ws token`: a daemon with its own database and Redis.
 
-A private real PostgreSQL, a Redis and a signing key of its own. Everything lives
-in one directory, survives restarts, and ends with Ctrl-C. Never for production:
-whoever can read that directory can sign in as anybody.
+The database and the signing key are kept in one directory, over restarts. Ctrl-C stops
+all processes. Never for production: a reader of that directory can sign in as any user.
 """
 
 import fcntl
@@ -93,7 +92,7 @@ def dev_command(
             server=Server(host=host, port=port, drain_seconds=1.0),
             admin=Admin(port=admin_port),
             auth=Auth(jwt_key=key.public_pem),
-            # What a laptop lets one process open, without a complaint.
+            # Below the number of open files that laptops allow one process.
             limits=Limits(connections=500, unauthenticated=100),
             redis=RedisConfig(url=redis.url, shared_limits=redis.runs_scripts),
             database=Database(url=postgres.url()),
@@ -167,7 +166,7 @@ def token_command(
 
 @contextmanager
 def _lock_data_dir(data: Path) -> Iterator[None]:
-    """Hold the data directory, made when it is not there; nobody else may."""
+    """Make the data directory if needed, and lock it against another `dev`."""
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (data / "lock").open("a+")
@@ -191,13 +190,13 @@ def _lock_data_dir(data: Path) -> Iterator[None]:
 
 
 def _require_free(host: str, port: int, flag: str) -> None:
-    """Find out before anything is started whether the port can be had."""
+    """Raise `ClickException` before anything is started if the port is in use."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind, proto) as probe:
-            # As the daemon will: what lingers from a past connection is no hindrance.
+            # As the daemon binds: connections in TIME_WAIT do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as exc:
@@ -208,7 +207,7 @@ def _require_free(host: str, port: int, flag: str) -> None:
 
 
 def _leave_config(path: Path, daemon: Daemon) -> None:
-    """Leave a file from which `publish` and `status` find this daemon."""
+    """Write the file by which `publish` and `status` find this daemon."""
     path.touch(mode=0o600)
     path.write_text(
         f'[redis]\nurl = "{daemon.config.redis.url}"\n'

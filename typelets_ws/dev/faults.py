@@ -1,7 +1,7 @@
 """Faults on demand for `dev`: closes, refusals, a Redis that is down.
 
-A refusal comes from the store's place, so that it takes the same way as a real one.
-`Faults.attach` puts `FaultyStore` between the handlers and the daemon's store.
+`Faults.attach` puts `FaultyStore` between the handlers and the daemon's store. So a
+refusal on demand passes the same code as a real one.
 """
 
 from collections import defaultdict, deque
@@ -26,7 +26,7 @@ Query = Mapping[str, str]
 
 
 class FaultyStore:
-    """A store whose next updates of a user fail as `refusals` says."""
+    """A store that raises the codes of `refusals` for a user's next updates."""
 
     def __init__(self, store: Store, refusals: Mapping[str, deque[Code]]) -> None:
         self._store = store
@@ -63,7 +63,7 @@ class FaultyStore:
 
 
 class Faults:
-    """Causes the faults that the page and tests of apps ask for."""
+    """Causes faults for the page and for tests of apps."""
 
     def __init__(self, redis: RedisServer | None = None) -> None:
         self._redis = redis
@@ -78,7 +78,7 @@ class Faults:
         services.context = replace(services.context, store=store)
 
     def cause(self, query: Query) -> Mapping[str, str]:
-        """Cause the fault `kind`; returns what was done. Raises `HttpError`."""
+        """Cause the fault `kind`; return a sentence about it. Raises `HttpError`."""
         kinds: dict[str, Callable[[Query], str]] = {
             "close": self._close, "error": self._error, "redis": self._switch_redis,
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What `dev` tells a newcomer: addresses, tokens, and commands that work as pasted."""
+"""The greeting of `dev`: addresses, tokens, and commands that work as pasted."""
 
 import ipaddress
 import shlex
@@ -16,13 +16,13 @@ from .samples import USERS, note_id
 __all__ = ["greeting", "warning"]
 
 SAMPLE_TOKEN_S: Final = 86_400
-"""A pasted token shall work all day; Clerk's own live a minute."""
+"""A pasted token works for a day; Clerk's own live 60 s."""
 
 
 def greeting(
     daemon: Daemon, key: SigningKey, data: Path, redis_kind: str, *, default: Path
 ) -> str:
-    """The text; `default` is the data directory that need not be named."""
+    """The text. Commands name `data` unless it is `default`."""
     config = daemon.config
     place = f"{_reachable(hosts(config.server)[0])}:{daemon.port}"
     elsewhere = data.resolve() != default.resolve()
@@ -71,7 +71,7 @@ def _program() -> str:
 
 
 def warning(host: str) -> str:
-    """A line of warning when others may reach the port, else nothing."""
+    """A line of warning if other machines may reach `host`, else an empty text."""
     try:
         private = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -87,7 +87,7 @@ def _aligned(rows: list[tuple[str, str]]) -> list[str]:
 
 
 def _reachable(host: str) -> str:
-    """How a browser on this machine gets to what listens on `host`."""
+    """The name under which a browser on this machine reaches `host`."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

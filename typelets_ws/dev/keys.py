@@ -1,4 +1,4 @@
-"""A signing key of one's own, in Clerk's place, for development and tests."""
+"""A signing key in place of Clerk's, for development and tests."""
 
 import time
 from pathlib import Path
@@ -14,11 +14,11 @@ KEY_BITS: Final = 2048
 
 
 class KeyUnusable(Exception):
-    """The file holds no key that can be used; the text says what to do."""
+    """The file has no usable key; the text names the remedy."""
 
 
 class SigningKey:
-    """An RSA key in a file, made when there is none; only its owner may read it.
+    """An RSA key in a file, created if missing; only the owner may read the file.
 
     Raises `KeyUnusable`.
     """
@@ -38,7 +38,7 @@ class SigningKey:
 
     @property
     def public_pem(self) -> str:
-        """What goes into `jwt_key`."""
+        """The value of `auth.jwt_key`."""
         return (
             self._key.public_key()
             .public_bytes(
@@ -68,7 +68,7 @@ def _make(path: Path) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    # Whole or not at all, and never readable by others, not even for a moment.
+    # Renamed when complete. Its mode is set before the key is written.
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
     unfinished.touch(mode=0o600)

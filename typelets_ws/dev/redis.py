@@ -1,7 +1,6 @@
-"""A Redis for development: `redis-server` when there is one, else fakeredis.
+"""A Redis for development: `redis-server` if it is installed, else fakeredis.
 
-Either listens on loopback only and ends with us; fakeredis keeps everything in
-this process, which is enough for one daemon.
+Both listen on loopback only and end with this process. fakeredis runs inside it.
 """
 
 import shutil
@@ -21,7 +20,7 @@ STOP_TIMEOUT_S: Final = 5.0
 
 
 class RedisFailed(Exception):
-    """Neither kind could be started; the text says why."""
+    """No Redis could be started; the text has the reason."""
 
 
 class RedisServer:
@@ -36,15 +35,15 @@ class RedisServer:
 
     @property
     def runs_scripts(self) -> bool:
-        """Whether it knows Lua, which the limits over all processes need.
+        """True if it runs Lua scripts, which the limits over all processes need.
 
-        fakeredis knows it only with `lupa`, and hangs up on a command it has not.
+        fakeredis runs them only with `lupa`, and closes the connection otherwise.
         """
         return self.kind == "redis-server" or find_spec("lupa") is not None
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The URL of the server."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> Self:
@@ -52,7 +51,7 @@ class RedisServer:
         return self
 
     def start(self) -> None:
-        """Start it, empty, unless it runs. Raises `RedisFailed`."""
+        """Start an empty server unless it runs. Raises `RedisFailed`."""
         if self._running:
             return
         program = shutil.which("redis-server")
@@ -63,7 +62,7 @@ class RedisServer:
         self._running = True
 
     def stop(self) -> None:
-        """Stop it, unless it is stopped. Connections to it end."""
+        """Stop the server unless it is stopped; its connections end."""
         if self._running:
             self._running = False
             self._stop()
@@ -87,7 +86,7 @@ class RedisServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # Ctrl-C is for us to hear; we end it when the daemon has drained.
+            # Ctrl-C is for this process; it stops the server after the drain.
             start_new_session=True,
         )
 
@@ -132,7 +131,7 @@ class RedisServer:
         while time.monotonic() < deadline and alive():
             try:
                 with socket.create_connection(("127.0.0.1", self.port), 1) as link:
-                    # As an array: fakeredis does not know the short form.
+                    # As an array: fakeredis does not read inline commands.
                     link.sendall(b"*1\r\n$4\r\nPING\r\n")
                     if link.recv(64).startswith(b"+PONG"):
                         return

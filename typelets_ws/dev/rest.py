@@ -1,9 +1,11 @@
-"""A small REST service in the real one's place: it writes, then publishes.
+"""A stand-in for the REST service: it writes, then publishes.
 
-That order is the law a real one keeps too: a device that is told of a change and
-fetches anew must find it. Each event is one statement, so nothing is published of
-what was not written. It runs on the daemon's loop, on a database of one's own, which
-is why nothing here may take longer than `PATIENCE_S`.
+Invariants:
+
+- An event is published after the commit: a device that fetches on an event finds the
+  change. Each write is one statement.
+- No text of Postgres or Redis is in an error: it may quote values.
+- It runs on the daemon's loop, so a call may take `TIMEOUT_S` at most.
 """
 
 import time
@@ -52,7 +54,7 @@ _WRITES: Final = {
     "folder_deleted": """
         DELETE FROM folders AS f WHERE f.id = %(id)s::uuid AND f.user_id = %(user)s""",
 }
-"""The host's clock is wrong by `skew` seconds."""
+"""One statement per event; `skew` is the error of the host's clock in seconds."""
 _ORDERS: Final = {"session_revoked", "user_disconnected", "resync_required"}
 
 _LISTING: Final = f"""SELECT
@@ -63,7 +65,7 @@ _LISTING: Final = f"""SELECT
 
 
 class HttpError(Exception):
-    """A request that cannot be done; `status` as in HTTP, the text says why."""
+    """A request that failed: the HTTP `status`, and a text for people."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -71,7 +73,7 @@ class HttpError(Exception):
 
 
 class RestStub:
-    """Notes and folders in `database_url`, events out over `redis_url`."""
+    """Writes notes and folders to `database_url`, publishes events to `redis_url`."""
 
     def __init__(self, database_url: str, redis_url: str, prefix: str) -> None:
         self._database_url = database_url
@@ -79,11 +81,11 @@ class RestStub:
         self._prefix = prefix
 
     def close(self) -> None:
-        """Give the connection to Redis up."""
+        """Close the connection to Redis."""
         self._redis.close()
 
     def listing(self, user_id: str) -> Mapping[str, Any]:
-        """What a device fetches when it may have missed something.
+        """All notes and folders of a user.
 
         Raises `HttpError`, as all of these.
         """
@@ -92,7 +94,7 @@ class RestStub:
         return {"notes": row[0], "folders": row[1]}
 
     def is_revoked(self, session_id: str) -> bool:
-        """Whether the daemon bars the session; Clerk would give it no token."""
+        """True if the session was revoked; Clerk gives no token for such a session."""
         try:
             return bool(self._redis.exists(f"{self._prefix}barred:{session_id}"))
         except redis.RedisError as exc:
@@ -102,11 +104,11 @@ class RestStub:
         self, user_id: str, event: str, subject: str, name: str, *,
         skew_s: int = 0, silent: bool = False,
     ) -> Mapping[str, Any]:  # fmt: skip
-        """Do what the event says, and publish it unless `silent`.
+        """Write the change of an event, and publish the event unless `silent`.
 
-        `subject` is the id it is about, `name` the new title or name, both empty
-        where they mean nothing; `skew_s` is the error of this host's clock. Returns
-        the event and how many processes heard it, None when it was not published.
+        `subject` is the id of the row or session, `name` the new title or name; both
+        may be empty. `skew_s` is the error of this host's clock. Returns the event and
+        the number of processes that received it, None if it was not published.
         """
         if event in _WRITES:
             values = {"user": user_id, "id": subject, "name": name, "skew": skew_s}
@@ -153,7 +155,7 @@ class RestStub:
 
 
 def _fields(event: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of the event about a row that was written."""
+    """The fields of the event for a written row."""
     kind, _, what = event.partition("_")
     if what == "created":
         return {f"{kind}Data": row}

@@ -17,9 +17,9 @@ def note_id(user: int, note: int) -> str:
 
 
 def fill(url: str) -> None:
-    """Make the tables and the sample rows, where they are not there yet."""
+    """Create the tables and the sample rows that are missing."""
     schema = files(__package__).joinpath("schema.sql").read_text("utf-8")
-    # The columns have no zone and mean UTC, wherever this machine is.
+    # The columns have no zone and hold UTC, in every zone of the machine.
     with psycopg.connect(url, autocommit=True, options="-c timezone=UTC") as db:
         if db.execute("SELECT to_regclass('notes')").fetchone() == (None,):
             db.execute(schema.encode())

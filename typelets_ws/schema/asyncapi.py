@@ -1,7 +1,7 @@
-"""The protocol as an AsyncAPI 3.0 document: who says what to whom, over which channel.
+"""The protocol as an AsyncAPI 3.0 document.
 
-The daemon is the application: it receives what clients and the REST service say, and
-sends the rest. The shapes are those of `schema`.
+The daemon is the application of the document. It receives the messages of clients and
+the events of the REST service, and sends the rest. Payloads are from `json_schema`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,13 +22,13 @@ REPLIES: Final[Mapping[type[Struct], tuple[type[Struct], ...]]] = {
     messages.LeaveNote: (messages.NoteLeft,),
     messages.NoteUpdate: (messages.NoteUpdateSuccess,),
 }
-"""What a message is answered with, apart from `error`."""
+"""The replies to each message, besides `error`."""
 
 Kinds = tuple[type[Struct], ...]
 
 
 def asyncapi(version: str, prefix: str = "typelets:") -> Schema:
-    """The document of this version of the daemon; `prefix` as in `redis.prefix`."""
+    """The document for a version of the daemon; `prefix` is `redis.prefix`."""
     spoken: Kinds = (
         *messages.CLIENT_MESSAGES,
         *messages.SERVER_MESSAGES,

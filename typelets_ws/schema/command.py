@@ -1,4 +1,4 @@
-"""`typelets-ws schema`: the protocol, for programs that make programs."""
+"""`typelets-ws schema`: the protocol as a document for generators."""
 
 import json
 from typing import Final

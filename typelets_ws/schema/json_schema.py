@@ -45,7 +45,7 @@ UUID: Final[Schema] = {
 
 
 def name_of(kind: type[Struct]) -> str:
-    """The name of a type in every document. Events end in Event."""
+    """The name of a type in all documents. Names of events end in `Event`."""
     suffix = "Event" if issubclass(kind, events.Event) else ""
     return NAMES.get(kind.__name__, kind.__name__) + suffix
 
@@ -93,7 +93,7 @@ class _Definitions:
         yield "SignedMessage", self._object(SignedMessage)
 
     def _with_nested(self, kind: type[Struct]) -> Iterator[tuple[str, Schema]]:
-        """A type after those of its fields."""
+        """The definition of a type, preceded by those of its fields."""
         for field in structs.fields(kind):
             for nested in _structs(field):
                 yield from self._with_nested(nested)
@@ -103,7 +103,7 @@ class _Definitions:
         return {"$ref": self._prefix + name}
 
     def _object(self, kind: type[Struct]) -> Schema:
-        """The struct's own fields; others may be added and are to be ignored."""
+        """The struct's fields. Receivers ignore others: later versions add some."""
         config = kind.__struct_config__
         properties: dict[str, Schema] = {}
         required: list[str] = []
@@ -161,13 +161,13 @@ class _Definitions:
 
 
 def _structs(field: structs.FieldInfo) -> list[type[Struct]]:
-    """The type of a field that is an object of the protocol itself."""
+    """The struct types of a field."""
     types = get_args(field.type) or (field.type,)
     return [t for t in types if isinstance(t, type) and issubclass(t, Struct)]
 
 
 def _plain(kind: type[Struct], field: structs.FieldInfo) -> Schema:
-    """A field of text, number or truth."""
+    """A field that is a text, a number or a boolean."""
     if not issubclass(kind, messages.ClientMessage):
         types = [each for each in get_args(field.type) if each is not UnsetType]
         return msgspec.json.schema(types[0] if len(types) == 1 else field.type)
@@ -189,7 +189,7 @@ def _must_be_there(kind: type[Struct], field: structs.FieldInfo) -> bool:
 
 
 def _choices(kind: type[Struct], name: str) -> Schema:
-    """The values of a field that is one of a few texts."""
+    """The values of a `Literal` field."""
     (found,) = (f for f in structs.fields(kind) if f.name == name)
     one_of = [{"const": value, "title": value} for value in get_args(found.type)]
     return {"description": f"`{name}` of `{kind.__name__}`.", "oneOf": one_of}

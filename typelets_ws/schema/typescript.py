@@ -1,7 +1,7 @@
 """The protocol as TypeScript types, for web and desktop clients.
 
-Each definition of `schema` becomes an interface or a union of the same name. Only
-what `schema` writes is understood: anything else is a mistake of ours and raises.
+Each definition of `json_schema` becomes an interface or a union of the same name.
+Schemas of another form raise `KeyError`.
 """
 
 import json
@@ -23,7 +23,7 @@ WORDS: Final = {
 
 
 def typescript(version: str) -> str:
-    """The text of a module of types; `version` is the daemon's."""
+    """The text of a module of types; `version` is the version of the daemon."""
     parts = [f"/** The protocol of Typelets WS {version}. Generated; do not edit. */"]
     for name, schema in definitions(PREFIX).items():
         comment = schema.get("description")
@@ -75,7 +75,7 @@ def _type(schema: Schema) -> str:
     if schema["type"] == "array":
         return f"{_type(schema['items'])}[]"
     if schema["type"] == "object":
-        # Not `unknown`: interfaces of the application must fit.
+        # Not `unknown`: an interface of the app has no index signature.
         return "Record<string, any>"
     return WORDS[schema["type"]]
 

@@ -113,7 +113,9 @@ async def listen(
     """Accept on these sockets, which are the listeners' from now on."""
     loop = asyncio.get_running_loop()
     return [
-        await loop.create_server(factory, sock=sock, backlog=backlog)
+        await loop.create_unix_server(factory, sock=sock, backlog=backlog)
+        if sock.family is socket.AF_UNIX
+        else await loop.create_server(factory, sock=sock, backlog=backlog)
         for sock in sockets
     ]
 

@@ -2,16 +2,35 @@
 
 import asyncio
 import gc
+import io
 import json
+import socket
+import time
+from pathlib import Path
 
 import pytest
 
-from tests.daemon import Boot, RunningDaemon, eventually, raw_http
+from tests.daemon import Boot, RunningDaemon, configured, eventually, raw_http
 from tests.hostile.clients import masked
 from tests.integration.scene import ALICE
 from tests.postgres import Database
-from tests.raw import BINARY, CLOSE, CONT, PING, PONG, TEXT, Raw, frame, raw
+from tests.raw import (
+    BINARY,
+    CLOSE,
+    CONT,
+    HANDSHAKE,
+    PING,
+    PONG,
+    TEXT,
+    Raw,
+    frame,
+    raw,
+)
+from tests.redis import RedisServer
 from tests.tokens import mint
+from typelets_ws.app import running
+from typelets_ws.config.model import Log
+from typelets_ws.telemetry.log import Output
 from typelets_ws.websocket.connection import Connection
 
 PING_TEXT = b'{"type":"ping"}'
@@ -261,3 +280,29 @@ async def test_several_hosts_are_listened_on(boot: Boot) -> None:
         assert [host for host, _ in ports] == ["127.0.0.1", "127.0.0.2"]
         answer = await raw_http(house.daemon.port, b"GET /health HTTP/1.1\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.usefixtures("loop_factory")
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_a_passed_unix_socket_is_served_and_may_be_a_trusted_proxys(
+    redis_server: RedisServer, database: Database, tmp_path: Path, trusted: bool
+) -> None:
+    path = str(tmp_path / "socket")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    config = configured(
+        redis={"url": redis_server.url}, database={"url": database.url},
+        server={"trusted_proxies": ["unix"] if trusted else []},
+    )  # fmt: skip
+    log = Output(Log(), io.StringIO(), time.time).logger()
+    async with running(config, log=log, sockets=[listening]) as daemon:
+        assert daemon.port == 0
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(f"{HANDSHAKE}X-Forwarded-For: 1.2.3.4:99\r\n\r\n".encode())
+        assert b" 101 " in await reader.readline()
+        (connection,) = [
+            c for c in daemon.state.connections if isinstance(c, Connection)
+        ]
+        address = connection.log_fields["address"]
+        assert address == ("1.2.3.4" if trusted else "unix")
+        writer.transport.abort()

@@ -140,7 +140,10 @@ class FrameReader:
         if size is not None:
             if not self._plain:
                 max_size = max(max_size, size + 1)
-            if self.complete and self.opcode == Opcode.CLOSE:
+            # A Close that exceeds what is left was refused when its head was read.
+            left = max_size - size
+            closing = self.complete and self.opcode == Opcode.CLOSE
+            if closing and self._head[1] & ~_MASKED <= left:
                 protocol.current_size = None
         protocol.max_message_size = max_size
         protocol.receive_data(piece)

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -42,12 +43,21 @@ class Victim:
 
     process: Process
     port: int
+    admin_port: int
 
     @property
     def memory_mib(self) -> float:
         """Resident memory."""
         with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 1_048_576
+
+    def evictions(self, reason: str) -> float:
+        """Connections closed for this reason."""
+        url = f"http://127.0.0.1:{self.admin_port}/metrics"
+        series = f'typelets_ws_evictions_total{{reason="{reason}"}} '
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(x.removeprefix(series)) for x in lines if x.startswith(series))
 
     @property
     def cpu_s(self) -> float:
@@ -86,7 +96,7 @@ def victim(redis_url: str, database_url: str, attack: Attack) -> Iterator[Victim
     with supervised(redis_url, database_url, **sections) as supervisor:
         process = supervisor.start()
         process.await_note("READY=1")
-        yield Victim(process, supervisor.port)
+        yield Victim(process, supervisor.port, supervisor.admin_port)
 
 
 async def measure(victim: Victim, attack: Attack, seconds: float) -> Result:

@@ -4,12 +4,13 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, cast
 
 import structlog
 
-from typelets_ws.config.model import Limits, Messages
+from typelets_ws.config.live import LiveConfig
+from typelets_ws.config.model import Config, Limits
 from typelets_ws.config.model import Recovery as RecoverySettings
 from typelets_ws.delivery.hub import Hub
 from typelets_ws.delivery.recovery import Recovery
@@ -18,9 +19,11 @@ from typelets_ws.delivery.revocations import RevokedSessions
 from typelets_ws.delivery.senders import RowSender
 from typelets_ws.ports import (
     AcquireResult,
+    Clock,
     Conflict,
     Identity,
     Missing,
+    OnPublished,
     StoreUnavailable,
     TokenRejected,
     TokenRejectReason,
@@ -36,7 +39,8 @@ from typelets_ws.recovery_ports import (
     UserChanges,
 )
 from typelets_ws.session.authenticator import Authenticator
-from typelets_ws.session.outcome import Context
+from typelets_ws.session.context import Context
+from typelets_ws.session.presence import Presence
 from typelets_ws.session.session import Session
 from typelets_ws.session.signing import NonceRegistry
 from typelets_ws.session.user_rates import UserRates
@@ -207,6 +211,7 @@ class FakeTransport:
         self.resyncs: list[str] = []
         self.tokens_refused = 0
         self.since_ms = 0
+        self.spawn: Callable[[Coroutine[Any, Any, None]], object] = lambda _: None
         self.log_fields = {"connection": connection_id, "address": "192.0.2.1"}
 
     def send_frame(self, frame: Frame) -> None:
@@ -300,47 +305,49 @@ class Stubs:
         self.shared = FakeShared(self.limits.devices_per_user)
         self.store, self.hub, self.metrics = FakeStore(), Hub(), Metrics()
         self.revoked = RevokedSessions(60.0, 3, self.shared)
-        self.rules = Messages()
+        self.live = LiveConfig(Config(limits=self.limits))
+        self.log = Log()
+        self.telemetry = Telemetry(self.metrics, self.log.bound())
+        self.clock = Clock(lambda: self.now_ms / 1000, lambda: self.now_ms / 1000)
         self.changes = NoChanges()
         self.recovery = Recovery(
             self.changes,
-            RowSender(self.hub, self.metrics, lambda: self.now_ms),
+            RowSender(self.hub, self.metrics, self.clock.now_ms),
             ResyncSender(self.hub, 0.0, lambda: 0.0),
             RecoverySettings(enabled=False),
-            Telemetry(self.metrics, Log().bound()),
-            lambda: self.now_ms / 1000,
+            self.telemetry,
+            self.clock.monotonic,
+        )
+        self.presence = Presence(
+            self.hub, self.recovery, self.subscriptions, self.shared, self.live
         )
         self.authenticator = Authenticator(
-            clerk=self.clerk,
-            hub=self.hub,
-            recovery=self.recovery,
-            subscriptions=self.subscriptions,
-            shared=self.shared,
-            nonces=NonceRegistry(self.limits.nonces_per_user),
-            rates=UserRates(self.limits),
-            revoked=self.revoked,
-            metrics=self.metrics,
-            log=Log().bound(),
-            now_ms=lambda: self.now_ms,
-            monotonic=lambda: self.now_ms / 1000,
-            devices_per_user=self.limits.devices_per_user,
+            self.clerk,
+            self.presence,
+            self.revoked,
+            NonceRegistry(self.limits.nonces_per_user),
+            UserRates(self.limits),
+            self.clock,
+            self.telemetry,
         )
 
     def session(self, connection_id: str = "c1") -> Session:
-        return Session(connection_id, self.limits, self.rules)
+        return Session(connection_id, self.limits, self.live.current.messages)
 
     def figure(self, name: str, **labels: str) -> float:
         """The value of a metric, 0 when it was never touched."""
         found = self.metrics.registry.get_sample_value(f"typelets_ws_{name}", labels)
         return found or 0.0
 
-    def context(self) -> Context:
-        ids = itertools.count(1)
+    def context(
+        self, publish: Callable[[str, bytes, OnPublished | None], None] | None = None
+    ) -> Context:
         return Context(
-            store=self.store,
-            recovery=self.recovery,
-            rules=self.rules,
-            metrics=self.metrics,
-            now_ms=lambda: self.now_ms,
-            new_id=lambda: f"id{next(ids)}",
+            self.store,
+            self.authenticator,
+            self.recovery,
+            publish or (lambda _user, _event, _done: None),
+            self.live,
+            self.clock,
+            self.telemetry,
         )

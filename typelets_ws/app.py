@@ -36,8 +36,8 @@ from .postgres.store import Store
 from .redis.build import connect_redis
 from .redis.limits import SharedLimits
 from .session.authenticator import Authenticator
-from .session.outcome import Context
-from .session.services import Services
+from .session.context import Context
+from .session.presence import Presence
 from .session.signing import NonceRegistry
 from .session.user_rates import UserRates
 from .telemetry.log import FilteringBoundLogger
@@ -193,53 +193,29 @@ def build(
     )
     health = Health(live, clock, bus, limits)
 
-    services = Services(
-        context=Context(
-            store=store,
-            recovery=recovery,
-            rules=config.messages,
-            metrics=telemetry.metrics,
-            now_ms=clock.now_ms,
-            new_id=new_id,
-        ),
-        authenticator=Authenticator(
-            clerk=clerk,
-            hub=hub,
-            recovery=recovery,
-            subscriptions=bus,
-            shared=limits,
-            nonces=NonceRegistry(config.limits.nonces_per_user),
-            rates=UserRates(config.limits),
-            revoked=revoked,
-            metrics=telemetry.metrics,
-            log=telemetry.log,
-            now_ms=clock.now_ms,
-            monotonic=loop.time,
-            devices_per_user=config.limits.devices_per_user,
-        ),
-        publish=bus.publish,
-        spawn=handling.create_task,
-        metrics=telemetry.metrics,
-        log=telemetry.log,
-        monotonic=loop.time,
-        inbox_bytes_before_auth=config.limits.unread_bytes_before_auth,
+    authenticator = Authenticator(
+        clerk,
+        Presence(hub, recovery, bus, limits, live),
+        revoked,
+        NonceRegistry(config.limits.nonces_per_user),
+        UserRates(config.limits),
+        clock,
+        telemetry,
+    )
+    context = Context(
+        store, authenticator, recovery, bus.publish, live, clock, telemetry
     )
     limiter = ConnectionLimiter(config.limits)
     endpoints = Endpoints(
         live, hub, telemetry.metrics, health, limiter, recent.about, pages
     )
     state = ServerState(
-        live,
-        services=services,
+        context,
         endpoints=endpoints,
         limiter=limiter,
         timer_wheel=TimerWheel(SWEEP_S),
         flush_queue=FlushQueue(loop.call_soon),
+        spawn=handling.create_task,
         fast=fast,
     )
     return Daemon(live, state, health, relay=relay, store=store, clerk=clerk, tls=tls)
-
-
-def new_id() -> str:
-    """A connection or correlation id: 16 characters, unguessable."""
-    return secrets.token_urlsafe(12)

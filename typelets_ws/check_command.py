@@ -53,7 +53,9 @@ def _connect(config: Config, *, allow_outage: bool) -> None:
     # Drivers and libraries take 0.2 s to import, and a plain check needs none.
     checks = import_module(".checks.connect", __package__)
     finding = import_module(".checks.finding", __package__)
-    bad = {finding.Kind.WRONG} | (set() if allow_outage else {finding.Kind.AWAY})
+    bad = {finding.FindingKind.WRONG} | (
+        set() if allow_outage else {finding.FindingKind.AWAY}
+    )
     failed = False
     for each in asyncio.run(checks.connect(config)):
         failed |= each.kind in bad

@@ -165,7 +165,7 @@ async def test_a_refused_token_is_freed(
         now=lambda: 0.0,
         monotonic=lambda: 0.0,
         metrics=Metrics(),
-        log=Stubs().authenticator.log,
+        log=Stubs().telemetry.log,
         fetch=no_keys,
     )
     with suppress(TokenRejected):

@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from ..config.redis_address import Kind, RedisAddress, parse
+from ..config.redis_address import RedisAddress, Topology, parse
 from .sentinel import async_sentinel_client, options, sentinel_client
 
 __all__ = ["async_client", "client"]
@@ -29,9 +29,9 @@ def client(url: str, timeout_s: float, connections: int) -> Any:
     Raises ValueError for an address that is none.
     """
     address = parse(url)
-    if address.kind is Kind.SENTINEL:
+    if address.kind is Topology.SENTINEL:
         return sentinel_client(address, timeout_s, connections)
-    if address.kind is Kind.CLUSTER:
+    if address.kind is Topology.CLUSTER:
         return _Cluster(address, timeout_s, connections)
     pool = redis.BlockingConnectionPool.from_url(
         url,
@@ -47,9 +47,9 @@ def client(url: str, timeout_s: float, connections: int) -> Any:
 def async_client(url: str, timeout_s: float, connections: int) -> Any:
     """The same for asyncio."""
     address = parse(url)
-    if address.kind is Kind.SENTINEL:
+    if address.kind is Topology.SENTINEL:
         return async_sentinel_client(address, timeout_s, connections)
-    if address.kind is Kind.CLUSTER:
+    if address.kind is Topology.CLUSTER:
         nodes = [redis.asyncio.cluster.ClusterNode(*node) for node in address.nodes]
         return redis.asyncio.cluster.RedisCluster(
             startup_nodes=nodes,

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["TIMEOUT_S", "Finding", "Kind", "guarded"]
+__all__ = ["TIMEOUT_S", "Finding", "FindingKind", "guarded"]
 
 TIMEOUT_S: Final = 5.0
 """For all checks of one server."""
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """How bad a finding is."""
 
     OK = "ok"
@@ -27,7 +27,7 @@ class Kind(StrEnum):
 class Finding:
     """One line of the report; `text` has no secret in it."""
 
-    kind: Kind
+    kind: FindingKind
     subject: str
     text: str
 
@@ -39,4 +39,4 @@ async def guarded(
     try:
         return await check()
     except TimeoutError:
-        return [Finding(Kind.AWAY, subject, timed_out)]
+        return [Finding(FindingKind.AWAY, subject, timed_out)]

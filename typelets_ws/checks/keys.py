@@ -5,7 +5,7 @@ from typing import Final
 
 from ..clerk.jwks import KeysUnavailable, http_fetch, parse_keys
 from ..config.model import Auth
-from .finding import Finding, Kind
+from .finding import Finding, FindingKind
 
 __all__ = ["check_keys"]
 
@@ -16,14 +16,14 @@ _TRANSIENT: Final = ("timeout", "unreachable", "http_5xx")
 async def check_keys(config: Auth) -> list[Finding]:
     """Fetch the keys as the daemon does; a PEM needs no network."""
     if config.jwt_key:
-        return [Finding(Kind.OK, SUBJECT, "jwt_key is an RSA public key")]
+        return [Finding(FindingKind.OK, SUBJECT, "jwt_key is an RSA public key")]
     url, secret = config.jwks_url, ""
     if not url:
         url, secret = config.api_url.rstrip("/") + "/jwks", config.secret_key
     try:
         keys = parse_keys(await http_fetch(url, secret, time.monotonic)())
     except KeysUnavailable as exc:
-        kind = Kind.AWAY if exc.reason in _TRANSIENT else Kind.WRONG
+        kind = FindingKind.AWAY if exc.reason in _TRANSIENT else FindingKind.WRONG
         why = f"{url}: {exc.reason} {exc.error}".rstrip()
         return [Finding(kind, SUBJECT, why)]
-    return [Finding(Kind.OK, SUBJECT, f"{len(keys.by_kid)} key(s) from {url}")]
+    return [Finding(FindingKind.OK, SUBJECT, f"{len(keys.by_kid)} key(s) from {url}")]

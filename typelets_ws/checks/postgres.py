@@ -15,7 +15,7 @@ from psycopg import errors
 from ..config.model import Database
 from ..postgres import sql
 from ..telemetry.redact import scrub
-from .finding import TIMEOUT_S, Finding, Kind
+from .finding import TIMEOUT_S, Finding, FindingKind
 
 __all__ = ["check_postgres"]
 
@@ -44,14 +44,14 @@ async def check_postgres(config: Database) -> list[Finding]:
             ) as connection:
                 return await _check(connection)
     except _WRONG as exc:
-        return [Finding(Kind.WRONG, SUBJECT, _first_line(exc))]
+        return [Finding(FindingKind.WRONG, SUBJECT, _first_line(exc))]
     except psycopg.OperationalError as exc:
         # libpq tells refused passwords and unknown databases by text alone.
         wrong = any(
             mark in str(exc)
             for mark in ("authentication failed", "does not exist", "no pg_hba.conf")
         )
-        kind = Kind.WRONG if wrong else Kind.AWAY
+        kind = FindingKind.WRONG if wrong else FindingKind.AWAY
         return [Finding(kind, SUBJECT, _first_line(exc))]
 
 
@@ -63,15 +63,15 @@ async def _check(connection: Connection) -> list[Finding]:
     for name, query, params in _statements():
         problem = await _explain(connection, query, params)
         if problem:
-            found.append(Finding(Kind.WRONG, SUBJECT, f"{name}: {problem}"))
+            found.append(Finding(FindingKind.WRONG, SUBJECT, f"{name}: {problem}"))
     for table, query in _RECOVERY.items():
         problem = await _explain(connection, query, {})
         if problem:
             text = f"recovery is off ({table}): {problem}"
-            found.append(Finding(Kind.NOTE, SUBJECT, text))
-    if not any(each.kind is Kind.WRONG for each in found):
+            found.append(Finding(FindingKind.NOTE, SUBJECT, text))
+    if not any(each.kind is FindingKind.WRONG for each in found):
         text = f"PostgreSQL {version} as {info.user} on {where}"
-        found.insert(0, Finding(Kind.OK, SUBJECT, text))
+        found.insert(0, Finding(FindingKind.OK, SUBJECT, text))
     return found
 
 

@@ -15,7 +15,7 @@ from redis import exceptions
 
 from ..config.model import Redis
 from ..telemetry.redact import scrub
-from .finding import TIMEOUT_S, Finding, Kind
+from .finding import TIMEOUT_S, Finding, FindingKind
 
 __all__ = ["check_redis"]
 
@@ -36,11 +36,11 @@ async def check_redis(config: Redis) -> list[Finding]:
         async with asyncio.timeout(TIMEOUT_S):
             return await _check(client, config)
     except exceptions.AuthenticationError as exc:
-        return [Finding(Kind.WRONG, SUBJECT, _text(exc))]
+        return [Finding(FindingKind.WRONG, SUBJECT, _text(exc))]
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as exc:
-        return [Finding(Kind.AWAY, SUBJECT, _text(exc))]
+        return [Finding(FindingKind.AWAY, SUBJECT, _text(exc))]
     except exceptions.ResponseError as exc:
-        return [Finding(Kind.WRONG, SUBJECT, _text(exc))]
+        return [Finding(FindingKind.WRONG, SUBJECT, _text(exc))]
     finally:
         await client.aclose()
 
@@ -53,11 +53,11 @@ async def _check(client: redis.asyncio.Redis, config: Redis) -> list[Finding]:
         try:
             await client.execute_command(*args)  # type: ignore[no-untyped-call]
         except exceptions.ResponseError as exc:
-            found.append(Finding(Kind.WRONG, SUBJECT, f"{name}: {_text(exc)}"))
+            found.append(Finding(FindingKind.WRONG, SUBJECT, f"{name}: {_text(exc)}"))
     found += await _check_channels(client, config.prefix)
     if not found:
         text = f"commands, keys and channels of {config.prefix!r} are allowed"
-        found.append(Finding(Kind.OK, SUBJECT, text))
+        found.append(Finding(FindingKind.OK, SUBJECT, text))
     return found
 
 
@@ -94,10 +94,10 @@ async def _check_channels(client: redis.asyncio.Redis, prefix: str) -> list[Find
     for channel in (f"{prefix}user:{mark}", f"{prefix}probe:{mark}"):
         problem = await _round_trip(client, channel)
         if problem:
-            found.append(Finding(Kind.WRONG, SUBJECT, f"{channel}: {problem}"))
+            found.append(Finding(FindingKind.WRONG, SUBJECT, f"{channel}: {problem}"))
     problem = await _round_trip(client, f"{prefix}control", publish=False)
     if problem:
-        found.append(Finding(Kind.WRONG, SUBJECT, f"{prefix}control: {problem}"))
+        found.append(Finding(FindingKind.WRONG, SUBJECT, f"{prefix}control: {problem}"))
     return found
 
 

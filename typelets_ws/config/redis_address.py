@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-__all__ = ["Kind", "Node", "RedisAddress", "parse"]
+__all__ = ["Node", "RedisAddress", "Topology", "parse"]
 
 Node = tuple[str, int]
 """Host and port."""
@@ -31,7 +31,7 @@ _EXPECTED_CLUSTER: Final = (
 )
 
 
-class Kind(Enum):
+class Topology(Enum):
     """What the address leads to."""
 
     SERVER = "server"
@@ -48,7 +48,7 @@ class RedisAddress:
     connection to a sentinel. `master` is the name of the Sentinel group.
     """
 
-    kind: Kind
+    kind: Topology
     nodes: tuple[Node, ...]
     server_url: str
     master: str = ""
@@ -62,7 +62,7 @@ def parse(url: str) -> RedisAddress:
     if scheme == "unix" and not plus:
         if not parts.path.strip("/"):
             raise ValueError("unix:///path/of/the/socket")
-        return RedisAddress(Kind.SERVER, (), url)
+        return RedisAddress(Topology.SERVER, (), url)
     if scheme not in {"redis", "rediss"} or kind not in {"", "sentinel", "cluster"}:
         raise ValueError(_EXPECTED_SERVER)
     credentials, at, hosts = parts.netloc.rpartition("@")
@@ -75,14 +75,14 @@ def parse(url: str) -> RedisAddress:
     if parts.path.strip("/") not in {"", "0"}:
         raise ValueError(_EXPECTED_CLUSTER)
     query = f"?{parts.query}" if parts.query else ""
-    return RedisAddress(Kind.CLUSTER, nodes, f"{base}{_text(nodes[0])}/0{query}")
+    return RedisAddress(Topology.CLUSTER, nodes, f"{base}{_text(nodes[0])}/0{query}")
 
 
 def _server(url: str, hosts: str) -> RedisAddress:
     nodes = _nodes(hosts, SERVER_PORT, _EXPECTED_SERVER)
     if len(nodes) != 1:
         raise ValueError(_EXPECTED_SERVER)
-    return RedisAddress(Kind.SERVER, nodes, url)
+    return RedisAddress(Topology.SERVER, nodes, url)
 
 
 def _sentinel(
@@ -101,7 +101,7 @@ def _sentinel(
     login = f"{user}:{password}@" if user or password else ""
     host = _text(nodes[0])
     return RedisAddress(
-        Kind.SENTINEL,
+        Topology.SENTINEL,
         nodes,
         f"{base}{host}/{database or 0}{_query(servers)}",
         unquote(master),

@@ -6,7 +6,6 @@ refusal on demand passes the same code as a real one.
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Final
 
 from ..daemon import Daemon
@@ -73,9 +72,8 @@ class Faults:
     def attach(self, daemon: Daemon) -> None:
         """Cause them in this daemon from now on."""
         self._daemon = daemon
-        services = daemon.state.services
-        store = FaultyStore(services.context.store, self._refusals)
-        services.context = replace(services.context, store=store)
+        context = daemon.state.context
+        context.store = FaultyStore(context.store, self._refusals)
 
     def cause(self, query: Query) -> Mapping[str, str]:
         """Cause the fault `kind`; return a sentence about it. Raises `HttpError`."""

@@ -71,7 +71,7 @@ class Event(Struct, tag_field="event", kw_only=True, frozen=True, omit_defaults=
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         """What the devices get, at `timestamp` (ms)."""
-        raise NotImplementedError
+        raise TypeError("a control event has no message")
 
 
 class NoteUpdated(Event, tag="note_updated", frozen=True, kw_only=True):

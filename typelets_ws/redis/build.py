@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..config.model import Redis as Config
-from ..config.redis_address import Kind, Node, RedisAddress, parse
+from ..config.redis_address import Node, RedisAddress, Topology, parse
 from ..telemetry.telemetry import Telemetry
 from .client import MasterClient, RedisClient
 from .cluster import ClusterClient
@@ -40,7 +40,7 @@ def connect_redis(
     outage = Outage(telemetry, monotonic)
     reconnector = partial(Reconnector, outage=outage, rng=rng)
     timeout_s = config.command_timeout_s
-    if address.kind is Kind.CLUSTER:
+    if address.kind is Topology.CLUSTER:
         reading = _connector(config, address, Mode.CLUSTER, replica_allowed=True)
         writing = _connector(config, address, Mode.CLUSTER)
         topology = ClusterTopology(address.nodes, reading, rng)
@@ -54,7 +54,7 @@ def connect_redis(
         return Redis(cluster, reconnector("events", topology.open))
     connector = _connector(config, address, Mode.SERVER)
     finder: MasterFinder = SingleServer(connector)
-    if address.kind is Kind.SENTINEL:
+    if address.kind is Topology.SENTINEL:
         finder = SentinelMaster(address, connector, telemetry, rng)
     own = reconnector("commands", finder.open)
     client = MasterClient(own, timeout_s, finder, telemetry)

@@ -10,6 +10,7 @@ the next one, and so always knows that there was a gap.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -54,7 +55,7 @@ class RedisUnavailable(Exception):
         self.reason = reason
 
 
-class RedisConnection(asyncio.Protocol, Generic[Waiting]):
+class RedisConnection(asyncio.Protocol, ABC, Generic[Waiting]):
     """One connection's life. `timeout` in seconds, for the oldest reply awaited."""
 
     def __init__(self, timeout: float) -> None:
@@ -70,9 +71,9 @@ class RedisConnection(asyncio.Protocol, Generic[Waiting]):
         self._timer: asyncio.TimerHandle | None = None
         self._suspect: object = None
 
+    @abstractmethod
     def received(self, reply: Any) -> None:
         """Take one reply; error replies are `hiredis.ReplyError` objects."""
-        raise NotImplementedError
 
     def on_batch_end(self) -> None:
         """All replies that have arrived were taken; the link may be over by now."""

@@ -11,12 +11,12 @@ from zlib import crc32
 
 from .connection import redis_key
 
-__all__ = ["Keys"]
+__all__ = ["RedisKeys"]
 
 BUCKETS: Final = 64
 
 
-class Keys:
+class RedisKeys:
     """Names with `prefix`; `cluster` adds the tags."""
 
     def __init__(self, prefix: str, *, cluster: bool) -> None:

@@ -20,7 +20,7 @@ from .acquire import ACQUIRE
 from .client import RedisClient
 from .commands import ReplyCallback
 from .connection import redis_key
-from .keys import Keys
+from .keys import RedisKeys
 
 __all__ = ["TTL_S", "Lease"]
 
@@ -34,7 +34,7 @@ class Lease:
 
     def __init__(
         self,
-        keys: Keys,
+        keys: RedisKeys,
         commands: RedisClient,
         lease_s: float,
         on_reply: ReplyCallback,

@@ -16,13 +16,13 @@ from typing import Any, Final
 import hiredis
 
 from ..config.live import LiveConfig
-from ..config.redis_address import Kind, parse
+from ..config.redis_address import Topology, parse
 from ..ports import AcquireResult
 from ..telemetry.telemetry import Telemetry
 from .acquire import Acquisition, run_acquire
 from .client import RedisClient
 from .connection import RedisUnavailable
-from .keys import Keys
+from .keys import RedisKeys
 from .lease import TTL_S, Lease
 
 __all__ = ["SharedLimits"]
@@ -50,8 +50,8 @@ class SharedLimits:
         self._commands = commands
         self._metrics = telemetry.metrics
         self._log = telemetry.log
-        cluster = parse(config.url).kind is Kind.CLUSTER
-        self._keys = Keys(config.prefix, cluster=cluster)
+        cluster = parse(config.url).kind is Topology.CLUSTER
+        self._keys = RedisKeys(config.prefix, cluster=cluster)
         self._lease = Lease(
             self._keys, commands, config.lease_s, self._check_reply, rng
         )

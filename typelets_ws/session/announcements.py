@@ -18,7 +18,8 @@ from ..protocol.errors import (
     Code,
 )
 from ..protocol.fields import check_owner, json_object, uuid
-from .outcome import Context, Outcome
+from .context import Context
+from .outcome import Outcome
 from .session import Session
 
 __all__ = [
@@ -121,7 +122,7 @@ def _acknowledgement(
     if message.requestId is None:
         return None
     return messages.Announced(
-        requestId=message.requestId, timestamp=context.now_ms(), **ids
+        requestId=message.requestId, timestamp=context.clock.now_ms(), **ids
     )
 
 
@@ -137,7 +138,7 @@ def _announced(
         event=kind(
             fromUserId=session.user_id,
             exceptConnectionId=session.connection_id,
-            publishedAt=context.now_ms(),
+            publishedAt=context.clock.now_ms(),
             **fields,
         ),
     )

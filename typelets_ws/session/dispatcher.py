@@ -16,8 +16,8 @@ from ..protocol import decoding, events, messages, replies
 from ..protocol.errors import INVALID_MESSAGE, ClientError, Code, Disconnect
 from ..recovery_ports import RowKey, RowKind
 from . import failures, handlers
+from .context import Context
 from .outcome import Outcome
-from .services import Services
 from .session import Received, Session, State
 from .signing import (
     Envelope,
@@ -40,22 +40,22 @@ class Dispatcher:
     """One client's messages and their answers."""
 
     __slots__ = (
+        "_context",
         "_handled_bytes",
         "_inbox",
         "_inbox_bytes",
         "_paused",
         "_released",
-        "_services",
         "_transport",
         "busy",
         "session",
     )
 
     def __init__(
-        self, transport: Transport, session: Session, services: Services
+        self, transport: Transport, session: Session, context: Context
     ) -> None:
         self._transport = transport
-        self._services = services
+        self._context = context
         self.session = session
         self.busy = False
         self._inbox: deque[bytes | ClientError] | None = None
@@ -69,7 +69,7 @@ class Dispatcher:
 
     def count_frame(self) -> ClientError | Disconnect | None:
         """Count a frame that is no whole message; return why it is refused."""
-        return self.session.count(0, self._services.monotonic())
+        return self.session.count(0, self._context.clock.monotonic())
 
     def receive(
         self, data: bytes, *, text: bool, refusal: ClientError | None = None
@@ -78,10 +78,10 @@ class Dispatcher:
 
         `refusal` says why a part of it was refused already.
         """
-        services = self._services
-        services.metrics.received_bytes.inc(len(data))
+        context = self._context
+        context.telemetry.metrics.received_bytes.inc(len(data))
         item: bytes | ClientError = data
-        verdict = self.session.count(len(data), services.monotonic())
+        verdict = self.session.count(len(data), context.clock.monotonic())
         if isinstance(verdict, Disconnect):
             self._transport.disconnect(verdict)
             return
@@ -125,7 +125,7 @@ class Dispatcher:
     def _start(self, received: Received, size: int) -> None:
         self.busy = True
         self._handled_bytes = size
-        self._services.spawn(self._run(received))
+        self._transport.spawn(self._run(received))
 
     def _enqueue(self, item: bytes | ClientError) -> None:
         if self._inbox is None:
@@ -138,7 +138,7 @@ class Dispatcher:
 
     @property
     def _full(self) -> bool:
-        room = self._services.inbox_bytes_before_auth
+        room = self._context.live.current.limits.unread_bytes_before_auth
         if self.session.authenticated:
             room = INBOX_BYTES
         return self._inbox_bytes > room or len(self._inbox or ()) > INBOX_MESSAGES
@@ -149,7 +149,7 @@ class Dispatcher:
             self._refuse(item, "unknown")
             return None
         try:
-            received = self.session.accept(item, self._services.now_ms())
+            received = self.session.accept(item, self._context.clock.now_ms())
         except ClientError as error:
             self._refuse(error, "unknown")
             return None
@@ -157,9 +157,9 @@ class Dispatcher:
         if not isinstance(message, messages.Ping):
             return received
         # A replayed ping harms nobody: no shared nonce, no task.
-        cursor = self._services.recovery.pong_cursor(self.session)
-        self._reply(handlers.ping(message, self._services.now_ms(), cursor))
-        self._services.observe("ping", "ok", self._transport)
+        cursor = self._context.recovery.pong_cursor(self.session)
+        self._reply(handlers.ping(message, self._context.clock.now_ms(), cursor))
+        self._context.observe("ping", "ok", self._transport)
         return None
 
     async def _run(self, first: Received) -> None:
@@ -193,9 +193,9 @@ class Dispatcher:
         return None
 
     async def _handle(self, received: Received) -> None:
-        services, message = self._services, received.message
+        context, message = self._context, received.message
         name = str(message.__struct_config__.tag)
-        started = services.monotonic()
+        started = context.clock.monotonic()
         try:
             if received.envelope is not None:
                 await self._claim_nonce(received.envelope, message)
@@ -203,30 +203,31 @@ class Dispatcher:
                 await self._auth(message)
             else:
                 await self._answer(message)
-            services.observe(name, "ok", self._transport)
+            context.observe(name, "ok", self._transport)
         except ClientError as error:
             self._refuse(error, name)
         except Disconnect as disconnect:
-            services.observe(name, disconnect.reason, self._transport)
+            context.observe(name, disconnect.reason, self._transport)
             self._transport.disconnect(disconnect)
         except Exception as exc:
             self._internal_error(exc, message, name)
-        services.metrics.handling.labels(name).observe(services.monotonic() - started)
+        took = context.clock.monotonic() - started
+        context.telemetry.metrics.handling.labels(name).observe(took)
 
     async def _claim_nonce(
         self, envelope: Envelope, message: messages.ClientMessage
     ) -> None:
-        claimed = await self._services.authenticator.shared.claim_nonce(
+        claimed = await self._context.authenticator.presence.claim_nonce(
             self.session.user_id,
             nonce_digest(envelope.nonce),
-            nonce_ttl_ms(envelope.timestamp, self._services.now_ms()),
+            nonce_ttl_ms(envelope.timestamp, self._context.clock.now_ms()),
         )
         if not claimed:
             raise SignatureError(SignatureVerdict.REPLAYED, message.requestId)
 
     async def _auth(self, message: messages.Auth) -> None:
         before = self.session.authenticated
-        answer = await self._services.authenticator.authenticate(
+        answer = await self._context.authenticator.authenticate(
             self._transport, self.session, message
         )
         if self.session.authenticated and not before:
@@ -234,8 +235,8 @@ class Dispatcher:
         self._transport.send_message(answer)
 
     async def _answer(self, message: messages.ClientMessage) -> None:
-        sequence = self._services.recovery.shown.sequence
-        outcome = await handlers.handle(self._services.context, self.session, message)
+        sequence = self._context.recovery.shown.sequence
+        outcome = await handlers.handle(self._context, self.session, message)
         if isinstance(outcome.reply, messages.SyncPage):
             await self._transport.drained()
         self._apply(outcome, message, sequence)
@@ -259,20 +260,20 @@ class Dispatcher:
             refused = handlers.not_announced(message)
             on_published = partial(self._on_published, outcome.announced, refused)
         event = events.encode(outcome.event)
-        self._services.publish(self.session.user_id, event, on_published)
+        self._context.publish(self.session.user_id, event, on_published)
 
     def _on_published(
         self, announced: messages.Announced, refused: messages.Error, taken: bool
     ) -> None:
         """Redis has answered to an announcement, or could not be asked."""
-        now_ms = self._services.now_ms()
+        now_ms = self._context.clock.now_ms()
         acknowledged = structs.replace(announced, timestamp=now_ms)
         self._reply(acknowledged if taken else refused)
 
     def _note_reply(self, note_id: str, row: Updated, sequence: int) -> None:
         """Note that the sender was shown the row it wrote."""
         key = RowKey(self.session.user_id, RowKind.NOTE, note_id)
-        self._services.recovery.note_reply(
+        self._context.recovery.note_reply(
             key, row.updated_at, self.session.connection_id, sequence
         )
 
@@ -280,12 +281,12 @@ class Dispatcher:
         self._transport.send_message(messages.encode(reply))
 
     def _refuse(self, error: ClientError, name: str) -> None:
-        failures.record(self._services, self._transport, error, name)
+        failures.record(self._context, self._transport, error, name)
         self._reply(replies.error(error))
 
     def _internal_error(
         self, exc: Exception, message: messages.ClientMessage, name: str
     ) -> None:
-        error = failures.internal_error(self._services, self._transport, exc, name)
+        error = failures.internal_error(self._context, self._transport, exc, name)
         error.request_id = message.requestId
         self._reply(replies.error(error))

@@ -6,26 +6,27 @@ signature that is refused is a security event. (spec section 5)
 
 from ..delivery.hub import Device
 from ..protocol.errors import ClientError, Code
-from .services import Services
+from .context import Context
+from .ids import new_id
 from .signing import SignatureError
 
 __all__ = ["internal_error", "record"]
 
 
-def record(services: Services, device: Device, error: ClientError, name: str) -> None:
+def record(context: Context, device: Device, error: ClientError, name: str) -> None:
     """Count and log an error before its reply is sent; `name` is the message type."""
-    services.observe(name, str(error.code), device)
+    context.observe(name, str(error.code), device)
     if isinstance(error, SignatureError):
         kind = f"signature_{error.verdict}"
-        services.metrics.security_events.labels(kind).inc()
-        services.log.warning(
+        context.telemetry.metrics.security_events.labels(kind).inc()
+        context.telemetry.log.warning(
             "signature_rejected",
             security=True,
             verdict=str(error.verdict),
             **device.log_fields,
         )
     elif error.correlation_id is not None:
-        services.log.error(
+        context.telemetry.log.error(
             "message_failed",
             type=name,
             code=str(error.code),
@@ -36,16 +37,16 @@ def record(services: Services, device: Device, error: ClientError, name: str) ->
 
 
 def internal_error(
-    services: Services, device: Device, exc: Exception, name: str
+    context: Context, device: Device, exc: Exception, name: str
 ) -> ClientError:
     """Log an unexpected exception; return the error for the client."""
-    correlation_id = services.context.new_id()
-    services.log.error(
+    correlation_id = new_id()
+    context.telemetry.log.error(
         "internal_error",
         type=name,
         correlation_id=correlation_id,
         exc_info=exc,
         **device.log_fields,
     )
-    services.observe(name, str(Code.INTERNAL), device)
+    context.observe(name, str(Code.INTERNAL), device)
     return ClientError(Code.INTERNAL, "Internal error", correlation_id=correlation_id)

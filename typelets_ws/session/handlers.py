@@ -36,7 +36,9 @@ from .announcements import (
     note_created,
     note_deleted,
 )
-from .outcome import Context, Outcome
+from .context import Context
+from .ids import new_id
+from .outcome import Outcome
 from .session import Session
 
 __all__ = ["HANDLERS", "handle", "not_announced", "ping"]
@@ -94,10 +96,11 @@ async def note_update(
     if message.changes is None:
         raise ClientError(Code.INVALID_FIELD, "Missing changes")
     changes, filtered = accepted_changes(
-        message.changes, require_encrypted=context.rules.require_encrypted
+        message.changes,
+        require_encrypted=context.live.current.messages.require_encrypted,
     )
     for name, count in filtered.items():
-        context.metrics.filtered_fields.labels(name).inc(count)
+        context.telemetry.metrics.filtered_fields.labels(name).inc(count)
     if not changes:
         raise ClientError(Code.INVALID_FIELD, NO_VALID_FIELDS)
     written = await _write(context.store, session.user_id, note_id, changes, message)
@@ -109,7 +112,7 @@ async def note_update(
         )
     if isinstance(written, Conflict):
         raise ClientError(Code.CONFLICT, CONFLICT, updated_note=written.row)
-    now_ms = context.now_ms()
+    now_ms = context.clock.now_ms()
     row = Raw(written.row)
     return Outcome(
         reply=messages.NoteUpdateSuccess(
@@ -190,7 +193,7 @@ async def handle(
     # refusal, and the refusal, by its traceback, the frame with the message.
     except StoreUnavailable as exc:
         raise _add_ids(
-            ClientError(Code.UNAVAILABLE, failure, correlation_id=context.new_id()),
+            ClientError(Code.UNAVAILABLE, failure, correlation_id=new_id()),
             message,
         ) from exc
     except RecursionError:

@@ -1,36 +1,20 @@
-"""What a handler is given and what it returns.
+"""What a handler returns.
 
 Invariant: a handler returns what to send and never sends, so that a reply, its event
 and its acknowledgement leave in one order, decided by the dispatcher.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..config.model import Messages
-from ..delivery.recovery import Recovery
-from ..ports import Store, Updated
+from ..ports import Updated
 from ..protocol import events, messages
-from ..telemetry.metrics import Metrics
 
-__all__ = ["Context", "Outcome"]
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What every handler may use; `now_ms` is the wall clock."""
-
-    store: Store
-    recovery: Recovery
-    rules: Messages
-    metrics: Metrics
-    now_ms: Callable[[], int]
-    new_id: Callable[[], str]
+__all__ = ["Outcome"]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a message.
+    """The reply, and the event for other devices.
 
     `row` is set when the reply shows a row that was just written: whoever sends
     the reply notes it in `delivery.shown`.

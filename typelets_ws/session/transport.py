@@ -3,7 +3,8 @@
 `websocket.connection.Connection` fulfils it. No method waits, but `drained`.
 """
 
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from ..delivery.hub import Device
 from ..protocol.errors import Disconnect
@@ -32,6 +33,10 @@ class Transport(Device, Protocol):
 
     def pause_reading(self) -> None:
         """Stop reading from the socket."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
+        """Run a message's handler as a task, which the daemon awaits at its end."""
         ...
 
     def resume_reading(self) -> None:

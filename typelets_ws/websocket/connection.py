@@ -13,8 +13,8 @@ class joins them, and is the `Device` of the hub. Invariants:
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
 
 from websockets.extensions import Extension
 
@@ -22,6 +22,7 @@ from ..config.model import Config
 from ..protocol import messages, replies
 from ..protocol.errors import AUTH_TIMEOUT, ClientError, CloseCode, Code, Disconnect
 from ..session.dispatcher import Dispatcher
+from ..session.ids import new_id
 from ..session.session import Session
 from ..wire.frames import PING, Frame, close_frame, inflates
 from .inbound import Inbound
@@ -82,9 +83,9 @@ class Connection(asyncio.Protocol):
         self._timers = timers = ConnectionTimers(
             config.limits, state.monotonic(), config.auth.auth_timeout_ms / 1000
         )
-        self.connection_id = state.new_id()
+        self.connection_id = new_id()
         self._session = Session(self.connection_id, config.limits, config.messages)
-        dispatcher = Dispatcher(self, self._session, state.services)
+        dispatcher = Dispatcher(self, self._session, state.context)
         self.dispatcher = dispatcher
         self._inbound = Inbound(self, writer, dispatcher, timers, state, extensions)
         self._attached = False
@@ -139,6 +140,10 @@ class Connection(asyncio.Protocol):
         if self.open:
             self.account()
             self.dispatcher.resume()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
+        """See `transport.Transport`."""
+        return self._state.spawn(work)
 
     def pause_reading(self) -> None:
         """See `transport.Transport`."""
@@ -236,7 +241,7 @@ class Connection(asyncio.Protocol):
         self._state.memory.report(self, 0)
         if self._attached:
             self._attached = False
-            self._state.services.authenticator.detach(self, self._session)
+            self._state.context.authenticator.detach(self, self._session)
 
     def reschedule(self) -> None:
         """Have `on_timer` called when the next deadline has passed."""

@@ -14,7 +14,13 @@ from ..config.addresses import limit_key
 from ..protocol.errors import CloseCode
 from .fair_share import FairRate, FairSlots, Strikes
 
-__all__ = ["RETRY_AFTER_S", "ConnectionLimiter", "Entry", "Holder", "LimiterVerdict"]
+__all__ = [
+    "RETRY_AFTER_S",
+    "ConnectionLimiter",
+    "Entry",
+    "LimitedSocket",
+    "LimiterVerdict",
+]
 
 RETRY_AFTER_S: Final = 5.0
 """For a client that is refused because everything is taken."""
@@ -24,7 +30,7 @@ MAX_ADDRESSES: Final = 10_000
 """Addresses whose refused tokens are remembered: 2 MB."""
 
 
-class Holder(Protocol):
+class LimitedSocket(Protocol):
     """A connection, as the limits see it."""
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -52,7 +58,7 @@ class Entry(NamedTuple):
     """
 
     verdict: LimiterVerdict
-    evicted: Holder | None = None
+    evicted: LimitedSocket | None = None
     retry_after_s: float = RETRY_AFTER_S
 
 
@@ -64,7 +70,7 @@ class ConnectionLimiter:
 
     def __init__(self, limits: config.Limits) -> None:
         self._addresses: Counter[str] = Counter()
-        self._slots: FairSlots[Holder] = FairSlots(limits.unauthenticated)
+        self._slots: FairSlots[LimitedSocket] = FairSlots(limits.unauthenticated)
         self.total = 0
         self.reconfigure(limits)
 
@@ -80,7 +86,7 @@ class ConnectionLimiter:
         """Connections that have not authenticated yet."""
         return len(self._slots)
 
-    def acquire(self, address: str, holder: Holder, now: float) -> Entry:
+    def acquire(self, address: str, holder: LimitedSocket, now: float) -> Entry:
         """Judge one handshake at `now` (s); count it when it is accepted."""
         limits, key = self._limits, limit_key(address)
         shut_out_s = self._tokens.retry_after(key, now)
@@ -98,7 +104,7 @@ class ConnectionLimiter:
         self._addresses[key] += 1
         return Entry(LimiterVerdict.OPEN, self._slots.acquire(key, holder))
 
-    def authenticated(self, address: str, holder: Holder) -> None:
+    def authenticated(self, address: str, holder: LimitedSocket) -> None:
         """The connection has authenticated."""
         self._slots.release(limit_key(address), holder)
 
@@ -106,7 +112,7 @@ class ConnectionLimiter:
         """A client of this address sent a refused token, or flooded before auth."""
         self._tokens.add(limit_key(address), now)
 
-    def release(self, address: str, holder: Holder) -> None:
+    def release(self, address: str, holder: LimitedSocket) -> None:
         """The connection is gone."""
         self.total -= 1
         address = limit_key(address)

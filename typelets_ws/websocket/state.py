@@ -4,20 +4,20 @@ One `ServerState` per daemon, built by `app`. It knows who is inside, who may co
 (the caps at the door, the origins), and whose address a proxy speaks for.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from math import ceil
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from websockets.http11 import Response
 
 from ..config.addresses import ClientAddresses, limit_key
-from ..config.live import LiveConfig
 from ..config.model import Config
 from ..config.origins import AllowedOrigins
 from ..fastpaths import ALL, FastPaths
 from ..protocol import messages
 from ..protocol.errors import CloseCode, Disconnect
-from ..session.services import Services
+from ..session.context import Context
 from ..wire.frames import is_pong, no_pong, no_text, whole_text
 from ..wire.upgrade import Upgrade, read_no_upgrade, read_upgrade
 from .fair_share import FairSlots
@@ -73,29 +73,29 @@ class ServerState:
 
     def __init__(
         self,
-        live: LiveConfig,
+        context: Context,
         *,
-        services: Services,
         endpoints: Endpoints,
         limiter: ConnectionLimiter,
         timer_wheel: TimerWheel,
         flush_queue: FlushQueue,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         fast: FastPaths = ALL,
     ) -> None:
-        self.services = services
+        self.context = context
+        self.spawn = spawn
         self.endpoints = endpoints
         self.timer_wheel = timer_wheel
         self.flush_queue = flush_queue
-        self.live = live
+        self.live = live = context.live
         self.read_upgrade = read_upgrade if fast.upgrade else read_no_upgrade
         self.whole_text = whole_text if fast.frames else no_text
         self.is_pong = is_pong if fast.frames else no_pong
         self.direct_writes = fast.writes
-        self.metrics = services.metrics
-        self.log = services.log
-        self.monotonic = services.monotonic
-        self.now_ms = services.now_ms
-        self.new_id = services.context.new_id
+        self.metrics = context.telemetry.metrics
+        self.log = context.telemetry.log
+        self.monotonic = context.clock.monotonic
+        self.now_ms = context.clock.now_ms
         self.limiter = limiter
         limits = live.current.limits
         self.memory = MemoryBudget(limits.memory_bytes)
@@ -122,7 +122,7 @@ class ServerState:
         self._sockets.limit = config.limits.handshakes
         self._addresses = ClientAddresses(config.server.trusted_proxies)
         self.origins = AllowedOrigins(config.server.allowed_origins)
-        self.services.reconfigure(config)
+        self.context.authenticator.reconfigure(config.limits)
         for connection in self.connections:
             connection.reconfigure(config)
 

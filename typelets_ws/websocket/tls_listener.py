@@ -42,7 +42,7 @@ class TlsListener:
         (sock,) = self.sockets
         sock.setblocking(False)
         sock.listen(backlog)
-        self._accepting = self._state.services.spawn(self._accept(sock))
+        self._accepting = self._state.spawn(self._accept(sock))
 
     def close(self) -> None:
         """Accept no more."""
@@ -62,7 +62,7 @@ class TlsListener:
             peer = ClientAddresses.peer(peername)
             accepted = _AcceptedSocket(sock, peer, self._state)
             self._state.add_socket(accepted, peer)
-            self._state.services.spawn(accepted.handshake(self._context))
+            self._state.spawn(accepted.handshake(self._context))
 
 
 class _AcceptedSocket:

@@ -254,7 +254,7 @@ async def test_churn_leaves_nothing_behind(
             assert built.hub.devices == 0
             assert built.state.limiter.total == 0
             assert built.state.limiter.unauthenticated == 0
-            assert not built.state.services.authenticator._refcounts
+            assert not len(built.state.context.authenticator.presence)
         await eventually(
             lambda: redis_server.command("PUBSUB", "CHANNELS", "*user:*") == []
         )

@@ -68,7 +68,7 @@ def disordered(
     house: RunningDaemon, chance: random.Random, spawn: asyncio.TaskGroup
 ) -> None:
     """Hold each event back for a time of its own."""
-    services = house.daemon.state.services
+    services = house.daemon.state.context
     straight = services.publish
 
     async def later(user: str, event: bytes, done: OnPublished | None) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from typelets_ws.config.redis_address import Kind, parse
+from typelets_ws.config.redis_address import Topology, parse
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from typelets_ws.config.redis_address import Kind, parse
 )
 def test_one_server(url: str, nodes: object) -> None:
     address = parse(url)
-    assert address.kind is Kind.SERVER
+    assert address.kind is Topology.SERVER
     assert address.nodes == nodes
     assert address.server_url == url
 
@@ -27,7 +27,7 @@ def test_a_sentinel_group() -> None:
         "rediss+sentinel://ws:p%2Fw@s1:1,s2,[::1]:3/my%20master/4"
         "?sentinel_username=se&sentinel_password=p%40&ssl_ca_certs=/ca.pem&client_name=x"
     )
-    assert address.kind is Kind.SENTINEL
+    assert address.kind is Topology.SENTINEL
     assert address.nodes == (("s1", 1), ("s2", 26379), ("::1", 3))
     assert address.master == "my master"
     assert address.server_url == (
@@ -44,7 +44,7 @@ def test_sentinels_without_credentials_and_a_default_database() -> None:
 
 def test_a_cluster() -> None:
     address = parse("redis+cluster://ws:pw@h1,h2:7001?client_name=x")
-    assert address.kind is Kind.CLUSTER
+    assert address.kind is Topology.CLUSTER
     assert address.nodes == (("h1", 6379), ("h2", 7001))
     assert address.server_url == "redis://ws:pw@h1:6379/0?client_name=x"
     assert parse("rediss+cluster://h1/0").server_url == "rediss://h1:6379/0"

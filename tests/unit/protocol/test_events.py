@@ -48,7 +48,7 @@ def test_orders_have_no_message() -> None:
     ):
         event = events.decode(payload)
         assert isinstance(event, events.ControlEvent)
-        with pytest.raises(NotImplementedError):
+        with pytest.raises(TypeError):
             event.message(0)
 
 

@@ -42,7 +42,7 @@ def empty(world: Stubs) -> bool:
         not world.hub.devices
         and not world.subscriptions.held
         and not world.shared.slots
-        and not world.authenticator._refcounts
+        and not len(world.presence)
     )
 
 
@@ -108,7 +108,7 @@ def test_over_the_limit_of_all_processes_or_of_this_one_nobody_gets_in() -> None
     world.shared.limit = 100
     assert farewell_of(Guest(world, "c2")).close_code is CloseCode.TOO_MANY
     assert world.shared.slots == {"alice": {"c1"}}
-    assert world.authenticator._refcounts == {"alice": 1}
+    assert world.presence._users == {"alice": {"c1"}}
     assert world.subscriptions.held == {"alice"}
 
 
@@ -168,7 +168,7 @@ async def test_who_is_cancelled_on_its_way_in_leaves_nothing_behind() -> None:
             async with asyncio.timeout(0):
                 await Guest(world).auth()
         gate.set()
-    assert world.authenticator._refcounts == {}
+    assert len(world.presence) == 0
     assert world.hub.devices == 0
 
 

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.fakes import NOTE, NOW_MS, FakeTransport, Log, Stubs
-from typelets_ws.config.model import Config, Messages
+from msgspec import structs
+
+from tests.fakes import NOTE, NOW_MS, FakeTransport, Stubs
+from typelets_ws.config.model import Config, Limits, Messages
 from typelets_ws.recovery_ports import RowKey, RowKind
 from typelets_ws.session.dispatcher import (
     INBOX_MESSAGES,
@@ -18,7 +20,6 @@ from typelets_ws.session.dispatcher import (
     Dispatcher,
 )
 from typelets_ws.session.nonces import nonce_digest
-from typelets_ws.session.services import Services
 
 UPDATE = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
 
@@ -28,24 +29,18 @@ class DispatcherHarness:
 
     def __init__(self, world: Stubs, group: asyncio.TaskGroup) -> None:
         self.world = world
-        self.log = Log()
         self.tasks: list[asyncio.Task[None]] = []
         self._group = group
         self.link = FakeTransport("c1")
         self.published: list[tuple[str, dict[str, Any]]] = []
-        self.services = Services(
-            context=world.context(),
-            authenticator=world.authenticator,
-            publish=lambda user, event, _done: self.published.append(
-                (user, json.loads(event))
-            ),
-            spawn=self.spawn,
-            metrics=world.metrics,
-            log=self.log.bound(),
-            monotonic=lambda: 0.0,
-            inbox_bytes_before_auth=100,
+        self.link.spawn = self.spawn
+        limits = structs.replace(world.limits, unread_bytes_before_auth=100)
+        world.live.current = Config(limits=limits)
+        self.context = world.context(
+            lambda user, event, _done: self.published.append((user, json.loads(event)))
         )
-        self.talk = Dispatcher(self.link, world.session(), self.services)
+        self.log = world.log
+        self.talk = Dispatcher(self.link, world.session(), self.context)
 
     def say(self, message: object, *, text: bool = True) -> None:
         data = message if isinstance(message, bytes) else json.dumps(message).encode()
@@ -185,7 +180,8 @@ async def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -
 
     async with talking(message_bytes=500) as talk:
         talk.world.clerk.gate.clear()
-        talk.services.inbox_bytes_before_auth = REFUSAL_BYTES
+        limits = Limits(unread_bytes_before_auth=REFUSAL_BYTES)
+        talk.world.live.current = Config(limits=limits)
         talk.say({"type": "auth", "token": "alice"})
         talk.say(b'{"requestId":"r"}' + b" " * 1000)
         assert not talk.holds()
@@ -309,5 +305,6 @@ async def test_other_settings_hold_from_the_next_message_on() -> None:
 
     async with talking() as talk:
         await talk.come_in()
-        talk.services.reconfigure(Config(messages=Messages(require_encrypted=True)))
+        rules = Messages(require_encrypted=True)
+        talk.world.live.current = Config(messages=rules)
         assert (await talk.ask(UPDATE))["message"] == "title must be encrypted"

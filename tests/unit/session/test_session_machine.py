@@ -16,11 +16,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.fakes import FOLDER, NOTE, UNOWNED, FakeTransport, Log, Stubs
+from tests.fakes import FOLDER, NOTE, UNOWNED, FakeTransport, Stubs
 from typelets_ws.ports import TokenRejectReason
 from typelets_ws.protocol import messages
 from typelets_ws.session.dispatcher import Dispatcher
-from typelets_ws.session.services import Services
 from typelets_ws.session.session import State
 
 LIMIT = 2
@@ -53,16 +52,9 @@ class Clients(RuleBasedStateMachine):
         self.tasks: list[asyncio.Task[None]] = []
         self.published: list[str] = []
         self.count = 0
-        self.log = Log()
-        self.services = Services(
-            context=self.world.context(),
-            authenticator=self.world.authenticator,
-            publish=lambda user, _event, _done: self.published.append(user),
-            spawn=self.spawn,
-            metrics=self.world.metrics,
-            log=self.log.bound(),
-            monotonic=lambda: 0.0,
-            inbox_bytes_before_auth=100,
+        self.log = self.world.log
+        self.context = self.world.context(
+            lambda user, _event, _done: self.published.append(user)
         )
         self.clients: dict[int, tuple[One, Dispatcher]] = {}
 
@@ -75,8 +67,9 @@ class Clients(RuleBasedStateMachine):
         if number not in self.clients:
             self.count += 1
             one = One(f"c{self.count}")
+            one.link.spawn = self.spawn
             session = self.world.session(one.link.connection_id)
-            talk = Dispatcher(one.link, session, self.services)
+            talk = Dispatcher(one.link, session, self.context)
             self.clients[number] = one, talk
         return self.clients[number]
 
@@ -190,7 +183,7 @@ class Clients(RuleBasedStateMachine):
         self.loop.close()
         world = self.world
         assert (world.hub.devices, len(world.hub)) == (0, 0)
-        assert world.authenticator._refcounts == {}
+        assert len(world.presence) == 0
         assert world.subscriptions.held == set()
         assert world.shared.slots == {}
         assert "internal_error" not in {line["event"] for line in self.log.lines}

@@ -44,6 +44,7 @@ class OldClient:
         self.address = f"127.0.1.{rng.randrange(1, 250)}"
         self.connected = False
         self.socket: ClientConnection | None = None
+        self.outgoing: asyncio.Queue[str] = asyncio.Queue()
         self.seen: Counter[str] = Counter()
         self._sent = 0
 
@@ -62,6 +63,7 @@ class OldClient:
             except LOST:
                 self.seen["lost"] += 1
             self.connected, self.socket = False, None
+            self.outgoing = asyncio.Queue()
             await asyncio.sleep(self.rng.uniform(0.1, 0.6))
 
     async def save(self) -> None:
@@ -92,9 +94,20 @@ class OldClient:
                 json.dumps({"type": "auth", "token": mint(self.user, expires_in=3600)})
             )
             self.socket = socket
-            async for raw in socket:
-                assert isinstance(raw, str)
-                self._heard(raw)
+            sender = asyncio.Task(self._send_all(socket, self.outgoing))
+            try:
+                async for raw in socket:
+                    assert isinstance(raw, str)
+                    self._heard(raw)
+            finally:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
+
+    async def _send_all(
+        self, socket: ClientConnection, outgoing: "asyncio.Queue[str]"
+    ) -> None:
+        while True:
+            await socket.send(await outgoing.get())
 
     def _heard(self, raw: str) -> None:
         for number in OTHER_USERS.findall(raw):

@@ -19,6 +19,7 @@ from tests.chaos.devices import OldClient, hostile
 from tests.chaos.faults import Entry, apply
 from tests.chaos.publishers import RestHost
 from tests.chaos.rows import folders_of, notes_of
+from tests.chaos.syncing import SyncClient
 from tests.chaos.topology import ask_all
 from tests.chaos.world import HEALS, World, opened
 
@@ -61,7 +62,10 @@ async def play(seed: int, size: Size, schedule: Sequence[Entry]) -> Verdict:
                 world.database.add_note(user, title=user)
         descriptors = [_descriptors(daemon.process.pid) for daemon in world.daemons]
         devices = [
-            OldClient(world, users[n % len(users)], random.Random(rng.getrandbits(32)))
+            # Every third device syncs; each user has devices of both kinds.
+            (SyncClient if HEALS and n // len(users) % 3 == 2 else OldClient)(
+                world, users[n % len(users)], random.Random(rng.getrandbits(32))
+            )
             for n in range(size.devices)
         ]
         hosts = [

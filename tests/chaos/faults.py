@@ -92,7 +92,7 @@ async def reload_daemon(world: World, rng: random.Random) -> None:
     async with daemon.busy:
         daemon.supervisor.write(
             limits={"devices_per_user": rng.choice([20, 21, 22])},
-            log={"level": rng.choice(["info", "warning"])},
+            log={"level": rng.choice(["info", "debug"])},
         )
         daemon.process.send(signal.SIGHUP)
         await asyncio.sleep(0.2)

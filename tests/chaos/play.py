@@ -28,6 +28,9 @@ __all__ = ["BOUND_S", "Size", "Verdict", "play"]
 BOUND_S = 30.0
 """From the last fault to all devices equal: a few audits of two seconds."""
 
+LATE_S = 6.0
+"""What still differs after a few audits is printed: it is worth a look."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -119,12 +122,15 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def _converge(world: World, devices: Sequence[OldClient]) -> float:
-    began = time.monotonic()
+    began, shown = time.monotonic(), False
     while True:
         found = await asyncio.to_thread(_differences, world, devices)
         waited = time.monotonic() - began
         if not found:
             return waited
+        if waited > LATE_S and not shown:
+            shown = True
+            print(f"after {waited:.0f} s:", *found[:10], sep="\n  ", flush=True)
         if waited > BOUND_S:
             world.violated(f"{len(found)} differences after {waited:.0f} s")
             for text in found[:20]:

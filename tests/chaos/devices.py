@@ -8,7 +8,8 @@ import asyncio
 import json
 import random
 import re
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -46,6 +47,9 @@ class OldClient:
         self.socket: ClientConnection | None = None
         self.outgoing: asyncio.Queue[str] = asyncio.Queue()
         self.seen: Counter[str] = Counter()
+        self.history: dict[str, deque[str]] = {}
+        """The latest messages about each row, to explain a difference."""
+
         self._sent = 0
 
     def load(self) -> None:
@@ -57,6 +61,8 @@ class OldClient:
     async def live(self) -> None:
         """Connect, and connect again, until cancelled."""
         await asyncio.to_thread(self.load)
+        for row_id, row in self.notes.items():
+            self.note(row_id, f"loaded {row['updatedAt']} {row['folderId']}")
         while True:
             try:
                 await self._session()
@@ -94,6 +100,8 @@ class OldClient:
                 json.dumps({"type": "auth", "token": mint(self.user, expires_in=3600)})
             )
             self.socket = socket
+            for row_id in self.history:
+                self.note(row_id, f"connected to {port}")
             sender = asyncio.Task(self._send_all(socket, self.outgoing))
             try:
                 async for raw in socket:
@@ -117,7 +125,24 @@ class OldClient:
         self.seen[message["type"]] += 1
         if message["type"] == "auth_success":
             self.connected = True
+        self.remember(message)
         self.apply(message)
+
+    def remember(self, message: dict[str, Any]) -> None:
+        """Keep what a message says of each of its rows."""
+        rows = [*message.get("notes", ()), *message.get("folders", ())]
+        whole = ("noteData", "folderData", "updatedNote", "updatedFolder")
+        rows += [message.get(key) or {} for key in whole]
+        for row in rows:
+            if "id" in row:
+                shown = {k: row.get(k) for k in ("updatedAt", "title", "folderId")}
+                changes = sorted(message.get("changes") or ())
+                self.note(row["id"], f"{message['type']} {shown} {changes}")
+
+    def note(self, row_id: str, text: str) -> None:
+        """Add a line to the history of a row."""
+        at = f"{time.monotonic() - self.world.began:.2f} s"
+        self.history.setdefault(row_id, deque(maxlen=10)).append(f"{at}: {text}")
 
     def apply(self, message: dict[str, Any]) -> None:
         """Do what the old client does with a message."""
@@ -165,7 +190,17 @@ class OldClient:
                     for key, value in row.items()
                     if mine.get(key) != value
                 ]
-        return [f"{self.user}: {text}" for text in found]
+        kind = type(self).__name__
+        return [f"{self.user} ({kind}): {text}" for text in found]
+
+    def explain(self, difference: str) -> list[str]:
+        """The latest messages about the row that a difference names."""
+        return [
+            f"    {line}"
+            for row_id, lines in self.history.items()
+            if row_id in difference
+            for line in lines
+        ]
 
 
 def _connected(port: int) -> connect:

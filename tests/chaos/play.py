@@ -130,10 +130,10 @@ async def _converge(world: World, devices: Sequence[OldClient]) -> float:
             return waited
         if waited > LATE_S and not shown:
             shown = True
-            print(f"after {waited:.0f} s:", *found[:10], sep="\n  ", flush=True)
+            print(f"after {waited:.0f} s:", *found[:40], sep="\n  ", flush=True)
         if waited > BOUND_S:
             world.violated(f"{len(found)} differences after {waited:.0f} s")
-            for text in found[:20]:
+            for text in found[:40]:
                 world.violated(text)
             return waited
         await asyncio.sleep(0.2)
@@ -147,7 +147,8 @@ def _differences(world: World, devices: Sequence[OldClient]) -> list[str]:
             for user in {one.user for one in devices}
         }
     for one in devices:
-        found += one.differences(*rows[one.user])
+        for text in one.differences(*rows[one.user]):
+            found += [text, *one.explain(text)]
     return found
 
 

@@ -154,7 +154,8 @@ def configuration(redis_url: str, database_url: str) -> dict[str, Any]:
         "log": {"level": "info"},
     }
     if HEALS:
-        sections["recovery"] = {"audit_s": 2.0, "quiet_s": 0.3}
+        # Without a share the bound does not depend on how busy the machine is.
+        sections["recovery"] = {"audit_s": 2.0, "quiet_s": 0.3, "audit_share": 1.0}
     return settings(redis_url, database_url, **sections)
 
 

@@ -194,7 +194,7 @@ class Healer:
         if verdict in {Verdict.HELD, Verdict.WAIT}:
             return
         known = self.shown.get(row.key)
-        holder = known.holder if known and known.version == row.updated_at else None
+        holder = None if known is None else known.holder_of(row)
         if self.hub.has_other(row.key.user_id, holder):
             self.sender.send(row, holder)
             self._count(judge.state, verdict, row.key)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from ..config.model import Recovery as Settings
-from ..ports import StoreUnavailable
+from ..ports import StoreUnavailable, Updated
 from ..protocol import messages
 from ..recovery_ports import Changes, Extent, RowKey
 from ..telemetry.telemetry import Telemetry
@@ -120,7 +120,7 @@ class Recovery:
         return state.cursor
 
     def note_reply(
-        self, key: RowKey, version: str, connection_id: str, sequence: int
+        self, key: RowKey, row: Updated, connection_id: str, sequence: int
     ) -> None:
         """Note that a device was shown the row it wrote.
 
@@ -128,10 +128,11 @@ class Recovery:
         What was shown since may be newer still: if its version says so, the row is
         read.
         """
-        if self.shown.touched(key, sequence) and self.shown.is_stale(key, version):
+        stale = self.shown.is_stale(key, row.updated_at)
+        if self.shown.touched(key, sequence) and stale:
             self.reread(key)
         else:
-            self.shown.replied(key, version, connection_id)
+            self.shown.replied(key, row, connection_id)
 
     async def sync(
         self, user_id: str, connection_id: str, message: messages.Sync

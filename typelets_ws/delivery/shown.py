@@ -16,6 +16,7 @@ Invariants:
 
 from collections import OrderedDict
 
+from ..ports import Updated
 from ..recovery_ports import RowKey, StoredRow
 from .shown_row import ShownRow, is_whole
 
@@ -133,12 +134,13 @@ class ShownRows:
         known.gone, known.replied = True, False
         self._weigh(known)
 
-    def replied(self, key: RowKey, version: str, connection_id: str) -> None:
+    def replied(self, key: RowKey, row: Updated, connection_id: str) -> None:
         """The writer was shown the row it wrote; the event is still on its way."""
         known = self._touch(key)
         if known is None:
             return
-        known.version, known.holder, known.replied = version, connection_id, True
+        known.version, known.holder, known.replied = row.updated_at, connection_id, True
+        known.last = row.row
         self._weigh(known)
 
     def sent(self, row: StoredRow) -> None:

@@ -104,6 +104,19 @@ class ShownRow:
             return Agreement.SHOWN
         return Agreement.ANNOUNCED if same else Agreement.DIFFERENT
 
+    def holder_of(self, row: StoredRow) -> str | None:
+        """The connection that holds exactly the stored row, because it wrote it.
+
+        The version alone does not tell: when a folder is deleted, its notes change
+        and keep their `updatedAt`.
+        """
+        if self.holder is None or self.version != row.updated_at:
+            return None
+        stored, last = _read(row.text), _read(self.last)
+        if stored is None or last is None or not last.keys() >= stored.keys():
+            return None
+        return self.holder if _within(last, stored) else None
+
     def _laid(self) -> dict[str, Any] | None:
         """The fields that devices hold which go by `changes`; None if unreadable.
 

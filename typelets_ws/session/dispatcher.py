@@ -274,7 +274,7 @@ class Dispatcher:
         """Note that the sender was shown the row it wrote."""
         key = RowKey(self.session.user_id, RowKind.NOTE, note_id)
         self._context.recovery.note_reply(
-            key, row.updated_at, self.session.connection_id, sequence
+            key, row, self.session.connection_id, sequence
         )
 
     def _reply(self, reply: messages.Reply) -> None:

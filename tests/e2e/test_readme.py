@@ -5,6 +5,8 @@ import json
 import os
 import re
 import sys
+import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -18,7 +20,7 @@ from tests.daemon import RunningDaemon, daemon, eventually
 from tests.node import node_package
 from tests.postgres import Database
 from tests.readme import ROOT, TEXT, commands, table, unpack
-from tests.redis import RedisServer
+from tests.redis import RedisServer, free_port
 from tests.tokens import mint
 from typelets_ws import fastpaths
 from typelets_ws.cli import main
@@ -41,6 +43,9 @@ SHELL = {
     "systemctl",
     "curl",
     "/opt/typelets-ws/bin/pip",
+    "/opt/rest/bin/pip",
+    "apt-get",
+    "ln",
 }
 
 
@@ -137,6 +142,7 @@ def test_links_lead_somewhere() -> None:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_exists(words: list[str]) -> None:
     name, *arguments = words
+    name = name.removeprefix(".venv/bin/")
     if name == "typelets-ws":
         command = main.get_command(click.Context(main), arguments[0])
         assert command is not None
@@ -214,7 +220,7 @@ async def rooms(world: World, **rules: bool) -> AsyncIterator[RunningDaemon]:
         yield running
 
 
-async def output_of(world: World, place: Path, *command: str) -> str:
+async def output_of(world: World, place: Path, *command: str, **environ: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=place,
@@ -222,6 +228,7 @@ async def output_of(world: World, place: Path, *command: str) -> str:
             **os.environ,
             "REDIS_URL": world.redis_url("typelets-rest"),
             "DATABASE_URL": world.database.url,
+            **environ,
         },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -265,6 +272,113 @@ async def test_a_publisher(
         assert await phone.barrier() == []
     assert world.redis.command("ACL", "LOG") == []
     assert world.database.note(note)["starred"] is True
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("node", "publish-ioredis.mjs"),
+        ("node", "publish-node-redis.mjs"),
+        (sys.executable, "publish.py"),
+    ],
+    ids=lambda command: command[1],
+)
+async def test_a_publisher_without_redis_does_not_wait_or_fail(
+    world: World, examples: Path, command: tuple[str, str]
+) -> None:
+    note = world.database.add_note("alice", starred=False)
+    environ = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    began = time.monotonic()
+    told = await output_of(world, examples, *command, "alice", note, **environ)
+    assert "0 process(es) heard it" in told
+    assert time.monotonic() - began < 5  # most of it is the start of the program
+    assert world.database.note(note)["starred"] is True
+
+
+async def test_the_express_example(world: World, examples: Path) -> None:
+    node_package("express")
+    note = world.database.add_note("alice", starred=False)
+    environ = {
+        **os.environ, "PORT": "0", "DATABASE_URL": world.database.url,
+        "REDIS_URL": world.redis_url("typelets-rest"),
+    }  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        "node", "express-app.mjs", cwd=examples, env=environ,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(10):
+            port = int(await process.stdout.readline())
+        async with (
+            rooms(world) as room,
+            room.device("alice") as phone,
+            room.device("alice") as laptop,
+        ):
+            await starred_over_http(port, note, phone.connection_id)
+            message = await laptop.receive()
+            assert message["updatedNote"]["starred"] is True
+            assert await phone.barrier() == []
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def starred_over_http(port: int, note: str, connection_id: str) -> None:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/notes/{note}/star",
+        method="POST",
+        headers={"X-User-Id": "alice", "X-Connection-Id": connection_id},
+    )
+    done = await asyncio.to_thread(urllib.request.urlopen, request, timeout=10)
+    assert done.status == 200
+    assert json.loads(done.read())["starred"] is True
+
+
+async def test_the_fastapi_example(
+    world: World, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    program = """
+from fastapi.testclient import TestClient
+from fastapi_app import app
+import sys
+import time
+import urllib.request
+with TestClient(app) as client:
+    note, connection = sys.argv[1:]
+    headers = {"X-User-Id": "alice", "X-Connection-Id": connection}
+    answer = client.post(f"/notes/{note}/star", headers=headers)
+    print(answer.status_code, answer.json()["starred"])
+"""
+    (examples / "drive.py").write_text(program)
+    note = world.database.add_note("alice", starred=False)
+    async with (
+        rooms(world) as room,
+        room.device("alice") as phone,
+        room.device("alice") as laptop,
+    ):
+        told = await output_of(
+            world, examples, sys.executable, "drive.py", note, phone.connection_id
+        )
+        assert told.splitlines()[-1] == "200 True"
+        assert (await laptop.receive())["updatedNote"]["starred"] is True
+        assert await phone.barrier() == []
+
+
+async def test_the_outbox(world: World, examples: Path) -> None:
+    run_it = (sys.executable, "outbox.py")
+    event = json.dumps({"event": "user_disconnected"})
+    assert "0 event(s)" in await output_of(world, examples, *run_it)
+    async with rooms(world) as room, room.device("alice") as phone:
+        world.database.execute(
+            "INSERT INTO ws_outbox (user_id, event) VALUES ('alice', %s)", event
+        )
+        assert "1 event(s)" in await output_of(world, examples, *run_it)
+        assert await phone.closed() == 4401
+    assert "0 event(s)" in await output_of(world, examples, *run_it)
+    world.database.execute("DROP TABLE ws_outbox")
 
 
 def moment(text: str) -> float:

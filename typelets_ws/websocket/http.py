@@ -1,4 +1,4 @@
-"""The HTTP paths beside the WebSocket (spec section 7). No I/O, no waiting.
+"""The HTTP endpoints beside the WebSocket (spec section 7). No I/O, no waiting.
 
 `/health` is 200 while this code runs at all; `/ready` repeats what the probes
 found; `/websocket/status` shows user ids only to the status token or the admin
@@ -67,13 +67,13 @@ class Endpoints:
         }
 
     def owns(self, path: str) -> bool:
-        """Whether it is answered here even if an upgrade is asked for."""
+        """Return whether the path is an endpoint, also for a request to upgrade."""
         return path.partition("?")[0] in self._own
 
     def answer(self, request: Request, *, admin: bool) -> Response | None:
-        """The answer to a request, or None when it is a handshake's.
+        """Return the answer to a request, or None.
 
-        Asks for an upgrade, or for a path that is not ours: the handshake judges.
+        None for a request to upgrade and for unknown paths: the handshake judges them.
         """
         path = request.path.partition("?")[0]
         if path in self._own:
@@ -85,7 +85,7 @@ class Endpoints:
         return None
 
     def status(self, *, full: bool) -> Mapping[str, object]:
-        """The figures of `/websocket/status`; user ids only when `full`."""
+        """Return the figures of `/websocket/status`; user ids only when `full`."""
         word = "degraded" if self._health.unready_reasons() else "healthy"
         users = self._hub.users() if full else ()
         return {
@@ -101,7 +101,7 @@ class Endpoints:
         }
 
     def user(self, user_id: str) -> Mapping[str, object]:
-        """One user's devices on this process, and the latest log lines about them."""
+        """Return a user's devices on this process, and the log lines about them."""
         devices = self._hub.devices_of(user_id)
         return {
             "userId": user_id,
@@ -149,7 +149,7 @@ def _json(status: int, value: object) -> Response:
 
 
 def respond(status: int, kind: str, body: bytes) -> Response:
-    """An answer of content type `kind` that ends the connection and is kept nowhere."""
+    """Return an answer of content type `kind`; it ends the connection, uncached."""
     headers = Headers(
         [
             ("Date", formatdate(usegmt=True)),
@@ -180,6 +180,6 @@ def head_only(response: Response) -> Response:
 
 
 def _in_words(seconds: float) -> str:
-    """Hours and minutes: "2h 30m"."""
+    """Return hours and minutes: "2h 30m"."""
     minutes = int(seconds) // 60
     return f"{minutes // 60}h {minutes % 60}m"

@@ -1,9 +1,8 @@
-"""The doors to the network: the public port, the admin port, and the sweep.
+"""The listening sockets of the public and the admin port, and the timer sweep.
 
-Sockets may come from systemd (socket activation): then a restart refuses
-nobody, as the kernel goes on queueing connections in the meantime. A port is
-taken before anything else is started, so that a second daemon by mistake ends
-with one line instead of half a start.
+Sockets may come from systemd (socket activation): the kernel then queues connections
+during a restart. A port is bound before anything else is started, so that a second
+daemon started by mistake ends with one line of log.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ ANY_ADDRESS: Final = "::"
 
 
 def bind_public(config: Config) -> list[socket.socket]:
-    """Take the public port. Raises `OSError`, saying which and why."""
+    """Bind the public port. Raises `OSError` that names host, port and cause."""
     server = config.server
     found: list[socket.socket] = []
     try:
@@ -45,7 +44,7 @@ def bind_public(config: Config) -> list[socket.socket]:
 
 
 def bind_admin(config: Config) -> list[socket.socket]:
-    """Take the admin port, if there is to be one. Raises `OSError` likewise."""
+    """Bind the admin port, if it is enabled. Raises like `bind_public`."""
     admin = config.admin
     return _bind("admin", admin.host, admin.port) if admin.enabled else []
 

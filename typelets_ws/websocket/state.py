@@ -1,7 +1,7 @@
-"""What all connections share, and the decisions made before one is a device.
+"""State shared by all connections: the open ones, limits, memory, accepted origins.
 
-One `ServerState` per daemon, built by `app`. It knows who is inside, who may come in
-(the caps at the door, the origins), and whose address a proxy speaks for.
+One `ServerState` per daemon, built by `app`. No method waits. Every refusal is counted
+in a metric and logged here, in one place.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ SECURITY_CLOSES: Final = frozenset({"flood", "other_user", "too_many_devices"})
 
 
 class ClientSocket(Protocol):
-    """A socket, from accept to loss."""
+    """A socket from its accept to its loss."""
 
     slot: int
 
@@ -44,11 +44,11 @@ class ClientSocket(Protocol):
 
     @property
     def busy(self) -> bool:
-        """True while a message of its is being handled."""
+        """True while one of its messages is being handled."""
         ...
 
     def reconfigure(self, config: Config) -> None:
-        """Go by other settings from the next message on."""
+        """Use other settings from the next message on."""
         ...
 
     def on_timer(self, now: float) -> float | None:
@@ -69,7 +69,7 @@ class PendingSocket(ClientSocket, Holder, Protocol):
 
 
 class ServerState:
-    """Shared by all connections."""
+    """The open connections, and the rules for accepting one."""
 
     def __init__(
         self,
@@ -101,10 +101,10 @@ class ServerState:
         self.memory = MemoryBudget(limits.memory_bytes)
         self.connections: set[ClientSocket] = set()
         self._sockets: FairSlots[PendingSocket] = FairSlots(limits.handshakes)
-        """Those whose request has not come yet, by the peer's address."""
+        """Sockets without a whole request, by the address of the peer."""
         self._relief_due = False
         self.sent_bytes = 0
-        """Not in the metrics yet: a counter is too dear for every write."""
+        """Bytes written since `Daemon.refresh_status` last added them to the metric."""
         self.reconfigure()
 
     @property
@@ -113,12 +113,12 @@ class ServerState:
         return self.live.current
 
     def reconfigure(self) -> None:
-        """Take new settings; they hold for handshakes and messages from now on."""
+        """Take over the settings in force, for handshakes and messages to come."""
         config = self.live.current
         self.limiter.reconfigure(config.limits)
         self.memory.limit = config.limits.memory_bytes
         self.unread_bytes_before_auth = config.limits.unread_bytes_before_auth
-        """The limit that every message keeps; read for each, so an attribute."""
+        """An attribute, because it is read for every message."""
         self._sockets.limit = config.limits.handshakes
         self._addresses = ClientAddresses(config.server.trusted_proxies)
         self.origins = AllowedOrigins(config.server.allowed_origins)
@@ -129,12 +129,12 @@ class ServerState:
     def add_socket(self, socket: PendingSocket, peer: str) -> None:
         """Count a socket that was accepted from this address.
 
-        Refuses it, or another, when there are too many. A trusted proxy speaks for many
-        clients: its sockets are no one address's.
+        Refuses it, or another one, when there are too many. Sockets of a trusted proxy
+        do not count for an address: it forwards requests of many clients.
         """
         limits = self.config.limits
         self.connections.add(socket)
-        # Refused sockets linger until their answer is read, so the sum is bounded too.
+        # A refused socket lingers until its answer is read: the sum is bounded as well.
         room = limits.connections + limits.unauthenticated + 2 * limits.handshakes
         if len(self.connections) > room:
             self.refuse_handshake(LimiterVerdict.SOCKETS, peer)
@@ -165,7 +165,7 @@ class ServerState:
         self.connections.discard(connection)
 
     def token_refused(self, address: str) -> None:
-        """Count it, unless a proxy is trusted that does not say who its client is."""
+        """Count a refused token, unless the address is that of a trusted proxy."""
         if not self._addresses.trusts(address):
             self.limiter.token_refused(address, self.monotonic())
 
@@ -181,11 +181,11 @@ class ServerState:
         self.memory.relieve()
 
     def client_address(self, peer: str, forwarded_for: str, real_ip: str) -> str:
-        """Whose request it is; see `addresses.ClientAddresses.client`."""
+        """Return the address a request counts for; see `ClientAddresses.client`."""
         return self._addresses.client(peer, forwarded_for, real_ip)
 
     def allows(self, upgrade: Upgrade) -> bool:
-        """Whether it may be answered as it stands: no path of ours, a known origin."""
+        """Return whether the fast handshake may answer: no endpoint, a known origin."""
         if self.config.server.permessage_deflate:
             return False
         if self.endpoints.owns(upgrade.path):
@@ -193,12 +193,12 @@ class ServerState:
         return self.origins.allows(upgrade.origin)
 
     def try_accept(self, address: str, connection: ClientSocket) -> float | None:
-        """Count a handshake that is otherwise fine.
+        """Count a valid handshake, if the limits allow it.
 
         Returns None, or after how many seconds the refused client may try again.
         """
-        # Also while draining: who had reached the port in time counts a refusal as a
-        # failure, and a 1012 right after the handshake as a restart.
+        # Accepted while draining, too: a client counts a refusal as a failure, and a
+        # 1012 right after the handshake as a restart.
         entry = self.limiter.acquire(address, connection, self.monotonic())
         if entry.verdict is not LimiterVerdict.OPEN:
             self.refuse_handshake(entry.verdict, address)
@@ -225,7 +225,7 @@ class ServerState:
         self.metrics.handshakes.labels(status).inc()
 
     def allows_origins(self, origins: list[str], address: str) -> bool:
-        """Whether a handshake with these `Origin` fields may go on; logs a refusal."""
+        """Return whether a handshake with these `Origin` fields may go on."""
         if len(origins) <= 1 and self.origins.allows(origins[0] if origins else None):
             return True
         self.metrics.security_events.labels("origin").inc()

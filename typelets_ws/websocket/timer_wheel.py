@@ -1,9 +1,8 @@
-"""One wheel for all deadlines, instead of a timer per connection.
+"""One timer wheel for all deadlines, instead of a timer per connection. Pure.
 
-Law: a thing stands in at most one slot. `schedule` may bring its deadline
-forward, never put it off: being looked at too early is harmless, as the thing
-itself knows what is due and answers with its next time. Units are the caller's
-(seconds on the monotonic clock).
+Invariant: an entry is in at most one bucket. `schedule` may bring its deadline forward
+and never delays it. A call of `on_timer` that comes too early is harmless: the entry
+returns its next deadline. Times are in the caller's unit (seconds, monotonic).
 """
 
 from typing import Final, Protocol
@@ -14,17 +13,17 @@ GONE: Final = -1
 
 
 class Timed(Protocol):
-    """Something with deadlines."""
+    """An entry of the wheel."""
 
     slot: int
-    """Where it stands; the wheel's own, 0 at first."""
+    """The entry's bucket; 0 at first, changed by the wheel only."""
 
     def on_timer(self, now: float) -> float | None:
-        """Do what is due at `now`; return the next deadline, or None for never."""
+        """Act on deadlines up to `now`; return the next one, or None for never."""
 
 
 class TimerWheel:
-    """Buckets of `tick` seconds; what falls due is found without a search."""
+    """Buckets of `tick` seconds: expired entries are found without a search."""
 
     def __init__(self, tick: float) -> None:
         self.tick = tick
@@ -32,7 +31,7 @@ class TimerWheel:
         self._advanced = 0
 
     def schedule(self, entry: Timed, when: float) -> None:
-        """Look at `thing` at `when`, unless it is looked at before."""
+        """Call the entry at `when`, unless it is called before."""
         slot = max(int(when / self.tick) + 1, self._advanced + 1)
         if entry.slot == GONE or 0 < entry.slot <= slot:
             return
@@ -41,19 +40,19 @@ class TimerWheel:
         self._slots.setdefault(slot, {})[entry] = None
 
     def cancel(self, entry: Timed) -> None:
-        """Never look at `thing` again, and hold on to nothing of it."""
+        """Remove the entry for good."""
         self._remove(entry)
         entry.slot = GONE
 
     def advance(self, now: float) -> None:
-        """Look at all that is due at `now`."""
+        """Call all entries whose deadline is at or before `now`."""
         until = int(now / self.tick)
-        fallen = sorted(slot for slot in self._slots if slot <= until)
+        expired = sorted(slot for slot in self._slots if slot <= until)
         self._advanced = max(self._advanced, until)
-        for slot in fallen:
-            for thing in tuple(self._slots.get(slot, ())):
-                if thing.slot == slot:
-                    self._fire(thing, now)
+        for slot in expired:
+            for entry in tuple(self._slots.get(slot, ())):
+                if entry.slot == slot:
+                    self._fire(entry, now)
             self._slots.pop(slot, None)
 
     def _fire(self, entry: Timed, now: float) -> None:

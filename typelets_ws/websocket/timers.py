@@ -1,8 +1,7 @@
-"""When a connection must be looked at, and what is due then. Pure.
+"""The deadlines of one connection, and which of them has expired. Pure.
 
-Times are seconds on the monotonic clock. One connection has few deadlines, each
-its own attribute, `NEVER` when it does not run; `due` names what has fallen due
-(the gravest first) and `next` when to look again.
+Times are seconds on the monotonic clock. Each deadline is an attribute, `NEVER` while
+it does not run. `expired` returns the most serious expired one, `next` the next one.
 """
 
 from enum import Enum, auto
@@ -16,7 +15,7 @@ NEVER: Final = float("inf")
 
 
 class Timer(Enum):
-    """What is to be done now."""
+    """The deadlines, the most serious first."""
 
     ABORT = auto()
     AUTH_TIMEOUT = auto()
@@ -54,7 +53,7 @@ class ConnectionTimers:
         self.resync_reason = ""
 
     def reconfigure(self, limits: Limits) -> None:
-        """Go by other limits from the next deadline on."""
+        """Use other limits from the next deadline on."""
         self._limits = limits
 
     def authenticated(self) -> None:
@@ -84,13 +83,13 @@ class ConnectionTimers:
         self._unfinished_until = NEVER
 
     def write_blocked(self, now: float, drained: int) -> None:
-        """The peer does not take everything; `drained` bytes have left so far."""
+        """Start the stall check; `drained` bytes have left the transport so far."""
         if self._stall_at == NEVER:
             self._stall_at = now + self._limits.stalled_s
             self._drained = drained
 
     def stalled(self, now: float, drained: int, unsent: int) -> bool:
-        """Judge a stall check: True when not a byte has left since the last."""
+        """Return whether no byte has left since the last stall check."""
         if not unsent:
             self._stall_at = NEVER
             return False
@@ -100,7 +99,7 @@ class ConnectionTimers:
         return stuck
 
     def ask_resync(self, reason: str, at: float) -> None:
-        """Tell the device at `schedule`; what is asked for already comes first."""
+        """Send a resync at `at`; an earlier pending one is kept."""
         if at < self._resync_at:
             self._resync_at = at
             self.resync_reason = reason
@@ -111,14 +110,14 @@ class ConnectionTimers:
         return self.resync_reason
 
     def closing(self, now: float) -> None:
-        """A close was sent: from here to the hard abort."""
+        """Stop all deadlines but the abort, which comes in `limits.abort_s`."""
         self._auth_until = self._next_ping = NEVER
         self._pinged_at = self._resync_at = self._stall_at = NEVER
         self._unfinished_until = NEVER
         self._abort_at = min(self._abort_at, now + self._limits.abort_s)
 
     def expired(self, now: float, *, reading: bool) -> Timer | None:
-        """What is due; `reading` is False while we do not read from the socket."""
+        """Return the expired deadline; `reading`: whether the socket is being read."""
         if now >= self._abort_at:
             return Timer.ABORT
         if now >= self._auth_until:
@@ -128,7 +127,7 @@ class ConnectionTimers:
         if now >= self._unfinished_until:
             if reading:
                 return Timer.UNFINISHED
-            # Its rest may have arrived and wait for us: give it its time once more.
+            # Its rest may have arrived and be unread: its time starts again.
             self._unfinished_until = now + self._limits.unfinished_s
         if now >= self._stall_at:
             return Timer.STALL_CHECK
@@ -138,7 +137,7 @@ class ConnectionTimers:
         if now >= self._pinged_at + self._limits.ping_timeout_s:
             if reading:
                 return Timer.PONG_MISSING
-            # The pong may well be there, unread: give it its time once more.
+            # The pong may have arrived and be unread: its time starts again.
             self._pinged_at = now
         if now >= self._next_ping:
             self._next_ping = now + self._limits.ping_interval_s
@@ -148,7 +147,7 @@ class ConnectionTimers:
         return None
 
     def next(self) -> float | None:
-        """When to look again; None for never."""
+        """Return the next deadline; None for never."""
         at = min(
             self._abort_at,
             self._auth_until,

@@ -1,7 +1,7 @@
 """TLS without a proxy: the certificate can be replaced while devices are connected.
 
-Law: a handshake sees one certificate with its own key. A renewed pair is read into
-a context of its own first; only a whole one takes the old one's place, at once.
+Invariant: a handshake sees one certificate with its own key. A renewed pair is read
+into a new context first, and replaces the old one only when it is complete.
 """
 
 import ssl
@@ -14,7 +14,7 @@ __all__ = ["Tls", "certificate"]
 def certificate(server: Server) -> ssl.SSLContext | None:
     """Read the certificate and its key; None behind a proxy.
 
-    Raises `ConfigError` for files that are not there or do not belong together.
+    Raises `ConfigError` for missing files, or files that do not belong together.
     """
     if not server.tls_certificate:
         return None
@@ -35,14 +35,14 @@ def certificate(server: Server) -> ssl.SSLContext | None:
 
 
 class Tls:
-    """What the port uses: `context` stays, what it shows can be replaced."""
+    """`context` is the listener's and stays; its certificate can be replaced."""
 
     def __init__(self, first: ssl.SSLContext) -> None:
         self.context = self._current = first
         first.sni_callback = self._choose
 
     def replace(self, current: ssl.SSLContext) -> None:
-        """Show another certificate from the next handshake on."""
+        """Use another certificate from the next handshake on."""
         self._current = current
 
     def _choose(

@@ -1,9 +1,11 @@
-"""The request that nearly every client opens with: a whole upgrade in one read. Pure.
+"""The commonest request: a whole upgrade in one read. Pure. Fast path `upgrade`:
 
-Law: what is taken here, the library would have answered with the same 101 (RFC 6455
-section 4.2.2); the tests hold the two against each other. Whatever is unusual, be it
-right or wrong, is left to the library. It costs a quarter or less of what the library
-takes.
+- replaces: the library's handshake, for an upgrade without extensions;
+- gain: three quarters of the library's time for it (row `handshake` of scripts/bench);
+- invariant: for a request that is accepted here, the library would send the same 101,
+  but for its `Date` (RFC 6455 section 4.2.2). Anything unusual is left to the library;
+- tested by tests/unit/wire/test_upgrade.py and tests/fuzz/test_segmentation.py;
+- delete when: without it, row `handshake` is less than 10 % slower.
 """
 
 import re
@@ -32,7 +34,7 @@ _RESPONSE: Final = (
 
 
 class Upgrade(NamedTuple):
-    """What of the request matters to us, and the answer that opens the connection."""
+    """The used fields of a request, and the response that opens the connection."""
 
     path: str
     origin: str | None
@@ -42,9 +44,9 @@ class Upgrade(NamedTuple):
 
 
 def read_upgrade(data: bytes) -> Upgrade | None:
-    """Read `data` as one whole upgrade without extensions; None: not so simple.
+    """Read `data` as one whole upgrade without extensions; None for anything else.
 
-    Whether the origin is welcome, and whether there is room, is the caller's to judge.
+    The caller judges the origin and the limits.
     """
     if not data.endswith(b"\r\n\r\n") or len(data) > _LONGEST or not data.isascii():
         return None

@@ -4,11 +4,11 @@ Outgoing: a frame is made once, and the same bytes go to every device.
 
 Incoming, fast path `frames`:
 - replaces: the library's parser, for a whole text frame and a whole pong;
-- gain: a quarter of a ping (row `ping` of scripts/bench);
 - invariant: a payload is returned only for bytes from which the library reads the same
   frame and nothing else. `Inbound` calls it between frames and messages only;
-- tested by tests/unit/wire/test_frames.py and tests/fuzz/test_segmentation.py;
-- delete when: without it, row `ping` is less than 10 % slower.
+- tested by tests/unit/wire/test_frames.py and tests/fuzz/test_segmentation.py.
+
+Its gain and when to delete it: `fastpaths`.
 """
 
 import struct

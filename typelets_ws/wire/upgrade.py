@@ -1,11 +1,11 @@
 """The commonest request: a whole upgrade in one read. Pure. Fast path `upgrade`:
 
 - replaces: the library's handshake, for an upgrade without extensions;
-- gain: three quarters of the library's time for it (row `handshake` of scripts/bench);
 - invariant: for a request that is accepted here, the library would send the same 101,
   but for its `Date` (RFC 6455 section 4.2.2). Anything unusual is left to the library;
-- tested by tests/unit/wire/test_upgrade.py and tests/fuzz/test_segmentation.py;
-- delete when: without it, row `handshake` is less than 10 % slower.
+- tested by tests/unit/wire/test_upgrade.py and tests/fuzz/test_segmentation.py.
+
+Its gain and when to delete it: `fastpaths`.
 """
 
 import re

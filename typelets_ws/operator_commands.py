@@ -5,12 +5,14 @@ Invariant: a command that reached no process says so and exits with 1.
 
 import json
 import time
+from contextlib import closing
 from typing import Final
 
 import click
 import msgspec
-import redis as redis_client
 
+from ._publisher.redis import client, publish_and_count
+from ._publisher.unsent import FAILED
 from .command_options import Source, refuse, settings_options
 from .config.model import Config
 from .protocol import events
@@ -100,12 +102,14 @@ def _send(
 ) -> None:
     channel = f"{config.redis.prefix}user:{user_id}"
     try:
-        with redis_client.Redis.from_url(config.redis.url) as link:
+        with closing(
+            client(config.redis.url, config.redis.command_timeout_s, 1)
+        ) as link:
             if barred is not None:
                 # It stays out even if no process has the user just now.
                 link.set(f"{config.redis.prefix}barred:{barred}", b"1", ex=BARRED_S)
-            heard = link.publish(channel, payload)
-    except redis_client.RedisError as exc:
+            heard = publish_and_count(link, channel, payload)
+    except FAILED as exc:
         refuse(f"redis: {exc}")
     if heard:
         click.echo(f"published to {channel}; {heard} process(es) heard it")

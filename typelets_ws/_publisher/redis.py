@@ -6,6 +6,7 @@ A connection that broke while idle is replaced at once. An address of a Sentinel
 or a Cluster gives a client that follows its masters.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -20,7 +21,7 @@ from redis.retry import Retry
 from ..config.redis_address import RedisAddress, Topology, parse
 from .sentinel import async_sentinel_client, options, sentinel_client
 
-__all__ = ["async_client", "client"]
+__all__ = ["async_client", "client", "publish_and_count"]
 
 
 def client(url: str, timeout_s: float, connections: int) -> Any:
@@ -67,6 +68,19 @@ def async_client(url: str, timeout_s: float, connections: int) -> Any:
     return redis.asyncio.Redis.from_pool(pool)
 
 
+def publish_and_count(link: Any, channel: str, payload: bytes) -> int:
+    """Publish with a client of `client`; return how many processes subscribe.
+
+    A node of a Cluster counts its own subscribers only, so all nodes are asked. Where
+    the ACL forbids that, it is the number of the one node.
+    """
+    heard = int(link.publish(channel, payload))
+    if isinstance(link, _Cluster):
+        with suppress(redis.ResponseError):
+            heard = max(heard, sum(count for _, count in link.pubsub_numsub(channel)))
+    return heard
+
+
 def _cluster_options(address: RedisAddress, timeout_s: float) -> dict[str, Any]:
     found = options(
         address.server_url,
@@ -102,7 +116,7 @@ class _Cluster:
 
     def pubsub_numsub(self, channel: str) -> Any:
         """Subscribers of a channel, over all nodes."""
-        return self._client().pubsub_numsub(channel)
+        return self._client().pubsub_numsub(channel, target_nodes="all")
 
     def close(self) -> None:
         """Close all connections."""

@@ -13,31 +13,33 @@ from typing import Any, Final, cast
 import redis.asyncio
 from redis import exceptions
 
+from .._publisher.redis import async_client
 from ..config.model import Redis
+from ..config.redis_address import Kind as Address
+from ..config.redis_address import parse
+from ..redis.role import Mode, role_error
 from ..telemetry.redact import scrub
 from .finding import TIMEOUT_S, Finding, FindingKind
 
 __all__ = ["check_redis"]
 
 SUBJECT: Final = "redis"
+CONNECTIONS: Final = 8
 RETURN_1: Final = hashlib.sha1(b"return 1", usedforsecurity=False).hexdigest()
 """The name of a script that is loaded one command earlier."""
 
 
 async def check_redis(config: Redis) -> list[Finding]:
     """Log in as the daemon does, and try each command and channel."""
-    client = redis.asyncio.Redis.from_url(
-        config.url,
-        socket_connect_timeout=config.connect_timeout_s,
-        socket_timeout=config.command_timeout_s,
-        client_name="typelets-ws-check",
-    )
+    client = async_client(config.url, config.command_timeout_s, CONNECTIONS)
     try:
         async with asyncio.timeout(TIMEOUT_S):
             return await _check(client, config)
     except exceptions.AuthenticationError as exc:
         return [Finding(FindingKind.WRONG, SUBJECT, _text(exc))]
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as exc:
+        return [Finding(FindingKind.AWAY, SUBJECT, _text(exc))]
+    except exceptions.RedisClusterException as exc:
         return [Finding(FindingKind.AWAY, SUBJECT, _text(exc))]
     except exceptions.ResponseError as exc:
         return [Finding(FindingKind.WRONG, SUBJECT, _text(exc))]
@@ -49,6 +51,10 @@ async def _check(client: redis.asyncio.Redis, config: Redis) -> list[Finding]:
     # The first command: whether anybody answers, and who.
     await cast("Awaitable[Any]", client.ping())
     found = []
+    if parse(config.url).kind is not Address.CLUSTER:
+        error = role_error(await _hello(client), Mode.SERVER)
+        if error:
+            return [Finding(FindingKind.WRONG, SUBJECT, error)]
     for name, args in _commands(config):
         try:
             await client.execute_command(*args)  # type: ignore[no-untyped-call]
@@ -61,6 +67,17 @@ async def _check(client: redis.asyncio.Redis, config: Redis) -> list[Finding]:
     return found
 
 
+async def _hello(client: redis.asyncio.Redis) -> list[Any] | None:
+    """The reply to HELLO as RESP2 has it; None where there is no such command."""
+    try:
+        reply = await client.execute_command("HELLO")  # type: ignore[no-untyped-call]
+    except exceptions.ResponseError:
+        return None
+    if isinstance(reply, dict):
+        return [part for pair in reply.items() for part in pair]
+    return reply if isinstance(reply, list) else None
+
+
 def _commands(config: Redis) -> list[tuple[str, tuple[str | int, ...]]]:
     mark = f"check:{secrets.token_hex(8)}"
     key = {kind: f"{config.prefix}{kind}:{mark}" for kind in (
@@ -69,9 +86,9 @@ def _commands(config: Redis) -> list[tuple[str, tuple[str | int, ...]]]:
     wanted: list[tuple[str, tuple[str | int, ...]]] = [
         ("barred sessions", ("SET", key["barred"], 1, "PX", 1)),
         ("barred sessions", ("EXISTS", key["barred"])),
-        ("scripts", ("SCRIPT", "LOAD", "return 1")),
-        ("scripts", ("EVAL", "return 1", 0)),
-        ("scripts", ("EVALSHA", RETURN_1, 0)),
+        ("scripts", ("SCRIPT LOAD", "return 1")),
+        ("scripts", ("EVAL", "return 1", 1, key["devices"])),
+        ("scripts", ("EVALSHA", RETURN_1, 1, key["devices"])),
     ]
     if config.shared_nonces:
         wanted.append(("nonces", ("SET", key["nonce"], 1, "NX", "PX", 1)))

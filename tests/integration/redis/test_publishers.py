@@ -1,13 +1,19 @@
 """Publishers and operator commands over a Sentinel group and a Cluster."""
 
 import asyncio
+import json
 import time
 
 import pytest
+from click.testing import CliRunner, Result
 
 from tests.integration.bus.running_bus import ready, until
 from tests.redis import free_port
 from tests.redis_topologies import Cluster, SentinelGroup
+from typelets_ws.checks.finding import FindingKind
+from typelets_ws.checks.redis import check_redis
+from typelets_ws.cli import main
+from typelets_ws.config.model import Redis
 from typelets_ws.publisher import AsyncPublisher, Publisher
 
 NOTE = "0b5f3c1e-6d1f-4b9e-9a55-6a7f1f0c1d2e"
@@ -73,3 +79,46 @@ async def test_a_group_that_is_away_fails_no_request(kind: str) -> None:
     async with AsyncPublisher(url, timeout_s=0.5) as publisher_:
         assert await publisher_.notify_note_deleted("ann", NOTE) == 0
         assert publisher_.failures == 1
+
+
+@pytest.fixture(params=["sentinel_group", "cluster"])
+def group(request: pytest.FixtureRequest) -> SentinelGroup | Cluster:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, SentinelGroup | Cluster)
+    return found
+
+
+async def test_operator_commands(
+    group: SentinelGroup | Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", group.url)
+    event = ("note_deleted", json.dumps({"noteId": NOTE}))
+
+    def command(*args: str) -> Result:
+        return CliRunner().invoke(main, [*args], catch_exceptions=False)
+
+    async with ready(group.url, 1) as one, ready(group.url, 2) as other:
+        for bus in (one, other):
+            assert await bus.bus.subscribe("ann")
+        told = await asyncio.to_thread(command, "publish", "--user", "ann", *event)
+        assert "2 process(es) heard it" in told.output
+        await until(lambda: one.events and other.events)
+        told = await asyncio.to_thread(
+            command, "disconnect", "--user", "ann", "--session", "sess_1"
+        )
+        assert told.exit_code == 0
+        await until(lambda: len(one.events) == len(other.events) == 2)
+        assert await one.limits.is_revoked("sess_1")
+        told = await asyncio.to_thread(command, "publish", "--user", "nobody", *event)
+        assert told.exit_code == 1
+
+
+async def test_check_config_connect(group: SentinelGroup | Cluster) -> None:
+    found = await check_redis(Redis(url=group.url))
+    assert [finding.kind for finding in found] == [FindingKind.OK], found
+
+
+async def test_check_config_names_a_cluster_node(cluster: Cluster) -> None:
+    found = await check_redis(Redis(url=cluster.nodes[0].url))
+    assert FindingKind.WRONG in {finding.kind for finding in found}
+    assert any("redis+cluster" in finding.text for finding in found), found

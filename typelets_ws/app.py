@@ -184,8 +184,7 @@ def build(
     relay = Relay(hub, recovery, revoked, live, clock, telemetry)
     bus = Bus(
         config.redis,
-        redis.client,
-        redis.events,
+        redis,
         relay,
         clock=clock,
         telemetry=telemetry,

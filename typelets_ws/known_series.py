@@ -63,8 +63,8 @@ GAPS: Final = (
 )
 HEALS: Final = ("audit", "sign_in", "conflict", "requested")
 REDIS_COMMANDS: Final = _words(
-    """ping publish subscribe unsubscribe set exists del sadd srem expire script eval
-    evalsha hello"""
+    """ping publish spublish subscribe unsubscribe set exists del sadd srem expire
+    script eval evalsha hello"""
 )
 KEY_FETCHES: Final = _words(
     "ok timeout unreachable http_4xx http_5xx junk no_keys too_large"

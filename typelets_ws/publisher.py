@@ -65,6 +65,7 @@ class Publisher(Notifications[int]):
         connections: int = CONNECTIONS,
         on_failure: OnFailure | None = None,
         raise_errors: bool = False,
+        sharded: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(prefix, clock)
@@ -74,6 +75,7 @@ class Publisher(Notifications[int]):
         )
         self._timeout_s = timeout_s
         self._raise_errors = raise_errors
+        self._publish_one = self._redis.spublish if sharded else self._redis.publish
         self._slots = threading.BoundedSemaphore(connections)
         self._outcomes = Outcomes(self._resync_message, on_failure)
         self._closed = threading.Event()
@@ -110,7 +112,7 @@ class Publisher(Notifications[int]):
         if message.revocation is not None:
             key, seconds = message.revocation
             self._redis.set(key, b"1", ex=seconds)
-        return int(self._redis.publish(message.channel, message.payload))
+        return int(self._publish_one(message.channel, message.payload))
 
     def _heal_soon(self) -> None:
         with self._healing:
@@ -175,6 +177,7 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
         connections: int = CONNECTIONS,
         on_failure: OnFailure | None = None,
         raise_errors: bool = False,
+        sharded: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(prefix, clock)
@@ -186,6 +189,7 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
         )
         self._timeout_s = timeout_s
         self._raise_errors = raise_errors
+        self._publish_one = self._redis.spublish if sharded else self._redis.publish
         self._slots = asyncio.Semaphore(connections)
         self._outcomes = Outcomes(self._resync_message, on_failure)
         self._healer: asyncio.Task[None] | None = None
@@ -225,7 +229,7 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
         if message.revocation is not None:
             key, seconds = message.revocation
             await self._redis.set(key, b"1", ex=seconds)
-        return int(await self._redis.publish(message.channel, message.payload))
+        return int(await self._publish_one(message.channel, message.payload))
 
     async def _heal(self) -> None:
         """Send what is owed until nothing is."""

@@ -14,14 +14,14 @@ import random
 
 from ..config.model import Redis as Config
 from ..ports import Clock, OnPublished
-from ..redis.client import RedisClient
+from ..redis.build import Redis
 from ..redis.connection import RedisUnavailable
-from ..redis.reconnect import Reconnector
 from ..telemetry.telemetry import Telemetry
 from .handler import EventHandler
 from .health import BusHealth
 from .probe import Probe
 from .publisher import RESYNC_EVERYBODY, EventPublisher
+from .sharded import ShardedSubscriber
 from .subscriber import Subscriber
 
 __all__ = ["Bus"]
@@ -32,14 +32,13 @@ FAILOVER = frozenset({"readonly", "failover"})
 class Bus:
     """Users' events. Build it in a running loop, then keep `run` running.
 
-    `commands` publishes and `reconnector` keeps the connection that receives.
+    Over `redis.client` it publishes; the other connections of `redis` receive.
     """
 
     def __init__(
         self,
         config: Config,
-        commands: RedisClient,
-        reconnector: Reconnector,
+        redis: Redis,
         handler: EventHandler,
         *,
         clock: Clock,
@@ -48,7 +47,7 @@ class Bus:
     ) -> None:
         self._telemetry = telemetry
         self._handler = handler
-        self.commands = commands
+        self.commands = redis.client
         channel = f"{config.prefix}probe:{rng.getrandbits(64):016x}".encode()
         self._health = BusHealth(
             telemetry, handler, lambda: self._subscriber.heard_users
@@ -62,14 +61,14 @@ class Bus:
         )
         self._publisher = EventPublisher(
             config,
-            commands,
+            redis.client,
             clock=clock,
             telemetry=telemetry,
             on_unpublished=self._on_unpublished,
         )
         self._subscriber = Subscriber(
             config,
-            reconnector,
+            redis.events,
             handler,
             telemetry=telemetry,
             health=self._health,
@@ -79,6 +78,11 @@ class Bus:
             },
             on_listening=self._probe.soon,
         )
+        self._sharded: ShardedSubscriber | None = None
+        if redis.shards is not None:
+            self._sharded = ShardedSubscriber(
+                config, redis.shards, handler, telemetry=telemetry, health=self._health
+            )
         self.commands.on_connect(self._publisher.publish_resyncs)
         self.commands.on_connect(self._probe.soon)
         self.commands.on_lost(self._on_commands_lost)
@@ -87,7 +91,8 @@ class Bus:
     @property
     def listening(self) -> bool:
         """True while connected with all subscriptions confirmed."""
-        return self._subscriber.listening
+        sharded = self._sharded is None or self._sharded.listening
+        return self._subscriber.listening and sharded
 
     @property
     def proven(self) -> bool:
@@ -99,12 +104,19 @@ class Bus:
         return self._probe.age()
 
     async def subscribe(self, user_id: str) -> bool:
-        """Hear the user's events: see `Subscriber.subscribe`."""
-        return await self._subscriber.subscribe(user_id)
+        """Subscribe to the user's events: see `Subscriber.subscribe`."""
+        if self._sharded is None:
+            return await self._subscriber.subscribe(user_id)
+        heard = await asyncio.gather(
+            self._subscriber.subscribe(user_id), self._sharded.subscribe(user_id)
+        )
+        return all(heard)
 
     def unsubscribe(self, user_id: str) -> None:
         """Stop hearing the user, after a while."""
         self._subscriber.unsubscribe(user_id)
+        if self._sharded is not None:
+            self._sharded.unsubscribe(user_id)
 
     def publish(
         self, user_id: str, event: bytes, on_published: OnPublished | None = None
@@ -129,6 +141,8 @@ class Bus:
         """Keep the subscriptions and the probe until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._subscriber.run())
+            if self._sharded is not None:
+                group.create_task(self._sharded.run())
             group.create_task(self._probe.run(self.commands, self._subscriber))
 
     def on_probe_due(self) -> None:

@@ -54,6 +54,7 @@ class EventPublisher:
         on_unpublished: OnUnpublished,
     ) -> None:
         self._most = config.publish_queue
+        self._command = b"SPUBLISH" if config.sharded else b"PUBLISH"
         self._users = f"{config.prefix}user:".encode()
         self._control = f"{config.prefix}control".encode()
         self._commands = commands
@@ -89,7 +90,7 @@ class EventPublisher:
         self._waiting_bytes += len(event)
         self._commands.send(
             partial(self._answered, user_id, event, on_published),
-            b"PUBLISH",
+            self._command,
             redis_key(self._users, user_id),
             event,
         )
@@ -116,7 +117,10 @@ class EventPublisher:
             del self._unsynced_users[user_id]
             channel = redis_key(self._users, user_id)
             self._commands.send(
-                partial(self._on_resync_published, user_id), b"PUBLISH", channel, event
+                partial(self._on_resync_published, user_id),
+                self._command,
+                channel,
+                event,
             )
 
     def begin_proof(self) -> None:

@@ -172,6 +172,8 @@ class Redis(_Section, frozen=True):
 
     url: str = "redis://127.0.0.1:6379/0"
     prefix: str = "typelets:"
+    sharded: bool = False
+    """In a Cluster: SSUBSCRIBE as well, and SPUBLISH, so a message visits one node."""
     shared_limits: bool = True
     """Count a user's devices over all processes."""
     shared_nonces: bool = True

@@ -64,10 +64,7 @@ def errors(config: Config) -> Iterator[tuple[str, str, str]]:
             "unread_bytes",
             f"at least {limits.message_bytes} (message_bytes)",
         )
-    try:
-        redis_address.parse(config.redis.url)
-    except ValueError as exc:
-        yield "redis", "url", f"an address of {exc}"
+    yield from _redis_errors(config.redis)
     if not _POSTGRES.fullmatch(database.url):
         yield (
             "database",
@@ -78,6 +75,16 @@ def errors(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "database", "url", unusable
     if database.pool_min > database.pool_max:
         yield "database", "pool_min", f"at most {database.pool_max} (pool_max)"
+
+
+def _redis_errors(redis: Redis) -> Iterator[tuple[str, str, str]]:
+    try:
+        address = redis_address.parse(redis.url)
+    except ValueError as exc:
+        yield "redis", "url", f"an address of {exc}"
+        return
+    if redis.sharded and address.kind is not redis_address.Kind.CLUSTER:
+        yield "redis", "sharded", "false, but for an address of redis+cluster://"
 
 
 def warnings(config: Config) -> Iterator[str]:

@@ -16,6 +16,7 @@ from .master import MasterFinder, SingleServer
 from .reconnect import Outage, Reconnector
 from .role import Mode
 from .sentinel import SentinelMaster
+from .shards import Shards
 from .topology import ClusterTopology
 
 __all__ = ["Redis", "connect_redis"]
@@ -23,10 +24,14 @@ __all__ = ["Redis", "connect_redis"]
 
 @dataclass(frozen=True, slots=True)
 class Redis:
-    """`client` sends commands; `events` keeps the connection of the subscriber."""
+    """`client` sends commands; `events` keeps the connection of the subscriber.
+
+    `shards` is for sharded pub/sub; None unless it is configured.
+    """
 
     client: RedisClient
     events: Reconnector
+    shards: Shards | None = None
 
 
 def connect_redis(
@@ -51,7 +56,13 @@ def connect_redis(
             return NodeClient(own, timeout_s, telemetry)
 
         cluster = ClusterClient(topology, make, telemetry)
-        return Redis(cluster, reconnector("events", topology.open))
+
+        def keep(node: Node) -> Reconnector:
+            connect = partial(writing.open, node=node)
+            return reconnector("events", connect, key=f"{node[0]}:{node[1]}")
+
+        shards = Shards(topology, cluster, keep) if config.sharded else None
+        return Redis(cluster, reconnector("events", topology.open), shards)
     connector = _connector(config, address, Mode.SERVER)
     finder: MasterFinder = SingleServer(connector)
     if address.kind is Topology.SENTINEL:

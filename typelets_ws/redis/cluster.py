@@ -49,6 +49,7 @@ class ClusterClient:
         self._tasks: dict[Node, asyncio.Task[None]] = {}
         self._on_connect: list[Callable[[], None]] = []
         self._on_lost: list[Callable[[str], None]] = []
+        self._on_map: list[Callable[[], None]] = []
         self._refresh_due = asyncio.Event()
 
     @property
@@ -81,6 +82,14 @@ class ClusterClient:
 
     def on_settled(self, callback: Callable[[], None]) -> None:
         """Never called: PUBLISH at an old master of a Cluster is heard everywhere."""
+
+    def on_map(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each refresh of the map."""
+        self._on_map.append(callback)
+
+    def request_refresh(self) -> None:
+        """Refresh the map soon: something did not fit it."""
+        self._refresh_due.set()
 
     def send(self, callback: ReplyCallback, *args: Argument) -> None:
         """See `NodeClient.send`."""
@@ -144,6 +153,8 @@ class ClusterClient:
                     self._log.warning("redis_cluster_unknown", reason=str(exc))
                     pause = 1.0
                 self._follow(group)
+                for notify in self._on_map:
+                    notify()
                 self._refresh_due.clear()
                 await asyncio.sleep(REFRESH_PAUSE_S)
                 try:

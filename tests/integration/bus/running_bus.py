@@ -54,8 +54,7 @@ class RunningBus:
         made = connect_redis(redis, telemetry, clock.monotonic, rng)
         self.bus = Bus(
             redis,
-            made.client,
-            made.events,
+            made,
             self,
             clock=clock,
             telemetry=telemetry,

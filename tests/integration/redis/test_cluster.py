@@ -11,9 +11,12 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
 from tests.integration.bus.running_bus import ready, until
+from tests.redis import RedisServer
 from tests.redis_drill import PlainPublisher, drill, limits_hold, two_buses
 from tests.redis_topologies import Cluster, off_loop
+from typelets_ws._publisher.redis import client
 from typelets_ws.ports import AcquireResult
+from typelets_ws.publisher import Publisher
 
 Fault = Callable[[Cluster], Awaitable[None]]
 
@@ -129,4 +132,66 @@ async def test_a_cluster_heals_itself(cluster: Cluster, fault: Fault) -> None:
         settle_s=1.0,
     )
     print(result.row(getattr(fault, "__name__", "")))
+    assert result.silent == []
+
+
+def sharded_publisher(cluster: Cluster) -> PlainPublisher:
+    """SPUBLISH with redis-py's client of a Cluster."""
+
+    class Client:
+        def __init__(self) -> None:
+            self._client = client(cluster.url, 0.5, 10)
+
+        async def publish(self, channel: str, payload: bytes) -> None:
+            await asyncio.to_thread(self._client.spublish, channel, payload)
+
+        async def aclose(self) -> None:
+            await asyncio.to_thread(self._client.close)
+
+    return PlainPublisher(Client)
+
+
+def shard_subscribers(node: RedisServer, channel: bytes) -> int:
+    reply = node.command("PUBSUB", "SHARDNUMSUB", channel)
+    return int(reply[-1][-1] if isinstance(reply[-1], tuple) else reply[-1])
+
+
+async def test_sharded_and_plain_events_are_heard_once(cluster: Cluster) -> None:
+    async with two_buses(
+        cluster.url, sharded=True, unsubscribe_delay_s=0.1
+    ) as receivers:
+        a, b = (receiver.bus for receiver in receivers)
+        a.bus.publish("user1", b"1")
+        cluster.nodes[0].command("PUBLISH", "typelets:user:user1", "2")
+        with Publisher(cluster.url, sharded=True, raise_errors=True) as publisher:
+            heard = await asyncio.to_thread(publisher.disconnect_user, "user1")
+            assert heard == 2
+        await until(lambda: len(a.events) == len(b.events) == 3)
+        for one in (a, b):
+            assert {b"1", b"2"} <= set(one.payloads)
+        await limits_hold(a, b)
+        a.bus.unsubscribe("user1")
+        channel = b"typelets:user:user1"
+        owner = cluster.owner(key_slot(channel))
+        await until(lambda: shard_subscribers(owner, channel) == 1)
+        # A return is heard again, without a gap.
+        a.gaps.clear()
+        assert await a.bus.subscribe("user1")
+        await a.barrier("user1")
+        assert a.gaps == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault", [kill_a_master, cluster_failover, move_a_slot, freeze_a_master]
+)
+async def test_sharded_subscriptions_follow(cluster: Cluster, fault: Fault) -> None:
+    result = await drill(
+        cluster.url,
+        lambda: fault(cluster),
+        publisher=sharded_publisher(cluster),
+        settle_s=1.0,
+        sharded=True,
+    )
+    print(result.row(f"sharded {getattr(fault, '__name__', '')}"))
     assert result.silent == []

@@ -1,0 +1,318 @@
+"""Sharded pub/sub: SSUBSCRIBE at the master of each user's slot.
+
+Runs beside the classic subscription, as SSUBSCRIBE does not hear a plain PUBLISH.
+
+Invariants. A subscription is confirmed only by the node that owns its slot in the
+newest map. The owner changes by `sunsubscribe` without a request, by MOVED, by the end
+of a connection, and by a new map: each time the user is subscribed again at the new
+owner, and reported to `BusHealth` when that is confirmed, as events in between were
+heard by nobody. A silent connection is noticed by PING.
+"""
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import hiredis
+
+from ..config.model import Redis as Config
+from ..config.redis_address import Node
+from ..redis.connection import RedisConnection, pack, redis_key
+from ..redis.shards import Shards
+from ..redis.slots import slot_of
+from ..telemetry.telemetry import Telemetry
+from .handler import EventHandler
+from .health import BusHealth
+from .pubsub import LeavingUsers
+
+__all__ = ["ShardedSubscriber"]
+
+PING_S: Final = 1.0
+RETRY_S: Final = 0.1
+REFUSED_RETRY_S: Final = 2.0
+
+
+class ShardSubscription:
+    """One user's channel; `node` is where it was asked for."""
+
+    __slots__ = (
+        "channel",
+        "confirmed",
+        "has_gap",
+        "node",
+        "slot",
+        "user_id",
+        "waiters",
+    )
+
+    def __init__(self, user_id: str, channel: bytes) -> None:
+        self.user_id = user_id
+        self.channel = channel
+        self.slot = slot_of(channel)
+        self.node: Node | None = None
+        self.confirmed = False
+        self.has_gap = False
+        self.waiters: list[asyncio.Future[bool]] = []
+
+    def resolve(self, *, heard: bool) -> None:
+        """Set whether the user is heard now, for all who wait."""
+        self.confirmed = heard
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(heard)
+        self.waiters.clear()
+
+
+class Requested(NamedTuple):
+    """One awaited reply; no channel for PING."""
+
+    kind: bytes
+    channel: bytes
+
+
+class ShardConnection(RedisConnection[Requested]):
+    """The subscriptions at one master."""
+
+    def __init__(self, timeout: float, owner: "ShardedSubscriber", at: Node) -> None:
+        super().__init__(timeout)
+        self._owner = owner
+        self.at = at
+
+    def request(self, command: bytes, *channel: bytes) -> None:
+        """SSUBSCRIBE or SUNSUBSCRIBE one channel, or PING."""
+        self.write(pack(command, *channel))
+        kind = b"pong" if command == b"PING" else command.lower()
+        self.expect(Requested(kind, channel[0] if channel else b""))
+
+    def received(self, reply: Any) -> None:
+        """Pass a message, a confirmation or an unasked `sunsubscribe` on."""
+        if reply.__class__ is list and len(reply) == 3 and reply[0] == b"smessage":
+            self._owner.message(reply[1], reply[2])
+            return
+        expected = self.waiting[0][1] if self.waiting else None
+        if isinstance(reply, hiredis.ReplyError):
+            if expected is None:
+                self.abort("unexpected")
+                return
+            self.waiting.popleft()
+            self._owner.refused(self, expected, str(reply))
+        elif self._answers(reply, expected):
+            requested = self.waiting.popleft()[1]
+            if requested.kind == b"ssubscribe":
+                self._owner.confirmed(self, requested.channel)
+        elif isinstance(reply, list) and reply[:1] == [b"sunsubscribe"]:
+            self._owner.moved_away(self, reply[1])
+        else:
+            self.abort("unexpected")
+
+    def on_batch_end(self) -> None:
+        """All that had arrived was passed on."""
+        self._owner.on_batch_end()
+
+    def on_close(self, waiting: deque[tuple[float, Requested]], reason: str) -> None:
+        """The connection is over."""
+        self._owner.lost(self, reason)
+
+    @staticmethod
+    def _answers(reply: Any, expected: Requested | None) -> bool:
+        if expected is None:
+            return False
+        if expected.kind == b"pong":
+            return reply in (b"PONG", [b"pong", b""])
+        return isinstance(reply, list) and reply[:2] == list(expected)
+
+
+class ShardedSubscriber:
+    """The sharded subscriptions of this process; one owner task, `run`."""
+
+    def __init__(
+        self,
+        config: Config,
+        shards: Shards,
+        handler: EventHandler,
+        *,
+        telemetry: Telemetry,
+        health: BusHealth,
+    ) -> None:
+        self._config = config
+        self._shards = shards
+        self._handler = handler
+        self._metrics = telemetry.metrics
+        self._log = telemetry.log
+        self._health = health
+        self._prefix = f"{config.prefix}user:".encode()
+        self._subscriptions: dict[str, ShardSubscription] = {}
+        self._by_channel: dict[bytes, ShardSubscription] = {}
+        self._leaving = LeavingUsers(self._leave, config.unsubscribe_delay_s)
+        self._connections: dict[Node, ShardConnection] = {}
+        self._tasks: dict[Node, asyncio.Task[None]] = {}
+        self._recovered: list[str] = []
+        self._changed = asyncio.Event()
+        shards.on_map(self._changed.set)
+
+    @property
+    def listening(self) -> bool:
+        """True while there is a connection to every master."""
+        masters = self._shards.masters()
+        return bool(masters) and all(node in self._connections for node in masters)
+
+    async def subscribe(self, user_id: str) -> bool:
+        """Subscribe; true once the owner has confirmed it. Never raises.
+
+        False when it cannot be confirmed now; a report to `BusHealth` follows.
+        """
+        self._leaving.discard(user_id)
+        sub = self._subscriptions.get(user_id)
+        if sub is None:
+            sub = ShardSubscription(user_id, redis_key(self._prefix, user_id))
+            self._subscriptions[user_id] = self._by_channel[sub.channel] = sub
+            self._ask(sub)
+        if sub.confirmed:
+            return True
+        if sub.node is None:
+            sub.has_gap = True
+            return False
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        sub.waiters.append(waiter)
+        return await waiter
+
+    def unsubscribe(self, user_id: str) -> None:
+        """Unsubscribe after a while, unless the user comes back before."""
+        if user_id in self._subscriptions:
+            self._leaving.add(user_id)
+
+    async def run(self) -> None:
+        """Keep a connection to each master until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._ping())
+                while True:
+                    self._changed.clear()
+                    self._follow(group)
+                    await self._changed.wait()
+        finally:
+            self._leaving.clear()
+
+    def _follow(self, group: asyncio.TaskGroup) -> None:
+        """A connection to each master of the map, each user at the owner."""
+        masters = self._shards.masters()
+        for node in [node for node in self._tasks if node not in masters]:
+            self._tasks.pop(node).cancel()
+        for node in masters:
+            if node not in self._tasks:
+                self._tasks[node] = group.create_task(self._keep(node))
+        for sub in self._subscriptions.values():
+            if sub.node is not None and sub.node != self._shards.owner(sub.slot):
+                self._gap(sub)
+            if sub.node is None:
+                self._ask(sub)
+
+    async def _keep(self, node: Node) -> None:
+        timeout = self._config.command_timeout_s
+        reconnector = self._shards.reconnector(node)
+
+        def opened(connection: ShardConnection) -> None:
+            reconnector.connected(connection.node)
+            reconnector.healthy()
+            self._connections[node] = connection
+            self._changed.set()
+
+        await reconnector.run(partial(ShardConnection, timeout, self, node), opened)
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(PING_S)
+            for connection in tuple(self._connections.values()):
+                if not connection.waiting:
+                    connection.request(b"PING")
+
+    def _ask(self, sub: ShardSubscription) -> None:
+        """Ask the owner, if there is a connection to it."""
+        node = self._shards.owner(sub.slot)
+        connection = self._connections.get(node) if node is not None else None
+        if connection is not None:
+            sub.node = connection.at
+            connection.request(b"SSUBSCRIBE", sub.channel)
+
+    def _leave(self, users: list[str]) -> None:
+        for user_id in users:
+            sub = self._subscriptions.pop(user_id)
+            del self._by_channel[sub.channel]
+            sub.resolve(heard=False)
+            connection = self._connections.get(sub.node) if sub.node else None
+            if connection is not None:
+                connection.request(b"SUNSUBSCRIBE", sub.channel)
+
+    # Called by the connections.
+
+    def message(self, channel: bytes, payload: bytes) -> None:
+        """One message; of users who have left it is dropped."""
+        sub = self._by_channel.get(channel)
+        if sub is None:
+            return
+        try:
+            self._handler.on_event(sub.user_id, payload)
+        except Exception:
+            # One bad event must not end the connection of all users.
+            self._metrics.events.labels(event="unknown", result="failed").inc()
+            self._log.exception("event_handler_failed")
+
+    def on_batch_end(self) -> None:
+        """All that had arrived was passed on: report who is heard again."""
+        self._handler.on_batch_end()
+        recovered, self._recovered = self._recovered, []
+        if recovered:
+            self._health.recovered(recovered, "promoted")
+
+    def confirmed(self, connection: ShardConnection, channel: bytes) -> None:
+        """The owner has confirmed a subscription."""
+        sub = self._by_channel.get(channel)
+        if sub is None or sub.node != connection.at:
+            return
+        if sub.has_gap:
+            sub.has_gap = False
+            self._recovered.append(sub.user_id)
+        sub.resolve(heard=True)
+
+    def moved_away(self, connection: ShardConnection, channel: bytes) -> None:
+        """A node gave up the slot of a channel."""
+        self._shards.request_refresh()
+        sub = self._by_channel.get(channel)
+        if sub is not None and sub.node == connection.at:
+            self._gap(sub)
+            self._later(RETRY_S)
+
+    def refused(
+        self, connection: ShardConnection, requested: Requested, error: str
+    ) -> None:
+        """MOVED: the map is old. Any other error is logged and tried again."""
+        moved = error.startswith(("MOVED", "CLUSTERDOWN"))
+        if moved:
+            self._shards.request_refresh()
+        else:
+            self._metrics.refused_channels.inc()
+            self._log.error("redis_channel_refused", reason=error)
+        sub = self._by_channel.get(requested.channel)
+        if sub is not None and sub.node == connection.at:
+            self._gap(sub)
+            self._later(RETRY_S if moved else REFUSED_RETRY_S)
+
+    def lost(self, connection: ShardConnection, reason: str) -> None:
+        """A connection has ended: its users are heard by nobody now."""
+        if self._connections.get(connection.at) is connection:
+            del self._connections[connection.at]
+        if reason != "closed":
+            self._shards.request_refresh()
+        for sub in self._subscriptions.values():
+            if sub.node == connection.at:
+                self._gap(sub)
+        self._changed.set()
+
+    def _gap(self, sub: ShardSubscription) -> None:
+        sub.node = None
+        sub.has_gap = True
+        sub.resolve(heard=False)
+
+    def _later(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._changed.set)

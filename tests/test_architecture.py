@@ -40,7 +40,7 @@ ROOMS = {
     "clerk": names("ports config telemetry fastpaths"),
     "schema": names("protocol"),
     "monitoring": names("telemetry known_series"),
-    "checks": names("postgres clerk config telemetry"),
+    "checks": names("postgres clerk config telemetry redis _publisher"),
     # What a Python REST service imports: no server, no database, no keys.
     "publisher": names("_publisher protocol"),
     "_publisher": names("protocol config.redis_address"),

@@ -41,7 +41,7 @@ def valkey() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def valkey_cluster() -> Iterator[Cluster]:
+def _valkey_nodes() -> Iterator[Cluster]:
     place = Path(tempfile.mkdtemp(prefix="typelets-valkey-"))
     cluster = Cluster(place, valkey_server())
     try:
@@ -50,6 +50,12 @@ def valkey_cluster() -> Iterator[Cluster]:
     finally:
         cluster.kill()
         shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def valkey_cluster(_valkey_nodes: Cluster) -> Cluster:
+    _valkey_nodes.recover()
+    return _valkey_nodes
 
 
 async def test_a_single_valkey(valkey: RedisServer) -> None:

@@ -272,6 +272,9 @@ MAX_ARGUMENTS = 7
 MORE_ARGUMENTS = {
     # A caller names each: they are the fields of a wire message or of an event.
     "ClientError",
+    # Options of public classes, each by keyword and with a default.
+    "AsyncPublisher",
+    "Publisher",
 }
 
 

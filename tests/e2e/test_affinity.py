@@ -16,7 +16,8 @@ from tests.readme import blocks
 from tests.redis import RedisServer, free_port
 from tests.tokens import mint
 
-USERS, DEVICES = 20, 3
+USERS, DEVICES = 21, 3
+"""An odd number: in turn, the devices of a user come to different processes."""
 CONFIG = """
 daemon off;
 pid {place}/nginx.pid;

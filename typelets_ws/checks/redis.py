@@ -15,8 +15,7 @@ from redis import exceptions
 
 from .._publisher.redis import async_client
 from ..config.model import Redis
-from ..config.redis_address import Kind as Address
-from ..config.redis_address import parse
+from ..config.redis_address import Topology, parse
 from ..redis.role import Mode, role_error
 from ..telemetry.redact import scrub
 from .finding import TIMEOUT_S, Finding, FindingKind
@@ -51,7 +50,7 @@ async def _check(client: redis.asyncio.Redis, config: Redis) -> list[Finding]:
     # The first command: whether anybody answers, and who.
     await cast("Awaitable[Any]", client.ping())
     found = []
-    if parse(config.url).kind is not Address.CLUSTER:
+    if parse(config.url).kind is not Topology.CLUSTER:
         error = role_error(await _hello(client), Mode.SERVER)
         if error:
             return [Finding(FindingKind.WRONG, SUBJECT, error)]

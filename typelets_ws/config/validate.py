@@ -83,7 +83,7 @@ def _redis_errors(redis: Redis) -> Iterator[tuple[str, str, str]]:
     except ValueError as exc:
         yield "redis", "url", f"an address of {exc}"
         return
-    if redis.sharded and address.kind is not redis_address.Kind.CLUSTER:
+    if redis.sharded and address.kind is not redis_address.Topology.CLUSTER:
         yield "redis", "sharded", "false, but for an address of redis+cluster://"
 
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,10 @@ async def visit(port: int, url: str, chance: random.Random, until: float) -> int
                 await device.send("junk")
             assert (await device.auth(mint(user)))["type"] in {"auth_success", "error"}
             if device.user_id:
-                data = {"text": "x" * chance.randrange(2_000)}
+                data = {
+                    "id": str(uuid.UUID(int=1)),
+                    "text": "x" * chance.randrange(2_000),
+                }
                 await device.send({"type": "note_created", "noteData": data})
                 await publish(url, user, {"event": "note_created", "noteData": data})
                 await device.barrier()

@@ -231,6 +231,7 @@ def claims(rng: random.Random) -> None:
     )
     try:
         data = json.dumps(found).encode()
+        found = json.loads(data)
         read = msgspec.json.decode(data, type=Claims)
     except msgspec.DecodeError:
         return

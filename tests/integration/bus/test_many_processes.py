@@ -12,6 +12,8 @@ from tests.tokens import mint
 
 UPDATE_KEYS = {"type", "noteId", "changes", "updatedNote", "timestamp", "fromUserId"}
 
+ID = "00000000-0000-4000-8000-000000000001"
+
 
 async def test_what_one_device_does_reaches_the_others_wherever_they_are(
     boot: Boot, database: Database
@@ -57,7 +59,7 @@ async def test_all_devices_see_one_order(boot: Boot) -> None:
         ]
         for number in range(40):
             for index, speaker in enumerate(speakers):
-                data = {"text": f"{index}-{number}"}
+                data = {"id": ID, "text": f"{index}-{number}"}
                 await speaker.send({"type": "folder_created", "folderData": data})
         seen = []
         for listener in listeners:
@@ -155,9 +157,9 @@ async def test_the_cost_of_an_event_in_redis_commands_does_not_depend_on_other_u
             assert redis_server.calls("evalsha") == others
             redis_server.command("CONFIG", "RESETSTAT")
             for number in range(10):
-                message = {"type": "note_created", "noteData": {"n": number}}
+                message = {"type": "note_created", "noteData": {"id": ID, "n": number}}
                 await phone.send(phone.signed(message))
-                assert (await laptop.receive())["noteData"] == {"n": number}
+                assert (await laptop.receive())["noteData"]["n"] == number
             assert redis_server.calls("publish") == 10
             assert redis_server.calls("set") == 10
 

@@ -50,7 +50,8 @@ def unavailable(house: RunningDaemon, answer: Message, text: str) -> None:
 def everything(note_id: str) -> list[dict[str, Any]]:
     """One of each message that needs the database."""
     ids = {"noteId": note_id, "folderId": note_id, "requestId": "r1"}
-    data = {"noteData": {}, "folderData": {}, "changes": {"title": "x"}}
+    row = {"id": note_id}
+    data = {"noteData": row, "folderData": row, "changes": {"title": "x"}}
     return [{"type": name, **ids, **data} for name in FAILURES]
 
 

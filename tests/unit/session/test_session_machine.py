@@ -29,7 +29,14 @@ PAYLOADS: list[dict[str, Any]] = [
     for kind in messages.CLIENT_MESSAGES
     if kind is not messages.Auth
     for row in (NOTE, FOLDER, UNOWNED, "junk")
-    for more in ({}, {"changes": {"title": "t"}, "noteData": {}, "folderData": {}})
+    for more in (
+        {},
+        {
+            "changes": {"title": "t"},
+            "noteData": {"id": NOTE},
+            "folderData": {"id": FOLDER},
+        },
+    )
 ]
 JUNK = [b"", b"junk", b"[]", b"null", b'{"type":"?"}', b"\xff"]
 numbers = st.integers(0, 3)

@@ -111,7 +111,7 @@ class Daemon:
 
     @property
     def admin_port(self) -> int:
-        """The admin port, 0 when there is none."""
+        """The admin port, or 0 without one."""
         return _port(self.admin_servers)
 
     async def listen(

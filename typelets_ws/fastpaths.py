@@ -8,7 +8,7 @@ part is built: no hot code reads a switch. The variable `TYPELETS_WS_FASTPATHS` 
 Rule of removal: a path that gains less than 10 % of its row of scripts/bench, or that
 the library has caught up with, is deleted with its switch and its test.
 
-The connection to Redis (`redis.connection`) is none of these: redis-py's own PubSub
+The connection to Redis (`redis.connection`) is not one of them: redis-py's own PubSub
 reconnects silently, so there is nothing to switch to.
 """
 

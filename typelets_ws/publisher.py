@@ -12,7 +12,7 @@ user is connected.
 A wrong argument raises `ValueError` that names it, before anything is sent. A Redis
 that does not answer raises nothing: the database has the change already, so the request
 must succeed. A call waits at most `timeout_s` and returns 0; `failures` counts it,
-`on_failure` is called, and the user's devices are told to fetch again as soon as Redis
+`on_failure` is called, and the user's devices get `resync_required` as soon as Redis
 answers (`_publisher.unsent`). Until then calls do not wait. With `raise_errors` the
 error is raised as well.
 
@@ -89,7 +89,7 @@ class Publisher(Notifications[int]):
 
     @property
     def pending(self) -> int:
-        """Users who have yet to be told to fetch again, and unsent orders."""
+        """Users with a pending `resync_required`, and unsent control events."""
         return self._outcomes.pending
 
     def _send(self, message: Message) -> int:
@@ -201,7 +201,7 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
 
     @property
     def pending(self) -> int:
-        """Users who have yet to be told to fetch again, and unsent orders."""
+        """Users with a pending `resync_required`, and unsent control events."""
         return self._outcomes.pending
 
     async def _send(self, message: Message) -> int:

@@ -1,8 +1,8 @@
 """What recovery asks of the database: row versions, horizons, digests.
 
 `postgres.changes` fulfils `Changes`; delivery knows only this module. A horizon is a
-transaction id of one database, and means nothing in another one: whoever keeps one
-keeps `Snapshot.identity` beside it.
+transaction id of one database, and means nothing in another one: it is kept with its
+`Snapshot.identity`.
 """
 
 from collections.abc import Mapping, Sequence

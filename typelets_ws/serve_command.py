@@ -51,7 +51,7 @@ def serve_command(source: Source, host: str | None, port: int | None) -> None:
                     systemd=systemd,
                     reload=reload,
                     output=output,
-                    # Nothing of ours is left to be closed: the kernel does it.
+                    # The kernel closes what is still open.
                     exit_now=lambda: os._exit(0),
                 )
             )

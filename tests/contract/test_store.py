@@ -144,7 +144,7 @@ async def test_an_update_based_on_an_older_version_is_a_conflict(
         assert late == Conflict(second.row, second.updated_at)
 
 
-async def test_owners_are_told_and_ids_of_the_other_kind_have_none(
+async def test_owners_are_reported_and_ids_of_the_other_kind_have_none(
     subject: Opened,
 ) -> None:
     async with subject() as one:

@@ -293,7 +293,7 @@ def test_a_bad_configuration_is_78_and_says_where_what_and_why(tmp_path: Path) -
         assert "nothing to check tokens with" in keys
 
 
-def test_a_key_that_is_none_is_78_and_is_not_shown(tmp_path: Path) -> None:
+def test_a_key_that_is_missing_is_78_and_is_not_shown(tmp_path: Path) -> None:
     secret = "MARKER-of-a-key-pasted-wrongly"
     names = [["serve"], ["check-config"]]
     for result in commands(*names, CLERK_JWT_KEY=secret):
@@ -320,7 +320,7 @@ def test_a_certificate_that_cannot_be_used_is_78(tmp_path: Path) -> None:
         assert "No such file or directory" in last
 
 
-def test_a_mistake_of_ours_ends_with_1_and_without_a_traceback(
+def test_a_mistake_of_the_daemon_ends_with_1_and_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def broken(*_: object, **__: object) -> None:
@@ -352,7 +352,7 @@ def test_companions_without_a_daemon_say_so_in_one_line(tmp_path: Path) -> None:
         assert "hunter2" not in result.stderr
 
 
-def test_nobody_outside_is_a_line_each_and_serving_goes_on(tmp_path: Path) -> None:
+def test_no_one_outside_is_a_line_each_and_serving_goes_on(tmp_path: Path) -> None:
     nowhere = quiet_port()
     with supervised(
         f"redis://127.0.0.1:{nowhere}/0", f"postgresql://127.0.0.1:{nowhere}/x"

@@ -136,7 +136,7 @@ async def test_strangers_words_and_ten_thousand_users_make_no_new_series(
         assert house.figure("deliveries_total") == USERS
 
 
-async def test_process_build_pool_and_reload_are_told(boot: Boot) -> None:
+async def test_process_build_pool_and_reload_are_reported(boot: Boot) -> None:
     async with boot(database={"pool_min": 1, "pool_max": 3}) as house:
         _, _, body = await house.get("/metrics", admin=True)
         found = {

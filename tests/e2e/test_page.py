@@ -129,7 +129,7 @@ def test_a_disconnected_user_comes_back(open_page: Open) -> None:
         is_in(pane(page, name), "in-sync")
 
 
-def test_resync_required_fetches_anew(open_page: Open, dev: Dev) -> None:
+def test_resync_required_fetches_again(open_page: Open, dev: Dev) -> None:
     page = open_page()
     with psycopg.connect(dev.told("PostgreSQL"), autocommit=True) as db:
         db.execute("UPDATE notes SET content = 'changed and not told'")

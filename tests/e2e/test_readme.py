@@ -94,14 +94,14 @@ def test_every_environment_name_it_speaks_of_exists() -> None:
     assert spoken <= known | {fastpaths.VARIABLE}
 
 
-def test_every_code_is_told() -> None:
+def test_every_code_is_reported() -> None:
     codes = " ".join(row[0] for row in table("### Errors"))
     assert re.findall(r"[A-Z_]{5,}", codes) == [code.value for code in Code]
     closes = " ".join(row[0] for row in table("### Close codes"))
     assert [int(code) for code in re.findall(r"\d+", closes)] == list(CloseCode)
 
 
-def test_every_message_and_event_is_told() -> None:
+def test_every_message_and_event_is_reported() -> None:
     told = {row[0].split()[0].strip("`") for row in table("### The conversation")}
     wire = {str(kind.__struct_config__.tag) for kind in messages.CLIENT_MESSAGES}
     assert told == wire

@@ -53,7 +53,7 @@ async def reloading(
         assert await process.ended() == 0, process.text
 
 
-async def test_a_reload_under_load_changes_limits_and_drops_nobody(
+async def test_a_reload_under_load_changes_limits_and_drops_no_one(
     redis_server: RedisServer, database: Database
 ) -> None:
 

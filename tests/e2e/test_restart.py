@@ -33,7 +33,7 @@ def ready_status(supervisor: Supervisor) -> int:
         return answer.code
 
 
-async def test_a_restart_under_load_refuses_nobody_and_everybody_is_back(
+async def test_a_restart_under_load_refuses_no_one_and_everybody_is_back(
     redis_server: RedisServer, database: Database
 ) -> None:
     drain_s, backoff_s = 3.0, 1.0
@@ -71,7 +71,7 @@ async def test_a_restart_under_load_refuses_nobody_and_everybody_is_back(
             assert first.logged("drained")[0]["left"] == 0
 
 
-async def test_ready_is_told_after_the_first_probes_and_a_start_waits_for_them(
+async def test_ready_is_reported_after_the_first_probes_and_a_start_waits_for_them(
     redis_server: RedisServer, database: Database
 ) -> None:
     async with link_proxy(redis_server.port) as link:

@@ -113,7 +113,7 @@ def shown(socket: ClientConnection) -> str:
     return str(dict(pair[0] for pair in certificate["subject"])["commonName"])
 
 
-async def test_a_replaced_certificate_is_shown_to_who_comes_and_a_bad_one_to_nobody(
+async def test_a_replaced_certificate_is_shown_to_who_comes_and_a_bad_one_to_no_one(
     redis_server: RedisServer, database: Database, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):

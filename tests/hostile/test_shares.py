@@ -110,7 +110,7 @@ async def test_junk_tokens_shut_out_their_address_only(boot: Boot) -> None:
         assert house.figure("evictions_total", reason="refused_tokens") == 1
 
 
-async def test_expired_tokens_shut_nobody_out(boot: Boot) -> None:
+async def test_expired_tokens_shut_no_one_out(boot: Boot) -> None:
     limits = {"accepts_per_second": 100_000, "refused_tokens": 1}
     async with boot(**PROXY, limits=limits) as house:
         stale = mint("alice", now=time.time() - 600)

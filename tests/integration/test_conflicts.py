@@ -53,7 +53,9 @@ async def test_a_malformed_base_is_refused_by_name(
         assert database.note(note)["title"] == "first"
 
 
-async def test_a_null_base_is_none(boot: Boot, database: Database, note: str) -> None:
+async def test_a_null_base_is_missing(
+    boot: Boot, database: Database, note: str
+) -> None:
     async with played(boot) as scene:
         update = {"type": "note_update", "noteId": note, "changes": {"title": "a"}}
         seen = await scene.say({**update, "baseUpdatedAt": None})

@@ -85,7 +85,7 @@ async def test_2_a_row_deleted_meanwhile_is_not_found(
         assert await scene.other.barrier() == []
 
 
-async def test_3_a_folder_of_anothers_and_none_are_told_the_same(
+async def test_3_a_folder_of_anothers_and_none_are_reported_the_same(
     boot: Boot, note: str, database: Database
 ) -> None:
     his = database.add_folder(BOB)
@@ -127,7 +127,7 @@ async def test_6_what_is_right_behind_a_final_failure_is_not_applied(
         assert database.note(note)["title"] == "t"
 
 
-async def test_7_a_deletion_is_told_after_the_row_has_gone(
+async def test_7_a_deletion_is_reported_after_the_row_has_gone(
     boot: Boot, note: str, database: Database
 ) -> None:
     database.execute("DELETE FROM notes")
@@ -154,7 +154,7 @@ async def test_11_oversized_messages_are_counted_by_the_rate(boot: Boot) -> None
         assert codes == ["MESSAGE_TOO_LARGE"] * 4 + ["RATE_LIMITED"] * 2
 
 
-async def test_15_an_empty_subject_is_nobody(boot: Boot) -> None:
+async def test_15_an_empty_subject_is_no_one(boot: Boot) -> None:
     async with boot() as house:
         async with house.device() as device:
             answer = await device.auth(mint("x", claims={"sub": ""}))

@@ -63,7 +63,7 @@ async def test_a_revoked_session_closes_and_stays_out(
         assert await laptop.closed() == 4401
 
 
-async def test_a_session_revoked_while_nobody_listens_stays_out(
+async def test_a_session_revoked_while_no_one_listens_stays_out(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     async with AsyncPublisher(redis_server.url) as publisher:
@@ -77,7 +77,7 @@ async def test_a_session_revoked_while_nobody_listens_stays_out(
         assert answer["type"] == "auth_success"
 
 
-def test_the_operator_too_bars_a_session_when_nobody_listens(
+def test_the_operator_too_bars_a_session_when_no_one_listens(
     redis_server: RedisServer,
 ) -> None:
     result = CliRunner().invoke(

@@ -48,7 +48,7 @@ def test_table_tells_medians_spreads_and_verdicts() -> None:
     assert grown[3:5] == ["0 µs", ""]
 
 
-def test_table_has_no_column_for_cores_that_nobody_watched() -> None:
+def test_table_has_no_column_for_cores_that_no_one_watched() -> None:
     assert cells([MET])[0][-1] == "robbed"
 
 

@@ -126,7 +126,7 @@ def test_every_kind_of_event_has_a_method() -> None:
     assert told == {str(kind.__struct_config__.tag) for kind in events.EVENTS}
 
 
-def test_a_revoked_session_is_barred_before_it_is_told() -> None:
+def test_a_revoked_session_is_barred_before_it_is_reported() -> None:
     client = Client()
     Publisher(client, prefix="n:").revoke_session("u", "s", keep_s=60)  # type: ignore[arg-type]
     assert client.sent[0] == ("SET", "n:barred:s", b"1", "EX", 60)
@@ -270,7 +270,7 @@ class Refusing(Client):
         raise self.error
 
 
-def test_a_failure_is_counted_and_told_and_raises_nothing() -> None:
+def test_a_failure_is_counted_and_reported_and_raises_nothing() -> None:
     told: list[Failure] = []
     publisher = Publisher(Refusing(), on_failure=told.append)  # type: ignore[arg-type]
     assert publisher.notify_note_deleted("u", ID) == 0

@@ -125,7 +125,7 @@ def test_a_message_of_an_outage_is_freed(message: bytes) -> None:
     conversation(act)
 
 
-def test_a_message_that_meets_a_mistake_of_ours_is_freed() -> None:
+def test_a_message_that_meets_a_mistake_of_the_daemon_is_freed() -> None:
     def act(talk: DispatcherHarness) -> None:
         talk.world.store.answer = ZeroDivisionError()
         talk.say(text(**UPDATE, changes={"content": BIG}))

@@ -71,7 +71,7 @@ def test_another_program_on_the_port_is_said_to_be_one(
         fetch("127.0.0.1", port)
 
 
-def test_nobody_on_the_port_is_one_line() -> None:
+def test_no_one_on_the_port_is_one_line() -> None:
     with admin({}) as port:
         pass
     with pytest.raises(StatusUnavailable) as refused:

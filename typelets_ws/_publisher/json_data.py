@@ -1,7 +1,7 @@
-"""What a publisher is given, as JSON. Whatever does not fit raises `ValueError`.
+"""Converts a publisher's arguments to JSON; raises `ValueError` for a bad one.
 
-Law: nothing half right is sent. The error names the argument and the way into it
-("updated_note.tags[2]"), so that it is found where it was made.
+Invariant: an argument is sent whole or not at all. The error names the argument and the
+way into it ("updated_note.tags[2]"), so that it is found where it was made.
 """
 
 import json

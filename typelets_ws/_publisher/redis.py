@@ -27,7 +27,7 @@ __all__ = ["async_client", "client", "publish_and_count"]
 def client(url: str, timeout_s: float, connections: int) -> Any:
     """A blocking client of its own pool; nothing is connected yet.
 
-    Raises ValueError for an address that is none.
+    Raises ValueError for a malformed address.
     """
     address = parse(url)
     if address.kind is Topology.SENTINEL:

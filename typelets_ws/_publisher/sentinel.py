@@ -3,7 +3,7 @@
 Invariants. All sentinels are asked at once, each for `ASK_TIMEOUT_S`, and more than
 half of them must agree. They are asked before each new connection and again when the
 last answer is older than `ASK_EVERY_S`: after a failover the old master keeps its
-connections for ten seconds and more and acknowledges what nobody hears.
+connections for ten seconds and more and acknowledges events that no process receives.
 """
 
 import asyncio

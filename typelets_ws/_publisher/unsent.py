@@ -74,7 +74,7 @@ class Outcomes:
 
     @property
     def pending(self) -> int:
-        """Users who have yet to be told to fetch again, and orders not sent yet."""
+        """Users with a pending `resync_required`, and control events not sent yet."""
         return len(self._users) + len(self._orders)
 
     def raise_if_down(self) -> None:

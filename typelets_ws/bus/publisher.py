@@ -1,8 +1,8 @@
 """Publishing users' events, and making good what could not be published.
 
 Invariants. Events reach Redis in the order of `publish`. Every event that Redis did
-not surely take is handed to `on_unpublished`, in the same order, and its user is told
-to resynchronise, on every process, once Redis is back. A demoted master acknowledges
+not surely take is passed to `on_unpublished`, in the same order. Its user gets a
+`resync_required` on every process once Redis is back. A demoted master acknowledges
 events that reach no other process: all that was acknowledged since the last proof but
 one counts as not taken when a connection ends. Duplicates are harmless, silence is not.
 """
@@ -63,7 +63,7 @@ class EventPublisher:
         self._on_unpublished = on_unpublished
         self._waiting = 0
         self._waiting_bytes = 0
-        # A dict for its order: who was hit first is made good first.
+        # Ordered: users are resynchronised in the order of the failures.
         self._unsynced_users: dict[str, None] = {}
         self._all_unsynced = False
         self._resyncs_pending = 0
@@ -73,7 +73,7 @@ class EventPublisher:
 
     @property
     def unsynced_users(self) -> int:
-        """Users who have yet to be told to resynchronise."""
+        """Users with a `resync_required` still to be published."""
         return len(self._unsynced_users)
 
     def publish(
@@ -96,7 +96,7 @@ class EventPublisher:
         )
 
     def publish_resyncs(self) -> None:
-        """Tell those who missed events of ours; called while Redis is up."""
+        """Publish `resync_required` for users who missed events; Redis must be up."""
         if self._resyncs_pending or not self._commands.up:
             return
         if self._all_unsynced:

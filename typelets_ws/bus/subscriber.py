@@ -30,7 +30,7 @@ class Subscriber:
     """The subscriptions of this process; one owner task, `run`.
 
     `internal` are the daemon's own channels with what to do with their messages;
-    `on_listening` is told whenever everything wanted is heard again.
+    `on_listening` is called when all subscriptions are confirmed again.
     """
 
     def __init__(
@@ -252,7 +252,7 @@ class Subscriber:
             sub.resolve(heard=False)
 
     def message(self, channel: bytes, payload: bytes) -> None:
-        """One message; of users nobody wants any more it is dropped."""
+        """Pass one message on; drop it when its user is no longer subscribed."""
         try:
             sub = self._by_channel.get(channel)
             if sub is not None:

@@ -164,7 +164,7 @@ class _Readable(Protocol):
 
 
 def _body(response: _Readable, late: Callable[[], bool]) -> bytes:
-    # The socket's timeout starts anew with every byte; `late` does not.
+    # The socket's timeout restarts with every byte; `late` does not.
     body = bytearray()
     while chunk := response.read1(65_536):
         body += chunk

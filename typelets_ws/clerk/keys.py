@@ -1,11 +1,10 @@
-"""Which keys may have signed a token: one PEM, or Clerk's JWK set over HTTP.
+"""The keys that may have signed a token: one PEM, or Clerk's JWK set over HTTP.
 
-Laws: what strangers send never decides how often Clerk is asked. One fetch at a
-time; a token that does not fit the keys at hand (unknown ``kid``, or a bad signature,
-as Clerk rotates under the same ``kid``) forces one at most every ``key_refetch_s``,
-all tokens together. Keys that were good stay in use while fetching fails: stale
-beats down. `find` never waits, so that a token whose key is here costs no turn of
-the event loop. (spec section 2)
+Invariants. Tokens from outside do not control how often Clerk is asked: one fetch runs
+at a time, and a token that fits no cached key (unknown ``kid``, or a bad signature, as
+Clerk rotates under the same ``kid``) forces one fetch per ``key_refetch_s`` at most,
+all tokens together. While fetching fails, old keys stay in use. `find` never waits.
+(spec section 2; tests/unit/clerk/test_keys.py)
 """
 
 import asyncio
@@ -105,7 +104,7 @@ class FetchedKeys:
         self._failures = 0
         self._wanted = asyncio.Event()
         self._fetching = False
-        # One per fetch: whoever waits for it may be cancelled without harm to it.
+        # One per fetch: cancelling a waiter must not cancel the fetch.
         self._round = asyncio.Event()
         self._closed = False
 
@@ -174,7 +173,7 @@ class FetchedKeys:
         except KeysUnavailable as failure:
             self._failed(failure.reason, failure.error)
         except Exception as exc:
-            # Whatever it was, the next try must come. Its text may hold an address
+            # After any error the next attempt must follow. Its text may hold an address
             # with credentials, its type cannot.
             self._failed("error", type(exc).__name__)
         finally:

@@ -1,16 +1,16 @@
-"""Whether a Clerk session token holds, and for whom it speaks (spec section 2).
+"""Verifies Clerk session tokens and returns their user and session (spec section 2).
 
-Order of judgement: shape, header, signature, then claims; nothing a forger wrote is
-looked at before the signature, so a forged expired token is not told that it is
-expired. Among the claims what no fresh token would cure comes first, time last.
+Order of checks: shape, header, signature, then claims. No claim is read before the
+signature is verified, so a forged expired token is rejected as forged. Claims that a
+new token cannot fix are checked before expiry.
 
-The algorithm is RS256 whatever the header says. PyJWT verifies the signature and
-reads keys. Its `decode` is not used: it takes apart the header a second time and
-looks at each base64 character in Python, which costs more than the RSA arithmetic.
-The tests hold that no signature passes here that PyJWT's own `decode` would refuse.
+The algorithm is RS256, independent of the header. PyJWT verifies the signature and
+reads keys. Its `decode` is used only when the fast path `tokens` is off: it parses the
+header twice and each base64 character in Python, which takes longer than the RSA
+arithmetic. tests/fastpaths/test_tokens.py compares both.
 
-A token whose key is at hand is judged without giving up the event loop. Which key,
-and when new ones are fetched: `keys`.
+A token whose key is cached is verified without leaving the event loop. `keys` decides
+which key applies and when new ones are fetched.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ class _Parts(NamedTuple):
 
 
 class Clerk:
-    """Judges tokens. Use as an async context manager: it keeps the keys fresh.
+    """Verifies tokens. As an async context manager it keeps the keys fresh.
 
     `now` is the wall clock, `monotonic` a clock that is never set back, both in
     seconds. `fetch` brings a JWK set in place of HTTP. Raises `ValueError` when
@@ -121,7 +121,7 @@ class Clerk:
     def reconfigure(self, config: Auth) -> None:
         """Go by other settings from the next token on; no connection is touched.
 
-        Keys are fetched anew only when their source changed. Raises `ValueError` for
+        Keys are fetched again only when their source changed. Raises `ValueError` for
         a bad `jwt_key`; then all stays as it was.
         """
         if _source(config) != _source(self._config):
@@ -132,7 +132,7 @@ class Clerk:
         self._config = config
 
     async def verify(self, token: str) -> Identity:
-        """Return whom the token speaks for. Raises `TokenRejected`, nothing else."""
+        """Return the token's user and session. Raises only `TokenRejected`."""
         parts = self._parts(token, self._config)
         keys = self._keys
         try:
@@ -150,7 +150,7 @@ class Clerk:
     def _keys_for(self, config: Auth) -> Keys:
         if config.jwt_key:
             return FixedKey(config.jwt_key)
-        # The secret is for Clerk's Backend API and nobody else.
+        # The secret goes to Clerk's Backend API only.
         url, secret = config.jwks_url, ""
         if not url:
             url, secret = config.api_url.rstrip("/") + "/jwks", config.secret_key
@@ -207,7 +207,7 @@ def library_parts(token: str, config: Auth) -> _Parts:
 
 
 def _unbase64(segment: bytes) -> bytes:
-    """There is one spelling of each token, and any other is none."""
+    """Decode canonical base64url; any other spelling is malformed."""
     lasts, padding = _TAILS[len(segment) % 4]
     if lasts is not None and segment[-1] not in lasts:
         raise TokenRejected(TokenRejectReason.MALFORMED)

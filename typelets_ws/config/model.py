@@ -221,8 +221,8 @@ class Recovery(_Section, frozen=True):
     audit_share: Annotated[float, Meta(gt=0, le=1)] = 0.02
     """The audit's share of the time: beyond it, its rounds take longer."""
     quiet_s: Delay = 5.0
-    """A row is sent once it has not changed for so long: nobody gets back the older
-    text of what they are typing."""
+    """A row is sent once it has not changed for this long, so that no editor gets back
+    an older text than the one being typed."""
     page_rows: Count = 500
     page_bytes: Count = 262_144
     """The most of one page of `sync`, and of one heal; a larger row is a page alone."""

@@ -22,7 +22,7 @@ _MAX_LENGTH: Final = 512
 
 
 def canonical_origin(text: str) -> str | None:
-    """Return the one spelling of an origin, or None when `text` is none."""
+    """Return the canonical spelling of an origin, or None for other text."""
     lower = text.strip().lower()
     if lower in _WITHOUT_HOST:
         return lower

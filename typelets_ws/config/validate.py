@@ -181,7 +181,7 @@ def _is_rsa_key(pem: str) -> bool:
 
 
 def _scheme(url: str) -> str:
-    """The scheme of an address; empty when `url` is none."""
+    """The scheme of an address; empty for other text."""
     try:
         parts = urlsplit(url)
     except ValueError:

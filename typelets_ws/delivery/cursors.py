@@ -30,7 +30,7 @@ _HEAD: Final = struct.Struct(">B6sQ")
 _POSITION: Final = struct.Struct(">QB16s")
 _KINDS: Final = (RowKind.FOLDER, RowKind.NOTE)
 _TEXT_LENGTH: Final = 64
-"""No cursor of ours is longer."""
+"""The longest cursor that this module writes."""
 
 
 class CursorExpired(Exception):
@@ -40,7 +40,7 @@ class CursorExpired(Exception):
 class Cursor(NamedTuple):
     """A horizon; between two pages also where the pages started and stand.
 
-    `since` is None for everything.
+    `since` is None for all rows.
     """
 
     horizon: int

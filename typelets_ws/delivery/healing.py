@@ -1,4 +1,4 @@
-"""Healing: devices are brought to what Postgres holds, whatever they have missed.
+"""Healing: devices are brought to what Postgres holds, independent of what they missed.
 
 One mechanism answers gaps, failed publishes, unreadable events, conflicts of versions
 and changes that were never published: a *look* at the rows of a user that were written
@@ -77,7 +77,7 @@ class Healer:
         return self.sender.hub
 
     def heal(self, user_id: str, reason: str, delay: float = 0.0) -> None:
-        """Have the user looked at in `delay` seconds, and told with `healed`."""
+        """Check the user in `delay` seconds, and send `healed` afterwards."""
         state = self.states.get(user_id)
         if state is not None:
             if state.reason in {None, SIGN_IN}:

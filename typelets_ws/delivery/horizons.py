@@ -42,7 +42,7 @@ class Horizons:
         self.cursor = encode(self.identity, Cursor(snapshot.horizon))
 
     def recall(self, horizon: int, taken_at: float) -> None:
-        """Note a horizon of another process, older than all of ours.
+        """Note a horizon of another process, older than all of this one.
 
         Horizons come in descending order of `taken_at`.
         """
@@ -50,7 +50,7 @@ class Horizons:
             self._taken.appendleft((taken_at, horizon))
 
     def before(self, age_s: float, now: float) -> int | None:
-        """The newest horizon at least `age_s` old; None when there is none."""
+        """The newest horizon at least `age_s` old, or None."""
         for taken_at, horizon in reversed(self._taken):
             if taken_at <= now - age_s:
                 return horizon

@@ -1,13 +1,13 @@
-"""Who is here: the devices of each user on this process.
+"""The devices of each user on this process.
 
-Law: every method is a plain `def`, so nobody's feet are stepped on; whoever is
-attached gets every frame delivered from then on, in the order of the calls, and
-whoever is detached gets nothing more. Fan-out touches only the user's own
-devices, so its cost does not grow with the number of users.
+Invariants. No method awaits, so no other task can change the index halfway through; a
+test checks it. An attached device gets every frame queued from then on, in order, and a
+detached one gets none. Fan-out touches the user's own devices only, so its time does
+not grow with the number of users.
 
-What is delivered is gathered by user until `send`, which goes over the devices once:
-several frames leave as one, joined once for all of them. Whoever delivers also sends,
-in the same turn of the loop and before anybody is attached or detached.
+Frames are gathered by user until `flush`, which iterates over the devices once; frames
+that leave together are joined once. After `queue`, call `flush` in the same loop
+iteration, before any attach or detach.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -48,7 +48,7 @@ class Device(Protocol):
         ...
 
     def send_frame(self, frame: Frame) -> None:
-        """Send a frame; never blocks, never raises, never detaches anybody."""
+        """Send a frame; never blocks, never raises, never detaches a device."""
         ...
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -56,11 +56,11 @@ class Device(Protocol):
         ...
 
     def token_refused(self) -> None:
-        """It sent a token that is nobody's: its address may send only so many."""
+        """Count a rejected token against the device's address."""
         ...
 
     def ask_resync(self, reason: str, delay: float) -> None:
-        """Tell it, within `delay` seconds, to fetch anew."""
+        """Send `resync_required` within `delay` seconds."""
         ...
 
 
@@ -69,7 +69,7 @@ _Pending = tuple[Frame, str | None]
 
 
 class Hub:
-    """The one index: devices by user, then by connection id."""
+    """The index: devices by user, then by connection id."""
 
     def __init__(self) -> None:
         self._users: dict[str, dict[str, Device]] = {}
@@ -77,12 +77,12 @@ class Hub:
         self.devices = 0
 
     def attach(self, user_id: str, device: Device) -> None:
-        """A device has authenticated as this user."""
+        """Add a device that has authenticated as this user."""
         self._users.setdefault(user_id, {})[device.connection_id] = device
         self.devices += 1
 
     def detach(self, user_id: str, device: Device) -> None:
-        """The device is gone."""
+        """Remove a device."""
         devices = self._users[user_id]
         del devices[device.connection_id]
         self.devices -= 1
@@ -92,7 +92,7 @@ class Hub:
     def queue(self, user_id: str, frame: Frame, exclude: str | None = None) -> int:
         """Give a frame to the user's devices, except the one with id `exclude`.
 
-        Returns how many get it, at the next `send`.
+        Returns how many get it, at the next `flush`.
         """
         devices = self._users.get(user_id)
         if devices is None:
@@ -101,7 +101,7 @@ class Hub:
         return len(devices) - (exclude in devices)
 
     def flush(self) -> None:
-        """Let go of all that was delivered."""
+        """Write the queued frames to their devices."""
         queued, self._queued = self._queued, {}
         for user_id, pending in queued.items():
             devices = self._users.get(user_id)

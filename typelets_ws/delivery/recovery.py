@@ -229,7 +229,7 @@ class Recovery:
                         await self._wake.wait()
 
     async def _step(self) -> bool:
-        """Do the most urgent work. False when there is none now."""
+        """Do the most urgent work. Returns False when nothing is due."""
         if self.conflicts:
             await asyncio.sleep(CONFLICT_S)
             conflicts = tuple(self.conflicts)

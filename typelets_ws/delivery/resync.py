@@ -9,14 +9,14 @@ from .hub import Hub
 __all__ = ["ResyncSender"]
 
 GAP_S: Final = 0.005
-"""Devices that must fetch anew are told at least this far apart, up to the spread."""
+"""Least distance between two `resync_required`, up to the spread."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResyncSender:
     """Sends it, spread over up to `spread_s` seconds when the devices are many.
 
-    Otherwise they would all ask the REST service in the same instant.
+    Otherwise all of them would call the REST service in the same instant.
     """
 
     hub: Hub
@@ -24,7 +24,7 @@ class ResyncSender:
     random: Callable[[], float]
 
     def send(self, user_ids: Collection[str], reason: str, delay: float = 0.0) -> None:
-        """Tell the users' devices to fetch anew, after `delay` seconds."""
+        """Send `resync_required` to the users' devices, after `delay` seconds."""
         devices = [d for user_id in user_ids for d in self.hub.devices_of(user_id)]
         spread = max(0.0, min(self.spread_s, GAP_S * (len(devices) - 1)))
         for device in devices:

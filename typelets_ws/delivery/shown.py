@@ -170,7 +170,7 @@ class ShownRows:
         self.verified(key)
 
     def _touch(self, key: RowKey) -> ShownRow | None:
-        """The entry to change; None when nobody here is the user."""
+        """The entry to change; None when no device here is the user's."""
         unverified = self._users.get(key.user_id)
         if unverified is None:
             return None

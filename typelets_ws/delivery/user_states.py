@@ -44,7 +44,7 @@ class UserState:
     told: bool = False
     """Whether `resync_required` was sent for this reason."""
     sent: bool = False
-    """Whether rows were sent since the devices were last told with `healed`."""
+    """Whether rows were sent since the last `healed`."""
     due: float | None = None
     """When the next look is due; None leaves it to the audit."""
     after: tuple[RowKind, str] | None = None

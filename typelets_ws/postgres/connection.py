@@ -3,14 +3,14 @@
 psycopg's cursors cost more than the statement: here the socket is registered with the
 loop once, statements are prepared by name, and one future waits for the answer.
 
-- **One statement at a time.** A link is `free` or has a statement under way, also when
-  nobody waits for it any more; only a free link may be sent the next one. One whose
-  cancellation may still be on its way is never free again.
-- **Every statement ends** within `limit_s`, or the link is closed: the server says
-  nothing any more. One timer does, moved on when it fires and not at each statement.
+- **One statement at a time.** A connection is `free` or runs a statement, also after
+  its caller was cancelled; only a free one takes the next statement. One with a cancel
+  request that may still arrive is never free again.
+- **Every statement ends** within `limit_s`, or the connection is closed. One timer
+  watches over it, moved when it fires and not at each statement.
 - **One reader of the socket.** psycopg reads it itself while it connects and
   configures; between `attach` and `detach` it is the loop's, and it is detached before
-  it is closed, or the loop would watch whatever gets its number next.
+  it is closed, or the loop would watch the next file with its number.
 """
 
 import asyncio
@@ -100,12 +100,13 @@ class LibpqConnection:
             self._stop_writing()
 
     def close(self) -> None:
-        """Cut the connection, whatever goes on."""
+        """Close the connection, also during a statement."""
         self.detach()
         self._pgconn.finish()
 
     def is_alive(self) -> bool:
-        """Ask the socket of a free link whether its end is there; a notice is none."""
+        """Check without a round trip whether the server closed; notices do not
+        count."""
         for _ in range(3):
             if self._error is not None:
                 return False
@@ -158,7 +159,7 @@ class LibpqConnection:
         if self._done is None:
             return
         done = self._done = self._loop.create_future()
-        # A request of which nobody knows may come late, and end the next statement.
+        # A late cancel request could cancel the next statement.
         self._cancel_pending = True
         with suppress(psycopg.Error):
             await self.connection.cancel_safe(timeout=CANCEL_S)

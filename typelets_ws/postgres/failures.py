@@ -37,9 +37,9 @@ _BY_SQLSTATE: Final = {
 
 
 class QueryFailed(Exception):
-    """A statement failed; `sqlstate` is None when nobody gave one.
+    """A statement failed; `sqlstate` is None when the server sent none.
 
-    `sent` says that a connection was to be had.
+    `sent` is True when a connection was acquired.
     """
 
     def __init__(

@@ -1,19 +1,19 @@
 """Connections to Postgres: one statement in, its first row out, every wait bounded.
 
-- **Every wait ends.** A connection is waited for until the caller's `deadline`, a
-  statement ends after ``statement_timeout_ms`` on the server, and the connection of a
-  server that says nothing at all is cut `GRACE_S` later.
+- **Every wait ends.** A wait for a connection ends at the caller's `deadline`, a
+  statement after ``statement_timeout_ms`` on the server. The connection of a silent
+  server is closed `GRACE_S` later.
 - **A free connection is found at once.** psycopg's pool connects, grows, renews and
-  shrinks; but to ask it for a connection and give it back costs as much as a
-  statement. So what was borrowed is kept at hand for `LEASE_S`, the latest used on
-  top, and given back earlier when somebody waits for the pool.
+  shrinks; but a getconn and a putconn take as long as a statement. So a connection
+  stays idle here for `LEASE_S`, the latest used on top, and is returned earlier when
+  another caller waits for the pool.
 - **A restarted database is noticed without a round trip**: a pooled connection whose
   socket holds an end of file is thrown away instead of used.
 - **Another try, where it does no harm**: after what Postgres surely rolled back
   (deadlock, a demoted primary), and after a connection that broke under a statement.
-  The latter may have been written. All statements of ours can be sent again: they set
-  the same values and ask for the owner again, as if the message had come a moment
-  later, whereas a written row that no device hears of keeps devices apart.
+  The latter may have been written. All statements here can be sent again: they set the
+  same values and check the owner again. A written row that no device gets would keep
+  devices apart.
 
 No text of the database leaves this module, only a `QueryFailure` and the SQLSTATE.
 """
@@ -54,7 +54,7 @@ LEASE_S: Final = 10.0
 """How long a connection is kept from the pool, which may be to renew or close it."""
 
 OUTAGE_WAIT_S: Final = 0.25
-"""Longest wait for a connection while there is none at all: time to make one."""
+"""Longest wait for a connection while the pool has none: time to make one."""
 
 _SETTINGS: Final = """SELECT set_config('statement_timeout', %s, false),
     set_config('default_transaction_isolation', 'read committed', false)"""
@@ -133,7 +133,7 @@ class Pool:
                 self._idle.pop().close()
 
     def stats(self) -> Mapping[str, int]:
-        """The pool's statistics by name; what is at hand is available."""
+        """The pool's statistics by name; idle connections count as available."""
         stats = Counter(self._pool.get_stats())
         stats.update(pool_available=len(self._idle), requests_num=self._reused)
         return stats
@@ -232,7 +232,7 @@ class Pool:
         return connection
 
     async def _release(self, link: Link) -> None:
-        """Keep the link at hand, or let the pool have it when it is time."""
+        """Keep the connection idle, or return it when its lease has expired."""
         now = self._loop.time()
         if (
             self._waiting

@@ -7,8 +7,8 @@ updates, so that psycopg can keep the usual ones prepared.
 Owner and folder are judged by the statement that writes. When the UPDATE has to wait
 for a row's lock, Postgres judges its WHERE again and reckons its SET again on the
 newest version of the row; that holds for a plain UPDATE and would not for one fed by a
-SELECT. So nobody writes a row that has just changed hands, and `updated_at` only ever
-moves forward, in the order of the commits, even when the clock steps back.
+SELECT. So a row that has just changed its owner is not written, and `updated_at` only
+ever moves forward, in the order of the commits, even when the clock steps back.
 """
 
 import re
@@ -74,7 +74,7 @@ def update_note(
     of the statement's beginning; one deleted meanwhile breaks the foreign key.
     With `based` nothing is written unless the row's updatedAt equals ``base``; there
     is always a row then, and in place of the third column the note as it stood and its
-    updatedAt, null when there is none.
+    updatedAt, null without such a note.
     """
     changes = ", ".join(f"{COLUMNS[name]} = %({name})s" for name in fields)
     update = f"UPDATE notes AS n SET {changes}, {_FORWARD} WHERE {_MINE}"  # noqa: S608
@@ -114,7 +114,7 @@ _NAMED: Final = re.compile(rb"%\((\w+)\)s")
 
 @lru_cache(maxsize=8 << len(COLUMNS))
 def numbered(query: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """A statement of ours as libpq wants it, and the names of its $1, $2 and so on."""
+    """A statement in libpq's form, and the names of its $1, $2 and so on."""
     names = tuple(dict.fromkeys(_NAMED.findall(query)))
     text = _NAMED.sub(lambda found: b"$%d" % (names.index(found[1]) + 1), query)
     return text, tuple(name.decode() for name in names)

@@ -4,10 +4,10 @@ One statement per operation, each its own transaction (`sql`), on connections
 whose every wait is bounded (`pool`). This module adds:
 
 - **One locked row costs its user, not the others.** A user has at most a quarter of
-  the pool for updates; whoever is over that waits in line without a connection.
+  the pool for updates; further ones wait without a connection.
 - **An update that failed or was cancelled may have been written all the same**: the
-  answer got lost, not the statement. Whoever must tell other devices of an update lets
-  it end, which it does within ``wait_ms`` + ``statement_timeout_ms``.
+  answer got lost, not the statement. A caller that must publish an update lets it end,
+  which happens within ``wait_ms`` + ``statement_timeout_ms``.
 
 No text of the database leaves this module: callers get a `QueryFailure`; the log gets
 the statement's name and the SQLSTATE.

@@ -40,7 +40,8 @@ class EventRejectReason(StrEnum):
 class EventRejected(Exception):
     """A malformed event; `reason` says why and `detail` where.
 
-    `detail` may quote the event, `field` is a name of ours: the log has only that.
+    `detail` may quote the event, `field` is a name of this module: the log has only
+    that.
     """
 
     def __init__(self, reason: EventRejectReason, detail: str = "") -> None:
@@ -163,7 +164,7 @@ class FolderDeleted(Event, tag="folder_deleted", frozen=True, kw_only=True):
 
 
 class ResyncRequired(Event, tag="resync_required", frozen=True, kw_only=True):
-    """Events may have been missed: the devices shall fetch anew."""
+    """Events may have been missed: the devices must fetch over REST."""
 
     reason: Name | None = "requested"
 

@@ -221,7 +221,7 @@ class Healed(ServerMessage, tag="healed", frozen=True, kw_only=True):
 
 
 class ResyncRequired(ServerMessage, tag="resync_required", frozen=True, kw_only=True):
-    """Events may have been missed: fetch anew over REST."""
+    """Events may have been missed: fetch over REST."""
 
     reason: str
     timestamp: int

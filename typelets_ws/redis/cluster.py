@@ -59,7 +59,7 @@ class ClusterClient:
 
     @property
     def node(self) -> str:
-        """The masters without a connection; all of them when there is none."""
+        """The masters without a connection."""
         return ",".join(_name(node) for node in self._down() or self._members)
 
     @property

@@ -181,6 +181,6 @@ class CommandConnection(RedisConnection[ReplyCallback]):
 
 def settle(answer: asyncio.Future[Any], reply: Any) -> None:
     """Set a reply as the future's result, an exception too."""
-    # As a result even if it is an exception: nobody may be waiting any more.
+    # As a result even if it is an exception: the caller may have been cancelled.
     if not answer.done():
         answer.set_result(reply)

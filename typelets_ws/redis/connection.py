@@ -41,7 +41,7 @@ def pack(*args: bytes | str | int) -> bytes:
 
 
 class RedisUnavailable(Exception):
-    """Redis did not take the command, or nobody knows whether it did.
+    """Redis did not take the command, or it is unknown whether it did.
 
     `reason`: ``down`` (not connected), ``lost`` (the connection broke before the
     reply), ``timeout``, ``full`` (too many commands wait), ``readonly`` (a demoted
@@ -95,7 +95,7 @@ class RedisConnection(asyncio.Protocol, ABC, Generic[Waiting]):
             self._timer = self._loop.call_at(deadline, self._check_timeout)
 
     def abort(self, reason: str) -> None:
-        """End the link at once, whatever is still unsent or unanswered."""
+        """Close at once; unsent commands and pending replies fail."""
         if self.reason:
             return
         self.reason = reason

@@ -5,9 +5,10 @@ unless it is renewed, each third of its time. Members whose lease has no key cou
 nothing: 10 000 devices cost one renewal (in a Cluster one for each bucket of users),
 and the slots of a killed process become free by themselves.
 
-Invariant: whatever happened to the connections, a new lease is true. It begins by
-ending the last one and registering every device of this process, so a lost release, an
-unanswered acquire and a Redis that lost its data need no handling of their own.
+Invariant: a new lease is right, independent of what happened to the connections. It
+begins by ending the last one and registering every device of this process, so a lost
+release, an unanswered acquire and a Redis that lost its data need no handling of their
+own.
 """
 
 import random

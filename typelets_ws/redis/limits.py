@@ -224,7 +224,7 @@ class SharedLimits:
         return await run_acquire(self._commands, wanted)
 
     async def _call_or_false(self, *args: bytes | int) -> Any:
-        """Redis' reply; False when there is none or an error."""
+        """Redis' reply; False without one, or for an error."""
         try:
             return await self._commands.call(*args)
         except (RedisUnavailable, hiredis.ReplyError) as exc:

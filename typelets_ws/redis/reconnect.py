@@ -79,7 +79,7 @@ class Outage:
 
 
 class Reports(Protocol):
-    """Is told when connections begin and end: `Outage`, or `Unreported`."""
+    """Receives the begin and the end of connections: `Outage`, or `Unreported`."""
 
     def begin(self, link: str, reason: str, node: str, key: str) -> None:
         """The connection called `link` is down, or still is."""

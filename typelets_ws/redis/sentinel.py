@@ -1,11 +1,11 @@
 """Follows the master of a Sentinel group.
 
 Invariants. The master is the server that more than half of the configured sentinels
-name; with less there is none, and nothing is proven. All sentinels are asked at once,
-so a frozen one delays nothing while the others agree. They are asked every second:
-an operator's failover leaves the connections to the old master open for ten seconds
-and more. A server that was left while it still was a master is watched until it is a
-replica: publishers that have not moved yet are heard by nobody until then.
+name; with less the master is unknown, and nothing is proven. All sentinels are asked at
+once, so a frozen one delays nothing while the others agree. They are asked every
+second: an operator's failover leaves the connections to the old master open for ten
+seconds and more. A server that was left while it still was a master is watched until it
+is a replica: until then events of publishers that have not moved reach no process.
 """
 
 import asyncio

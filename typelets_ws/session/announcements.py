@@ -1,4 +1,4 @@
-"""Announcements: what a device did over REST, told to the user's other devices.
+"""Announcements: changes a device made over REST, relayed to the user's other devices.
 
 Invariants. Nothing is written. Data is relayed as it was received. A row that exists
 must belong to the sender, and so must the data's `userId`; a row that does not exist

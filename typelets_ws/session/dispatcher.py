@@ -156,7 +156,7 @@ class Dispatcher:
         message = received.message
         if not isinstance(message, messages.Ping):
             return received
-        # A replayed ping harms nobody: no shared nonce, no task.
+        # A replayed ping has no effect: no shared nonce, no task.
         cursor = self._context.recovery.pong_cursor(self.session)
         self._reply(handlers.ping(message, self._context.clock.now_ms(), cursor))
         self._context.observe("ping", "ok", self._transport)

@@ -1,7 +1,7 @@
 """Log lines and metrics for messages that are answered with an error.
 
-Invariant: a failure of ours has a correlation id in its log line and in its reply; a
-signature that is refused is a security event. (spec section 5)
+Invariant: a failure of the daemon has a correlation id in its log line and in its
+reply; a signature that is refused is a security event. (spec section 5)
 """
 
 from ..delivery.hub import Device

@@ -1,8 +1,8 @@
-"""What each message does: one function per type, message in, `Outcome` out.
+"""Handlers of messages: one function per type, message in, `Outcome` out.
 
-A handler checks, asks the store, and says what the sender is told and what the
-user's other devices must learn; it never sends. What others must learn is an
-event, which takes the same road as the REST service's: bus, relay, hub. To add
+A handler checks, calls the store, and returns the reply and the event for the user's
+other devices; it never sends. The event takes the same way as one of the REST service:
+bus, relay, hub. To add
 a message: a struct in `messages`, a function here, a line in `HANDLERS`.
 """
 
@@ -54,7 +54,7 @@ Handler = Callable[[Context, Session, Any], Awaitable[Outcome]]
 def ping(
     message: messages.Ping, now_ms: int, cursor: str | None = None
 ) -> messages.Pong:
-    """Answer at once; needs nobody."""
+    """Answer at once, without I/O."""
     return messages.Pong(
         timestamp=now_ms,
         cursor=messages.given(cursor),
@@ -170,7 +170,7 @@ HANDLERS: Final[Mapping[type[messages.ClientMessage], tuple[Handler, str]]] = {
     messages.FolderDeleted: (folder_deleted, "Failed to delete folder"),
     messages.Sync: (sync, "Failed to sync"),
 }
-"""By message type: its function, and the words for a failure of ours."""
+"""By message type: its function, and the text for a failure of the daemon."""
 
 
 def not_announced(message: messages.ClientMessage) -> messages.Error:

@@ -4,7 +4,7 @@ Clients sign the text that `JSON.stringify` gives them, and the bytes on the wir
 differ from it (spec section 4). Python's own JSON differs in numbers, key order and
 lone surrogates, hence this module; Node is the oracle of its tests.
 
-Whatever the text, the work is linear in its length, nothing recurses, and at most
+For any text the work is linear in its length, nothing recurses, and at most
 `MAX_VALUES` values are read: a hostile text costs milliseconds, not the event loop.
 """
 

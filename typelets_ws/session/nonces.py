@@ -1,8 +1,8 @@
 """Each signed message counts once: which nonces of a user were used.
 
 A nonce is remembered until a message with its timestamp is too old to be accepted,
-whatever happens to the connection, and is never pushed out earlier: over the bound new
-ones are refused. The bound is per user, so nobody's nonces push out another's.
+also after its connection has ended, and is never evicted earlier: beyond the bound new
+ones are refused. The bound is per user, so users do not evict each other's nonces.
 """
 
 from collections import OrderedDict
@@ -53,7 +53,7 @@ class NonceMemory:
 
     Each is kept in a bucket of ten seconds by the moment from which its message is too
     old anyway, so that the expired ones go a bucket at a time, up to ten seconds late.
-    `ttl_s` is called before a memory that was empty takes its first nonce.
+    `expire` is called before a memory that was empty takes its first nonce.
     """
 
     __slots__ = ("__weakref__", "_buckets", "_keep", "_size", "_swept", "limit")
@@ -71,7 +71,7 @@ class NonceMemory:
         return self._size
 
     def claim(self, nonce: str, timestamp_ms: float, now_ms: int) -> NonceVerdict:
-        """Use up a nonce. USED whatever its timestamp was; FULL forgets nothing.
+        """Use up a nonce. USED for any timestamp; FULL evicts none.
 
         The timestamp must be one that `check_age` accepts.
         """

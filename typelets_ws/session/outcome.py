@@ -16,8 +16,8 @@ __all__ = ["Outcome"]
 class Outcome:
     """The reply, and the event for other devices.
 
-    `row` is set when the reply shows a row that was just written: whoever sends
-    the reply notes it in `delivery.shown`.
+    `row` is set when the reply shows a row that was just written: the dispatcher
+    notes it in `delivery.shown`.
     `announced` is the reply to send once Redis has taken the event.
     """
 

@@ -69,7 +69,7 @@ class SignatureVerdict(StrEnum):
 
 
 class SignatureError(ClientError):
-    """A signed message that is not accepted; the client is told the `verdict`."""
+    """A signed message that is not accepted; the client gets the `verdict`."""
 
     def __init__(self, verdict: SignatureVerdict, request_id: str | None) -> None:
         super().__init__(
@@ -108,9 +108,9 @@ _wire: Final = msgspec.json.Decoder(_Wire)
 def open_envelope(data: bytes) -> Envelope | None:
     r"""Read an envelope from valid UTF-8; None: treat it as a plain message.
 
-    None for whatever lacks one of the four or has it of another type, and for what is
-    not JSON. A key spelled with escapes ("\u0073ignature") is not looked for: such a
-    message is then an unsigned one and gets no more than an unsigned one gets.
+    None for text that lacks one of the four or has it of another type, and for text
+    that is not JSON. A key spelled with escapes ("\u0073ignature") is not looked for:
+    such a message is then an unsigned one and gets no more than an unsigned one gets.
     """
     if b'"signature"' not in data:
         return None

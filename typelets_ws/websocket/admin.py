@@ -14,7 +14,7 @@ from .http import Endpoints, head_only, method_not_allowed, text_response
 __all__ = ["AdminConnection"]
 
 EXCHANGE_S: Final = 10.0
-"""Nobody has reason to be slow on a private port."""
+"""Seconds for one request: clients of a private port are fast."""
 
 
 class AdminConnection(asyncio.Protocol):

@@ -1,6 +1,6 @@
 """Fair shares of slots and rates between addresses. Pure: time is an argument.
 
-Invariants. An address takes what it likes while nobody else wants it; under contention
+Invariants. An address may take all while no other one asks; under contention
 no address keeps more than its share. Memory is bounded: `FairSlots` by its limit,
 `FairRate` by twice its rate, `Strikes` by its number of keys. Keys come from
 `addresses.limit_key`. Tested by tests/unit/websocket/test_fair_share.py.

@@ -202,7 +202,7 @@ class Inbound:
         """Count a frame that is no message; False when that closed the connection.
 
         Every frame counts in the rate limit (spec section 5), but for a Close and for
-        one pong per ping of ours. A whole message is counted by the dispatcher.
+        one pong per ping of the daemon. A whole message is counted by the dispatcher.
         """
         opcode, control = reader.opcode, reader.opcode >= Opcode.CLOSE
         if opcode == Opcode.CLOSE or (reader.final and not control):

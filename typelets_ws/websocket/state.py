@@ -271,7 +271,8 @@ class ServerState:
         self.log.info("connection_closed", code="1006", reason="ping_timeout", **about)
 
     def record_close(self, disconnect: Disconnect, about: Mapping[str, str]) -> None:
-        """Count and log a close of ours; `about` are the connection's `log_fields`.
+        """Count and log a close by the daemon; `about` are the connection's
+        `log_fields`.
 
         A restart closes all of them, so its lines are written at level debug only.
         """
@@ -281,7 +282,7 @@ class ServerState:
             return
         self.metrics.closes.labels(code, disconnect.reason).inc()
         if disconnect.reason == "flood" and "user" not in about:
-            # Nobody's messages: only the address can be held to its limit.
+            # No user is known: only the address can be limited.
             self.token_refused(about["address"])
         if disconnect.reason in SECURITY_CLOSES:
             self.metrics.security_events.labels(disconnect.reason).inc()

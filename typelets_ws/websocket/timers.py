@@ -62,7 +62,7 @@ class ConnectionTimers:
 
     @property
     def awaits_pong(self) -> bool:
-        """True between a ping of ours and its pong."""
+        """True between a ping and its pong."""
         return self._pinged_at != NEVER
 
     def pong_received(self) -> bool:

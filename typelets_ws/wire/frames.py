@@ -133,7 +133,7 @@ def inflates(extensions: Sequence[Extension]) -> bool:
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """Return a Close frame (RFC 6455 section 5.5.1); `reason` is a word of ours."""
+    """Return a Close frame (RFC 6455 section 5.5.1); `reason` is a constant."""
     return WireFrame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(
         mask=False
     )

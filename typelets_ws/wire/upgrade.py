@@ -3,7 +3,7 @@
 - replaces: the library's handshake, for an upgrade without extensions;
 - invariant: for a request that is accepted here, the library would send the same 101,
   but for its `Date` (RFC 6455 section 4.2.2). Anything unusual is left to the library;
-- tested by tests/unit/wire/test_upgrade.py and tests/fuzz/test_segmentation.py.
+- tested by tests/fastpaths/test_upgrade.py and tests/fuzz/test_segmentation.py.
 
 Its gain and when to delete it: `fastpaths`.
 """
@@ -75,7 +75,7 @@ def read_no_upgrade(data: bytes) -> Upgrade | None:
 
 def _headers(lines: str) -> dict[str, str] | None:
     found = _HEADER.findall(lines)
-    # Whatever is no such line, or breaks one in another way, was not found.
+    # If the counts differ, a header line is malformed.
     if len(found) != lines.count("\n") or len(found) > _MOST_HEADERS:
         return None
     headers = {name.lower(): value.strip(" ") for name, value in found}

@@ -189,7 +189,7 @@ async def replica(server: RedisServer, proxy: LinkProxy, one: RunningBus) -> Non
     ],
 )
 @pytest.mark.usefixtures("loop_factory")
-async def test_a_broken_link_is_replaced_and_each_user_told_once(
+async def test_a_broken_link_is_replaced_and_each_user_reported_once(
     redis_server: RedisServer, broken: Break, reason: str
 ) -> None:
     async with link_proxy(redis_server.port) as proxy, ready(proxy.url) as one:
@@ -340,7 +340,7 @@ async def test_what_was_being_taken_back_is_not_subscribed_again(
         assert sorted(user for user, _ in one.gaps) == sorted(users[75:])
 
 
-async def test_a_full_queue_is_named_and_made_good(redis_server: RedisServer) -> None:
+async def test_a_full_queue_is_named_and_repaired(redis_server: RedisServer) -> None:
     async with ready(redis_server.url, publish_queue=10) as one:
         assert await one.bus.subscribe("ann")
         for number in range(12):

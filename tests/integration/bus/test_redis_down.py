@@ -95,7 +95,7 @@ async def test_a_bad_link_is_noticed_and_nothing_is_lost_silently(
             assert message["type"] == "resync_required"
 
 
-async def test_a_subscriber_killed_in_redis_is_replaced_and_told(
+async def test_a_subscriber_killed_in_redis_is_replaced_and_reported(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     async with boot() as house, house.device("alice") as device:
@@ -105,7 +105,7 @@ async def test_a_subscriber_killed_in_redis_is_replaced_and_told(
         assert (await device.receive())["type"] == "note_deleted_sync"
 
 
-async def test_others_are_told_of_what_one_process_could_not_publish(
+async def test_others_are_reported_of_what_one_process_could_not_publish(
     boot: Boot, redis_server: RedisServer, database: Database
 ) -> None:
     async with (
@@ -126,7 +126,7 @@ async def test_others_are_told_of_what_one_process_could_not_publish(
         assert await resynced(laptop) == "publish_failed"
 
 
-async def test_many_devices_are_told_over_a_while(
+async def test_many_devices_are_reported_over_a_while(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     async with boot(redis={"resync_spread_s": 1.0}) as house, AsyncExitStack() as stack:

@@ -218,7 +218,7 @@ async def test_down_at_the_start_then_back() -> None:
             assert here.fetches("http_5xx") == 1
 
 
-async def test_nobody_listens() -> None:
+async def test_no_one_listens() -> None:
     with KeyServer() as server:
         url = server.url
     async with bench(jwks_url=url) as here:
@@ -241,7 +241,7 @@ async def test_fifty_tokens_wait_for_one_fetch() -> None:
         assert server.count == 1
 
 
-async def test_slow_key_server_holds_up_nobody_whose_key_is_here() -> None:
+async def test_slow_key_server_holds_up_no_one_whose_key_is_here() -> None:
     with KeyServer() as server:
         async with bench(jwks_url=server.url) as here, asyncio.TaskGroup() as group:
             assert await here.accepts(mint())

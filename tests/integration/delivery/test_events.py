@@ -234,7 +234,7 @@ async def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_orde
             assert found == events[user]
 
 
-async def test_an_event_too_large_for_any_device_is_told(
+async def test_an_event_too_large_for_any_device_is_reported(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     async with boot() as house, house.device("alice") as device:

@@ -343,7 +343,7 @@ def digest(database: Database) -> Message:
     return found
 
 
-async def test_with_postgres_away_devices_are_told_and_healed_later(
+async def test_with_postgres_away_devices_are_reported_and_healed_later(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
     note = database.add_note(ALICE, title="first")
@@ -360,7 +360,7 @@ async def test_with_postgres_away_devices_are_told_and_healed_later(
             assert titles(await until(device, is_healed, 30)) == ["second"]
 
 
-async def test_without_recovery_devices_are_told_to_resync(
+async def test_without_recovery_devices_are_reported_to_resync(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
     async with boot() as house, house.device(ALICE) as device:

@@ -468,7 +468,7 @@ async def test_the_granted_role_is_enough(database: Database) -> None:
         assert (await store.changes.horizon()).identity == mine.identity
 
 
-async def test_a_role_without_grants_is_told_so_and_works_on(
+async def test_a_role_without_grants_is_reported_so_and_works_on(
     database: Database, alice: str
 ) -> None:
     note = database.add_note(alice)

@@ -139,7 +139,7 @@ async def test_killed_connections_are_replaced_without_anyone_noticing(
         assert not house.logged("internal_error")
 
 
-async def test_a_locked_row_costs_its_user_and_nobody_else(
+async def test_a_locked_row_costs_its_user_and_no_one_else(
     boot: Boot, database: Database, note: str
 ) -> None:
     """25 updates of one row once took the whole pool; now others are served."""

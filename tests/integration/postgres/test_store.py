@@ -346,7 +346,7 @@ async def test_updated_at_is_utc_wherever_the_session_is(database: Database) -> 
     assert before - 0.001 <= row["at"] <= time.time()
 
 
-async def test_concurrent_updates_are_told_in_the_order_of_their_commits(
+async def test_concurrent_updates_are_reported_in_the_order_of_their_commits(
     database: Database,
 ) -> None:
     """Three pools, one row: each commit is seen by a trigger, in its order."""
@@ -401,7 +401,7 @@ async def test_concurrent_updates_are_told_in_the_order_of_their_commits(
 
 
 @pytest.mark.usefixtures("loop_factory")
-async def test_a_locked_row_costs_its_user_and_nobody_else(database: Database) -> None:
+async def test_a_locked_row_costs_its_user_and_no_one_else(database: Database) -> None:
     database.add_user("u")
     database.add_user("v")
     locked, other = database.add_note("u"), database.add_note("v")
@@ -475,7 +475,7 @@ async def test_too_many_waiting_are_refused_at_once(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("loop_factory")
-async def test_restart_between_updates_is_noticed_by_nobody(database: Database) -> None:
+async def test_restart_between_updates_is_noticed_by_no_one(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
     async with opened(database.url, pool_min=4, wait_ms=2_000) as store:
@@ -505,7 +505,7 @@ async def test_connection_lost_under_a_statement_is_sent_again(
 
 
 @pytest.mark.usefixtures("loop_factory")
-async def test_stopped_database_is_told_quickly_and_comes_back(
+async def test_stopped_database_is_reported_quickly_and_comes_back(
     database: Database,
 ) -> None:
     database.add_user("u")
@@ -560,7 +560,7 @@ async def test_starts_without_a_database(database: Database) -> None:
         await store.__aexit__(None, None, None)
 
 
-async def test_no_connection_to_be_had(database: Database) -> None:
+async def test_no_connection_available(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
     with database.exhausted():
@@ -876,7 +876,7 @@ async def test_no_text_is_cut_at_a_nul(database: Database) -> None:
 # What is told.
 
 
-async def test_nothing_of_the_database_is_told(database: Database) -> None:
+async def test_nothing_of_the_database_is_reported(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
     database.execute("ALTER TABLE notes ADD CONSTRAINT short CHECK (title <> 'secret')")

@@ -123,7 +123,7 @@ async def test_what_was_given_back_during_an_outage_is_free_after_it(
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "SCRIPT FLUSH"])
-async def test_what_redis_forgets_under_a_living_link_is_told_again(
+async def test_what_redis_forgets_under_a_living_link_is_reported_again(
     redis_server: RedisServer, command: str
 ) -> None:
     async with ready(redis_server.url) as one:

@@ -74,9 +74,7 @@ async def test_join_note_checks_the_owner(boot: Boot, database: Database) -> Non
             assert seen.reply["noteId"] == note_id
 
 
-async def test_leave_note_forgets_whatever_it_was(
-    boot: Boot, database: Database
-) -> None:
+async def test_leave_note_forgets_any_it_was(boot: Boot, database: Database) -> None:
     mine, his = database.add_note(ALICE), database.add_note(BOB)
 
     async with played(boot) as scene:
@@ -121,7 +119,7 @@ async def test_joining_has_no_effect_on_what_is_delivered(
 # note_update: what goes well
 
 
-async def test_note_update_is_written_confirmed_and_told(
+async def test_note_update_is_written_confirmed_and_reported(
     boot: Boot, database: Database
 ) -> None:
     note_id = database.add_note(
@@ -288,7 +286,7 @@ async def test_note_update_with_nothing_left_is_refused(
             assert seen.refusal == ("Invalid changes", "INVALID_FIELD")
 
 
-async def test_note_update_of_anothers_note_or_none_is_told_the_same(
+async def test_note_update_of_anothers_note_or_none_is_reported_the_same(
     boot: Boot, database: Database
 ) -> None:
     his = database.add_note(BOB)
@@ -538,7 +536,7 @@ async def test_a_request_id_is_a_text_of_at_most_64_characters(boot: Boot) -> No
         ('{"type":"pong"}', "Unknown message type"),
     ],
 )
-async def test_what_is_no_message_is_told_so(
+async def test_what_is_no_message_is_reported_so(
     boot: Boot, text: str | bytes, answer: str
 ) -> None:
 

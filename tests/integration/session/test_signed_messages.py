@@ -173,7 +173,7 @@ async def test_a_message_counts_once_on_any_connection_of_its_user(
             await refused(later, reused)
 
 
-async def test_another_users_same_nonce_is_nobodys_business(
+async def test_another_users_same_nonce_is_unowned_business(
     boot: Boot, note: str
 ) -> None:
     async with boot() as house, house.device(ALICE) as device, house.device(BOB) as bob:

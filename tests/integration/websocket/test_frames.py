@@ -64,7 +64,7 @@ async def test_a_close_inside_a_fragmented_message_is_answered(boot: Boot) -> No
         assert house.figure("closes_total", code="client", reason="client") == 1
 
 
-async def test_a_payload_that_looks_like_a_frame_is_none(boot: Boot) -> None:
+async def test_a_payload_that_looks_like_a_frame_is_missing(boot: Boot) -> None:
     """The head arrives first; the payload, alone in its read, reads like a frame."""
     inner = masked(TEXT, PING_TEXT)
     outer = masked(BINARY, inner)
@@ -114,7 +114,7 @@ async def test_every_frame_counts(boot: Boot, frames: bytes) -> None:
         assert house.figure("closes_total", code="4429", reason="flood") == 1
 
 
-async def test_one_pong_for_each_ping_of_ours_is_free(boot: Boot) -> None:
+async def test_one_pong_for_each_ping_of_the_daemon_is_free(boot: Boot) -> None:
     limits = {"rate_messages": 3, "ping_interval_s": 0.2, "ping_timeout_s": 5}
     async with boot(limits=limits) as house, raw(house) as client:
         for _ in range(5):

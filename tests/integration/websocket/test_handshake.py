@@ -259,7 +259,7 @@ async def test_a_port_in_use_is_an_error(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready?x", "/websocket/status"])
-async def test_a_path_of_ours_is_no_websocket(boot: Boot, path: str) -> None:
+async def test_a_path_of_the_daemon_is_no_websocket(boot: Boot, path: str) -> None:
     async with boot() as house:
         with pytest.raises(InvalidStatus) as refused:
             await connect(house.url + path[1:])

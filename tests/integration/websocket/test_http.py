@@ -49,7 +49,7 @@ async def test_status_shows_users_only_to_the_token_and_the_admin(boot: Boot) ->
         assert (known, unknown) == (3, 1)
 
 
-async def test_without_a_status_token_nobody_has_it(boot: Boot) -> None:
+async def test_without_a_status_token_no_one_has_it(boot: Boot) -> None:
     async with boot() as house, house.device("alice"):
         _, _, body = await house.get(
             "/websocket/status", headers={"Authorization": "Bearer "}

@@ -114,7 +114,7 @@ def p99(delays: list[float]) -> str:
     return f"{quantiles(delays, n=100)[98] * 1000:.0f} ms"
 
 
-async def test_200_devices_that_stop_reading_harm_nobody(
+async def test_200_devices_that_stop_reading_harm_no_one(
     redis_server: RedisServer, database: Database, tmp_path: Path
 ) -> None:
     port, admin = free_port(), free_port()

@@ -31,7 +31,7 @@ def taken(given: Outcomes) -> list[tuple[str, str]]:
     return found
 
 
-def test_a_user_is_told_once_and_orders_go_as_they_were() -> None:
+def test_a_user_is_reported_once_and_orders_go_as_they_were() -> None:
     given = outcomes()
     for message in (change("a"), change("a"), order("x"), change("b"), order("x")):
         given.failed(message, LOST)
@@ -45,7 +45,7 @@ def test_a_user_is_told_once_and_orders_go_as_they_were() -> None:
     assert given.pending == 0
 
 
-def test_what_is_refused_for_ever_delays_nobody_else() -> None:
+def test_what_is_refused_for_ever_delays_no_one_else() -> None:
     given = outcomes()
     given.failed(order("x"), LOST)
     given.failed(change("a"), LOST)

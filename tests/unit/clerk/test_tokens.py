@@ -227,12 +227,12 @@ def test_audience_is_not_looked_at() -> None:
     assert isinstance(judge(token(claims={"aud": "https://other"})), Identity)
 
 
-def test_what_no_fresh_token_cures_is_told_before_expiry() -> None:
+def test_what_no_fresh_token_cures_is_reported_before_expiry() -> None:
     old = token(claims={"exp": NOW - 60, "iss": "https://other"})
     assert judge(old, issuer=ISSUER) is TokenRejectReason.WRONG_ISSUER
 
 
-def test_forged_expired_token_is_not_told_that_it_is_expired() -> None:
+def test_forged_expired_token_is_not_reported_that_it_is_expired() -> None:
     forged = token(key=key_pair("forger"), expires_in=-3600)
     assert judge(forged) is TokenRejectReason.BAD_SIGNATURE
 
@@ -407,7 +407,7 @@ def test_settings_change_from_the_next_token_on() -> None:
     assert at_once(clerk.verify(other)).user_id == "user_1"
 
 
-def test_nothing_of_a_token_is_told() -> None:
+def test_nothing_of_a_token_is_reported() -> None:
     stream = io.StringIO()
     forged = token(key=key_pair("forger"), user="user_private")
     with pytest.raises(TokenRejected) as caught:

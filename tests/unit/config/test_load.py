@@ -197,11 +197,11 @@ def test_unknown_section_suggests_the_nearest() -> None:
     assert "expected a section, [log]" in refusal("log = 'info'")
 
 
-def test_toml_mistake_is_told_with_its_place() -> None:
+def test_toml_mistake_is_reported_with_its_place() -> None:
     assert refusal("[log").startswith(f"{FILE}: not valid TOML: ")
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     said = refusal("[log]\nlevel = 1\nburst = 0\nx = 1", {"WS_AUTH_TIMEOUT_MS": "soon"})
     assert len(said.splitlines()) == 4
 
@@ -246,7 +246,7 @@ def test_name_and_its_file_at_once_are_refused(tmp_path: Path) -> None:
     assert "both set" in refusal("", environ)
 
 
-def test_other_variables_are_none_of_ours() -> None:
+def test_other_variables_are_none_of_the_daemon() -> None:
     assert config("", {"PATH": "/bin", "TYPELETS": "1", "HOME_FILE": "x"}) == Config()
 
 
@@ -303,7 +303,7 @@ def test_any_file_is_taken_or_refused_in_words(text: str) -> None:
     assert not said or said.startswith(FILE)
 
 
-def test_broken_rules_and_missing_keys_are_told_with_all_other_mistakes() -> None:
+def test_broken_rules_and_missing_keys_are_reported_with_all_other_mistakes() -> None:
     text = """
     [server]
     port = "many"

@@ -102,7 +102,7 @@ def test_who_is_detached_gets_nothing_and_leaves_nothing() -> None:
     assert list(hub.users()) == []
 
 
-def test_it_is_known_whether_somebody_else_is_there_to_be_told() -> None:
+def test_it_is_known_whether_somebody_else_is_there_to_be_reported() -> None:
     hub = Hub()
     assert not hub.has_other("alice", None)
     hub.attach("alice", Fake("1"))

@@ -150,7 +150,7 @@ async def test_cancelled_in_any_moment_the_turn_goes_on(when: str) -> None:
     await whole(turns, 1)
 
 
-async def test_none_is_lost_whatever_happens() -> None:
+async def test_none_is_lost_any_happens() -> None:
     chance = random.Random(4)
     turns = KeyedSemaphore(2, 20)
     busy = {"u": 0, "v": 0}

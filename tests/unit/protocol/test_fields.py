@@ -46,7 +46,7 @@ def test_a_malformed_id_is_named(bad: str) -> None:
         fields.uuid(bad, "noteId")
 
 
-def test_allowed_fields_are_accepted_and_others_told_by_known_names() -> None:
+def test_allowed_fields_are_accepted_and_others_reported_by_known_names() -> None:
     values: dict[str, Any] = {
         "title": "t", "content": None, "encryptedTitle": "", "encryptedContent": None,
         "starred": True, "archived": False, "deleted": True, "hidden": False,

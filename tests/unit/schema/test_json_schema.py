@@ -84,7 +84,7 @@ def test_changes_are_what_the_daemon_writes() -> None:
         ({"type": "folder_updated", "folderId": ID}, True),
     ],
 )
-def test_client_messages_are_told_right_from_wrong(
+def test_client_messages_are_reported_right_from_wrong(
     message: dict[str, Any], right: bool
 ) -> None:
     assert bool(complaints("ClientMessage", message)) is not right

@@ -98,7 +98,7 @@ def test_an_expired_token_may_be_replaced() -> None:
     assert asyncio.run(guest.auth())["type"] == "auth_success"
 
 
-def test_over_the_limit_of_all_processes_or_of_this_one_nobody_gets_in() -> None:
+def test_over_the_limit_of_all_processes_or_of_this_one_no_one_gets_in() -> None:
     world = Stubs(devices_per_user=1)
     asyncio.run(Guest(world, "c1").auth())
     end = farewell_of(Guest(world, "c2"))
@@ -172,7 +172,7 @@ async def test_who_is_cancelled_on_its_way_in_leaves_nothing_behind() -> None:
     assert world.hub.devices == 0
 
 
-async def test_a_device_that_leaves_takes_nothing_from_one_half_way_in() -> None:
+async def test_a_device_that_leaves_takes_nothing_from_one_halfway_in() -> None:
     world = Stubs()
     first, second = Guest(world, "c1"), Guest(world, "c2")
     await first.auth()

@@ -91,7 +91,7 @@ def kinds(found: list[dict[str, Any]]) -> list[str]:
     return [str(message.get("code", message["type"])) for message in found]
 
 
-async def test_what_needs_nobody_is_answered_in_the_same_turn() -> None:
+async def test_what_needs_no_one_is_answered_in_the_same_turn() -> None:
 
     async with talking() as talk:
         talk.say({"type": "ping"})
@@ -192,7 +192,7 @@ async def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -
         assert answers[1]["requestId"] == "r"
 
 
-async def test_an_update_is_answered_and_told() -> None:
+async def test_an_update_is_answered_and_reported() -> None:
 
     async with talking() as talk:
         await talk.come_in()
@@ -225,7 +225,7 @@ async def test_a_reply_in_conflict_with_what_was_shown_has_the_row_read() -> Non
         assert known.replied, "it began after all that was shown: it is the newest"
 
 
-async def test_an_announcement_is_told_and_not_answered() -> None:
+async def test_an_announcement_is_reported_and_not_answered() -> None:
 
     async with talking() as talk:
         await talk.come_in()
@@ -235,7 +235,7 @@ async def test_an_announcement_is_told_and_not_answered() -> None:
         assert talk.published[0][1]["event"] == "note_deleted"
 
 
-async def test_a_failure_of_the_store_is_logged_under_the_id_that_is_told() -> None:
+async def test_a_failure_of_the_store_is_logged_under_the_id_that_is_reported() -> None:
 
     async with talking() as talk:
         await talk.come_in()
@@ -248,7 +248,7 @@ async def test_a_failure_of_the_store_is_logged_under_the_id_that_is_told() -> N
         assert line["cause"] == "down"
 
 
-async def test_what_nobody_thought_of_is_an_internal_error_and_no_more() -> None:
+async def test_what_no_one_thought_of_is_an_internal_error_and_no_more() -> None:
 
     async with talking() as talk:
         await talk.come_in()

@@ -148,7 +148,7 @@ def test_note_update_that_is_refused() -> None:
     assert no.message == "title must be encrypted"
 
 
-def test_a_store_that_is_down_is_told_with_an_id_for_the_log() -> None:
+def test_a_store_that_is_down_is_reported_with_an_id_for_the_log() -> None:
     world = Stubs()
     world.store.answer = StoreUnavailable("timeout")
     message = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}

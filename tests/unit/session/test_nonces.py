@@ -17,7 +17,7 @@ NOW = 1_700_000_000_000
 FRESH, USED, FULL = NonceVerdict.FRESH, NonceVerdict.USED, NonceVerdict.FULL
 
 
-def test_a_nonce_counts_once_whatever_its_timestamp() -> None:
+def test_a_nonce_counts_once_any_its_timestamp() -> None:
     memory = NonceMemory(10)
     assert memory.claim("a", NOW, NOW) is FRESH
     assert memory.claim("a", NOW, NOW) is USED

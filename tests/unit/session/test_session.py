@@ -252,7 +252,7 @@ def test_any_other_failure_before_auth_is_final() -> None:
     assert b"auth-failed" in (end.answer or b"")
 
 
-def test_a_failed_re_auth_changes_nothing_twice_and_success_starts_anew() -> None:
+def test_a_failed_re_auth_changes_nothing_twice_and_success_starts_again() -> None:
     one = session()
     let_in(one)
     for _ in range(2):

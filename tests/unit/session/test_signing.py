@@ -194,7 +194,7 @@ def test_a_message_that_reads_otherwise_is_refused() -> None:
 @pytest.mark.parametrize(
     "signature", ["", "é" * 44, "\\ud800" * 44, "A" * 44, "A" * 43, "A" * 45]
 )
-def test_a_signature_that_is_none(signature: str) -> None:
+def test_a_signature_that_is_missing(signature: str) -> None:
     data = (
         '{"payload":1,"signature":"' + signature + '","timestamp":1,"nonce":"n"}'
     ).encode()

@@ -99,7 +99,7 @@ def test_terminal_gets_plain_text_and_machines_json() -> None:
 
 
 @pytest.mark.parametrize("form", [Log(format="json"), Log(format="console")])
-def test_exception_is_told_without_its_details(form: Log) -> None:
+def test_exception_is_reported_without_its_details(form: Log) -> None:
     out, stream = output(form)
     log = out.logger()
     try:
@@ -135,7 +135,7 @@ def test_level_is_kept_and_changes_for_all_loggers_at_once() -> None:
     assert [line["event"] for line in lines(stream)] == ["yes", "now", "yes"]
 
 
-def test_flood_is_counted_and_told_once() -> None:
+def test_flood_is_counted_and_reported_once() -> None:
     clock = Clock()
     out, stream = output(Log(format="json", burst=2), clock)
     for _ in range(1000):
@@ -192,7 +192,7 @@ def test_library_warnings_end_in_the_same_place() -> None:
     assert str(found[1]["raised"]).startswith("['OSError: gone")
 
 
-def test_library_line_with_a_wrong_template_is_told_as_it_is() -> None:
+def test_library_line_with_a_wrong_template_is_reported_as_it_is() -> None:
     out, stream = output()
     with out.attached():
         (bridge,) = bridges()

@@ -109,7 +109,7 @@ def test_every_kind_of_value_has_a_form() -> None:
     }
 
 
-def test_exception_is_told_with_causes_and_members() -> None:
+def test_exception_is_reported_with_causes_and_members() -> None:
     try:
         try:
             raise KeyError("inner")
@@ -127,7 +127,7 @@ def test_exception_is_told_with_causes_and_members() -> None:
     assert redact({"error": ValueError("x")}) == {"error": ["ValueError: x"]}
 
 
-def test_exception_told_without_its_suppressed_context_and_without_end() -> None:
+def test_exception_reported_without_its_suppressed_context_and_without_end() -> None:
     one, two = ValueError(), ValueError("two")
     one.__cause__, two.__cause__ = two, one
     assert describe_exception(one) == ["ValueError: ", "ValueError: two"]

@@ -17,7 +17,7 @@ def filled(limit: int, **held: int) -> FairSlots[str]:
     return slots
 
 
-def test_an_address_may_take_all_slots_while_nobody_else_wants_one() -> None:
+def test_an_address_may_take_all_slots_while_no_one_else_wants_one() -> None:
     slots = filled(3, a=3)
     assert not slots.allows("a")
     assert slots.held("a") == len(slots) == 3

@@ -92,7 +92,7 @@ def test_whom_another_sends_away_in_the_same_sweep_is_not_looked_at() -> None:
 
 
 @given(st.lists(st.floats(0, 20), max_size=20), st.floats(0.05, 2))
-def test_nobody_is_early_by_a_grain_or_ever_missed(
+def test_no_one_is_early_by_a_grain_or_ever_missed(
     deadlines: list[float], grain: float
 ) -> None:
     wheel = TimerWheel(grain)

@@ -88,7 +88,7 @@ def test_a_writer_that_has_drained_is_looked_at_no_more() -> None:
     assert due(liveness, 35) is Timer.STALL_CHECK
 
 
-def test_the_resync_asked_for_first_and_due_first_is_told() -> None:
+def test_the_resync_asked_for_first_and_due_first_is_reported() -> None:
     liveness = inside()
     liveness.ask_resync("late", 9)
     liveness.ask_resync("soon", 3)
@@ -132,7 +132,7 @@ def test_other_limits_hold_from_the_next_deadline_on() -> None:
     assert liveness.next() == 26
 
 
-def test_without_any_deadline_nobody_looks() -> None:
+def test_without_any_deadline_no_one_looks() -> None:
     liveness = ConnectionTimers(Limits(handshake_s=1), 0, NEVER)
     liveness._next_ping = NEVER
     assert liveness.next() is None

@@ -39,7 +39,7 @@ def refuse(text: str, code: int = 1) -> NoReturn:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a command's settings come from, as its options say."""
+    """The source of a command's settings, from its options."""
 
     config: Path | None
     environment_file: Path | None

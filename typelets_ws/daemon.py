@@ -153,8 +153,8 @@ class Daemon:
         """Take new settings without dropping a device (spec section 8, SIGHUP).
 
         All or nothing: raises `ConfigError` or `ValueError` for a certificate or a
-        key that cannot be used, and then everything stays as it was. What needs a
-        restart is kept, and named in the log.
+        key that cannot be used, and then everything stays as it was. Keys that need a
+        restart keep their value and are named in the log.
         """
         config, kept = merge_reload(self.config, config)
         shown = certificate(config.server)

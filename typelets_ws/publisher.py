@@ -1,4 +1,4 @@
-"""What a Python REST service imports: tell a user's devices what has changed.
+"""For Python REST services: publishes changes to a user's devices.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What recovery asks of the database: row versions, horizons, digests.
+"""The contract of recovery with the database: row versions, horizons, digests.
 
 `postgres.changes` fulfils `Changes`; delivery knows only this module. A horizon is a
 transaction id of one database, and means nothing in another one: it is kept with its
@@ -69,7 +69,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """What is wanted of one user: rows at or above `horizon`, all rows if None.
+    """A query for one user: rows at or above `horizon`, all rows if None.
 
     `after` is where the last page ended. With `since_s`, rows whose updatedAt is at
     most so many seconds old are wanted as well, or none but those if `horizon` is None.

@@ -220,6 +220,6 @@ class Notifications(Generic[Heard]):
         )
 
     def _resync_message(self, user_id: str) -> Message:
-        """What takes the place of the messages to a user that were not sent."""
+        """Replaces the messages to a user that were not sent."""
         event = events.ResyncRequired(reason="publish_failed", **self._common())
         return self._message(user_id, event)

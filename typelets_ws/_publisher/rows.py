@@ -1,4 +1,4 @@
-"""What a note and a folder must look like before they are published.
+"""Checks notes and folders before they are published.
 
 Invariant: a mistake raises `ValueError` that names the argument and the key; nothing
 wrong is sent. The 18 keys of a note and their wire format are those of the protocol

@@ -100,7 +100,7 @@ def async_sentinel_client(
 
 
 class _Sentinels:
-    """What redis-py's pool asks for the master."""
+    """Answers redis-py's pool when it asks for the master."""
 
     def __init__(self, address: RedisAddress) -> None:
         self._address = address

@@ -1,4 +1,4 @@
-"""What a publisher could not send, kept until Redis takes it.
+"""Messages that a publisher could not send, kept until Redis takes them.
 
 Invariants: memory is bounded (`MOST_USERS`, `MOST_ORDERS`); beyond it the oldest is
 forgotten and counted. A change that was not sent is replaced by `resync_required` for
@@ -22,7 +22,7 @@ __all__ = ["FAILED", "Failure", "Message", "OnFailure", "Outcomes"]
 MOST_USERS: Final = 10_000
 MOST_ORDERS: Final = 1_000
 FAILED: Final = (redis.RedisError, RedisClusterException, OSError, TimeoutError)
-"""What a client raises when Redis did not take something."""
+"""Exceptions of a client when Redis did not take a command."""
 _log: Final = logging.getLogger("typelets_ws.publisher")
 
 

@@ -1,6 +1,6 @@
-"""The one road between processes: users' events out to Redis and in from it.
+"""Events between processes: published to Redis and received from it.
 
-Law: nothing is lost silently. Each event published either comes back to every
+Invariant: nothing is lost silently. Each event published either comes back to every
 process that wants its user, or the handler is called: `on_gap` on the receiving side,
 `on_unpublished` and a resynchronisation on the sending side.
 
@@ -151,7 +151,7 @@ class Bus:
         self._publisher.publish_resyncs()
 
     def on_probe_sent(self) -> None:
-        """What is acknowledged from now on is not proven by this probe."""
+        """Acknowledgements from now on are not proven by this probe."""
         self._publisher.begin_proof()
         self._health.begin_proof()
 

@@ -1,4 +1,4 @@
-"""What the bus reports, and to which object: one handler instead of callbacks.
+"""The handler of the bus: one object that receives events and reports of gaps.
 
 Invariants. All four methods are called on the loop and never wait. Events of one user
 arrive in the order in which Redis delivered them. Tested by tests/integration/bus.

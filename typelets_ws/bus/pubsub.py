@@ -1,9 +1,10 @@
-"""What is wanted of Redis, and what Redis says to it.
+"""Pub/sub subscriptions and their confirmations.
 
 Invariant: Redis confirms each channel in the order in which it was asked for, or
-refuses a whole command with one error. The link's queue of wishes is therefore the
-only account of what is subscribed. A reply that is neither a message, nor the next
-confirmation, nor an error in place of a command's first confirmation ends the link.
+refuses a whole command with one error. The connection's queue of subscriptions is
+therefore the only account of what is subscribed. A reply that is neither a message, nor
+the next confirmation, nor an error in place of a command's first confirmation ends the
+link.
 """
 
 import asyncio
@@ -155,7 +156,7 @@ class LeavingUsers:
 
 
 class PubSubHandler(Protocol):
-    """Who hears of it: see `subscriber.Subscriber`."""
+    """Receives the connection's reports: see `subscriber.Subscriber`."""
 
     def message(self, channel: bytes, payload: bytes) -> None:
         """A message on a channel."""

@@ -1,11 +1,11 @@
-"""Hearing users' events: who is wanted, who is confirmed, who may have missed some.
+"""Subscriptions to users' events: requested, confirmed, and with a gap.
 
 Theory of operation. A `Subscription` stands for one user with a device on this process.
 It is asked for (SUBSCRIBE), confirmed by Redis, and at its end taken back
 (UNSUBSCRIBE). Confirmations come in the order in which they were asked for, so the
-link's queue of wishes says which one each is for; any other is a reason to start
-over. Nothing is remembered from one link to the next but the wishes: what was being
-taken back when a link broke is simply not asked for again.
+connection's queue says which one each is for; any other one ends the connection. Only
+the subscriptions are kept from one connection to the next: an UNSUBSCRIBE under way
+when it broke is not repeated.
 
 Invariants. A user who was wanted while not being heard is reported to `BusHealth`,
 once, as soon as they are heard again. A channel that Redis refuses concerns its user
@@ -144,7 +144,7 @@ class Subscriber:
         return sub
 
     def _flush_subscribes(self) -> None:
-        """What was wanted during one turn of the loop is asked for at once."""
+        """Send the subscriptions of one loop iteration in one command."""
         pending, self._pending_subscribe = self._pending_subscribe, []
         self._subscribe(
             sub

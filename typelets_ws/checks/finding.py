@@ -1,4 +1,4 @@
-"""What a check of the outside world found."""
+"""The result of a check of another service."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

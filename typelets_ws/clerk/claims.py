@@ -1,4 +1,4 @@
-"""Which claims of a signed token make an identity (spec section 2). Pure.
+"""Checks the claims of a signed token and makes an identity (spec section 2). Pure.
 
 Invariant: claims that no fresh token would cure are judged first, times last, so that
 ``expired`` always means that a fresh token helps. A rejection names the user when the

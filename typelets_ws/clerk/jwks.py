@@ -1,9 +1,9 @@
 """Clerk's JWK set: how it is fetched, and which of its keys may be used.
 
-Laws: the server is Clerk's or the operator's, yet bounded: five seconds, 1 MB, 1,000
-entries, 4 keys with one kid, numbers no longer than OpenSSL verifies with. The secret
-goes to the host it was meant for and nowhere else. A set is what is usable of it; one
-odd entry does not cost the others. (spec section 2)
+Invariants. The server is Clerk's or the operator's, yet bounded: five seconds, 1 MB,
+1,000 entries, 4 keys with one kid, numbers no longer than OpenSSL verifies with. The
+secret goes to the host it was meant for and nowhere else. A set is what is usable of
+it; one odd entry does not cost the others. (spec section 2)
 """
 
 import asyncio
@@ -226,7 +226,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """Follow, but not with the secret to strangers, nor from https to http."""
+        """Follow redirects, but not with the secret to another host, nor from https to
+        http."""
         old, new = urlsplit(req.full_url), urlsplit(newurl)
         moved = (old.scheme, old.netloc) != (new.scheme, new.netloc)
         if (self._same_origin and moved) or new.scheme not in {"https", old.scheme}:

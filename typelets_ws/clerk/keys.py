@@ -28,7 +28,7 @@ _LONGEST_RETRY_S = 30.0
 
 
 class Keys(Protocol):
-    """Where a token's key comes from."""
+    """A source of keys for tokens."""
 
     def find(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
         """Return the keys for `kid`, without waiting. Raises `TokenRejected`."""

@@ -53,7 +53,8 @@ _TAILS = (
 
 
 class _Header(msgspec.Struct):
-    """What of a JOSE header matters here; Clerk adds others, `oiat` for one."""
+    """The fields of a JOSE header that are checked; Clerk adds others, such as
+    `oiat`."""
 
     alg: str | UnsetType = UNSET
     kid: str | UnsetType = UNSET
@@ -233,7 +234,7 @@ def _kid(header: _Header, config: Auth) -> str | None:
     # Extensions that must be understood, and none is (RFC 7515, RFC 7797).
     if header.crit is not UNSET or header.b64 is not UNSET:
         raise TokenRejected(TokenRejectReason.MALFORMED)
-    # at+jwt is an OAuth token that a user gave to somebody else's application.
+    # at+jwt is an OAuth token that a user gave to another application.
     if header.typ is not UNSET and header.typ.upper() != "JWT":
         raise TokenRejected(TokenRejectReason.WRONG_CATEGORY)
     if header.cat not in (

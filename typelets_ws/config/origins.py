@@ -16,7 +16,7 @@ _ORIGIN: Final = re.compile(
 )
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _WITHOUT_HOST: Final = frozenset({"null", "file://"})
-"""What pages without an origin send: sandboxed frames, and files of a native app."""
+"""The origin sent by sandboxed frames and by files of a native app."""
 _MAX_PORT: Final = 65_535
 _MAX_LENGTH: Final = 512
 

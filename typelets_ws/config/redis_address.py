@@ -32,7 +32,7 @@ _EXPECTED_CLUSTER: Final = (
 
 
 class Topology(Enum):
-    """What the address leads to."""
+    """The kind of servers behind an address."""
 
     SERVER = "server"
     SENTINEL = "sentinel"

@@ -1,4 +1,4 @@
-"""What this process has shown of each row to users with a device here. Pure.
+"""The version of each row that this process has sent to users with a device here. Pure.
 
 Invariants:
 

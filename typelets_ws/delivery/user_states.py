@@ -29,7 +29,7 @@ class FirstLook:
 
 @dataclass(slots=True)
 class UserState:
-    """What recovery knows of one user with a device here. 300 bytes when idle."""
+    """Recovery's state of one user with a device here. 300 bytes when idle."""
 
     looked_at: float
     horizon: int | None = None

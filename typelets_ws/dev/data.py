@@ -1,4 +1,4 @@
-"""Where `typelets-ws dev` keeps its database, its key and its settings."""
+"""The directory of `typelets-ws dev`: database, key and settings."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What travels on Redis (spec section 6).
+"""Events on Redis (spec section 6).
 
 `PUBLISH <prefix>user:<userId> <json>`: the REST service's events, and the
 daemon's own for what one device does to the others. Data inside an event is a
@@ -58,7 +58,7 @@ class EventRejected(Exception):
 
 
 class Event(Struct, tag_field="event", kw_only=True, frozen=True, omit_defaults=True):
-    """What every event may carry."""
+    """The fields that every event may have."""
 
     fromUserId: Name | None = SERVER
     exceptConnectionId: Name | None = None
@@ -71,7 +71,7 @@ class Event(Struct, tag_field="event", kw_only=True, frozen=True, omit_defaults=
         return self.fromUserId or SERVER
 
     def message(self, timestamp: int) -> messages.ServerMessage:
-        """What the devices get, at `timestamp` (ms)."""
+        """Return the message for devices, at `timestamp` (ms)."""
         raise TypeError("a control event has no message")
 
 

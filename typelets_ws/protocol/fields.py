@@ -1,4 +1,4 @@
-"""What may stand in a message's fields (spec section 3). Pure.
+"""Checks the fields of messages (spec section 3). Pure.
 
 Every refusal names the field. Fields of `note_update` that are not allowed are
 left out rather than refused, as the web client sends some.
@@ -50,7 +50,7 @@ ALLOWED: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     "hidden": _flag,
     "folderId": _nullable_text,
 }
-"""What `note_update` may change; a decoder's `type` is the type of the value."""
+"""The fields that `note_update` may change; a decoder's `type` is that of the value."""
 _WIRE_TIME: Final = re.compile(r"\d{4,}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 
 

@@ -59,7 +59,7 @@ ECHO_LENGTH: Final = 64
 
 
 class ServerMessage(Struct, tag_field="type", kw_only=True, frozen=True):
-    """What the daemon sends."""
+    """A message of the daemon."""
 
 
 class Reply(ServerMessage, frozen=True, kw_only=True):
@@ -132,7 +132,7 @@ class Announced(Reply, tag="announced", frozen=True, kw_only=True):
 
 
 class Relayed(ServerMessage, frozen=True, kw_only=True):
-    """Something changed because of somebody else."""
+    """A change by another device or by the REST service."""
 
     timestamp: int
     fromUserId: str

@@ -54,7 +54,7 @@ MAX_RUNS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Acquisition:
-    """What the script is given; `revoked` is empty when it is looked up elsewhere."""
+    """Arguments of the script; `revoked` is empty when it is looked up elsewhere."""
 
     devices: bytes
     lease_prefix: bytes

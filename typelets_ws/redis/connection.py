@@ -26,7 +26,7 @@ __all__ = [
 Waiting = TypeVar("Waiting")
 
 MORE: Final = object()
-"""What the reader returns when the next reply is not all there yet."""
+"""Returned by the reader while the next reply is incomplete."""
 
 
 def redis_key(prefix: bytes, name: str) -> bytes:

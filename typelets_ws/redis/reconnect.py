@@ -46,7 +46,7 @@ class Backoff:
 
 
 class Outage:
-    """Which connections are down, and since when (`monotonic`, s)."""
+    """Tracks which connections are down, and since when (`monotonic`, s)."""
 
     def __init__(
         self,

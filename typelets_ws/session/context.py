@@ -1,4 +1,4 @@
-"""What the dispatchers and handlers of one process share.
+"""The objects that the dispatchers and handlers of one process share.
 
 Invariant: nothing here is replaced while the daemon runs. Settings are read from `live`
 at each use, so a reload holds from the next message on.

@@ -1,6 +1,6 @@
 """The messages of one client, handled strictly in the order they came.
 
-What can be answered at once is answered at once. While one message waits for
+A message that needs no I/O is answered at once. While one message waits for
 the outside world (a key, Postgres, Redis) those behind it wait in `_inbox`; when
 that holds enough, the link is asked not to read on. A task lives only that long.
 """
@@ -33,7 +33,7 @@ __all__ = ["Dispatcher"]
 INBOX_BYTES: Final = 1_048_576
 INBOX_MESSAGES: Final = 64
 REFUSAL_BYTES: Final = 512
-"""What a refusal weighs in the inbox: an object of seven short fields."""
+"""Size of a refusal in the inbox: an object of seven short fields."""
 
 
 class Dispatcher:

@@ -130,7 +130,7 @@ _encoder: Final = json.JSONEncoder(ensure_ascii=False)
 
 
 def _scalar(found: "re.Match[str]") -> str:
-    """What JavaScript writes for a value that holds no other value."""
+    """Return JavaScript's text for a value that holds no other value."""
     if (string := found["string"]) is not None:
         return string if "\\" not in string else _quote(unquote(string))
     if (number := found["number"]) is not None:

@@ -1,4 +1,4 @@
-"""What a handler returns.
+"""The result of a handler.
 
 Invariant: a handler returns what to send and never sends, so that a reply, its event
 and its acknowledgement leave in one order, decided by the dispatcher.

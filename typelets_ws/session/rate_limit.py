@@ -16,7 +16,7 @@ FLOOD_FACTOR: Final = 3
 
 
 class RateVerdict(IntEnum):
-    """What a rate limit says to one more; the gravest is the largest."""
+    """A rate limit's verdict on one more; the gravest is the largest."""
 
     SERVED = 0
     REFUSED = 1

@@ -46,7 +46,7 @@ FORGED_BYTES: Final = 5_000
 
 
 class State(Enum):
-    """Where a session stands."""
+    """The state of a session."""
 
     CONNECTED = auto()
     AUTHENTICATED = auto()

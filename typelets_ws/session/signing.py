@@ -58,7 +58,7 @@ _NOTHING: Final = Raw(b"")
 
 
 class SignatureVerdict(StrEnum):
-    """What became of a signed message: a label for metrics, a reason for the log."""
+    """The verdict on a signed message: a label for metrics, a reason for the log."""
 
     OK = "ok"
     TOO_OLD = "too_old"

@@ -1,4 +1,4 @@
-"""What a dispatcher asks of its connection.
+"""The contract of a dispatcher with its connection.
 
 `websocket.connection.Connection` fulfils it. No method waits, but `drained`.
 """
@@ -13,7 +13,7 @@ __all__ = ["Transport"]
 
 
 class Transport(Device, Protocol):
-    """The connection, as the conversation sees it."""
+    """A connection, for its dispatcher."""
 
     def send_message(self, text: bytes) -> None:
         """Send one message."""
@@ -24,7 +24,7 @@ class Transport(Device, Protocol):
         ...
 
     def authenticated(self) -> None:
-        """The device is in."""
+        """Note that the device is authenticated and attached."""
         ...
 
     def account(self) -> None:

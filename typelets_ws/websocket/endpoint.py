@@ -1,4 +1,4 @@
-"""What the parts of a connection (`inbound`, `writer`) ask of the whole."""
+"""The contract of `inbound` and `writer` with their connection."""
 
 from typing import Protocol
 

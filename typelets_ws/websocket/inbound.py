@@ -1,4 +1,4 @@
-"""What one client sends: frames to messages, a bounded share per loop iteration.
+"""Input of one client: frames to messages, a bounded share per loop iteration.
 
 Two cases are handled without the library (`wire.frames`): a read, or a part of one,
 that is one whole text frame or one whole pong. Everything else is read by the library,
@@ -9,7 +9,7 @@ one frame at a time (`wire.reader`). Invariants:
    is not read. Tested by tests/hostile/test_frames.py.
 2. Frames are handled one after the other, each to its end: nothing behind a frame that
    closes the connection is parsed.
-3. What follows `auth` waits for its outcome: until then a larger limit may not apply.
+3. Messages behind `auth` wait for its outcome: until then a larger limit may not apply.
 4. The fast path is used only while no frame and no message is unfinished, no bytes wait
    and no extension is in use. The split of the bytes into reads changes nothing. Tested
    by tests/fuzz/test_segmentation.py.

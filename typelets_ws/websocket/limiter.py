@@ -1,4 +1,4 @@
-"""Which handshakes are accepted: limits in all, per address and per second. Pure.
+"""Limits of handshakes: in all, per address and per second. Pure.
 
 Invariants. Time is an argument, monotonic. An IPv6 client counts as its /64. Memory is
 bounded: a counter per address with a connection, `MAX_ADDRESSES` addresses with refused

@@ -289,7 +289,7 @@ class NoChanges:
         self,
         keys: Sequence[RowKey],
         *,
-        before: int | None = None,
+        before: Mapping[str, int] | None = None,
         versions: bool = True,
     ) -> Mapping[RowKey, StoredRow]:
         return {key: self.stored[key] for key in keys if key in self.stored}

@@ -148,12 +148,12 @@ class Changes(Protocol):
         self,
         keys: Sequence[RowKey],
         *,
-        before: int | None = None,
+        before: Mapping[str, int] | None = None,
         versions: bool = True,
     ) -> Mapping[RowKey, StoredRow]:
         """The rows as of now; a row that is not there is missing from the result.
 
-        Rows below the horizon `before` are settled. Without `versions` no privilege
-        for recovery is needed.
+        Rows below the horizon that `before` has for their user are settled. Without
+        `versions` no privilege for recovery is needed.
         """
         ...

@@ -123,7 +123,7 @@ class Healer:
         try:
             snapshot, found = await self.changes.changed(wanted, extent)
             self.horizons.observe(snapshot, now)
-            rows = await self._read_unverified(user_ids, found, started, snapshot)
+            rows = await self._read_unverified(users, found, started)
         except StoreUnavailable:
             self._retry(users)
             return
@@ -171,22 +171,29 @@ class Healer:
 
     async def _read_unverified(
         self,
-        user_ids: Sequence[str],
+        users: Sequence[tuple[str, UserState]],
         found: Sequence[UserChanges],
         started: int,
-        snapshot: Snapshot,
     ) -> Rows:
-        """Rows that were shown and are not among the changes; None if absent."""
-        changed = {row.key for changes in found for row in changes.rows}
-        keys = [
-            key
-            for user_id in user_ids
-            for key in self.shown.unverified(user_id, started)
-            if key not in changed
-        ][:MOST_UNVERIFIED]
+        """Rows that were shown and are not among the changes; None if absent.
+
+        Only with the last page of changes, and once the user has a horizon: a row
+        below it is as it was when the devices were known to hold it.
+        """
+        horizons: dict[str, int] = {}
+        keys: list[RowKey] = []
+        for (user_id, state), changes in zip(users, found, strict=True):
+            known = state.generation == self.horizons.generation
+            if changes.more or state.horizon is None or not known:
+                continue
+            horizons[user_id] = state.horizon
+            changed = {row.key for row in changes.rows}
+            unverified = self.shown.unverified(user_id, started)
+            keys += [key for key in unverified if key not in changed]
+        keys = keys[:MOST_UNVERIFIED]
         if not keys:
             return {}
-        rows = await self.changes.rows(keys, before=snapshot.horizon)
+        rows = await self.changes.rows(keys, before=horizons)
         return {key: rows.get(key) for key in keys}
 
     def _judge(self, judge: Judge, row: StoredRow, *, changed: bool) -> None:

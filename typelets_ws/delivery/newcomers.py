@@ -40,6 +40,8 @@ class _Newcomer:
     due: float
     after: tuple[RowKind, str] | None = None
     sent: bool = False
+    listed: bool = False
+    """Whether all pages have been read."""
     again: dict[RowKey, str] = field(default_factory=dict)
     """Rows to be read again, with the version found; empty if it was being shown."""
 
@@ -83,12 +85,12 @@ class Newcomers:
         """Send at most so many devices what is due now."""
         now = self.monotonic()
         due = [one for one in self._waiting.values() if one.due <= now][:most]
-        fresh = [one for one in due if not one.again]
+        fresh = [one for one in due if not one.listed]
         try:
             if fresh:
                 await self._first(fresh, now)
-            if again := [one for one in due if one.again and one not in fresh]:
-                await self._again(again)
+            if listed := [one for one in due if one.listed and one not in fresh]:
+                await self._again(listed)
         except StoreUnavailable:
             for one in due:
                 one.due = now + RETRY_S
@@ -122,6 +124,7 @@ class Newcomers:
                 last = changes.rows[-1].key
                 one.after, one.due = (last.kind, last.row_id), now + REREAD_S
             else:
+                one.listed = True
                 self._settle(one, snapshot.identity, snapshot.horizon)
 
     async def _again(self, some: Sequence[_Newcomer]) -> None:

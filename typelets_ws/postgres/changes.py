@@ -125,24 +125,28 @@ class ChangeReader:
         self,
         keys: Sequence[RowKey],
         *,
-        before: int | None = None,
+        before: Mapping[str, int] | None = None,
         versions: bool = True,
     ) -> Mapping[RowKey, StoredRow]:
         """The rows as of now; one that is not there is missing from the result.
 
-        Rows below the horizon `before` are settled. Without `versions` no privilege
-        for recovery is needed.
+        Rows below the horizon that `before` has for their user are settled. Without
+        `versions` no privilege for recovery is needed.
         """
+        horizons = before or {}
         asked = [
-            {"n": number, "user_id": user_id, "kind": _KINDS[kind], "id": row_id}
+            {
+                "n": number,
+                "user_id": user_id,
+                "kind": _KINDS[kind],
+                "id": row_id,
+                "before": str(horizons[user_id]) if user_id in horizons else None,
+            }
             for number, (user_id, kind, row_id) in enumerate(keys)
             if _storable(user_id)
         ]
         query = changes_sql.rows(versions=versions)
-        params = {
-            "keys": msgspec.json.encode(asked),
-            "before": None if before is None else str(before),
-        }
+        params = {"keys": msgspec.json.encode(asked)}
         found = await self._all_rows("rows", query, params)
         rows = [_stored(row, keys[int(row[1] or b"")].user_id) for row in found]
         return {row.key: row for row in rows}

@@ -201,22 +201,22 @@ def changed(
 def rows(*, versions: bool) -> bytes:
     """The statement that reads rows by id, each only if it is the user's own.
 
-    Its parameter ``keys`` is a JSON array of ``{n, user_id, kind, id}``. Its rows are
-    those of `changed`, n being the key's number; a row that does not exist is left
-    out. ``settled`` means below the horizon ``before``. Without `versions` it needs no
-    privilege on ``xmin``, and no row is settled.
+    Its parameter ``keys`` is a JSON array of ``{n, user_id, kind, id, before}``. Its
+    rows are those of `changed`, n being the key's number; a row that does not exist is
+    left out. ``settled`` means below the horizon ``before``. Without `versions` it
+    needs no privilege on ``xmin``, and no row is settled.
     """
     xmin = "{0}.xmin::text" if versions else "NULL::text"
     settled = (
-        f"""coalesce(age({{0}}.xmin) NOT BETWEEN -{PLANNING_XIDS}
-            AND age(%(before)s::xid8::xid), false)"""
+        f"coalesce(age({{0}}.xmin) NOT BETWEEN -{PLANNING_XIDS} AND k.age, false)"
         if versions
         else "false"
     )
     return f"""
         WITH k AS MATERIALIZED (
-            SELECT * FROM json_to_recordset(%(keys)s::json)
-            AS u(n int, user_id text, kind text, id uuid))
+            SELECT *, age(before::xid8::xid) AS age
+            FROM json_to_recordset(%(keys)s::json)
+            AS u(n int, user_id text, kind text, id uuid, before text))
         SELECT 'f'::text, k.n, f.id, {xmin.format("f")}, {settled.format("f")},
             {_iso("f.updated_at")}, {FOLDER_ROW}::text FROM k JOIN folders AS f
             ON k.kind = 'f' AND f.id = k.id AND f.user_id = k.user_id

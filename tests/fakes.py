@@ -295,6 +295,15 @@ class NoChanges:
         return {key: self.stored[key] for key in keys if key in self.stored}
 
 
+class NoHorizons:
+    """No other process has left a horizon."""
+
+    def remember(self, identity: str, horizon: int) -> None: ...
+
+    async def recall(self, identity: str) -> list[tuple[float, int]] | None:
+        return []
+
+
 class Stubs:
     """All the collaborators, wired; `now_ms` moves by hand."""
 
@@ -314,6 +323,7 @@ class Stubs:
             self.changes,
             RowSender(self.hub, self.metrics, self.clock.now_ms),
             ResyncSender(self.hub, 0.0, lambda: 0.0),
+            NoHorizons(),
             RecoverySettings(enabled=False),
             self.telemetry,
             self.clock.monotonic,

@@ -34,6 +34,7 @@ from .health import Health
 from .ports import Clock
 from .postgres.store import Store
 from .redis.build import connect_redis
+from .redis.horizons import SharedHorizons
 from .redis.limits import SharedLimits
 from .session.authenticator import Authenticator
 from .session.context import Context
@@ -177,6 +178,9 @@ def build(
         store.changes,
         RowSender(hub, telemetry.metrics, clock.now_ms),
         ResyncSender(hub, config.redis.resync_spread_s, rng.random),
+        SharedHorizons(
+            redis.client, config.redis.prefix, config.recovery.replay_s, wall
+        ),
         config.recovery,
         telemetry,
         clock.monotonic,

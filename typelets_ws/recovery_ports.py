@@ -14,6 +14,7 @@ __all__ = [
     "Changes",
     "Digest",
     "Extent",
+    "HorizonMemory",
     "RowIds",
     "RowKey",
     "RowKind",
@@ -155,5 +156,20 @@ class Changes(Protocol):
 
         Rows below the horizon that `before` has for their user are settled. Without
         `versions` no privilege for recovery is needed.
+        """
+        ...
+
+
+class HorizonMemory(Protocol):
+    """Horizons of the last minutes, shared by all processes."""
+
+    def remember(self, identity: str, horizon: int) -> None:
+        """Keep a horizon taken now. Never waits."""
+        ...
+
+    async def recall(self, identity: str) -> list[tuple[float, int]] | None:
+        """Horizons of this database and their ages in s, the newest first.
+
+        None when they cannot be read now.
         """
         ...

@@ -210,12 +210,15 @@ def examples(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def rooms(world: World, **rules: bool) -> AsyncIterator[RunningDaemon]:
+async def rooms(
+    world: World, *, recovery: bool = False, **rules: bool
+) -> AsyncIterator[RunningDaemon]:
     async with daemon(
         world.redis_url("typelets-ws"),
         world.database.url_as("typelets_ws"),
         redis={"lease_s": 0.3, "unsubscribe_delay_s": 0.05},
         messages=rules,
+        recovery={"enabled": recovery, "replay_s": 0.001, "audit_s": 600.0},
     ) as running:
         yield running
 
@@ -404,7 +407,8 @@ async def test_the_daemon_needs_the_rights_the_readme_grants_and_no_more(
 ) -> None:
     note = world.database.add_note("alice")
     world.redis.command("CONFIG", "RESETSTAT")
-    async with rooms(world) as room:
+    async with rooms(world, recovery=True) as room:
+        await eventually(lambda: world.redis.calls("get") > 0)
         async with room.device("alice") as phone, room.device("alice") as laptop:
             update = {
                 "type": "note_update",

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from ..config.model import Recovery as Settings
 from ..ports import StoreUnavailable, Updated
 from ..protocol import messages
-from ..recovery_ports import Changes, Extent, RowKey
+from ..recovery_ports import Changes, Extent, HorizonMemory, RowKey
 from ..telemetry.telemetry import Telemetry
 from .healing import SIGN_IN, Healer
 from .horizons import Horizons
@@ -74,11 +74,14 @@ class Recovery:
         changes: Changes,
         sender: RowSender,
         resync: ResyncSender,
+        memory: HorizonMemory,
         settings: Settings,
         telemetry: Telemetry,
         monotonic: Callable[[], float],
     ) -> None:
         self._monotonic = monotonic
+        self._memory = memory
+        self._recalled = 0
         self._changes = changes
         self._hub = sender.hub
         self._settings = settings
@@ -204,11 +207,24 @@ class Recovery:
                 if self.on:
                     snapshot = await self._changes.horizon()
                     self.horizons.observe(snapshot, self._monotonic())
+                    self._memory.remember(snapshot.identity, snapshot.horizon)
+                    await self._recall()
                 else:
                     pause = UNSUPPORTED_S
             except StoreUnavailable:
                 pause = AWAY_S
             await asyncio.sleep(pause)
+
+    async def _recall(self) -> None:
+        """Learn what other processes know of this database, once."""
+        generation = self.horizons.generation
+        if self._recalled == generation:
+            return
+        found = await self._memory.recall(self.horizons.identity)
+        if found is not None:
+            self._recalled, now = generation, self._monotonic()
+            for age, horizon in found:
+                self.horizons.recall(horizon, now - age)
 
     def _switch(self, why_not: str | None) -> None:
         self.on = why_not is None

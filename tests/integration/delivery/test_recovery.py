@@ -129,6 +129,26 @@ async def test_without_anything_new_nothing_is_sent(
             assert (await device.ask({"type": "ping"}))["cursor"]
 
 
+async def test_a_new_process_knows_the_horizons_of_the_one_before(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    """Only a transaction id shows that a note has lost its folder."""
+    folder = database.add_folder(ALICE)
+    note = database.add_note(ALICE, folder_id=folder)
+    database.execute("UPDATE notes SET updated_at = now() - interval '1 day'")
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        await eventually(
+            lambda: bool(redis_server.command("KEYS", "typelets:horizon:*"))
+        )
+    database.execute("DELETE FROM folders WHERE id = %s", folder)
+    async with boot(recovery={**FAST, "audit_s": 60.0}) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            found = await until(device, is_healed)
+            assert [m["noteId"] for m in found if m["type"] == "note_sync"] == [note]
+
+
 # Changes that nobody published
 
 

@@ -84,17 +84,20 @@ class Healer:
                 state.reason = reason
             self.states.schedule(user_id, self.monotonic() + delay)
 
-    def postpone_sign_in(self, user_id: str, due: float) -> None:
-        """The user's only device is syncing by itself."""
+    def postpone_sign_in(self, user_id: str, connection_id: str, due: float) -> None:
+        """The device is syncing by itself; heal it later if it is the only one."""
         state = self.states.get(user_id)
-        if state is not None and state.reason == SIGN_IN and self._single(user_id):
+        only = self._is_only(user_id, connection_id)
+        if state is not None and state.reason == SIGN_IN and only:
             state.due = None
             self.states.schedule(user_id, due)
 
-    def cancel_sign_in(self, user_id: str) -> None:
-        """The user's only device has synced: it missed nothing before it signed in."""
+    def cancel_sign_in(self, user_id: str, connection_id: str) -> None:
+        """The device has synced; if it is the only one, nothing is left to replay."""
         state, now = self.states.get(user_id), self.monotonic()
-        if state is None or state.reason != SIGN_IN or not self._single(user_id):
+        if state is None or state.reason != SIGN_IN:
+            return
+        if not self._is_only(user_id, connection_id):
             return
         horizon = self.horizons.before(now - state.looked_at, now)
         if horizon is not None and state.horizon is None and state.after is None:
@@ -103,8 +106,10 @@ class Healer:
             state.reason = state.due = None
             state.begun = True
 
-    def _single(self, user_id: str) -> bool:
-        return self.hub.count(user_id) == 1
+    def _is_only(self, user_id: str, connection_id: str) -> bool:
+        """Whether the user has this device here and no other."""
+        devices = self.hub.devices_of(user_id)
+        return [device.connection_id for device in devices] == [connection_id]
 
     async def look(self, user_ids: Sequence[str], *, digest: bool) -> None:
         """Look at these users' rows, and send what is missing."""

@@ -146,10 +146,10 @@ class Recovery:
         now = self._monotonic()
         if page.more:
             self._newcomers.postpone(connection_id, now + SYNCING_S)
-            self._healer.postpone_sign_in(user_id, now + SYNCING_S)
+            self._healer.postpone_sign_in(user_id, connection_id, now + SYNCING_S)
         else:
             self._newcomers.discard(connection_id)
-            self._healer.cancel_sign_in(user_id)
+            self._healer.cancel_sign_in(user_id, connection_id)
         return page
 
     def attach(self, user_id: str, device: Device) -> None:

@@ -46,7 +46,7 @@ class Recorder:
         self.whole_text, self.is_pong = whole_text, is_pong
         self.busy = False
         self.transport = self
-        self.unread_bytes_before_auth = MAX_SIZE
+        self.least_unread = MAX_SIZE
         self.inbound = Inbound(
             cast(Any, self), cast(Any, self), cast(Any, self),
             ConnectionTimers(limits, 0, 30), cast(Any, self), [],

@@ -241,7 +241,7 @@ class Inbound:
 
     def _message(self, text: bytes) -> None:
         """Hand over a whole text message, once its size and UTF-8 are checked."""
-        if text.isascii() and len(text) <= self._state.unread_bytes_before_auth:
+        if text.isascii() and len(text) <= self._state.least_unread:
             self._dispatcher.receive(text, text=True)
             return
         try:

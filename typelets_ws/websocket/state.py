@@ -117,8 +117,9 @@ class ServerState:
         config = self.live.current
         self.limiter.reconfigure(config.limits)
         self.memory.limit = config.limits.memory_bytes
-        self.unread_bytes_before_auth = config.limits.unread_bytes_before_auth
-        """An attribute, because it is read for every message."""
+        limits = config.limits
+        self.least_unread = min(limits.unread_bytes, limits.unread_bytes_before_auth)
+        """No message may be larger. An attribute, because it is read for each."""
         self._sockets.limit = config.limits.handshakes
         self._addresses = ClientAddresses(config.server.trusted_proxies)
         self.origins = AllowedOrigins(config.server.allowed_origins)

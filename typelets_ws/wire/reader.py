@@ -47,6 +47,7 @@ class FrameReader:
         "_left",
         "_plain",
         "_protocol",
+        "_size",
         "assembler",
         "complete",
         "final",
@@ -60,7 +61,7 @@ class FrameReader:
         self._plain = not extensions
         self.assembler = Assembler()
         self._head = b""
-        self._left = 0
+        self._left = self._size = 0
         self.opcode = 0
         """Opcode of the frame that `advance` is at, valid or not."""
         self.final = False
@@ -126,6 +127,7 @@ class FrameReader:
         length = second & ~_MASKED
         if size > 2:
             length = int.from_bytes(self._head[2:])
+        self._size = length
         self._left = length + (_MASK_SIZE if second & _MASKED else 0)
         return at
 
@@ -143,7 +145,7 @@ class FrameReader:
             # A Close that exceeds what is left was refused when its head was read.
             left = max_size - size
             closing = self.complete and self.opcode == Opcode.CLOSE
-            if closing and self._head[1] & ~_MASKED <= left:
+            if closing and self._size <= left:
                 protocol.current_size = None
         protocol.max_message_size = max_size
         protocol.receive_data(piece)

@@ -1,0 +1,60 @@
+"""What a failed statement carried is freed at once, without the garbage collector."""
+
+import asyncio
+import gc
+import traceback
+import weakref
+
+import psycopg
+import pytest
+
+from tests.fakes import Log
+from tests.postgres import Database
+from typelets_ws.config.model import Database as Settings
+from typelets_ws.ports import StoreUnavailable
+from typelets_ws.postgres.store import Store
+from typelets_ws.telemetry.metrics import Metrics
+
+NOTE = "00000000-0000-4000-8000-000000000001"
+
+
+def passed_our_code(error: BaseException) -> bool:
+    """Whether its traceback refers to frames of the package, and so to statements."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("typelets_ws" in frame.filename for frame in frames)
+
+
+class Text(str):
+    """A text that can be asked whether it is still there."""
+
+
+async def test_the_values_of_statements_that_fail_are_freed(
+    database: Database,
+) -> None:
+    settings = Settings(url=database.url, wait_ms=200, statement_timeout_ms=200)
+    store = Store(settings, metrics=Metrics(), log=Log().bound())
+    await store.start()
+    await store.ping()
+    left: list[weakref.ref[Text]] = []
+
+    async def update(number: int) -> None:
+        text = Text("x" * 100_000)
+        left.append(weakref.ref(text))
+        with pytest.raises(StoreUnavailable):
+            await store.update_note("alice", NOTE, {"content": text})
+        del text
+
+    gc.collect(1)
+    gc.freeze()
+    gc.disable()
+    try:
+        database.crash()
+        await asyncio.gather(*(update(number) for number in range(20)))
+        assert [ref for ref in left if ref() is not None] == []
+        errors = (one for one in gc.get_objects() if isinstance(one, psycopg.Error))
+        assert [one for one in errors if passed_our_code(one)] == []
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        database.start()
+        await store.close()

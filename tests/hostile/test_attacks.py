@@ -1,15 +1,22 @@
 """Under each attack an honest client is served, and its memory is given back."""
 
-import pytest
+import time
 
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.daemon import Device
 from tests.postgres import Database
 from tests.redis import RedisServer
 
 from . import ALL
-from .clients import ATTACKS
-from .measure import MEMORY_MIB, measure, victim
+from .clients import ATTACKS, Attack
+from .measure import MEMORY_MIB, attacking, measure, victim
 
 SECONDS = 1.0
+TRIES = 3
+"""A busy machine delays the honest client, too; a daemon that stands still does so
+every time."""
 
 assert ALL
 
@@ -19,9 +26,27 @@ async def test_an_honest_client_is_served_during(
     name: str, redis_server: RedisServer, database: Database
 ) -> None:
     attack = ATTACKS[name]
+    for attempt in range(TRIES):
+        with victim(redis_server.url, database.url, attack) as target:
+            result = await measure(target, attack, SECONDS)
+            assert target.process.running
+        assert result.after - result.before <= MEMORY_MIB, result
+        if result.bearable and not result.refused:
+            return
+        assert attempt < TRIES - 1, result
+
+
+async def test_deadlines_hold_while_others_flood(
+    redis_server: RedisServer, database: Database
+) -> None:
+    flood = ATTACKS["40 connections flood and ignore their close"]
+    attack = Attack(flood.name, flood.run, {"auth": {"auth_timeout_ms": 500}})
     with victim(redis_server.url, database.url, attack) as target:
-        result = await measure(target, attack, SECONDS)
-        assert target.process.running
-    assert result.bearable, result
-    assert result.after - result.before <= MEMORY_MIB, result
-    assert result.refused == 0, result
+        async with (
+            attacking(target, attack, 3.0),
+            connect(f"ws://127.0.0.1:{target.port}/", compression=None) as socket,
+        ):
+            began = time.monotonic()
+            assert await Device(socket).closed() == 4408
+            late = time.monotonic() - began - 0.5
+    assert late < 2.0

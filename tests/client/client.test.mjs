@@ -301,6 +301,21 @@ test("edits and rows survive the app, and are sent by the next one", async () =>
   assert.deepEqual(JSON.parse(kept.kept.get("outbox")).entries, []);
 });
 
+test("rows are kept as soon as they are in sync, and when the page is left", async () => {
+  const kept = storage();
+  const handlers = {};
+  const target = { addEventListener: (name, run) => (handlers[name] = run), removeEventListener() {} };
+  const { world, client } = scene({ storage: kept, environment: { target } });
+  await client.start();
+  for (let n = 0; client.status !== "in sync" && n < 500; n += 1) await world.time.pass(10);
+  assert.equal(JSON.parse(kept.kept.get("rows")).notes.length, 3);
+  world.server.delete("notes", "n2");
+  await world.time.pass(100);
+  assert.equal(JSON.parse(kept.kept.get("rows")).notes.length, 3);
+  handlers.pagehide();
+  assert.equal(JSON.parse(kept.kept.get("rows")).notes.length, 2);
+});
+
 test("a storage of another user is not touched", async () => {
   const kept = storage();
   const first = scene({ storage: kept });

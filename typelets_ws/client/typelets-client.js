@@ -230,8 +230,10 @@ export class TypeletsClient {
   async start() {
     if (this.#stopListening) return;
     const { target, document } = this.#env;
-    const wake = () => document?.hidden || this.wake();
+    const leave = () => this.#timers.has("rows") && this.#save("rows");
+    const wake = () => (document?.hidden ? leave() : this.wake());
     this.#stopListening = [
+      listen(target, "pagehide", leave),
       ...["online", "pageshow"].map((name) => listen(target, name, wake)),
       ...["visibilitychange", "resume"].map((name) => listen(document, name, wake)),
     ];
@@ -424,7 +426,7 @@ export class TypeletsClient {
     this.#connectedAt = this.#env.now();
     this.#cancel("connect");
     this.#after("alive", KEEPALIVE_MS, () => this.#keepAlive());
-    this.#syncable = message.cursor !== undefined;
+    this.#syncable = true; // until it answers UNKNOWN_TYPE
     this.#become("catching up", { reason: "" });
     this.#startSync("connected");
   }
@@ -658,9 +660,10 @@ export class TypeletsClient {
   #inSync(/** @type {string | null} */ cursor) {
     this.#cancel("sync");
     this.#cursor = cursor;
-    this.#verified = true;
     this.#syncTries = 0;
-    if (!this.#timers.has("rows")) this.#after("rows", SAVE_ROWS_MS, () => this.#save("rows"));
+    if (!this.#verified) this.#save("rows");
+    else if (!this.#timers.has("rows")) this.#after("rows", SAVE_ROWS_MS, () => this.#save("rows"));
+    this.#verified = true;
     this.#flush();
     this.#tell();
   }

@@ -21,7 +21,15 @@ REPLIES: Final[Mapping[type[Struct], tuple[type[Struct], ...]]] = {
     messages.JoinNote: (messages.NoteJoined,),
     messages.LeaveNote: (messages.NoteLeft,),
     messages.NoteUpdate: (messages.NoteUpdateSuccess,),
-}
+    **dict.fromkeys(
+        (
+            messages.NoteCreated, messages.NoteDeleted, messages.FolderCreated,
+            messages.FolderUpdated, messages.FolderDeleted,
+        ),
+        (messages.Announced,),
+    ),
+    messages.Sync: (messages.SyncPage,),
+}  # fmt: skip
 """The replies to each message, besides `error`."""
 
 Kinds = tuple[type[Struct], ...]

@@ -6,6 +6,7 @@ a report (`on_gap` or a resynchronisation) for its user that came after it.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -193,6 +194,11 @@ async def limits_hold(a: RunningBus, b: RunningBus) -> None:
     await a.bus.flush()
     revoked = await b.limits.acquire("bob", "c", "sess_1")
     assert revoked is AcquireResult.REVOKED
+
+
+def faults(always: list[Any], *more: Any) -> list[Any]:
+    """The faults of every run; `more` too with DRILLS=all in the environment."""
+    return [*always, *more] if os.environ.get("DRILLS") == "all" else always
 
 
 class PlainPublisher:

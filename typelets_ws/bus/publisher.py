@@ -1,4 +1,4 @@
-"""Publishing users' events, and making good what could not be published.
+"""Publishes users' events, and resynchronises the users whose event was not taken.
 
 Invariants. Events reach Redis in the order of `publish`. Every event that Redis did
 not surely take is passed to `on_unpublished`, in the same order. Its user gets a

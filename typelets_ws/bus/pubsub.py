@@ -30,7 +30,7 @@ REFUSED_RETRY_S: Final = 2.0
 
 
 class Subscription:
-    """One channel to hear, for as long as it is wanted."""
+    """One channel, from the first device of its user to the last."""
 
     __slots__ = (
         "channel",
@@ -52,7 +52,7 @@ class Subscription:
         self.waiters: list[asyncio.Future[bool]] = []
 
     def resolve(self, *, heard: bool) -> None:
-        """Tell those who wait whether the user is heard now."""
+        """Set whether the channel is subscribed now, for all that wait."""
         self.confirmed = heard
         for waiter in self.waiters:
             if not waiter.done():
@@ -64,14 +64,14 @@ class Asked(NamedTuple):
     """One awaited confirmation: `command` holds all channels of its command."""
 
     kind: bytes
-    wish: Subscription
+    subscription: Subscription
     command: Sequence[Subscription]
 
 
 class RefusedChannels:
     """Channels that Redis refused: each is asked for again, a batch every few seconds.
 
-    `ask(wishes)` sends one batch; the longest refused come first.
+    `ask(subscriptions)` sends one batch; the longest refused come first.
     """
 
     def __init__(
@@ -79,21 +79,21 @@ class RefusedChannels:
     ) -> None:
         self._ask = ask
         self._batch = batch
-        self._wishes: dict[str, Subscription] = {}
+        self._subscriptions: dict[str, Subscription] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, sub: Subscription) -> None:
         """Ask for this channel again later."""
-        self._wishes[sub.user_id] = sub
+        self._subscriptions[sub.user_id] = sub
         self._schedule()
 
     def discard(self, user_id: str) -> None:
-        """The user is not wanted any more."""
-        self._wishes.pop(user_id, None)
+        """The user has left."""
+        self._subscriptions.pop(user_id, None)
 
     def clear(self) -> None:
-        """The connection is over: the next one asks for everything."""
-        self._wishes.clear()
+        """The connection has ended: the next one requests every channel."""
+        self._subscriptions.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -105,9 +105,9 @@ class RefusedChannels:
 
     def _retry(self) -> None:
         self._timer = None
-        users = list(islice(self._wishes, self._batch))
-        self._ask([self._wishes.pop(user_id) for user_id in users])
-        if self._wishes:
+        users = list(islice(self._subscriptions, self._batch))
+        self._ask([self._subscriptions.pop(user_id) for user_id in users])
+        if self._subscriptions:
             self._schedule()
 
 
@@ -175,18 +175,18 @@ class PubSubHandler(Protocol):
         ...
 
     def refused(
-        self, error: Exception, kind: bytes, wishes: Sequence[Subscription]
+        self, error: Exception, kind: bytes, subscriptions: Sequence[Subscription]
     ) -> None:
         """Redis refused a command with these channels: rights, or no memory left."""
         ...
 
     def lost(self, reason: str) -> None:
-        """The link is over."""
+        """The connection has ended."""
         ...
 
 
 class PubSubConnection(RedisConnection[Asked]):
-    """The link's side: takes replies apart, and confirmations in their order."""
+    """The connection: passes on messages, and confirmations in their order."""
 
     def __init__(self, timeout: float, owner: PubSubHandler) -> None:
         super().__init__(timeout)
@@ -202,7 +202,7 @@ class PubSubConnection(RedisConnection[Asked]):
                 self._owner.message(channel, content)
                 return
             if self._is_next(kind, channel):
-                sub = self.waiting.popleft()[1].wish
+                sub = self.waiting.popleft()[1].subscription
                 self._changed = True
                 self._owner.confirmed(kind, sub, content)
                 return
@@ -213,28 +213,28 @@ class PubSubConnection(RedisConnection[Asked]):
             self.abort("unexpected")
 
     def on_batch_end(self) -> None:
-        """Tell the owner that this is all for now."""
+        """Tell the owner that all replies of this read were passed on."""
         self._owner.on_batch_end()
         if self._changed and not self.reason:
             self._changed = False
             self._owner.on_batch_confirmed()
 
     def on_close(self, waiting: deque[tuple[float, Asked]], why: str) -> None:
-        """Tell the owner that the link is over."""
+        """Tell the owner that the connection has ended."""
         self._owner.lost(why)
 
     def _is_next(self, kind: object, channel: object) -> bool:
         if not self.waiting:
             return False
         asked = self.waiting[0][1]
-        return kind == asked.kind and channel == asked.wish.channel
+        return kind == asked.kind and channel == asked.subscription.channel
 
     def _refuses_next(self) -> bool:
         """Whether an error now can refuse a command, none of it being confirmed."""
         if not self.waiting:
             return False
         asked = self.waiting[0][1]
-        return asked.wish is asked.command[0]
+        return asked.subscription is asked.command[0]
 
     def _refuse(self, error: Exception) -> None:
         asked = self.waiting[0][1]

@@ -5,8 +5,8 @@ Runs beside the classic subscription, as SSUBSCRIBE does not hear a plain PUBLIS
 Invariants. A subscription is confirmed only by the node that owns its slot in the
 newest map. The owner changes by `sunsubscribe` without a request, by MOVED, by the end
 of a connection, and by a new map: each time the user is subscribed again at the new
-owner, and reported to `BusHealth` when that is confirmed, as events in between were
-heard by nobody. A silent connection is noticed by PING.
+owner, and reported to `BusHealth` when that is confirmed, as events in between reached
+no subscriber. A silent connection is noticed by PING.
 """
 
 import asyncio
@@ -154,7 +154,7 @@ class ShardedSubscriber:
     # Called by the connections.
 
     def message(self, channel: bytes, payload: bytes) -> None:
-        """One message; of users who have left it is dropped."""
+        """One message; it is dropped when its user has left."""
         sub = self._by_channel.get(channel)
         if sub is None:
             return
@@ -206,7 +206,7 @@ class ShardedSubscriber:
             self._later(RETRY_S if moved else REFUSED_RETRY_S)
 
     def lost(self, connection: ShardConnection, reason: str) -> None:
-        """A connection has ended: its users are heard by nobody now."""
+        """A connection has ended: its users miss events from now on."""
         if self._connections.get(connection.at) is connection:
             del self._connections[connection.at]
         if reason != "closed":

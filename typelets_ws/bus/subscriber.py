@@ -7,8 +7,8 @@ connection's queue says which one each is for; any other one ends the connection
 the subscriptions are kept from one connection to the next: an UNSUBSCRIBE under way
 when it broke is not repeated.
 
-Invariants. A user who was wanted while not being heard is reported to `BusHealth`,
-once, as soon as they are heard again. A channel that Redis refuses concerns its user
+Invariants. A subscription that had a gap is reported to `BusHealth`, once, as soon as
+it is confirmed again. A channel that Redis refuses concerns its user
 only: see `RefusedChannels`.
 """
 
@@ -69,28 +69,28 @@ class Subscriber:
 
     @property
     def listening(self) -> bool:
-        """True when Redis has answered all that was wanted when the link opened."""
+        """True when Redis has answered all requests made when it was connected."""
         return self._connection is not None and not self._unconfirmed
 
     @property
     def users(self) -> Collection[str]:
-        """The users who are wanted."""
+        """All users with a subscription."""
         return self._subscriptions.keys()
 
     @property
     def heard_users(self) -> list[str]:
-        """The users whose channel Redis has confirmed on this link."""
+        """The users whose channel Redis has confirmed on this connection."""
         return [
             user_id for user_id, sub in self._subscriptions.items() if sub.confirmed
         ]
 
     @property
     def connection(self) -> object:
-        """Another object for each link: has it been replaced meanwhile?"""
+        """The identity of the connection, to tell whether it was replaced."""
         return self._connection
 
     async def subscribe(self, user_id: str) -> bool:
-        """Hear the user's events. True once Redis has confirmed it.
+        """Subscribe to the user's events. True once Redis has confirmed it.
 
         False when it cannot be had now; `on_gap` follows when it can. Never raises.
         """
@@ -113,12 +113,12 @@ class Subscriber:
             self._pending_unsubscribe.add(user_id)
 
     def replace(self, reason: str) -> None:
-        """Give this link up for a new one: it does not hear what it should."""
+        """Close this connection for a new one: it does not receive what it should."""
         if self._connection is not None:
             self._connection.abort(reason)
 
     def healthy(self) -> None:
-        """The link has heard something it should."""
+        """A probe has come back: the next reconnection may be quick."""
         self._reconnector.healthy()
 
     async def run(self) -> None:
@@ -192,7 +192,7 @@ class Subscriber:
         sub.resolve(heard=False)
         return sub
 
-    # What the link reports.
+    # Called by the connection.
 
     def _opened(self, connection: "PubSubConnection") -> None:
         self._connection = connection
@@ -234,7 +234,7 @@ class Subscriber:
         self._refused.add(sub)
 
     def lost(self, reason: str) -> None:
-        """The link is over: from now on everybody wanted misses events."""
+        """The connection has ended: from now on every user misses events."""
         if self._connection is None:
             return
         self._connection = None
@@ -260,7 +260,7 @@ class Subscriber:
             elif channel in self._internal:
                 self._internal[channel](payload)
         except Exception:
-            # One bad event must not cost everybody the link.
+            # One bad event must not end the connection of all users.
             self._metrics.events.labels(event="unknown", result="failed").inc()
             self._log.exception("event_handler_failed")
 
@@ -282,7 +282,7 @@ class Subscriber:
             sub.resolve(heard=True)
 
     def on_batch_confirmed(self) -> None:
-        """All that has arrived was taken: tell what it means."""
+        """All replies of this read were taken: report what they mean."""
         self._metrics.subscriptions.set(self._channels)
         recovered, self._recovered = self._recovered, []
         if recovered:

@@ -76,10 +76,10 @@ class RedisConnection(asyncio.Protocol, ABC, Generic[Waiting]):
         """Take one reply; error replies are `hiredis.ReplyError` objects."""
 
     def on_batch_end(self) -> None:
-        """All replies that have arrived were taken; the link may be over by now."""
+        """All replies of this read were taken; the connection may have ended."""
 
     def on_close(self, waiting: deque[tuple[float, Waiting]], reason: str) -> None:
-        """The link is over; `waiting` got no reply. Called once."""
+        """The connection has ended; `waiting` got no reply. Called once."""
 
     def write(self, packed: bytes) -> None:
         """Send one packed command, together with the others of this turn."""
@@ -138,7 +138,7 @@ class RedisConnection(asyncio.Protocol, ABC, Generic[Waiting]):
             self._transport.write(b"".join(out))
 
     def _check_timeout(self) -> None:
-        """Drop the link when its oldest reply is overdue.
+        """End the connection when its oldest reply is overdue.
 
         A loop that stood still finds the deadline past and the reply unread: the
         same reply must be missing twice.

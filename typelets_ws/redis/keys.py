@@ -36,7 +36,7 @@ class RedisKeys:
         return redis_key(self._prefix + b"devices:" + self.bucket(user_id), user_id)
 
     def lease_prefix(self, bucket: bytes) -> bytes:
-        """What precedes the lease in the names of a bucket's leases."""
+        """The part before the lease in the keys of a bucket's leases."""
         return self._prefix + b"era:" + bucket
 
     def nonce(self, user_id: str, nonce: bytes) -> bytes:

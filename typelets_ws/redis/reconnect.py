@@ -62,6 +62,8 @@ class Outage:
     def begin(self, link: str, reason: str, node: str, key: str) -> None:
         """The connection called `link` is down, or still is."""
         self._metrics.redis_up.labels(link=link).set(0)
+        if node:
+            self._metrics.redis_node_up.labels(link=link, node=node).set(0)
         if not self._down:
             self._since = self._monotonic()
             self._log.warning("redis_down", link=link, reason=reason, node=node)
@@ -69,6 +71,8 @@ class Outage:
 
     def end(self, link: str, node: str, key: str) -> None:
         """The connection is up, or not needed any more."""
+        if node:
+            self._metrics.redis_node_up.labels(link=link, node=node).set(1)
         down = (link, key) in self._down
         self._down.discard((link, key))
         if not any(name == link for name, _ in self._down):

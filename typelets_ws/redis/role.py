@@ -1,4 +1,4 @@
-"""What a server says it is: master or replica, alone, a sentinel or a cluster's node.
+"""The kind and role that a server reports in its reply to HELLO.
 
 Invariant: HELLO without arguments needs no rights (ACL leaves it out) and changes
 nothing, so it can be sent at any time on any connection.

@@ -1,4 +1,4 @@
-"""The masters of a Cluster, for those who keep a connection to each of their own."""
+"""The masters of a Cluster, for a subscriber with a connection to each."""
 
 from collections.abc import Callable
 

@@ -21,7 +21,7 @@ from .slots import SlotMap, parse_slots
 __all__ = ["ClusterTopology"]
 
 NODE_TIMEOUT_S: Final = 15.0
-"""Redis' default, for servers that do not tell theirs."""
+"""Redis' default, for servers that refuse CONFIG GET."""
 
 
 class ClusterTopology:

@@ -102,6 +102,12 @@ class Metrics:
         self.gaps = self._counter(
             "gaps", "Times events may have been missed, by reason.", "reason"
         )
+        self.redis_node_up = self._gauge(
+            "redis_node_up",
+            "1 while a connection to this server is open.",
+            "link",
+            "node",
+        )
         self.redis_failovers = self._counter(
             "redis_failovers", "Times another server became the master."
         )

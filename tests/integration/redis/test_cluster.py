@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from tests.integration.bus.running_bus import ready, until
 from tests.redis import RedisServer
-from tests.redis_drill import PlainPublisher, drill, limits_hold, two_buses
+from tests.redis_drill import PlainPublisher, drill, faults, limits_hold, two_buses
 from tests.redis_topologies import Cluster, off_loop
 from typelets_ws._publisher.redis import client
 from typelets_ws.ports import AcquireResult
@@ -115,14 +115,12 @@ async def kill_and_return(cluster: Cluster) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
-    [
+    faults(
+        [freeze_the_rest, cluster_failover, kill_and_return],
         kill_a_master,
         freeze_a_master,
-        freeze_the_rest,
-        cluster_failover,
         move_a_slot,
-        kill_and_return,
-    ],
+    ),
 )
 async def test_a_cluster_heals_itself(cluster: Cluster, fault: Fault) -> None:
     result = await drill(
@@ -183,7 +181,8 @@ async def test_sharded_and_plain_events_are_heard_once(cluster: Cluster) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fault", [kill_a_master, cluster_failover, move_a_slot, freeze_a_master]
+    "fault",
+    faults([kill_a_master, cluster_failover, move_a_slot], freeze_a_master),
 )
 async def test_sharded_subscriptions_follow(cluster: Cluster, fault: Fault) -> None:
     result = await drill(

@@ -76,7 +76,8 @@ class Output:
             return
         now = self._now()
         with self._lock:
-            if self._burst.allow(event, now):
+            warning = _LEVELS[level] >= logging.WARNING
+            if self._burst.allow(event, now, warning=warning):
                 self._line(level, event, fields, now)
             self._summarise(now)
 

@@ -164,6 +164,14 @@ def test_burst_sums_up_every_ten_seconds() -> None:
     assert burst.take_suppressed(99.0) == []
 
 
+def test_a_flood_of_warnings_is_one_burst_and_one_summary() -> None:
+    burst = BurstLimiter(2)
+    written = [burst.allow("a", n / 10, warning=True) for n in range(100)]
+    assert written == [True, True] + [False] * 98
+    assert burst.take_suppressed(10.2) == [("a", 98)]
+    assert burst.allow("a", 10.3, warning=True)
+
+
 def test_burst_can_be_emptied_at_the_end() -> None:
     burst = BurstLimiter(1)
     burst.allow("a", 5.0)

@@ -1,8 +1,7 @@
 """Checks the claims of a signed token and makes an identity (spec section 2). Pure.
 
-Invariant: claims that no fresh token would cure are judged first, times last, so that
-``expired`` always means that a fresh token helps. A rejection names the user when the
-subject is sound, since the signature was good.
+Invariants. Times are checked last, so that ``expired`` always means that a fresh token
+helps. A rejection names the user if the subject is valid, since the signature was.
 """
 
 from contextlib import suppress
@@ -20,7 +19,7 @@ _LONGEST_ID = 256
 _MACHINE_ID = "mch_"
 """How a machine's id begins; such a token may bear no category of its own."""
 _Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
-"""Since the epoch, up to the year 9999; beyond it a date is no date."""
+"""Since the epoch, up to the year 9999; the last that a date can hold."""
 
 
 class Claims(msgspec.Struct):
@@ -37,7 +36,7 @@ class Claims(msgspec.Struct):
 
 
 def signed_identity(claims: Claims, config: Auth, now: float) -> Identity:
-    """Judge the claims of a good signature; a rejection names the user, if it can."""
+    """Return the identity in signed claims. Raises `TokenRejected` with the user."""
     try:
         return _identity(claims, config, now)
     except TokenRejected as rejected:

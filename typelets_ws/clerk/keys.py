@@ -35,7 +35,7 @@ class Keys(Protocol):
         ...
 
     async def renewed(self) -> bool:
-        """Wait for newer keys, if any may be had; True when it is worth a new look."""
+        """Wait for newer keys; True when the token should be verified again."""
         ...
 
     async def run(self) -> None:

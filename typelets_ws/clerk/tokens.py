@@ -120,7 +120,7 @@ class Clerk:
         await group.__aexit__(None, None, None)
 
     def reconfigure(self, config: Auth) -> None:
-        """Go by other settings from the next token on; no connection is touched.
+        """Apply new settings from the next token on; open connections stay open.
 
         Keys are fetched again only when their source changed. Raises `ValueError` for
         a bad `jwt_key`; then all stays as it was.
@@ -231,7 +231,7 @@ def _decode(raw: bytes, kind: type[_T], otherwise: TokenRejectReason) -> _T:
 def _kid(header: _Header, config: Auth) -> str | None:
     if header.alg != "RS256":
         raise TokenRejected(TokenRejectReason.BAD_ALGORITHM)
-    # Extensions that must be understood, and none is (RFC 7515, RFC 7797).
+    # Extensions that a verifier must know (RFC 7515, RFC 7797); this one knows none.
     if header.crit is not UNSET or header.b64 is not UNSET:
         raise TokenRejected(TokenRejectReason.MALFORMED)
     # at+jwt is an OAuth token that a user gave to another application.

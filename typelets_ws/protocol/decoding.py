@@ -1,7 +1,7 @@
 """Reading client messages (spec section 3). Pure.
 
-Invariants. A message is decoded in one pass; only a message that does not fit is
-looked at again, to name what is wrong with it. Everything `JSON.stringify` can write
+Invariants. A message is decoded in one pass. A message that does not fit is
+read again, to name the field at fault. Everything `JSON.stringify` can write
 is read: lone surrogates are passed on unchanged in relayed data, ignored in ignored
 keys, and refused by name in a field that is read. Of repeated keys the last counts.
 UTF-8 is checked by the caller: msgspec does not look inside strings that it skips.
@@ -46,11 +46,11 @@ _KINDS: Final[Mapping[str, type[ClientMessage]]] = {
     str(kind.__struct_config__.tag): kind for kind in CLIENT_MESSAGES
 }
 _FIELD: Final = re.compile(r"at `\$\.(\w+)")
-"""msgspec ends its complaint with the path: "... - at `$.noteId`"."""
+"""msgspec ends its error text with the path: "... - at `$.noteId`"."""
 
 
 def decode(data: bytes) -> ClientMessage:
-    """Read one client message from valid UTF-8. Raises `Refusal`."""
+    """Read one client message from valid UTF-8. Raises `ClientError`."""
     try:
         message: ClientMessage = _decoder.decode(data)
     except msgspec.ValidationError as exc:
@@ -108,7 +108,7 @@ def _last_type(data: bytes) -> str | None:
 
 
 def _decode_misfit(data: bytes, complaint: str) -> ClientMessage:
-    """Read a message that msgspec refused for its type or a field. Raises `Refusal`."""
+    """Read a message that msgspec refused for a type. Raises `ClientError`."""
     if has_surrogates(data) or repeats(data, b'"type"'):
         return _decode_members(data)
     wire_type = _last_type(data)
@@ -129,7 +129,7 @@ def _decode_misfit(data: bytes, complaint: str) -> ClientMessage:
 
 
 def _decode_members(data: bytes) -> ClientMessage:
-    """Read a message member by member. Raises `Refusal`."""
+    """Read a message member by member. Raises `ClientError`."""
     try:
         found = members(data.decode())
     except NotJson:

@@ -1,9 +1,9 @@
-"""The whole vocabulary of refusals, in two families.
+"""The errors that clients are sent: codes, close codes and texts.
 
-A `ClientError` is answered and the connection goes on; a `Disconnect` is answered (if
-it has a text) and the connection closes. The code is for programs, the message
-for people, and the cause stays in the log (spec section 5). Anything that is
-neither leaves as "Internal error" with a correlation id.
+Invariants. After a `ClientError` the connection stays open; after a `Disconnect` it is
+closed. The code is for programs, the message for people. The cause stays in the log:
+other exceptions reach the client as "Internal error" with a correlation id.
+(spec section 5)
 """
 
 from enum import IntEnum, StrEnum
@@ -32,10 +32,9 @@ class Code(StrEnum):
 
 
 class CloseCode(IntEnum):
-    """Close codes we send (RFC 6455 section 7.4, spec section 5).
+    """Close codes of the daemon (RFC 6455 section 7.4, spec section 5).
 
-    The web client treats 1000 as final and anything else as "reconnect", so 1000
-    is not in the list.
+    1000 is not one of them: the web client reconnects after any other code.
     """
 
     GOING_AWAY = 1001

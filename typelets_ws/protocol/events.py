@@ -1,9 +1,9 @@
 """Events on Redis (spec section 6).
 
-`PUBLISH <prefix>user:<userId> <json>`: the REST service's events, and the
-daemon's own for what one device does to the others. Data inside an event is a
-raw slice and leaves byte for byte. An event that does not fit is refused with
-one word of a closed list, and harms nothing else.
+Invariants. The REST service and the daemon publish the same events. Data inside an
+event is a raw slice and is relayed byte for byte. A malformed event is rejected with
+an `EventRejectReason`. A publisher cannot set a key of the daemon's own: `version` only
+repeats the row's `updatedAt`. Tested by tests/unit/protocol/test_events.py.
 """
 
 import re
@@ -175,7 +175,7 @@ class ResyncRequired(Event, tag="resync_required", frozen=True, kw_only=True):
 
 
 class ControlEvent(Event, frozen=True, kw_only=True):
-    """An order to the daemon; no message to the devices comes of it."""
+    """A command to the daemon; devices get no message for it."""
 
 
 class SessionRevoked(ControlEvent, tag="session_revoked", frozen=True, kw_only=True):

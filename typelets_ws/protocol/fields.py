@@ -1,7 +1,7 @@
 """Checks the fields of messages (spec section 3). Pure.
 
-Every refusal names the field. Fields of `note_update` that are not allowed are
-left out rather than refused, as the web client sends some.
+Invariants. Every error names the field. Fields of `note_update` that are not allowed
+are filtered out and counted: the web client sends some of them.
 """
 
 import re
@@ -107,7 +107,7 @@ def _value(name: str, raw: Raw, decoder: msgspec.json.Decoder[Any]) -> Value:
 
 
 class _Owned(msgspec.Struct):
-    """The parts of announced data that say what and whose it is."""
+    """The id and the owner inside announced data."""
 
     id: Raw = Raw(b"")
     userId: Raw = Raw(b"")

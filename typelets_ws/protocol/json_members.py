@@ -7,9 +7,8 @@ counts in JavaScript; msgspec's tagged unions go by the first tag, and it judges
 repetition of a field.
 
 Invariants. This is the second reader: it is used only for text that msgspec refused
-or whose tag is repeated, so that the usual message pays nothing. Each value is the
-very text it was written in. At most `MAX_VALUES` values are read, which bounds the
-time for 1 MB to some 20 ms.
+or whose tag is repeated. Each value is the text it was written in. At most
+`MAX_VALUES` values are read, which bounds the time for 1 MB to some 20 ms.
 """
 
 import json

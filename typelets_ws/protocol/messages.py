@@ -77,7 +77,7 @@ class ConnectionEstablished(
 
 
 class AuthSuccess(Reply, tag="auth_success", frozen=True, kw_only=True):
-    """The token holds; `sessionSecret` signs messages from now on."""
+    """The token is valid; `sessionSecret` signs messages from now on."""
 
     message: str = "Authentication successful"
     userId: str
@@ -88,7 +88,7 @@ class AuthSuccess(Reply, tag="auth_success", frozen=True, kw_only=True):
 
 
 class AuthFailed(Reply, tag="auth_failed", frozen=True, kw_only=True):
-    """The token does not hold; `reason` is token-expired or auth-failed."""
+    """The token is not valid; `reason` is token-expired or auth-failed."""
 
     message: str
     reason: Literal["token-expired", "auth-failed"]

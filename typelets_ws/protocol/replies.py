@@ -1,4 +1,4 @@
-"""Replies to refused messages. Pure.
+"""Replies that refuse a message. Pure.
 
 Invariant: no text of the database, of Redis or of Python reaches a client; texts come
 from `errors`. (spec section 5)
@@ -13,7 +13,7 @@ __all__ = ["auth_failed", "error"]
 
 
 def error(refusal: ClientError) -> Error:
-    """The `error` message that tells of a refusal.
+    """Return the `error` message of a client error.
 
     Ids are echoed up to `ECHO_LENGTH` characters: those of the client may be longer.
     """

@@ -31,7 +31,7 @@ __all__ = [
 async def note_created(
     context: Context, session: Session, message: messages.NoteCreated
 ) -> Outcome:
-    """Announce a note of the sender's."""
+    """Announce a note of the sender."""
     data = json_object(message.noteData, "noteData")
     if data is None:
         raise ClientError(Code.INVALID_FIELD, "Missing noteData")
@@ -47,7 +47,7 @@ async def note_created(
 async def folder_created(
     context: Context, session: Session, message: messages.FolderCreated
 ) -> Outcome:
-    """Announce a folder of the sender's."""
+    """Announce a folder of the sender."""
     data = json_object(message.folderData, "folderData")
     if data is None:
         raise ClientError(Code.INVALID_FIELD, "Missing folderData")
@@ -65,7 +65,7 @@ async def folder_created(
 async def note_deleted(
     context: Context, session: Session, message: messages.NoteDeleted
 ) -> Outcome:
-    """Announce a deletion; a row already gone is what a deletion looks like."""
+    """Announce a deletion; the row may be deleted already."""
     note_id = uuid(message.noteId, "noteId")
     if await context.store.note_owner(note_id) not in {None, session.user_id}:
         raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
@@ -76,7 +76,7 @@ async def note_deleted(
 async def folder_deleted(
     context: Context, session: Session, message: messages.FolderDeleted
 ) -> Outcome:
-    """Announce a deletion; a row already gone is what a deletion looks like."""
+    """Announce a deletion; the row may be deleted already."""
     folder_id = uuid(message.folderId, "folderId")
     if await context.store.folder_owner(folder_id) not in {None, session.user_id}:
         raise ClientError(Code.NOT_FOUND, FOLDER_NOT_FOUND)
@@ -89,7 +89,7 @@ async def folder_deleted(
 async def folder_updated(
     context: Context, session: Session, message: messages.FolderUpdated
 ) -> Outcome:
-    """Announce a change of a folder of the sender's."""
+    """Announce a change to a folder of the sender."""
     folder_id = uuid(message.folderId, "folderId")
     changes = json_object(message.changes, "changes")
     updated = json_object(message.updatedFolder, "updatedFolder")

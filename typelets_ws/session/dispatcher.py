@@ -1,4 +1,4 @@
-"""The messages of one client, handled strictly in the order they came.
+"""Handles the messages of one client, strictly in the order received.
 
 A message that needs no I/O is answered at once. While one message waits for
 the outside world (a key, Postgres, Redis) those behind it wait in `_inbox`; when
@@ -37,7 +37,7 @@ REFUSAL_BYTES: Final = 512
 
 
 class Dispatcher:
-    """One client's messages and their answers."""
+    """The queue of one client's messages."""
 
     __slots__ = (
         "_context",

@@ -80,7 +80,7 @@ async def join_note(
 async def leave_note(
     _context: Context, session: Session, message: messages.LeaveNote
 ) -> Outcome:
-    """Forget the note; leaving what was never joined is fine."""
+    """Forget the note; leaving a note that was never joined is allowed."""
     session.leave(uuid(message.noteId, "noteId"))
     return Outcome(
         messages.NoteLeft(noteId=str(message.noteId), requestId=messages.echo(message))

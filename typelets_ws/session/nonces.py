@@ -1,4 +1,4 @@
-"""Each signed message counts once: which nonces of a user were used.
+"""The nonces that each user has used: a signed message is accepted once.
 
 A nonce is remembered until a message with its timestamp is too old to be accepted,
 also after its connection has ended, and is never evicted earlier: beyond the bound new
@@ -36,14 +36,14 @@ class NonceVerdict(StrEnum):
 
 
 def nonce_digest(nonce: str) -> bytes:
-    """The 16 bytes that stand for a nonce, however long a client makes it."""
+    """Return 16 bytes for a nonce of any length."""
     return blake2b(nonce.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def nonce_ttl_ms(timestamp_ms: float, now_ms: int) -> int:
-    """How long a memory shared by several hosts has to keep a nonce.
+    """How long a memory shared by several hosts has to keep a nonce, ms.
 
-    Ten seconds longer than our own clock says, for the hosts whose clocks are behind.
+    Ten seconds longer than this host's clock says, for hosts whose clocks are behind.
     """
     return max(1, ceil(timestamp_ms + MAX_AGE_MS + _BUCKET_MS - now_ms))
 

@@ -1,11 +1,10 @@
-"""One client's state machine: what may be said when, and what it costs.
+"""The state machine of one client: which messages are accepted, and their cost. Pure.
 
-Theory of operation. A session is `CONNECTED` until its first valid token,
-`AUTHENTICATED` from then on, `CLOSED` once it is sent away. Every message passes
-two gates, in the order it came: `count` (its size and the rate; even what is
-refused is counted) and `accept` (envelope, signature, decoding, and whether it
-may be said in this state). A `ClientError` is answered and the connection goes on, a
-`Disconnect` is answered and it closes. `count` returns them, `accept` raises them.
+A session is `CONNECTED` until its first valid token, `AUTHENTICATED` from then on, and
+`CLOSED` at its end. Each message passes `count` (size and rate; refused messages count
+too) and then `accept` (envelope, signature, decoding, and the types that this state
+allows). A `ClientError` keeps the connection open, a `Disconnect` closes it. `count`
+returns them, `accept` raises them.
 Nothing here does I/O or reads a clock: times are arguments, `now_ms` in ms since the
 epoch and `now` in seconds on the monotonic clock.
 
@@ -37,7 +36,7 @@ from .user_rates import UserRate, UserRates
 __all__ = ["Received", "Session", "State"]
 
 JOINED_NOTES: Final = 1_000
-"""More notes than anyone has open; beyond it the longest joined is forgotten."""
+"""More notes than a person has open; the longest joined is forgotten first."""
 FAILED_TRIES: Final = 3
 SMALL_BYTES: Final = 4_096
 """Smaller messages do not count in bytes: the flood limit lets 4 MB of them through."""
@@ -283,12 +282,12 @@ class Session:
             del self._joined[next(iter(self._joined))]
 
     def leave(self, note_id: str) -> None:
-        """Forget it."""
+        """Forget a joined note."""
         if self._joined is not None:
             self._joined.pop(note_id, None)
 
     def close(self) -> None:
-        """Nothing may be said from now on."""
+        """Accept no more messages."""
         self.state = State.CLOSED
 
 

@@ -1,13 +1,13 @@
-"""Signed messages: who may have written them, when, and that it happened once.
+"""Signed messages: their signature, age and nonce (spec section 4). Pure.
 
 An envelope is `{"payload","signature","timestamp","nonce"}`. The signature is the
 base64 HMAC-SHA256 of `{"payload":P,"timestamp":T,"nonce":N}` as JavaScript's
-`JSON.stringify` writes it; the key is the 64-character hex text of the session secret
-(spec section 4). It is checked over the received bytes first, for that is what every
-client known to us signs, and only then over a re-serialisation.
+`JSON.stringify` writes it; the key is the 64-character hex text of the session secret.
+It is checked over the received bytes first, which is what known clients sign, and only
+then over a re-serialisation.
 
-Age, then signature, then nonce: what is refused for one reason costs nothing of the
-next, and a forged message uses up no nonce.
+Invariant: age, signature and nonce are checked in this order, cheapest first, so that a
+forged message uses up no nonce.
 """
 
 import json

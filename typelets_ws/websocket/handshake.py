@@ -148,6 +148,13 @@ class HandshakeProtocol(asyncio.Protocol):
         if reader.request is not None:
             self._answer(reader.request, reader)
         elif reader.status:
+            # What a proxy says of its client cannot be read: the peer is the proxy.
+            self._state.log.info(
+                "request_refused",
+                status=reader.status,
+                field=reader.field,
+                address=self._peer,
+            )
             self._respond(text_response(reader.status, _UNREADABLE[reader.status]))
         else:
             self._state.account(self)

@@ -13,6 +13,7 @@ marked, because health checkers send bodies; the library refuses it without an a
 Each failure has an HTTP status.
 """
 
+import re
 from collections.abc import Generator
 from typing import Final
 
@@ -28,6 +29,9 @@ __all__ = ["MAX_HEAD", "MAX_LINE", "RequestReader"]
 MAX_LINE: Final = 16_384
 MAX_HEAD: Final = 65_536
 """Both from spec section 1; the second one counts the whole head, in bytes."""
+MOST_NAME: Final = 64
+"""Of a header's name in the log."""
+_NAME: Final = re.compile(rb"[A-Za-z0-9-]+")
 _BODY: Final = (b"content-length", b"transfer-encoding")
 
 _Line = Generator[None, None, bytes]
@@ -62,6 +66,14 @@ class RequestReader:
     def rest(self) -> bytes:
         """Bytes received behind the head."""
         return bytes(self._buffer[self._line_start :])
+
+    @property
+    def field(self) -> str | None:
+        """The header that was being read, for the log; None where none has a name."""
+        line = self._buffer[self._line_start : self._line_start + MOST_NAME]
+        name, colon, _ = line.partition(b":")
+        named = colon and self._line_start and _NAME.fullmatch(name)
+        return name.decode("ascii") if named else None
 
     def feed(self, data: bytes) -> None:
         """Take bytes; those behind the head are kept in `rest`."""

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from tests.postgres import Database
 from tests.redis import RedisServer, free_port
+from tests.redis_topologies import Cluster, SentinelGroup
 from tests.tokens import public_pem
 from typelets_ws.cli import main
 
@@ -163,3 +164,23 @@ def test_a_key_source_that_has_no_keys_is_wrong(
             result = check("-c", str(config), CLERK_JWT_KEY="", **servers)
             assert result.exit_code == 1, result.output
             assert f"wrong keys: {url}: {text}" in result.stderr
+
+
+def test_a_sentinel_group_and_a_cluster_are_tried_as_well(
+    sentinel_group: SentinelGroup, cluster: Cluster, database: Database
+) -> None:
+    for url in (sentinel_group.url, cluster.url):
+        result = check(DATABASE_URL=database.url, REDIS_URL=url)
+        assert result.exit_code == 0, result.output
+        assert "ok    redis: " in result.output
+
+
+def test_commands_reach_a_sentinel_group_and_a_cluster(
+    sentinel_group: SentinelGroup, cluster: Cluster
+) -> None:
+    for url in (sentinel_group.url, cluster.url):
+        result = CliRunner().invoke(
+            main, ["disconnect", "--user", "nobody_here"], env={"REDIS_URL": url}
+        )
+        assert result.exit_code == 1, result.output
+        assert "no process heard it" in result.stderr

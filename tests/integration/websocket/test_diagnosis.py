@@ -113,3 +113,14 @@ async def test_status_of_a_user_shows_connections_and_why_others_were_refused(
         _, _, body = await house.get(path)
         assert json.loads(body)["connections"]["perUser"] == []
         assert b"alice" not in body
+
+
+async def test_a_request_that_cannot_be_read_is_told_with_its_header(
+    boot: Boot,
+) -> None:
+    async with boot() as house:
+        status, _, _ = await house.get("/health", headers={"Cookie": "c" * 20_000})
+        assert status == 431
+        (line,) = house.logged("request_refused")
+        assert (line["status"], line["field"]) == (431, "Cookie")
+        assert line["address"] == "127.0.0.1"

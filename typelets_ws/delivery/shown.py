@@ -23,6 +23,17 @@ from .shown_row import ShownRow, is_whole
 __all__ = ["ShownRows"]
 
 
+class _User:
+    """The keys of one user's rows: remembered, and shown since they were verified."""
+
+    __slots__ = ("keys", "unverified")
+
+    def __init__(self) -> None:
+        self.keys: dict[RowKey, None] = {}
+        self.unverified: dict[RowKey, int] = {}
+        """With the sequence of the last showing."""
+
+
 class ShownRows:
     """The rows shown to users with a device here."""
 
@@ -30,8 +41,7 @@ class ShownRows:
         self._max_bytes = max_bytes
         self._used = 0
         self._rows: OrderedDict[RowKey, ShownRow] = OrderedDict()
-        self._users: dict[str, dict[RowKey, int]] = {}
-        """Per user the rows to be verified, with the sequence of the last showing."""
+        self._users: dict[str, _User] = {}
         self.sequence = 0
 
     def __len__(self) -> int:
@@ -44,14 +54,15 @@ class ShownRows:
 
     def add_user(self, user_id: str) -> None:
         """The user has a device here: note what is shown."""
-        self._users.setdefault(user_id, {})
+        if user_id not in self._users:
+            self._users[user_id] = _User()
 
     def discard_user(self, user_id: str) -> None:
         """The last device is gone; what is shown elsewhere is not known here."""
-        if self._users.pop(user_id, None) is None:
-            return
-        for key in [key for key in self._rows if key.user_id == user_id]:
-            self._used -= self._rows.pop(key).size
+        user = self._users.pop(user_id, None)
+        if user is not None:
+            for key in user.keys:
+                self._used -= self._rows.pop(key).size
 
     def get(self, key: RowKey) -> ShownRow | None:
         """The row as shown, if it is remembered."""
@@ -79,8 +90,10 @@ class ShownRows:
 
     def unverified(self, user_id: str, sequence: int) -> list[RowKey]:
         """The user's rows shown up to `sequence` that were not verified since."""
-        shown = self._users.get(user_id, {})
-        return [key for key, at in shown.items() if at <= sequence]
+        user = self._users.get(user_id)
+        if user is None:
+            return []
+        return [key for key, at in user.unverified.items() if at <= sequence]
 
     def updated(
         self,
@@ -100,7 +113,7 @@ class ShownRows:
         if known is None:
             return
         if alone and is_whole(row):
-            known.base, known.overlays = row, []
+            known.rebase(row)
         else:
             known.lay(changes)
         own = known.replied and holder is not None and holder == known.holder
@@ -118,7 +131,7 @@ class ShownRows:
         if known is None:
             return
         if known.base is None or known.gone:
-            known.base, known.overlays = row if is_whole(row) else None, []
+            known.rebase(row if is_whole(row) else None)
         known.version = known.event_version = version or known.version
         known.last = row
         known.gone = known.replied = False
@@ -129,8 +142,9 @@ class ShownRows:
         known = self._touch(key)
         if known is None:
             return
-        known.version = known.event_version = known.base = known.holder = None
-        known.overlays, known.last = [], b""
+        known.version = known.event_version = known.holder = None
+        known.rebase(None)
+        known.last = b""
         known.gone, known.replied = True, False
         self._weigh(known)
 
@@ -149,44 +163,51 @@ class ShownRows:
         if known is None:
             return
         known.version = known.event_version = row.updated_at
-        known.base = known.last = row.text
-        known.overlays, known.holder = [], None
+        known.rebase(row.text)
+        known.last = row.text
+        known.holder = None
         known.gone = known.replied = False
         self._weigh(known)
 
     def is_unverified(self, key: RowKey) -> bool:
         """Whether the row was shown since it was verified."""
-        return key in self._users.get(key.user_id, ())
+        user = self._users.get(key.user_id)
+        return user is not None and key in user.unverified
 
     def verified(self, key: RowKey) -> None:
         """The row as shown equals the stored one, until it is shown again."""
-        self._users.get(key.user_id, {}).pop(key, None)
+        user = self._users.get(key.user_id)
+        if user is not None:
+            user.unverified.pop(key, None)
 
     def forget(self, key: RowKey) -> None:
         """The row does not exist, and the devices know."""
-        known = self._rows.pop(key, None)
-        if known is not None:
-            self._used -= known.size
+        self._drop(key)
         self.verified(key)
 
     def _touch(self, key: RowKey) -> ShownRow | None:
         """The entry to change; None when no device here is the user's."""
-        unverified = self._users.get(key.user_id)
-        if unverified is None:
+        user = self._users.get(key.user_id)
+        if user is None:
             return None
         self.sequence += 1
         known = self._rows.get(key)
         if known is None:
             known = self._rows[key] = ShownRow()
+            user.keys[key] = None
         else:
             self._used -= known.size
             self._rows.move_to_end(key)
-        known.sequence = self.sequence
-        unverified[key] = self.sequence
+        known.sequence = user.unverified[key] = self.sequence
         return known
 
     def _weigh(self, known: ShownRow) -> None:
         self._used += known.size
         while self._used > self._max_bytes:
-            _, evicted = self._rows.popitem(last=False)
-            self._used -= evicted.size
+            self._drop(next(iter(self._rows)))
+
+    def _drop(self, key: RowKey) -> None:
+        known = self._rows.pop(key, None)
+        if known is not None:
+            self._used -= known.size
+            self._users[key.user_id].keys.pop(key)

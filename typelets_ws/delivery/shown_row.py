@@ -64,24 +64,31 @@ class ShownRow:
     gone: bool = False
     """A deletion was shown last."""
 
+    overlay_bytes: int = 0
+
     @property
     def size(self) -> int:
         """Bytes held, about."""
-        laid = sum(len(changes) for changes in self.overlays)
-        return OVERHEAD_BYTES + len(self.base or b"") + len(self.last) + laid
+        texts = len(self.base or b"") + len(self.last) + self.overlay_bytes
+        return OVERHEAD_BYTES + texts
+
+    def rebase(self, base: bytes | None) -> None:
+        """Note the whole row that devices hold; None when it is unknown."""
+        self.base = base
+        self.overlays.clear()
+        self.overlay_bytes = 0
 
     def lay(self, changes: bytes) -> None:
         """Lay changes over the base, as the old web client does."""
         self.overlays.append(changes)
+        self.overlay_bytes += len(changes)
         if len(self.overlays) > MOST_OVERLAYS:
-            laid = self._laid()
-            if laid is None:
-                self.base = None
-            elif self.base is not None:
-                self.base = msgspec.json.encode(laid)
-            self.overlays = (
-                [msgspec.json.encode(laid)] if laid and self.base is None else []
-            )
+            laid, based = self._laid(), self.base is not None
+            merged = None if laid is None else msgspec.json.encode(laid)
+            self.rebase(merged if based else None)
+            if merged is not None and not based:
+                self.overlays.append(merged)
+                self.overlay_bytes = len(merged)
 
     def compare(self, row: StoredRow, *, changed: bool = True) -> Agreement:
         """How the stored row compares with this one.

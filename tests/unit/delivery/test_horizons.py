@@ -1,0 +1,60 @@
+"""Horizons by the time they were taken."""
+
+from typelets_ws.delivery.horizons import Horizons
+from typelets_ws.recovery_ports import Snapshot
+
+
+def taken(horizons: Horizons, at: float, horizon: int, identity: str = "a") -> None:
+    horizons.observe(Snapshot(identity, horizon, horizon), at)
+
+
+def test_horizons_by_their_age() -> None:
+    horizons = Horizons(100)
+    assert (horizons.newest, horizons.oldest(5, 0), horizons.before(5, 0)) == (
+        None, None, None,
+    )  # fmt: skip
+    for at in range(0, 60, 2):
+        taken(horizons, at, 100 + at)
+    assert horizons.newest == 158
+    assert horizons.before(5, 58) == 152
+    assert horizons.before(59, 58) is None
+    assert horizons.oldest(5, 58) == (152, 6)
+    assert horizons.oldest(1000, 58) == (100, 58)
+
+
+def test_old_ones_are_dropped_but_the_one_that_covers_the_time() -> None:
+    horizons = Horizons(10)
+    for at in range(0, 60, 2):
+        taken(horizons, at, 100 + at)
+    assert horizons.oldest(10, 58) == (148, 10)
+    assert horizons.oldest(1000, 58) == (148, 10)
+
+
+def test_one_a_second_is_enough() -> None:
+    horizons = Horizons(10)
+    for number in range(100):
+        taken(horizons, number / 100, number)
+    assert horizons.newest == 0
+    assert horizons.cursor is not None
+
+
+def test_another_database_begins_anew() -> None:
+    horizons = Horizons(10)
+    taken(horizons, 0, 500)
+    first, generation = horizons.cursor, horizons.generation
+    taken(horizons, 5, 7, "b")
+    assert horizons.newest == 7
+    assert horizons.generation == generation + 1
+    assert horizons.cursor != first
+    assert horizons.before(3, 5) is None
+
+
+def test_those_of_other_processes_come_before_ours() -> None:
+    horizons = Horizons(100)
+    horizons.recall(1, 0)
+    assert horizons.newest is None, "of which database?"
+    taken(horizons, 50, 500)
+    for horizon, at in ((600, 55), (400, 40), (300, 30)):
+        horizons.recall(horizon, at)
+    assert horizons.oldest(15, 50) == (300, 20)
+    assert horizons.newest == 500

@@ -1,0 +1,156 @@
+"""What was shown of rows: staleness, verification, memory."""
+
+import json
+from typing import Any
+
+from typelets_ws.delivery.shown import ShownRows
+from typelets_ws.delivery.shown_row import Agreement, is_whole
+from typelets_ws.ports import Updated
+from typelets_ws.recovery_ports import RowKey, RowKind, StoredRow
+
+KEY = RowKey("alice", RowKind.NOTE, "n1")
+NAMES = [
+    "id", "userId", "folderId", "title", "content", "type", "encryptedTitle",
+    "encryptedContent", "iv", "salt", "starred", "archived", "deleted", "hidden",
+    "hiddenAt", "tags", "createdAt", "updatedAt",
+]  # fmt: skip
+
+
+def at(number: int) -> str:
+    return f"2026-01-01T00:00:00.{number:03d}Z"
+
+
+def stored(number: int, **fields: Any) -> StoredRow:
+    row = dict.fromkeys(NAMES) | {"updatedAt": at(number)} | fields
+    return StoredRow(KEY, f"{number}", False, at(number), json.dumps(row).encode())
+
+
+def show(shown: ShownRows, row: StoredRow, *names: str, **more: Any) -> None:
+    """An event of an update that names these fields."""
+    whole = json.loads(row.text)
+    changes = {name: whole[name] for name in (*names, "updatedAt")}
+    shown.updated(KEY, json.dumps(changes).encode(), row.text, row.updated_at, **more)
+
+
+def agreement(shown: ShownRows, row: StoredRow, *, changed: bool = True) -> Agreement:
+    known = shown.get(KEY)
+    assert known is not None
+    return known.compare(row, changed=changed)
+
+
+def of_alice(max_bytes: int = 100_000) -> ShownRows:
+    shown = ShownRows(max_bytes)
+    shown.add_user("alice")
+    return shown
+
+
+def test_nothing_is_noted_of_users_without_a_device() -> None:
+    shown = ShownRows(1000)
+    show(shown, stored(1))
+    assert (len(shown), shown.get(KEY), shown.unverified("alice", 99)) == (0, None, [])
+
+
+def test_changes_laid_over_a_known_row_make_the_stored_one() -> None:
+    shown = of_alice()
+    shown.sent(stored(1, title="a"))
+    show(shown, stored(2, title="b"), "title")
+    assert agreement(shown, stored(2, title="b")) is Agreement.SHOWN
+
+
+def test_a_skipped_event_is_noticed_in_the_laid_row() -> None:
+    shown = of_alice()
+    shown.sent(stored(1, title="a", content="c"))
+    show(shown, stored(3, title="b", content="skipped"), "title")
+    assert agreement(shown, stored(3, title="b", content="skipped")) is (
+        Agreement.DIFFERENT
+    )
+
+
+def test_without_a_known_row_an_event_may_not_be_all() -> None:
+    shown = of_alice()
+    show(shown, stored(2, title="b"), "title")
+    assert agreement(shown, stored(2, title="b")) is Agreement.ANNOUNCED
+    assert agreement(shown, stored(2, title="b"), changed=False) is Agreement.SHOWN
+    assert agreement(shown, stored(3, title="x")) is Agreement.DIFFERENT
+
+
+def test_many_changes_are_merged() -> None:
+    for based in (True, False):
+        shown = of_alice()
+        if based:
+            shown.sent(stored(0, title="", content="same"))
+        for number in range(1, 60):
+            row = stored(number, title=f"{number}", content="same")
+            show(shown, row, "title")
+        found = agreement(shown, stored(59, title="59", content="same"))
+        assert found is (Agreement.SHOWN if based else Agreement.ANNOUNCED)
+
+
+def test_a_reply_is_held_by_its_sender_until_the_event_has_come() -> None:
+    shown = of_alice()
+    shown.sent(stored(1))
+    row = stored(2, title="x")
+    shown.replied(KEY, Updated(row.text, row.updated_at), "c1")
+    assert agreement(shown, row) is Agreement.REPLIED
+    show(shown, row, "title", holder="c1")
+    assert agreement(shown, row) is Agreement.SHOWN
+
+
+def test_updates_that_one_device_sends_in_a_row_are_not_stale() -> None:
+    shown = of_alice()
+    for number in (2, 3):
+        row = stored(number)
+        shown.replied(KEY, Updated(row.text, row.updated_at), "c1")
+    assert not shown.is_stale(KEY, at(2), "c1")
+    assert shown.is_stale(KEY, at(2), "c2"), "c1 would be shown an older row"
+    show(shown, stored(2), holder="c1")
+    assert shown.is_stale(KEY, at(1), "c1")
+    assert not shown.is_stale(KEY, at(3), "c1")
+    assert not shown.is_stale(KEY, None)
+
+
+def test_a_deletion_is_shown_until_the_row_is_created_or_sent() -> None:
+    shown = of_alice()
+    shown.sent(stored(1))
+    shown.deleted(KEY)
+    assert agreement(shown, stored(1)) is Agreement.DIFFERENT
+    show(shown, stored(2))
+    assert agreement(shown, stored(2)) is Agreement.DIFFERENT, "ignored by old clients"
+    shown.created(KEY, stored(2).text, at(2))
+    assert agreement(shown, stored(2)) is Agreement.SHOWN
+
+
+def test_each_showing_is_to_be_verified_once() -> None:
+    shown = of_alice()
+    show(shown, stored(1))
+    sequence = shown.sequence
+    assert shown.unverified("alice", sequence) == [KEY]
+    assert shown.unverified("alice", sequence - 1) == []
+    assert not shown.touched(KEY, sequence)
+    shown.verified(KEY)
+    assert not shown.is_unverified(KEY)
+    show(shown, stored(2))
+    assert shown.is_unverified(KEY)
+    assert shown.touched(KEY, sequence)
+
+
+def test_memory_is_bounded_and_given_back() -> None:
+    shown = of_alice(max_bytes=20_000)
+    for number in range(200):
+        key = RowKey("alice", RowKind.NOTE, f"{number}")
+        shown.updated(key, b"{}", b"x" * 500, at(1))
+        shown.created(key, b"y" * 300, at(2))
+    assert 0 < shown.used_bytes <= 20_000
+    assert shown.get(RowKey("alice", RowKind.NOTE, "0")) is None
+    assert len(shown.unverified("alice", shown.sequence)) == 200
+    shown.add_user("bob")
+    shown.discard_user("alice")
+    assert (shown.used_bytes, len(shown)) == (0, 0)
+    shown.discard_user("alice")
+
+
+def test_whole_rows_have_all_fields() -> None:
+    assert is_whole(stored(1).text)
+    assert not is_whole(b'{"id":"x"}')
+    assert not is_whole(b"[]")
+    assert not is_whole(b"\xff")

@@ -29,4 +29,5 @@ class Broken(StrEnum):
     BAR_BEFORE_PUBLISHING = "a revocation is published, then the session is barred"
     REVOCATION_IS_REMEMBERED = "a revocation heard before the attach is forgotten"
     EVENTS_BELONG_TO_A_USER = "an event goes to the devices of all users"
+    HELD_BY_CONTENT = "a row is taken to be held because its time was shown"
     HEAL_READS_ONE_USER = "a heal reads rows of all users"

@@ -139,6 +139,11 @@ def scenarios(broken: Broken | None) -> dict[str, Scenario]:
             {"one": silent(1), "two": silent(2), "audit": (audit, audit)},
             audited=True,
         ),
+        "a row changes and keeps its time": Scenario(
+            State(processes=(HERE,), devices=(device(), device())),
+            {"a": client(0), "folder": silent(1)},
+            audited=True,
+        ),
         "clocks apart": Scenario(
             one,
             {

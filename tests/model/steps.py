@@ -1,7 +1,8 @@
 """The steps of the model. Each is atomic; `None` means that it cannot happen now.
 
-Between two steps everything else may happen; within one step nothing does. In the
-code a step is a stretch without an `await`, or one statement of the database.
+`locations` names the code of each step. Between two steps everything else may happen;
+within one step nothing does. In the code a step is a stretch without an `await`, or
+one statement of the database.
 """
 
 from collections.abc import Callable
@@ -311,7 +312,7 @@ def show(index: int) -> Step:
             changed = device != reading.devices[number]
             if changed and broken is not Broken.HEAL_YIELDS_TO_EVENTS:
                 again = True
-            elif device.screen != reading.row.xid or device.known is None:
+            elif not _holds(device, reading.row, broken):
                 state = _show(state, number, reading.row)
         if again:
             return state.process(index, heal_due=True)
@@ -349,6 +350,12 @@ def _publish(state: State, event: Event) -> State:
         if one.linked and one.subscribed:
             state = state.process(index, queue=(*one.queue, event))
     return state
+
+
+def _holds(device: Device, row: Row, broken: Broken | None) -> bool:
+    if broken is Broken.HELD_BY_CONTENT:
+        return device.known == row.stamp
+    return device.screen == row.xid and device.known is not None
 
 
 def _is_here(device: Device, process: int, user: str) -> bool:

@@ -94,8 +94,8 @@ MAX_LINES = 300
 MAX_FUNCTION_LINES = 60
 LONGER = {
     "websocket/connection.py": 315,
-    # Until what handlers use is one object.
-    "build": 100,
+    # One statement for each part, top to bottom.
+    "build": 65,
 }
 
 

@@ -160,17 +160,8 @@ def build(
 
     redis = connect_redis(config.redis, telemetry, clock.monotonic, rng)
     limits = SharedLimits(live, redis.client, telemetry=telemetry, rng=rng)
-    store = Store(
-        config.database, metrics=telemetry.metrics, log=telemetry.log, fast=fast
-    )
-    clerk = Clerk(
-        config.auth,
-        now=wall,
-        monotonic=loop.time,
-        metrics=telemetry.metrics,
-        log=telemetry.log,
-        fast=fast,
-    )
+    store = Store(config.database, telemetry, fast)
+    clerk = Clerk(config.auth, clock, telemetry, fast=fast)
 
     hub = Hub()
     revoked = RevokedSessions(REVOKED_TTL_S, REVOKED_LIMIT, limits)
@@ -186,14 +177,7 @@ def build(
         clock.monotonic,
     )
     relay = Relay(hub, recovery, revoked, live, clock, telemetry)
-    bus = Bus(
-        config.redis,
-        redis,
-        relay,
-        clock=clock,
-        telemetry=telemetry,
-        rng=rng,
-    )
+    bus = Bus(config.redis, redis, relay, clock, telemetry, rng)
     health = Health(live, clock, bus, limits)
 
     authenticator = Authenticator(

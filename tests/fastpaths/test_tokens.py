@@ -14,8 +14,9 @@ from tests.tokens import key_pair, mint, public_pem
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth
 from typelets_ws.fastpaths import FastPaths
-from typelets_ws.ports import Identity, TokenRejected, TokenRejectReason
+from typelets_ws.ports import Clock, Identity, TokenRejected, TokenRejectReason
 from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
 
 NOW = 1_800_000_000.0
 Verdict = Identity | TokenRejectReason
@@ -24,10 +25,8 @@ Verdict = Identity | TokenRejectReason
 def judge(token: str, *, fast: bool) -> Verdict:
     clerk = Clerk(
         Auth(jwt_key=public_pem()),
-        now=lambda: NOW,
-        monotonic=lambda: 0.0,
-        metrics=Metrics(),
-        log=structlog.get_logger(),
+        Clock(lambda: NOW, lambda: 0.0),
+        Telemetry(Metrics(), structlog.get_logger()),
         fast=FastPaths(tokens=fast),
     )
     work = clerk.verify(token)

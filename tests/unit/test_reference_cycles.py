@@ -20,10 +20,9 @@ from tests.unit.session.test_dispatcher import DispatcherHarness
 from typelets_ws.clerk import keys
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth
-from typelets_ws.ports import StoreUnavailable, TokenRejected
+from typelets_ws.ports import Clock, StoreUnavailable, TokenRejected
 from typelets_ws.protocol import events
 from typelets_ws.protocol.events import EventRejected
-from typelets_ws.telemetry.metrics import Metrics
 
 BIG = "x" * 10_000
 BIG_RAW = b"x" * 10_000
@@ -162,10 +161,8 @@ async def test_a_refused_token_is_freed(
 
     clerk = Clerk(
         Auth(secret_key="k"),
-        now=lambda: 0.0,
-        monotonic=lambda: 0.0,
-        metrics=Metrics(),
-        log=Stubs().telemetry.log,
+        Clock(lambda: 0.0, lambda: 0.0),
+        Stubs().telemetry,
         fetch=no_keys,
     )
     with suppress(TokenRejected):

@@ -40,7 +40,6 @@ class Bus:
         config: Config,
         redis: Redis,
         handler: EventHandler,
-        *,
         clock: Clock,
         telemetry: Telemetry,
         rng: random.Random,

@@ -24,12 +24,11 @@ import msgspec
 from jwt import api_jws
 from jwt.algorithms import RSAAlgorithm
 from msgspec import UNSET, UnsetType
-from structlog.typing import FilteringBoundLogger
 
 from ..config.model import Auth
 from ..fastpaths import ALL, FastPaths
-from ..ports import Identity, TokenRejected, TokenRejectReason
-from ..telemetry.metrics import Metrics
+from ..ports import Clock, Identity, TokenRejected, TokenRejectReason
+from ..telemetry.telemetry import Telemetry
 from .claims import Claims, signed_identity
 from .jwks import http_fetch
 from .keys import FetchedKeys, FixedKey, Keys
@@ -74,27 +73,22 @@ class _Parts(NamedTuple):
 class Clerk:
     """Verifies tokens. As an async context manager it keeps the keys fresh.
 
-    `now` is the wall clock, `monotonic` a clock that is never set back, both in
-    seconds. `fetch` brings a JWK set in place of HTTP. Raises `ValueError` when
+    `fetch` returns a JWK set in place of HTTP. Raises `ValueError` when
     `config.jwt_key` is set to something that is no RSA public key.
     """
 
     def __init__(
         self,
         config: Auth,
+        clock: Clock,
+        telemetry: Telemetry,
         *,
-        now: Callable[[], float],
-        monotonic: Callable[[], float],
-        metrics: Metrics,
-        log: FilteringBoundLogger,
         fetch: Callable[[], Awaitable[bytes]] | None = None,
         fast: FastPaths = ALL,
     ) -> None:
         self._config = config
-        self._now = now
-        self._monotonic = monotonic
-        self._metrics = metrics
-        self._log = log
+        self._clock = clock
+        self._telemetry = telemetry
         self._fetch = fetch
         self._parts = _parts if fast.tokens else library_parts
         self._group: asyncio.TaskGroup | None = None
@@ -143,9 +137,9 @@ class Clerk:
                 raise
             _check_signature(parts, keys)
         claims = _decode(parts.payload, Claims, TokenRejectReason.BAD_CLAIM)
-        now = self._now()
+        now = self._clock.wall()
         identity = signed_identity(claims, self._config, now)
-        self._metrics.token_age.observe(now - identity.issued_at)
+        self._telemetry.metrics.token_age.observe(now - identity.issued_at)
         return identity
 
     def _keys_for(self, config: Auth) -> Keys:
@@ -156,12 +150,12 @@ class Clerk:
         if not url:
             url, secret = config.api_url.rstrip("/") + "/jwks", config.secret_key
         return FetchedKeys(
-            self._fetch or http_fetch(url, secret, self._monotonic),
+            self._fetch or http_fetch(url, secret, self._clock.monotonic),
             cache_s=config.key_cache_s,
             refetch_s=config.key_refetch_s,
-            monotonic=self._monotonic,
-            metrics=self._metrics,
-            log=self._log,
+            monotonic=self._clock.monotonic,
+            metrics=self._telemetry.metrics,
+            log=self._telemetry.log,
         )
 
 

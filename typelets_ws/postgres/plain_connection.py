@@ -35,7 +35,7 @@ class PlainConnection:
         self.leased_until = 0.0
         self._limit_s = limit_s
         self._prepare = prepare
-        self._busy = False
+        self._busy = self._expired = False
         self._poll = select.poll()
         self._poll.register(connection.pgconn.socket, select.POLLIN)
 
@@ -74,17 +74,20 @@ class PlainConnection:
     async def cancel(self) -> None:
         """Do nothing: a cancelled cursor has asked the server to stop already."""
 
+    def _expire(self) -> None:
+        self._expired = True
+        shutdown_socket(self.connection)
+
     async def _run(self, query: bytes, values: list[bytes | None]) -> PGresult:
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._limit_s, shutdown_socket, self.connection)
-        overdue = loop.time() + self._limit_s
+        timer = loop.call_later(self._limit_s, self._expire)
         texts = [None if value is None else value.decode() for value in values]
         cursor: AsyncRawCursor[Any] = AsyncRawCursor(self.connection)
         self._busy = True
         try:
             await cursor.execute(query, texts, prepare=False)
         except psycopg.OperationalError:
-            if loop.time() >= overdue:
+            if self._expired:
                 raise Overdue from None
             raise
         finally:

@@ -12,8 +12,7 @@ from typing import Final
 from ..config import model as config
 from ..fastpaths import ALL, FastPaths
 from ..ports import StoreUnavailable
-from ..telemetry.log import FilteringBoundLogger
-from ..telemetry.metrics import Metrics
+from ..telemetry.telemetry import Telemetry
 from . import sql
 from .failures import QueryFailed, QueryFailure
 from .pool import Columns, Pool
@@ -33,14 +32,13 @@ class Statements:
     def __init__(
         self,
         settings: config.Database,
-        metrics: Metrics,
-        log: FilteringBoundLogger,
+        telemetry: Telemetry,
         fast: FastPaths = ALL,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._wait_s = settings.wait_ms / 1000
-        self._metrics = metrics
-        self._log = log
+        self._metrics = telemetry.metrics
+        self._log = telemetry.log
         self._up: bool | None = None
         self._line = KeyedSemaphore(settings.pool_max, settings.max_waiting)
         self.pool = Pool(settings, on_outage=lambda: self.answers(False), fast=fast)

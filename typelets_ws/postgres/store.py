@@ -19,8 +19,7 @@ from typing import Final
 from ..config import model as config
 from ..fastpaths import ALL, FastPaths
 from ..ports import Conflict, Missing, StoreUnavailable, Updated
-from ..telemetry.log import FilteringBoundLogger
-from ..telemetry.metrics import Metrics
+from ..telemetry.telemetry import Telemetry
 from . import sql
 from .changes import ChangeReader
 from .failures import QueryFailed, QueryFailure
@@ -44,18 +43,16 @@ class Store:
     def __init__(
         self,
         settings: config.Database,
-        *,
-        metrics: Metrics,
-        log: FilteringBoundLogger,
+        telemetry: Telemetry,
         fast: FastPaths = ALL,
     ) -> None:
-        self._metrics = metrics
-        self._statements = Statements(settings, metrics, log, fast)
+        self._metrics = telemetry.metrics
+        self._statements = Statements(settings, telemetry, fast)
         self._pool = self._statements.pool
         self._per_user = KeyedSemaphore(
             max(1, settings.pool_max // 4), settings.max_waiting
         )
-        self.changes = ChangeReader(self._statements, settings.pool_max, log)
+        self.changes = ChangeReader(self._statements, settings.pool_max, telemetry.log)
 
     async def start(self) -> None:
         """Begin to connect and return at once, whether Postgres is there or not.

@@ -56,9 +56,9 @@ class RunningBus:
             redis,
             made,
             self,
-            clock=clock,
-            telemetry=telemetry,
-            rng=rng,
+            clock,
+            telemetry,
+            rng,
         )
         live = LiveConfig(config.Config(redis=redis))
         self.limits = SharedLimits(live, made.client, telemetry=telemetry, rng=rng)

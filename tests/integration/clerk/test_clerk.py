@@ -14,9 +14,10 @@ from tests.tokens import AZP, ISSUER, KeyServer, jwk, key_pair, mint, public_pem
 from typelets_ws.clerk.jwks import KeysUnavailable, http_fetch
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth, Log
-from typelets_ws.ports import Identity, TokenRejected, TokenRejectReason
+from typelets_ws.ports import Clock, Identity, TokenRejected, TokenRejectReason
 from typelets_ws.telemetry.log import make_logger
 from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
 
 SECRET = "sk_test_51verysecret"
 
@@ -30,10 +31,10 @@ class Bench:
         self.seconds = 5000.0
         self.clerk = Clerk(
             Auth(**auth),
-            now=time.time,
-            monotonic=lambda: self.seconds,
-            metrics=self.metrics,
-            log=make_logger(Log(level="debug"), self.lines, time.time),
+            Clock(time.time, lambda: self.seconds),
+            Telemetry(
+                self.metrics, make_logger(Log(level="debug"), self.lines, time.time)
+            ),
         )
 
     async def judge(self, token: str) -> Identity | TokenRejectReason:

@@ -31,6 +31,7 @@ from typelets_ws.recovery_ports import (
     UserChanges,
 )
 from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
 
 ALICE, BOB = "user_alice", "user_bob"
 WIDE = Extent(rows=10_000, bytes=100_000_000)
@@ -42,8 +43,7 @@ async def opened(url: str, **settings: Any) -> AsyncIterator[Store]:
     settings = {"statement_timeout_ms": 10_000, "wait_ms": 2_000, **settings}
     store = Store(
         config.Database(url=url, **settings),
-        metrics=Metrics(),
-        log=structlog.get_logger(),
+        Telemetry(Metrics(), structlog.get_logger()),
     )
     await store.start()
     try:

@@ -24,6 +24,7 @@ from typelets_ws.postgres import pool as store_pool
 from typelets_ws.postgres.sql import COLUMNS
 from typelets_ws.postgres.store import QueryFailure, Store
 from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
 
 T = TypeVar("T")
 ABSENT = "00000000-0000-4000-8000-000000000000"
@@ -36,7 +37,7 @@ async def opened(
     database = config.Database(
         url=url, **{"statement_timeout_ms": 400, "wait_ms": 400, **settings}
     )
-    store = Store(database, metrics=metrics or Metrics(), log=structlog.get_logger())
+    store = Store(database, Telemetry(metrics or Metrics(), structlog.get_logger()))
     await store.start()
     try:
         yield store

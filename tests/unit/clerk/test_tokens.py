@@ -16,23 +16,20 @@ from hypothesis import strategies as st
 from tests.tokens import AZP, ISSUER, jwk, key_pair, mint, public_pem
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth, Log
-from typelets_ws.ports import Identity, TokenRejected, TokenRejectReason
+from typelets_ws.ports import Clock, Identity, TokenRejected, TokenRejectReason
 from typelets_ws.telemetry.log import make_logger
 from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
 
 NOW = 1_800_000_000.0
+CLOCK = Clock(lambda: NOW, lambda: 0.0)
 T = TypeVar("T")
 
 
 def make(log: io.StringIO | None = None, **auth: Any) -> Clerk:
-    config = Auth(jwt_key=public_pem(), **auth)
-    return Clerk(
-        config,
-        now=lambda: NOW,
-        monotonic=lambda: 0.0,
-        metrics=Metrics(),
-        log=make_logger(Log(level="debug"), log or io.StringIO(), lambda: NOW),
-    )
+    config = Auth(**{"jwt_key": public_pem(), **auth})
+    logger = make_logger(Log(level="debug"), log or io.StringIO(), lambda: NOW)
+    return Clerk(config, CLOCK, Telemetry(Metrics(), logger))
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:
@@ -109,7 +106,7 @@ def test_classes_of_tokens(category: object, session: bool, lenient: bool) -> No
 def test_age_of_accepted_tokens_is_counted() -> None:
     clerk = make()
     at_once(clerk.verify(token(now=NOW - 3)))
-    registry = clerk._metrics.registry
+    registry = clerk._telemetry.metrics.registry
     name = "typelets_ws_token_age_seconds_bucket"
     counts = [registry.get_sample_value(name, {"le": le}) for le in ("1.0", "5.0")]
     assert counts == [0, 1]
@@ -382,13 +379,7 @@ def test_long_tokens_are_not_even_taken_apart() -> None:
 )  # fmt: skip
 def test_pem_that_is_no_key_is_refused_without_showing_it(pem: str) -> None:
     with pytest.raises(ValueError, match=r"auth\.jwt_key: expected an RSA") as caught:
-        Clerk(
-            Auth(jwt_key=pem),
-            now=lambda: NOW,
-            monotonic=lambda: 0.0,
-            metrics=Metrics(),
-            log=make_logger(Log(), io.StringIO(), lambda: NOW),
-        )
+        make(jwt_key=pem)
     assert pem not in str(caught.value)
     assert caught.value.__context__ is None
 

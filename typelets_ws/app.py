@@ -33,7 +33,7 @@ from .fastpaths import VARIABLE, FastPaths
 from .health import Health
 from .ports import Clock
 from .postgres.store import Store
-from .redis.build import connect_redis
+from .redis.build import Redis, connect_redis
 from .redis.horizons import SharedHorizons
 from .redis.limits import SharedLimits
 from .session.authenticator import Authenticator
@@ -165,17 +165,7 @@ def build(
 
     hub = Hub()
     revoked = RevokedSessions(REVOKED_TTL_S, REVOKED_LIMIT, limits)
-    recovery = Recovery(
-        store.changes,
-        RowSender(hub, telemetry.metrics, clock.now_ms),
-        ResyncSender(hub, config.redis.resync_spread_s, rng.random),
-        SharedHorizons(
-            redis.client, config.redis.prefix, config.recovery.replay_s, wall
-        ),
-        config.recovery,
-        telemetry,
-        clock.monotonic,
-    )
+    recovery = _recovery(config, hub, store, redis, telemetry, clock, rng)
     relay = Relay(hub, recovery, revoked, live, clock, telemetry)
     bus = Bus(config.redis, redis, relay, clock, telemetry, rng)
     health = Health(live, clock, bus, limits)
@@ -206,3 +196,24 @@ def build(
         fast=fast,
     )
     return Daemon(live, state, health, relay=relay, store=store, clerk=clerk, tls=tls)
+
+
+def _recovery(
+    config: Config,
+    hub: Hub,
+    store: Store,
+    redis: Redis,
+    telemetry: Telemetry,
+    clock: Clock,
+    rng: random.Random,
+) -> Recovery:
+    replay_s = config.recovery.replay_s
+    return Recovery(
+        store.changes,
+        RowSender(hub, telemetry.metrics, clock.now_ms),
+        ResyncSender(hub, config.redis.resync_spread_s, rng.random),
+        SharedHorizons(redis.client, config.redis.prefix, replay_s, clock.wall),
+        config.recovery,
+        telemetry,
+        clock.monotonic,
+    )

@@ -154,12 +154,13 @@ class Dispatcher:
             self._refuse(error, "unknown")
             return None
         message = received.message
-        if not isinstance(message, messages.Ping):
+        immediate = handlers.IMMEDIATE.get(type(message))
+        if immediate is None:
             return received
-        # A replayed ping has no effect: no shared nonce, no task.
-        cursor = self._context.recovery.pong_cursor(self.session)
-        self._reply(handlers.ping(message, self._context.clock.now_ms(), cursor))
-        self._context.observe("ping", "ok", self._transport)
+        # A replayed one has no effect: no shared nonce, no task.
+        self._reply(immediate(self._context, self.session, message))
+        name = str(message.__struct_config__.tag)
+        self._context.observe(name, "ok", self._transport)
         return None
 
     async def _run(self, first: Received) -> None:
@@ -199,10 +200,11 @@ class Dispatcher:
         try:
             if received.envelope is not None:
                 await self._claim_nonce(received.envelope, message)
-            if isinstance(message, messages.Auth):
-                await self._auth(message)
-            else:
+            attaching = handlers.ATTACHING.get(type(message))
+            if attaching is None:
                 await self._answer(message)
+            else:
+                await self._attach(attaching, message)
             context.observe(name, "ok", self._transport)
         except ClientError as error:
             self._refuse(error, name)
@@ -225,11 +227,11 @@ class Dispatcher:
         if not claimed:
             raise SignatureError(SignatureVerdict.REPLAYED, message.requestId)
 
-    async def _auth(self, message: messages.Auth) -> None:
+    async def _attach(
+        self, attaching: handlers.Attaching, message: messages.ClientMessage
+    ) -> None:
         before = self.session.authenticated
-        answer = await self._context.authenticator.authenticate(
-            self._transport, self.session, message
-        )
+        answer = await attaching(self._context, self._transport, self.session, message)
         if self.session.authenticated and not before:
             self._transport.authenticated()
         self._transport.send_message(answer)

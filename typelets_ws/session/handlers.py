@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from ..delivery.hub import Device
 from ..ports import Conflict, Missing, Store, StoreUnavailable, Updated
 from ..protocol import events, messages, replies
 from ..protocol.errors import (
@@ -41,7 +42,7 @@ from .ids import new_id
 from .outcome import Outcome
 from .session import Session
 
-__all__ = ["HANDLERS", "handle", "not_announced", "ping"]
+__all__ = ["ATTACHING", "HANDLERS", "IMMEDIATE", "handle", "not_announced"]
 
 
 FIELDS: Final = 256
@@ -49,17 +50,24 @@ FIELDS: Final = 256
 a dozen; 100,000 fit into one message."""
 
 Handler = Callable[[Context, Session, Any], Awaitable[Outcome]]
+Immediate = Callable[[Context, Session, Any], messages.Reply]
+Attaching = Callable[[Context, Device, Session, Any], Awaitable[bytes]]
 
 
-def ping(
-    message: messages.Ping, now_ms: int, cursor: str | None = None
-) -> messages.Pong:
+def ping(context: Context, session: Session, message: messages.Ping) -> messages.Pong:
     """Answer at once, without I/O."""
     return messages.Pong(
-        timestamp=now_ms,
-        cursor=messages.given(cursor),
+        timestamp=context.clock.now_ms(),
+        cursor=messages.given(context.recovery.pong_cursor(session)),
         requestId=messages.echo(message),
     )
+
+
+async def auth(
+    context: Context, device: Device, session: Session, message: messages.Auth
+) -> bytes:
+    """Verify the token, and attach the device if it is new. Returns the answer."""
+    return await context.authenticator.authenticate(device, session, message)
 
 
 async def join_note(
@@ -171,6 +179,16 @@ HANDLERS: Final[Mapping[type[messages.ClientMessage], tuple[Handler, str]]] = {
     messages.Sync: (sync, "Failed to sync"),
 }
 """By message type: its function, and the text for a failure of the daemon."""
+
+IMMEDIATE: Final[Mapping[type[messages.ClientMessage], Immediate]] = {
+    messages.Ping: ping,
+}
+"""Messages that a plain function answers: no task, no nonce shared by processes."""
+
+ATTACHING: Final[Mapping[type[messages.ClientMessage], Attaching]] = {
+    messages.Auth: auth,
+}
+"""Messages that change which user the device belongs to."""
 
 
 def not_announced(message: messages.ClientMessage) -> messages.Error:

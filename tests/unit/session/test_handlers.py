@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -63,16 +64,23 @@ def event_of(outcome: Outcome) -> dict[str, Any]:
     return found
 
 
-def test_every_client_message_but_auth_and_ping_has_a_handler() -> None:
-    others = set(messages.CLIENT_MESSAGES) - {messages.Auth, messages.Ping}
-    assert set(handlers.HANDLERS) == others
-    for kind, (handler, _) in handlers.HANDLERS.items():
+def test_every_client_message_has_one_handler_of_its_name() -> None:
+    tables: list[tuple[type[messages.ClientMessage], object]] = [
+        *((kind, handler) for kind, (handler, _) in handlers.HANDLERS.items()),
+        *handlers.IMMEDIATE.items(),
+        *handlers.ATTACHING.items(),
+    ]
+    assert Counter(kind for kind, _ in tables) == Counter(messages.CLIENT_MESSAGES)
+    for kind, handler in tables:
         assert getattr(handler, "__name__", "") == kind.__struct_config__.tag
 
 
 def test_ping() -> None:
-    pong = handlers.ping(messages.Ping(requestId="r"), 5)
-    assert messages.encode(pong) == b'{"type":"pong","requestId":"r","timestamp":5}'
+    world = Stubs()
+    message = messages.Ping(requestId="r")
+    pong = handlers.ping(world.context(), session_of(world, "alice"), message)
+    text = f'{{"type":"pong","requestId":"r","timestamp":{NOW_MS}}}'
+    assert messages.encode(pong) == text.encode()
 
 
 def test_join_note_and_leave_note() -> None:

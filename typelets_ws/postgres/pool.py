@@ -183,7 +183,7 @@ class Pool:
             await self._release(link)
 
     async def _acquire(self, deadline: float) -> Link:
-        """A link that lives, as far as its socket knows. Raises `Failed`."""
+        """Return a connection that its server has not closed. Raises `QueryFailed`."""
         while True:
             if self._idle and not self._pool.closed:
                 link = self._idle.pop()

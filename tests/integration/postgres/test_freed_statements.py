@@ -14,6 +14,7 @@ from typelets_ws.config.model import Database as Settings
 from typelets_ws.ports import StoreUnavailable
 from typelets_ws.postgres.store import Store
 from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
 
 NOTE = "00000000-0000-4000-8000-000000000001"
 
@@ -32,7 +33,7 @@ async def test_the_values_of_statements_that_fail_are_freed(
     database: Database,
 ) -> None:
     settings = Settings(url=database.url, wait_ms=200, statement_timeout_ms=200)
-    store = Store(settings, metrics=Metrics(), log=Log().bound())
+    store = Store(settings, Telemetry(Metrics(), Log().bound()))
     await store.start()
     await store.ping()
     left: list[weakref.ref[Text]] = []

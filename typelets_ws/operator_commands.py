@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from ._publisher.redis import client, publish_and_count
+from ._publisher.revoke import revoke
 from ._publisher.unsent import FAILED
 from .command_options import Source, refuse, settings_options
 from .config.model import Config
@@ -107,7 +108,7 @@ def _send(
         ) as link:
             if barred is not None:
                 # It stays out even if no process has the user just now.
-                link.set(f"{config.redis.prefix}barred:{barred}", b"1", ex=BARRED_S)
+                revoke(link, f"{config.redis.prefix}barred:{barred}", BARRED_S)
             heard = publish_and_count(link, channel, payload)
     except FAILED as exc:
         refuse(f"redis: {exc}")

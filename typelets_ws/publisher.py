@@ -37,6 +37,7 @@ import redis.asyncio
 
 from ._publisher.events import Data, Notifications
 from ._publisher.redis import async_client, client
+from ._publisher.revoke import revoke, revoke_async
 from ._publisher.unsent import FAILED, Failure, Message, OnFailure, Outcomes
 
 __all__ = ["AsyncPublisher", "Data", "Failure", "Publisher"]
@@ -110,8 +111,7 @@ class Publisher(Notifications[int]):
 
     def _publish_now(self, message: Message) -> int:
         if message.revocation is not None:
-            key, seconds = message.revocation
-            self._redis.set(key, b"1", ex=seconds)
+            revoke(self._redis, *message.revocation)
         return int(self._publish_one(message.channel, message.payload))
 
     def _heal_soon(self) -> None:
@@ -227,8 +227,7 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
 
     async def _publish_now(self, message: Message) -> int:
         if message.revocation is not None:
-            key, seconds = message.revocation
-            await self._redis.set(key, b"1", ex=seconds)
+            await revoke_async(self._redis, *message.revocation)
         return int(await self._publish_one(message.channel, message.payload))
 
     async def _heal(self) -> None:

@@ -122,3 +122,25 @@ async def test_check_config_names_a_cluster_node(cluster: Cluster) -> None:
     found = await check_redis(Redis(url=cluster.nodes[0].url))
     assert FindingKind.WRONG in {finding.kind for finding in found}
     assert any("redis+cluster" in finding.text for finding in found), found
+
+
+async def test_a_revocation_that_no_replica_has_is_sent_again(
+    sentinel_group: SentinelGroup,
+) -> None:
+    """A failover would lose it: it stays pending until a replica has it."""
+    master = sentinel_group.master
+    with Publisher(sentinel_group.url, timeout_s=1.0) as publisher:
+        await asyncio.to_thread(publisher.revoke_session, "ann", "sess_1")
+        assert publisher.failures == 0
+        for replica in sentinel_group.replicas:
+            replica.freeze()
+        await asyncio.to_thread(publisher.revoke_session, "ann", "sess_2")
+        assert publisher.failures == 1
+        for replica in sentinel_group.replicas:
+            replica.resume()
+        await until(lambda: publisher.pending == 0)
+        assert sentinel_group.replicas[0].command("EXISTS", "typelets:barred:sess_2")
+    async with AsyncPublisher(sentinel_group.url) as publisher_:
+        await publisher_.revoke_session("ann", "sess_3")
+        assert publisher_.failures == 0
+    assert sentinel_group.master is master

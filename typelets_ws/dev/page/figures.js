@@ -12,6 +12,7 @@ const TILES = [
   ["Events from Redis", (now) => now.totals.events ?? 0],
   ["Delivered", (now) => now.totals.deliveries ?? 0],
   ["Resyncs", (now) => now.totals.resyncs ?? 0],
+  ["Redis failovers", (now) => now.totals.redis_failovers ?? 0],
   ["Refusals", (now) => now.totals.security_events ?? 0],
   ["Uptime", (now) => now.uptime],
 ];

@@ -166,4 +166,4 @@ def test_the_constraints_hold_every_dependency_and_fit_the_bounds() -> None:
 
 
 def numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".")]
+    return [int(part) for part in version.split(".") if part.isdigit()]

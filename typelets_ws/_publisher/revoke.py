@@ -54,8 +54,8 @@ def _has_replicas(info: Any) -> bool:
 
 
 def _check(replies: list[Any]) -> None:
-    written, confirmed = replies
-    if isinstance(written, Exception):
-        raise written
-    if confirmed == 0:
+    if isinstance(replies[0], Exception):
+        # Taken out of the list: this frame must not refer to the exception.
+        raise replies.pop(0)
+    if replies[1] == 0:
         raise NotReplicated("no replica has the revocation")

@@ -125,6 +125,8 @@ class _Definitions:
         inside = INSIDE.get((kind, field.name)) or DATA.get(field.name)
         if inside is not None:
             return self._ref(inside)
+        for nested in _structs(field):
+            return self._ref(name_of(nested))
         if field.name in LISTS:
             return {"type": "array", "items": self._ref(LISTS[field.name])}
         if field.name in ID_LISTS:
@@ -132,8 +134,6 @@ class _Definitions:
         if get_origin(field.type) is Literal:
             return self._ref(kind.__name__ + field.name.capitalize())
         types = set(get_args(field.type) or (field.type,))
-        for nested in _structs(field):
-            return self._ref(name_of(nested))
         if Code in types:
             return self._ref("Code")
         if Raw in types:

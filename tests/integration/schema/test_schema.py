@@ -140,6 +140,16 @@ async def publish_all(
             await device.receive()
 
 
+async def recover(house: RunningDaemon, witness: Witness) -> None:
+    """A heal after the sign-in, then a sync with all ids."""
+    async with house.device("alice") as plain:
+        device = watched(plain, witness)
+        while (await device.receive())["type"] != "healed":
+            pass
+        page = await device.ask({"type": "sync", "ids": True})
+        assert page["digest"]["notes"]["count"] == len(page["noteIds"]) == 1
+
+
 async def test_all_that_is_said_fits(
     boot: Boot, redis_server: RedisServer, database: Database
 ) -> None:
@@ -149,6 +159,8 @@ async def test_all_that_is_said_fits(
         await converse(house, witness, database)
         async with AsyncPublisher(redis_server.url) as publisher:
             await publish_all(house, witness, publisher)
+    async with boot(recovery={"enabled": True}) as house:
+        await recover(house, witness)
     kinds = (*messages.CLIENT_MESSAGES, *messages.SERVER_MESSAGES)
     assert witness.seen == {str(kind.__struct_config__.tag) for kind in kinds}
 

@@ -115,6 +115,15 @@ def bad_signatures(target: Target) -> None:
         target.send(sock, masked(TEXT, text.encode()))
 
 
+@attack("1 MB messages of 60,000 keys with lone surrogates")
+def surrogate_keys(target: Target) -> None:
+    sock = target.device(4)
+    members = ",".join(f'"k{n}":"\\ud83d"' for n in range(60_000))
+    text = f'{{"type":"ping",{members},"requestId":"r"}}'
+    while not target.over:
+        target.send(sock, masked(TEXT, text.encode()))
+
+
 @attack("200 connections send endless headers")
 def endless_headers(target: Target) -> None:
     socks = [target.connect(f"127.0.3.{n % 20 + 1}") for n in range(200)]

@@ -8,7 +8,7 @@ UTF-8 is checked by the caller: msgspec does not look inside strings that it ski
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -28,6 +28,12 @@ from .messages import CLIENT_MESSAGES, ECHO_LENGTH, AnyClientMessage, ClientMess
 
 __all__ = ["decode", "request_id"]
 
+SLOW_ECHO_BYTES: Final = 65_536
+"""A refused message of more bytes is not read a second time for its `requestId`."""
+SLOW_BYTES: Final = 5_000
+"""So many bytes for the second reader count as one more message: 0.1 ms."""
+Charge = Callable[[int], None]
+"""Called with the number of messages that an expensive one counts for."""
 _NOTHING: Final = Raw(b"")
 
 
@@ -49,19 +55,23 @@ _FIELD: Final = re.compile(r"at `\$\.(\w+)")
 """msgspec ends its error text with the path: "... - at `$.noteId`"."""
 
 
-def decode(data: bytes) -> ClientMessage:
+def _free(_size: int) -> None:
+    """Charge nothing."""
+
+
+def decode(data: bytes, charge: Charge = _free) -> ClientMessage:
     """Read one client message from valid UTF-8. Raises `ClientError`."""
     try:
         message: ClientMessage = _decoder.decode(data)
     except msgspec.ValidationError as exc:
-        message = _decode_misfit(data, str(exc))
+        message = _decode_misfit(data, str(exc), charge)
     except (msgspec.DecodeError, RecursionError):
         if not has_surrogates(data):
             raise ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE) from None
-        message = _decode_members(data)
+        message = _decode_members(data, charge)
     else:
         if repeats(data, b'"type"') and _last_type(data) != _tag(message):
-            message = _decode_members(data)
+            message = _decode_members(data, charge)
     if message.requestId is not None and len(message.requestId) > ECHO_LENGTH:
         raise _invalid_field("requestId", message.requestId[:ECHO_LENGTH])
     return message
@@ -80,7 +90,7 @@ def request_id(data: bytes) -> str | None:
         head = _head.decode(data)
         found = _text.decode(head.requestId or _head.decode(head.payload).requestId)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        if not has_surrogates(data):
+        if len(data) > SLOW_ECHO_BYTES or not has_surrogates(data):
             return None
         found = _request_id_of_members(data)
     return None if found is None else found[:ECHO_LENGTH]
@@ -107,10 +117,10 @@ def _last_type(data: bytes) -> str | None:
         return None
 
 
-def _decode_misfit(data: bytes, complaint: str) -> ClientMessage:
+def _decode_misfit(data: bytes, complaint: str, charge: Charge) -> ClientMessage:
     """Read a message that msgspec refused for a type. Raises `ClientError`."""
     if has_surrogates(data) or repeats(data, b'"type"'):
-        return _decode_members(data)
+        return _decode_members(data, charge)
     wire_type = _last_type(data)
     if wire_type is None:
         raise ClientError(
@@ -124,12 +134,13 @@ def _decode_misfit(data: bytes, complaint: str) -> ClientMessage:
             Code.INVALID_MESSAGE, INVALID_MESSAGE, request_id=request_id(data)
         )
     if repeats(data, b'"%s"' % field[1].encode()):
-        return _decode_members(data)
+        return _decode_members(data, charge)
     raise _invalid_field(field[1], request_id(data))
 
 
-def _decode_members(data: bytes) -> ClientMessage:
+def _decode_members(data: bytes, charge: Charge) -> ClientMessage:
     """Read a message member by member. Raises `ClientError`."""
+    charge(len(data) // SLOW_BYTES)
     try:
         found = members(data.decode())
     except NotJson:

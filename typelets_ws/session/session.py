@@ -170,13 +170,13 @@ class Session:
         """Open, verify and decode one message of valid UTF-8. Raises `ClientError`."""
         envelope = signing.open_envelope(data)
         if envelope is None:
-            message = decoding.decode(data)
+            message = decoding.decode(data, self.charge)
             self._check_allowed(message, signed=False)
             return Received(message)
         if not self.authenticated:
             return Received(self._auth_in_envelope(envelope))
         self._verify(envelope, now_ms)
-        message = decoding.decode(bytes(envelope.payload))
+        message = decoding.decode(bytes(envelope.payload), self.charge)
         self._check_allowed(message, signed=True)
         return Received(message, envelope)
 

@@ -163,6 +163,20 @@ def test_a_bad_signature_is_charged_by_its_size() -> None:
     assert isinstance(one.count(1, 0), Disconnect)
 
 
+def test_a_message_that_only_the_second_reader_reads_is_charged_by_its_size() -> None:
+    one = session(Limits())
+    lone = b'{"type":"ping","x":"\\ud83d' + b"y" * 999_000 + b'"}'
+    assert one.accept(lone, NOW_MS).message == messages.Ping()
+    served = [one.count(1, 0) is None for _ in range(102)]
+    assert served == [True] * 101 + [False]
+
+
+def test_a_message_of_very_many_members_is_not_read_twice() -> None:
+    members = b",".join(b'"k%d":"\\ud83d"' % number for number in range(60_000))
+    text = b'{"type":"ping",' + members + b',"requestId":"r"}'
+    assert refusal(lambda: session().accept(text, NOW_MS)).code is Code.INVALID_MESSAGE
+
+
 def test_a_signature_must_hold_and_counts_once() -> None:
     one = session()
     secret = let_in(one)

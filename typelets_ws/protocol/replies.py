@@ -4,12 +4,14 @@ Invariant: no text of the database, of Redis or of Python reaches a client; text
 from `errors`. (spec section 5)
 """
 
+from typing import Final
+
 from msgspec import UNSET, Raw
 
-from .errors import ClientError
+from .errors import AUTH_TIMEOUT, ClientError, CloseCode, Code, Disconnect
 from .messages import Auth, AuthFailed, Error, echo, encode, given
 
-__all__ = ["auth_failed", "error"]
+__all__ = ["AUTH_TIMED_OUT", "auth_failed", "error"]
 
 
 def error(refusal: ClientError) -> Error:
@@ -46,3 +48,11 @@ def auth_failed(message: Auth, *, expired: bool) -> bytes:
             message="Authentication failed", reason="auth-failed", requestId=request_id
         )
     )
+
+
+AUTH_TIMED_OUT: Final = Disconnect(
+    CloseCode.AUTH_TIMEOUT,
+    "auth_timeout",
+    encode(error(ClientError(Code.AUTH_REQUIRED, AUTH_TIMEOUT))),
+)
+"""Closes a connection whose `auth` did not arrive in time (spec section 2)."""

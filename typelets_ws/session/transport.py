@@ -3,7 +3,7 @@
 `websocket.connection.Connection` fulfils it. No method waits, but `drained`.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from ..delivery.hub import Device
@@ -35,8 +35,9 @@ class Transport(Device, Protocol):
         """Stop reading from the socket."""
         ...
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
-        """Run a message's handler as a task, which the daemon awaits at its end."""
+    @property
+    def spawn(self) -> Callable[[Coroutine[Any, Any, None]], object]:
+        """Runs a message's handler as a task, which the daemon awaits at its end."""
         ...
 
     def resume_reading(self) -> None:

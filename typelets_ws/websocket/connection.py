@@ -13,14 +13,14 @@ class joins them, and is the `Device` of the hub. Invariants:
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from websockets.extensions import Extension
 
 from ..config.model import Config
 from ..protocol import messages, replies
-from ..protocol.errors import AUTH_TIMEOUT, ClientError, CloseCode, Code, Disconnect
+from ..protocol.errors import CloseCode, Disconnect
 from ..session.dispatcher import Dispatcher
 from ..session.ids import new_id
 from ..session.session import Session
@@ -33,14 +33,6 @@ from .writer import Writer
 __all__ = ["Connection"]
 
 _GREETING: Final = Frame(messages.encode(messages.ConnectionEstablished())).plain
-_AUTH_TIMEOUT: Final = Disconnect(
-    CloseCode.AUTH_TIMEOUT,
-    "auth_timeout",
-    messages.encode(replies.error(ClientError(Code.AUTH_REQUIRED, AUTH_TIMEOUT))),
-)
-DRAINED_BYTES: Final = 65_536
-"""Unsent at most before another page of a sync is sent."""
-DRAIN_POLL_S: Final = 0.02
 
 
 class Connection(asyncio.Protocol):
@@ -64,6 +56,7 @@ class Connection(asyncio.Protocol):
         "open",
         "since_ms",
         "slot",
+        "spawn",
     )
 
     def __init__(
@@ -76,6 +69,7 @@ class Connection(asyncio.Protocol):
         """`transport` is that of an accepted upgrade, from the client at `address`."""
         config = state.config
         self._state = state
+        self.spawn = state.spawn
         self._transport = transport
         self._address = address
         self._deflate = inflates(extensions)
@@ -141,10 +135,6 @@ class Connection(asyncio.Protocol):
             self.account()
             self.dispatcher.resume()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
-        """See `transport.Transport`."""
-        return self._state.spawn(work)
-
     def pause_reading(self) -> None:
         """See `transport.Transport`."""
         self._inbound.pause()
@@ -181,10 +171,7 @@ class Connection(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Wait for the client to read; see `transport.Transport`."""
-        writer = self._writer
-        while self.open and writer.unsent > DRAINED_BYTES:
-            await asyncio.sleep(DRAIN_POLL_S)
-            writer.bytes_written()
+        await self._writer.drained()
 
     def write_blocked(self) -> None:
         """Watch a client that does not take everything; answer no more for now."""
@@ -255,7 +242,7 @@ class Connection(asyncio.Protocol):
             case Timer.ABORT:
                 self._transport.abort()
             case Timer.AUTH_TIMEOUT:
-                self.disconnect(_AUTH_TIMEOUT)
+                self.disconnect(replies.AUTH_TIMED_OUT)
             case Timer.UNFINISHED:
                 self.close(CloseCode.POLICY_VIOLATION, "unfinished_message")
             case Timer.RESYNC:

@@ -24,6 +24,10 @@ JOIN_BYTES: Final = 65_536
 """Above it, frames are written one by one: a joint copy for every device would take
 more memory than the calls take time."""
 
+DRAINED_BYTES: Final = 65_536
+"""Unsent at most before another page of a sync is sent."""
+DRAIN_POLL_S: Final = 0.02
+
 
 class Writer:
     """Queues and writes; `corked` is True while a read is being answered."""
@@ -116,6 +120,12 @@ class Writer:
         if not self.backlog:
             self._largest = 0
         return self._given - self.backlog
+
+    async def drained(self) -> None:
+        """Wait until the client has read almost all, or is gone."""
+        while not self.transport.is_closing() and self.unsent > DRAINED_BYTES:
+            await asyncio.sleep(DRAIN_POLL_S)
+            self.bytes_written()
 
     def release(self) -> None:
         """Drop the reference that makes a cycle; nothing is called afterwards."""

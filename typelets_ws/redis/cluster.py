@@ -26,6 +26,8 @@ __all__ = ["ClusterClient"]
 REFRESH_S: Final = 5.0
 REFRESH_PAUSE_S: Final = 0.1
 """At least this long between two refreshes."""
+ASKED_S: Final = 60.0
+"""A node that ASK named keeps its connection this long; by then the map has it."""
 TRY_AGAIN_S: Final = 0.05
 MAX_TRIES: Final = 10
 BROADCAST: Final = frozenset({b"SCRIPT"})
@@ -51,6 +53,7 @@ class ClusterClient:
         self._on_lost: list[Callable[[str], None]] = []
         self._on_map: list[Callable[[], None]] = []
         self._refresh_due = asyncio.Event()
+        self._asked: dict[Node, float] = {}
 
     @property
     def up(self) -> bool:
@@ -165,10 +168,11 @@ class ClusterClient:
 
     def _follow(self, group: asyncio.TaskGroup) -> None:
         """One member for each master of the map."""
-        masters = self._topology.slots.masters
+        now = asyncio.get_running_loop().time()
+        self._asked = {node: end for node, end in self._asked.items() if end > now}
+        masters = self._topology.slots.masters | self._asked.keys()
         gone = [node for node in self._members if node not in masters]
         promoted = [node for node in masters if node not in self._members]
-        known = bool(self._members)
         for node in gone:
             self._tasks.pop(node).cancel()
             del self._members[node]
@@ -177,7 +181,7 @@ class ClusterClient:
             member.on_connect(self._on_member_connected)
             member.on_lost(partial(self._on_member_lost, node))
             self._tasks[node] = group.create_task(member.run())
-        if known and promoted:
+        if gone and promoted:
             self._failovers.inc(len(promoted))
             for node in promoted:
                 self._log.warning("redis_failover", node=_name(node))
@@ -243,8 +247,12 @@ class ClusterClient:
         member = self._members.get(node)
         if kind == "MOVED":
             self._refresh_due.set()
-        if member is None:
-            # A new master: the next refresh connects to it.
+        elif member is None:
+            # A master that has no slot yet, so the map does not name it.
+            self._asked[node] = asyncio.get_running_loop().time() + ASKED_S
+            self._refresh_due.set()
+        if member is None or not member.up:
+            # The next refresh connects to it.
             loop = asyncio.get_running_loop()
             loop.call_later(TRY_AGAIN_S * 2, self._send, callback, args, tries)
             return

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
 from tests.integration.bus.running_bus import ready, until
-from tests.redis import RedisServer
+from tests.redis import RedisServer, free_port
 from tests.redis_drill import PlainPublisher, drill, faults, limits_hold, two_buses
 from tests.redis_topologies import Cluster, off_loop
 from typelets_ws._publisher.redis import client
@@ -194,3 +196,52 @@ async def test_sharded_subscriptions_follow(cluster: Cluster, fault: Fault) -> N
     )
     print(result.row(f"sharded {getattr(fault, '__name__', '')}"))
     assert result.silent == []
+
+
+async def test_a_slot_on_its_way_to_a_new_master(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """ASK names a master without slots, which the map does not have."""
+    source = cluster.owner(key_slot(b"typelets:nonce:ann:n"))
+    added = RedisServer(
+        tmp_path, *source.options[:-2], "--cluster-port", str(free_port())
+    )
+    added.start()
+    try:
+        await join(cluster, added)
+        slot, source_id = key_slot(b"typelets:nonce:ann:n"), cluster.node_id(source)
+        added.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        async with ready(cluster.url) as one:
+            source.command(
+                "CLUSTER", "SETSLOT", slot, "MIGRATING", cluster.node_id(added)
+            )
+            assert await one.limits.claim_nonce("ann", b"n", 60_000)
+            assert not await one.limits.claim_nonce("ann", b"n", 60_000)
+            assert not one.limits.refused
+            assert added.command("DBSIZE") == 1
+            assert one.sample("redis_failovers_total") == 0
+            source.command("CLUSTER", "SETSLOT", slot, "STABLE")
+    finally:
+        added_id = cluster.node_id(added)
+        added.kill()
+        for node in cluster.nodes:
+            with suppress(redis.ResponseError):
+                node.command("CLUSTER", "FORGET", added_id)
+
+
+async def join(cluster: Cluster, added: RedisServer) -> None:
+    """Wait until every node knows the new one, and it serves."""
+    port = cluster.nodes[0]
+    added.command("CLUSTER", "MEET", "127.0.0.1", port.port, port.bus_port)
+    added_id = cluster.node_id(added)
+    await until(
+        lambda: all(
+            any(
+                line.startswith(added_id) and " connected" in line
+                for line in node.command("CLUSTER", "NODES").splitlines()
+            )
+            for node in cluster.nodes
+        ),
+        15,
+    )
+    await until(lambda: "cluster_state:ok" in added.command("CLUSTER", "INFO"), 15)

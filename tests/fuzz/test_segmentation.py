@@ -237,6 +237,7 @@ def ours(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Event:
         memory=SimpleNamespace(report=lambda *_: None),
         endpoints=SimpleNamespace(answer=lambda *_, **__: None),
         add_socket=lambda *_: True, discard_socket=lambda *_: None,
+        log=SimpleNamespace(info=lambda *_, **__: None),
         account=lambda *_: None, allows=lambda _: True, try_accept=lambda *_: None,
         client_address=lambda *_: "", allows_origins=lambda *_: True,
         requested=lambda *_: None,

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
+from tests.daemon import eventually
 from tests.postgres import Database
 from typelets_ws.postgres.connection import LibpqConnection, Overdue, PooledConnection
 from typelets_ws.postgres.plain_connection import PlainConnection
@@ -92,3 +93,15 @@ async def test_a_statement_beyond_the_limit_costs_the_connection(
         with pytest.raises(Overdue):
             await link.fetch_row(b"SELECT pg_sleep(30)", [])
         assert not link.free
+
+
+@both
+async def test_a_connection_that_the_server_closed_is_not_alive(
+    database: Database, kind: Kind
+) -> None:
+    async with linked(database, kind) as link:
+        assert link.is_alive()
+        process = link.connection.info.backend_pid
+        database.execute("SELECT pg_terminate_backend(%s)", process)
+        await eventually(lambda: not link.is_alive())
+        assert link.connection.closed

@@ -56,8 +56,14 @@ class PlainConnection:
         self.connection.pgconn.finish()
 
     def is_alive(self) -> bool:
-        """Check without a round trip whether the server closed the connection."""
-        return not self._poll.poll(0)
+        """Check the socket for the server's end; notices do not count."""
+        try:
+            while self._poll.poll(0):
+                self.connection.pgconn.consume_input()
+        except psycopg.Error:
+            self.close()
+            return False
+        return True
 
     async def fetch_row(
         self, query: bytes, values: list[bytes | None]

@@ -112,6 +112,8 @@ class UserChanges:
     more: bool
     digest: Digest | None = None
     ids: RowIds | None = None
+    count: int | None = None
+    """Notes and folders of the user, changed or not."""
 
 
 class Extent(NamedTuple):
@@ -126,6 +128,7 @@ class Extent(NamedTuple):
     digest: bool = False
     ids: bool = False
     narrow: bool = False
+    counts: bool = False
 
 
 class Changes(Protocol):

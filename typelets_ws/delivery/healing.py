@@ -121,9 +121,8 @@ class Healer:
         ]
         for _, state in users:
             state.begun = True
-        extent = Extent(
-            self.settings.page_rows, self.settings.page_bytes, digest=digest
-        )
+        settings = self.settings
+        extent = Extent(settings.page_rows, settings.page_bytes, digest, counts=True)
         wanted = [self._since(user_id, state, now) for user_id, state in users]
         try:
             snapshot, found = await self.changes.changed(wanted, extent)
@@ -259,7 +258,19 @@ class Healer:
         if single or len(state.known or ()) > MOST_KNOWN:
             state.known = {row.key: row.version for row in changes.rows} or None
         self.states.looked(user_id, now)
+        if self._lost(user_id, state, changes) and changes.digest is None:
+            self.states.schedule(user_id, now)  # for the digest
+            return
         self._healed(user_id, state, changes.digest)
+
+    def _lost(self, user_id: str, state: UserState, changes: UserChanges) -> bool:
+        """Whether rows were deleted that no event named; it shows in their count."""
+        growth, before = self.shown.take_growth(user_id), state.count
+        state.count = changes.count
+        if before is None or changes.count is None or changes.count >= before + growth:
+            return False
+        state.sent = True
+        return True
 
     def _healed(self, user_id: str, state: UserState, digest: Digest | None) -> None:
         reason: str | None = state.reason or AUDIT

@@ -37,6 +37,8 @@ class UserState:
     """Of the database `horizon` belongs to: `Horizons.generation`."""
     cursor: str | None = None
     """`horizon` as a cursor, for `pong`."""
+    count: int | None = None
+    """Rows the user had at the last whole look."""
     begun: bool = False
     """Whether a first look has begun: devices that come later are newcomers."""
     reason: str | None = None

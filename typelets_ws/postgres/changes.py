@@ -111,6 +111,7 @@ class ChangeReader:
             digest=extent.digest,
             ids=extent.ids,
             narrow=extent.narrow,
+            counts=extent.counts,
         )
         users = [_wanted(number, since) for number, since in enumerate(wanted)]
         params = {
@@ -217,12 +218,15 @@ def _by_user(
     more: set[int] = set()
     digests: dict[int, Digest] = {}
     ids: dict[int, RowIds] = {}
+    counts: dict[int, int] = {}
     for row in found:
         letter, number = row[0] or b"", int(row[1] or b"0")
         if letter in _BY_LETTER:
             rows[number].append(_stored(row, wanted[number].user_id))
         elif letter == b"m":
             more.add(number)
+        elif letter == b"c":
+            counts[number] = int(row[3] or b"0") + int(row[5] or b"0")
         elif letter == b"d":
             digests[number] = Digest(_table_digest(row[3]), _table_digest(row[5]))
         else:
@@ -231,7 +235,13 @@ def _by_user(
     for number in range(len(wanted)):
         some = sorted(rows[number], key=_page_order)[:most]
         changes.append(
-            UserChanges(some, number in more, digests.get(number), ids.get(number))
+            UserChanges(
+                some,
+                number in more,
+                digests.get(number),
+                ids.get(number),
+                counts.get(number),
+            )
         )
     return changes
 

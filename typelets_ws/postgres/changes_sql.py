@@ -136,6 +136,10 @@ def _digest(table: str) -> str:
             '') FROM {table} AS d WHERE d.user_id = w.user_id)"""  # noqa: S608
 
 
+def _count(table: str) -> str:
+    return f"(SELECT count(*)::text FROM {table} AS d WHERE d.user_id = w.user_id)"  # noqa: S608
+
+
 def _ids(table: str) -> str:
     return f"""(SELECT coalesce(json_agg(d.id), '[]') FROM {table} AS d
         WHERE d.user_id = w.user_id)"""  # noqa: S608
@@ -148,6 +152,7 @@ def changed(
     digest: bool = False,
     ids: bool = False,
     narrow: bool = False,
+    counts: bool = False,
 ) -> bytes:
     """The statement that reads the changes of several users.
 
@@ -155,9 +160,9 @@ def changed(
     settled, kind, after, since_s}``; ``rows`` and ``bytes``, the most of one user.
     Its rows are ``kind n id version settled at row``, n being the user's number: ``h``
     the head, ``f`` and ``n`` folders and notes in the order of a page, ``m`` a
-    user of whom there is more, ``d`` the digest and ``i`` the ids of a user of whom
-    there is not. Rows of the last ``since_s`` seconds by their own ``updated_at`` are
-    changes as well. With `narrow` none but those can be, with an hour's margin: the
+    user of whom there is more, ``c`` the row count, ``d`` the digest and ``i`` the ids
+    of a user of whom there is not. Rows of the last ``since_s`` seconds by their own
+    ``updated_at`` are changes as well. With `narrow` none but those can be, with an hour's margin: the
     index on ``updated_at`` finds them, and the horizon selects among them.
     """
     last = "NOT EXISTS (SELECT FROM m WHERE m.n = w.n)"
@@ -165,6 +170,9 @@ def changed(
     if digest:
         tail += f"""UNION ALL SELECT 'd', w.n, NULL, {_digest("notes")}, NULL,
             {_digest("folders")}, NULL FROM w WHERE {last} """  # noqa: S608
+    if counts:
+        tail += f"""UNION ALL SELECT 'c', w.n, NULL, {_count("notes")}, NULL,
+            {_count("folders")}, NULL FROM w """  # noqa: S608
     if ids:
         tail += f"""UNION ALL SELECT 'i', w.n, NULL, {_ids("notes")}::text, NULL,
             {_ids("folders")}::text, NULL FROM w WHERE {last} """  # noqa: S608

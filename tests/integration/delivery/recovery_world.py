@@ -375,8 +375,7 @@ class RestHost:
     def publish(self, user: str, event: Message) -> None:
         """Publish it, perhaps late, perhaps twice, perhaps not at all."""
         way = self.rng.random()
-        # The old client cannot learn of a deletion that nobody announces.
-        if way < 0.2 and not event["event"].endswith("_deleted"):
+        if way < 0.2:
             return
         for _ in range(2 if way > 0.9 else 1):
             delay = self.rng.random() * 0.6 if self.rng.random() < 0.4 else 0.0

@@ -204,6 +204,29 @@ async def test_a_folders_deletion_reaches_its_notes(
             assert sync["updatedNote"]["folderId"] is None
 
 
+async def test_an_unpublished_deletion_is_told_by_the_digest(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    note, other = database.add_note(ALICE), database.add_note(ALICE)
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            await until(device, is_healed)
+            await audited(house)
+            await device.barrier()
+            database.execute("DELETE FROM notes WHERE id = %s", note)
+            (healed,) = await until(device, is_healed)
+            assert healed["reason"] == "audit"
+            assert healed["digest"] == digest(database)
+            database.execute("DELETE FROM notes WHERE id = %s", other)
+            event = {"event": "note_deleted", "noteId": other}
+            await publish(redis_server.url, ALICE, event)
+            await audited(house)
+            await audited(house)
+            types = [m["type"] for m in await device.barrier()]
+            assert types in (["note_deleted_sync"], ["healed", "note_deleted_sync"])
+
+
 async def test_a_skipped_event_before_a_published_one_is_found(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:

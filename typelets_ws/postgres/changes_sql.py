@@ -162,8 +162,9 @@ def changed(
     the head, ``f`` and ``n`` folders and notes in the order of a page, ``m`` a
     user of whom there is more, ``c`` the row count, ``d`` the digest and ``i`` the ids
     of a user of whom there is not. Rows of the last ``since_s`` seconds by their own
-    ``updated_at`` are changes as well. With `narrow` none but those can be, with an hour's margin: the
-    index on ``updated_at`` finds them, and the horizon selects among them.
+    ``updated_at`` are changes as well. With `narrow` none but those can be, with an
+    hour's margin: the index on ``updated_at`` finds them, and the horizon selects
+    among them.
     """
     last = "NOT EXISTS (SELECT FROM m WHERE m.n = w.n)"
     tail = ""

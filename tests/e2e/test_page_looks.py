@@ -40,6 +40,7 @@ def test_readable_in_light_and_dark(
     page = open_page(color_scheme=scheme, viewport={"width": 1280, "height": 800})
     content(pane(page, "Laptop")).fill("Oat milk\nBread\nTwo lemons")
     expect(content(pane(page, "Phone"))).to_have_value("Oat milk\nBread\nTwo lemons")
+    expect(page.locator('[data-figure="Devices"]')).to_have_text("2")
     page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
     card = luminance(style(page.locator(".pane").first, "background-color"))
     assert (card > 0.5) is (scheme == "light")

@@ -7,6 +7,7 @@ any TCP server (Redis, Postgres) and cuts, stalls, delays or refuses.
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,11 +22,19 @@ from typing import Any
 import pytest
 import redis
 
+CHANCE = random.SystemRandom()
+"""Not seeded: two halves of the suite with one seed must not choose the same ports."""
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port that no outgoing connection is given, so that it stays free."""
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", CHANCE.randrange(10_240, 32_000)))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
 
 
 class RedisServer:

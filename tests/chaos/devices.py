@@ -100,6 +100,7 @@ class OldClient:
                 json.dumps({"type": "auth", "token": mint(self.user, expires_in=3600)})
             )
             self.socket = socket
+            self.note("session", f"connected to {port}")
             for row_id in self.history:
                 self.note(row_id, f"connected to {port}")
             sender = asyncio.Task(self._send_all(socket, self.outgoing))
@@ -125,6 +126,8 @@ class OldClient:
         self.seen[message["type"]] += 1
         if message["type"] == "auth_success":
             self.connected = True
+        if message["type"] in {"auth_success", "healed", "resync_required", "error"}:
+            self.note("session", raw[:120])
         self.remember(message)
         self.apply(message)
 
@@ -198,7 +201,7 @@ class OldClient:
         return [
             f"    {line}"
             for row_id, lines in self.history.items()
-            if row_id in difference
+            if row_id in difference or row_id == "session"
             for line in lines
         ]
 

@@ -8,7 +8,6 @@ of `typelets-ws serve` with its notifications and its log.
 import asyncio
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.daemon import configured
+from tests.redis import free_port
 from tests.tokens import public_pem
 
 COMMAND = str(Path(sys.executable).parent / "typelets-ws")
@@ -68,13 +68,7 @@ def settings(
 
 def quiet_port() -> int:
     """A free port no outgoing connection is given, so that it can be taken again."""
-    while True:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", random.randrange(10_240, 32_000)))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+    return free_port()
 
 
 def wait_until(condition: Callable[[], object], patience: float = PATIENCE_S) -> None:

@@ -7,7 +7,6 @@ figures as it goes.
 import asyncio
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -21,19 +20,13 @@ from websockets.asyncio.client import connect
 
 from tests.daemon import Device, eventually, publish
 from tests.postgres import Database
-from tests.redis import RedisServer
+from tests.redis import RedisServer, free_port
 from tests.tokens import mint, public_pem
 
 SOAK_S = float(os.environ.get("TYPELETS_SOAK_S", "10"))
 VISITORS = 40
 GROWTH = 1.10
 """Memory after the churn, as a multiple of what it was once warm."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -26,7 +26,13 @@ class Alert:
 
 def alerts(names: SeriesNames) -> Sequence[Alert]:
     """All rules; severity `page` wakes an operator, `ticket` waits for the morning."""
-    return (*_outages(names), *_loads(names), *_clients(names), *_operations(names))
+    return (
+        *_outages(names),
+        *_loads(names),
+        *_clients(names),
+        *_recovery(names),
+        *_operations(names),
+    )
 
 
 def _outages(n: SeriesNames) -> Sequence[Alert]:
@@ -112,6 +118,21 @@ def _clients(n: SeriesNames) -> Sequence[Alert]:
         Alert(
             "Evictions", f"{n.rate(m.evictions)} > 0.1", 15, "ticket",
             "Devices are closed for their behaviour; the label `reason` says why.",
+        ),
+    )  # fmt: skip
+
+
+def _recovery(n: SeriesNames) -> Sequence[Alert]:
+    m = n.metrics
+    return (
+        Alert(
+            "SlowAudit", f"{n.of(m.audit_round)} > 300", 10, "ticket",
+            "A round of the audit takes more than 5 minutes: so late is found what was "
+            "not published.",
+        ),
+        Alert(
+            "UnannouncedChanges", f"{n.rate(m.unannounced_changes)} > 0.1", 15,
+            "ticket", "The REST service writes rows that it does not publish.",
         ),
     )  # fmt: skip
 

@@ -381,8 +381,9 @@ test("a frozen tab keeps a connection that lives", async () => {
   const { world, client, seen } = scene();
   await client.start();
   await inSync(world, client);
-  await world.time.pass(20_015); // the ping is on its way
-  world.time.jump(5 * MINUTE);
+  client.on("sent", () => Object.assign(world, { latencyMs: 12_500, random: () => 0.9 }));
+  await world.time.pass(25_010); // a ping was sent, and its pong comes after 11 s
+  world.time.jump(5 * MINUTE); // the timer of the missing pong fires first, and late
   await inSync(world, client);
   assert.equal(world.sockets.length, 1);
   assert.ok(!seen.status.some(({ reason }) => reason === "no answer"));

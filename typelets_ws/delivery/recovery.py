@@ -239,10 +239,19 @@ class Recovery:
     async def _work(self) -> None:
         while True:
             self._wake.clear()
-            if not await self._step():
+            if not await self._try_step():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._pause()):
                         await self._wake.wait()
+
+    async def _try_step(self) -> bool:
+        """A step that fails is logged; the audit looks at its users again."""
+        try:
+            return await self._step()
+        except Exception:
+            self._telemetry.log.exception("recovery_step_failed")
+            await asyncio.sleep(AWAY_S)
+            return True
 
     async def _step(self) -> bool:
         """Do the most urgent work. Returns False when nothing is due."""

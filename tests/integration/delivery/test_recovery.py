@@ -509,3 +509,19 @@ async def test_auth_success_has_a_cursor_that_finds_what_follows(
 
 def device_token() -> str:
     return mint(ALICE)
+
+
+async def test_a_step_that_fails_ends_neither_recovery_nor_the_daemon(
+    boot: Boot, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = database.add_note(ALICE, title="first")
+    async with boot(recovery=FAST) as house:
+        await ready(house)
+        async with house.device(ALICE) as device:
+            await until(device, is_healed)
+            states = house.daemon.relay.recovery.states
+            with monkeypatch.context() as patch:
+                patch.setattr(states, "take_due", lambda *_: 1 / 0)
+                await eventually(lambda: bool(house.logged("recovery_step_failed")))
+            rename(database, note, "second")
+            assert titles(await until(device, is_healed)) == ["second"]

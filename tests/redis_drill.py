@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "command_timeout_s": 1.0,
     "lease_s": 3.0,
 }
+REPORTED_S = 25.0
 FAILED = (redis.exceptions.RedisError, OSError, TimeoutError)
 
 
@@ -149,8 +150,7 @@ async def drill(
         await asyncio.sleep(settle_s)
         await _all_ready(receivers)
         load.stopped = True
-        await asyncio.sleep(0.3)
-        load.note()
+        await _all_reported(load, receivers)
         for receiver in receivers:
             result.silent += receiver.missed_silently(load.sent)
             result.missed += len(receiver.missed(load.sent))
@@ -160,6 +160,18 @@ async def drill(
         if publisher is not None:
             await publisher.aclose()
     return result
+
+
+async def _all_reported(load: Load, receivers: list[Receiver]) -> None:
+    """Wait for late reports: an old master may take events for ten seconds and more."""
+    end = time.monotonic() + REPORTED_S
+    await asyncio.sleep(0.3)
+    load.note()
+    while any(each.missed_silently(load.sent) for each in receivers):
+        if time.monotonic() > end:
+            return
+        await asyncio.sleep(0.2)
+        load.note()
 
 
 async def _measure(

@@ -103,7 +103,7 @@ async def test_a_failover_heals_itself(
         sentinel_group.url,
         lambda: fault(sentinel_group),
         publisher=publisher(sentinel_group),
-        settle_s=14.0 if fault is operator else 2.0,
+        settle_s=2.0,
     )
     print(result.row(getattr(fault, "__name__", "")))
     assert result.silent == []

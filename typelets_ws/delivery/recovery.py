@@ -131,11 +131,11 @@ class Recovery:
         What was shown since may be newer still: if its version says so, the row is
         read.
         """
-        stale = self.shown.is_stale(key, row.updated_at)
-        if self.shown.touched(key, sequence) and stale:
+        shown = self.shown
+        if shown.touched(key, sequence) and shown.is_stale(key, row.updated_at):
             self.reread(key)
         else:
-            self.shown.replied(key, row, connection_id)
+            shown.replied(key, row, connection_id)
 
     async def sync(
         self, user_id: str, connection_id: str, message: messages.Sync
@@ -154,15 +154,15 @@ class Recovery:
 
     def attach(self, user_id: str, device: Device) -> None:
         """A device has authenticated; it is healed unless it syncs by itself."""
-        now = self._monotonic()
+        now, state = self._monotonic(), self.states.get(user_id)
         self.shown.add_user(user_id)
         if not self._enabled:
             return
-        state = self.states.get(user_id)
         if state is None:
             self.states.add(user_id, now).reason = SIGN_IN
             self.states.schedule(user_id, now + SIGN_IN_S)
-        elif state.begun:
+        elif state.begun or self.shown.unverified(user_id, self.shown.sequence):
+            # The first look takes rows shown before for held by this device as well.
             self._newcomers.add(user_id, device, now + SIGN_IN_S)
         self._wake.set()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.rows import FOLDER
 from tests.daemon import Boot, Device, Message, RunningDaemon, eventually, publish
 from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
@@ -525,3 +526,19 @@ async def test_a_step_that_fails_ends_neither_recovery_nor_the_daemon(
                 await eventually(lambda: bool(house.logged("recovery_step_failed")))
             rename(database, note, "second")
             assert titles(await until(device, is_healed)) == ["second"]
+
+
+async def test_a_second_device_is_healed_of_what_the_first_was_shown_before(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    """The event comes while the user's first look is still to come."""
+    async with boot(recovery=FAST) as house, house.device(ALICE) as first:
+        folder = database.add_folder(ALICE)
+        query = f"SELECT {FOLDER} WHERE id = %s) AS r"
+        (row,) = database.execute(query, folder)
+        event = {"event": "folder_created", "folderData": row["row_to_json"]}
+        await publish(redis_server.url, ALICE, event)
+        await until(first, lambda m: m["type"] == "folder_created_sync")
+        async with house.device(ALICE) as second:
+            found = await until(second, lambda m: m["type"] == "folder_created_sync")
+            assert found[-1]["folderData"]["id"] == folder

@@ -1,6 +1,7 @@
 """The Redis of `dev`, both kinds of it: with a whole daemon on top."""
 
 import socket
+import uuid
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,6 @@ def test_what_it_says_of_scripts_is_true(kind: str) -> None:
 async def test_a_daemon_runs_on_it(
     kind: str, scripts: bool, database: Database
 ) -> None:
-
     with RedisServer() as server:
         if scripts and not server.runs_scripts:
             pytest.skip("this fakeredis has no lupa")
@@ -71,9 +71,8 @@ async def test_a_daemon_runs_on_it(
             house.device("alice") as phone,
             house.device("alice") as laptop,
         ):
-            await publish(
-                server.url, "alice", {"event": "note_deleted", "noteId": note_id}
-            )
+            gone = {"event": "note_deleted", "noteId": str(uuid.uuid4())}
+            await publish(server.url, "alice", gone)
             for device in (phone, laptop):
                 assert (await device.receive())["type"] == "note_deleted_sync"
             update = {

@@ -258,25 +258,25 @@ class Healer:
         if single or len(state.known or ()) > MOST_KNOWN:
             state.known = {row.key: row.version for row in changes.rows} or None
         self.states.looked(user_id, now)
-        if self._lost(user_id, state, changes) and changes.digest is None:
+        state.recount = state.recount or self._recount(user_id, state, changes)
+        if state.recount and changes.digest is None:
             self.states.schedule(user_id, now)  # for the digest
             return
         self._healed(user_id, state, changes.digest)
 
-    def _lost(self, user_id: str, state: UserState, changes: UserChanges) -> bool:
-        """Whether rows were deleted that no event named; it shows in their count."""
-        growth, before = self.shown.take_growth(user_id), state.count
+    def _recount(self, user_id: str, state: UserState, changes: UserChanges) -> bool:
+        """Whether rows came or went since the last look: some may have gone unnamed."""
+        came_or_went, before = self.shown.take_came_or_went(user_id), state.count
         state.count = changes.count
-        if before is None or changes.count is None or changes.count >= before + growth:
+        if before is None or changes.count is None:
             return False
-        state.sent = True
-        return True
+        return came_or_went or changes.count != before
 
     def _healed(self, user_id: str, state: UserState, digest: Digest | None) -> None:
         reason: str | None = state.reason or AUDIT
-        if reason in {AUDIT, SIGN_IN} and not state.sent:
+        if reason in {AUDIT, SIGN_IN} and not state.sent and not state.recount:
             reason = None
-        state.reason, state.sent, state.told = None, False, False
+        state.reason, state.sent, state.told, state.recount = None, False, False, False
         if reason is not None and state.cursor is not None:
             devices = self.hub.devices_of(user_id)
             self.sender.send_healed(devices, reason, state.cursor, digest)

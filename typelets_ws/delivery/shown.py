@@ -26,14 +26,13 @@ __all__ = ["ShownRows"]
 class _User:
     """The keys of one user's rows: remembered, and shown since they were verified."""
 
-    __slots__ = ("created", "deleted", "keys", "unverified")
+    __slots__ = ("came_or_went", "keys", "unverified")
 
     def __init__(self) -> None:
         self.keys: dict[RowKey, None] = {}
         self.unverified: dict[RowKey, int] = {}
         """With the sequence of the last showing."""
-        self.created: set[RowKey] | None = None
-        self.deleted: set[RowKey] | None = None
+        self.came_or_went = False
 
 
 class ShownRows:
@@ -134,8 +133,7 @@ class ShownRows:
             return
         if known.base is None or known.gone:
             known.rebase(row if is_whole(row) else None)
-        user = self._users[key.user_id]
-        user.created = {*(user.created or ()), key}
+        self._users[key.user_id].came_or_went = True
         known.version = known.event_version = version or known.version
         known.last = row
         known.gone = known.replied = False
@@ -149,8 +147,7 @@ class ShownRows:
         known.version = known.event_version = known.holder = None
         known.rebase(None)
         known.last = b""
-        user = self._users[key.user_id]
-        user.deleted = {*(user.deleted or ()), key}
+        self._users[key.user_id].came_or_went = True
         known.gone, known.replied = True, False
         self._weigh(known)
 
@@ -175,14 +172,13 @@ class ShownRows:
         known.gone = known.replied = False
         self._weigh(known)
 
-    def take_growth(self, user_id: str) -> int:
-        """By how many rows creations and deletions shown since the last call grow."""
+    def take_came_or_went(self, user_id: str) -> bool:
+        """Whether creations or deletions were shown since the last call."""
         user = self._users.get(user_id)
         if user is None:
-            return 0
-        created, deleted = user.created or set(), user.deleted or set()
-        user.created = user.deleted = None
-        return len(created - deleted) - len(deleted - created)
+            return False
+        found, user.came_or_went = user.came_or_went, False
+        return found
 
     def is_unverified(self, key: RowKey) -> bool:
         """Whether the row was shown since it was verified."""

@@ -47,6 +47,8 @@ class UserState:
     """Whether `resync_required` was sent for this reason."""
     sent: bool = False
     """Whether rows were sent since the last `healed`."""
+    recount: bool = False
+    """Whether devices need a digest: it shows them a deletion that no event named."""
     due: float | None = None
     """When the next look is due; None leaves it to the audit."""
     after: tuple[RowKind, str] | None = None
@@ -106,6 +108,11 @@ class UserStates:
                 state.due = None
                 found.append(user_id)
         return found
+
+    def need_digest(self, user_ids: Collection[str]) -> bool:
+        """Whether the next look at one of these users must come with a digest."""
+        states = (self._states.get(user_id) for user_id in user_ids)
+        return any(state is not None and state.recount for state in states)
 
     def next_due(self) -> float | None:
         """When the next look is due."""

@@ -6,8 +6,9 @@ base64 ignores bits behind the end. Here every token is spelt canonically.
 
 from typing import Any
 
+import jwt
 import structlog
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.tokens import key_pair, mint, public_pem
@@ -63,7 +64,11 @@ def test_signed_claims(claims: dict[str, Any]) -> None:
 
 @given(st.dictionaries(HEADERS, JSON, max_size=2))
 def test_signed_headers(headers: dict[str, Any]) -> None:
-    agreed(mint(now=NOW, headers=headers))
+    try:
+        token = mint(now=NOW, headers=headers)
+    except jwt.InvalidTokenError:
+        assume(False)  # PyJWT signs no header that it would refuse to read
+    agreed(token)
 
 
 @given(st.sampled_from(["RS384", "RS512", "PS256"]))

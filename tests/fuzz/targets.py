@@ -72,6 +72,8 @@ def fits(kind: Any, found: object) -> bool:
         return type(None) in choices
     if "dict" in str(kind):
         return isinstance(found, dict)
+    if bool in choices:
+        return isinstance(found, bool)
     return is_text(found)
 
 

@@ -22,14 +22,14 @@ from typelets_ws.protocol.errors import CloseCode, Code
 
 WORDS = [
     "auth", "ping", "join_note", "leave_note", "note_update", "note_created",
-    "note_deleted", "folder_created", "folder_updated", "folder_deleted", "nonsense",
-    "note_sync",
+    "note_deleted", "folder_created", "folder_updated", "folder_deleted", "sync",
+    "nonsense", "note_sync",
 ]  # fmt: skip
 SERVER_WORDS = {
     "auth_success", "auth_failed", "pong", "note_joined", "note_left",
     "note_update_success", "error", "note_sync", "note_created_sync",
     "note_deleted_sync", "folder_created_sync", "folder_updated_sync",
-    "folder_deleted_sync",
+    "folder_deleted_sync", "announced", "sync_page", "healed", "resync_required",
 }  # fmt: skip
 LIMITS = {
     "rate_messages": 1_000_000, "devices_per_user": 100, "abort_s": 0.2,

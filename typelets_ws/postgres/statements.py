@@ -72,7 +72,7 @@ class Statements:
     async def all_rows(
         self, name: str, query: bytes, params: Mapping[str, object], deadline: float
     ) -> list[Columns]:
-        """Run a statement and return all its rows; otherwise as `fetch_row`."""
+        """Run a statement and return all its rows; otherwise as `first_row`."""
         began = self._loop.time()
         try:
             text, values = _encoded(query, params)

@@ -38,6 +38,8 @@ def served(redis_url: str, database_url: str, port: int) -> Iterator[int]:
         "DATABASE_URL": database_url,
         "TYPELETS_WS_SERVER_PORT": str(port),
         "TYPELETS_WS_SERVER_DRAIN_SECONDS": "0",
+        # A pool that grows under load is no leak: it is full from the start.
+        "TYPELETS_WS_DATABASE_POOL_MIN": "8",
         "TYPELETS_WS_ADMIN_ENABLED": "false",
         "TYPELETS_WS_REDIS_UNSUBSCRIBE_DELAY_S": "0.2",
         "TYPELETS_WS_LOG_LEVEL": "error",

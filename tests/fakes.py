@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, cast
 
+import msgspec
 import structlog
 
 from typelets_ws.config.live import LiveConfig
@@ -304,6 +305,11 @@ class NoHorizons:
         return []
 
 
+def live(**limits: int | float) -> LiveConfig:
+    """Settings in force with these limits."""
+    return LiveConfig(Config(limits=msgspec.convert(limits, Limits)))
+
+
 class Stubs:
     """All the collaborators, wired; `now_ms` moves by hand."""
 
@@ -335,14 +341,14 @@ class Stubs:
             self.clerk,
             self.presence,
             self.revoked,
-            NonceRegistry(self.limits.nonces_per_user),
-            UserRates(self.limits),
+            NonceRegistry(self.live),
+            UserRates(self.live),
             self.clock,
             self.telemetry,
         )
 
     def session(self, connection_id: str = "c1") -> Session:
-        return Session(connection_id, self.limits, self.live.current.messages)
+        return Session(connection_id, self.live)
 
     def figure(self, name: str, **labels: str) -> float:
         """The value of a metric, 0 when it was never touched."""

@@ -174,15 +174,15 @@ def build(
         clerk,
         Presence(hub, recovery, bus, limits, live),
         revoked,
-        NonceRegistry(config.limits.nonces_per_user),
-        UserRates(config.limits),
+        NonceRegistry(live),
+        UserRates(live),
         clock,
         telemetry,
     )
     context = Context(
         store, authenticator, recovery, bus.publish, live, clock, telemetry
     )
-    limiter = ConnectionLimiter(config.limits)
+    limiter = ConnectionLimiter(live)
     endpoints = Endpoints(
         live, hub, telemetry.metrics, health, limiter, recent.about, pages
     )

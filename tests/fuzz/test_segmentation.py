@@ -17,6 +17,7 @@ from websockets.protocol import OPEN, SEND_EOF, Protocol, Side
 from websockets.server import ServerProtocol
 
 from tests.streams import cut, frames, request, streams
+from typelets_ws.config.live import LiveConfig
 from typelets_ws.config.model import Config, Limits
 from typelets_ws.protocol.errors import Disconnect
 from typelets_ws.websocket import handshake
@@ -49,7 +50,7 @@ class Recorder:
         self.least_unread = MAX_SIZE
         self.inbound = Inbound(
             cast(Any, self), cast(Any, self), cast(Any, self),
-            ConnectionTimers(limits, 0, 30), cast(Any, self), [],
+            ConnectionTimers(LiveConfig(self.config), 0), cast(Any, self), [],
         )  # fmt: skip
 
     def feed(self, data: bytes) -> None:

@@ -5,6 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes import live
 from typelets_ws.protocol import decoding, events, messages, replies
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.protocol.events import EventRejected
@@ -81,7 +82,7 @@ def test_an_envelope_is_opened_or_none(data: bytes) -> None:
         return
     secrets = signing.Secrets()
     secrets.issue("token", "user", 0)
-    nonces = signing.NonceMemory(10)
+    nonces = signing.NonceMemory(live(nonces_per_user=10))
     verdict = signing.judge(envelope, secrets, nonces, 0)
     assert verdict is not signing.SignatureVerdict.OK
     assert len(nonces) == 0

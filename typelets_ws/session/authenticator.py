@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from ..config.model import Limits
 from ..delivery.hub import Device
 from ..delivery.revocations import RevokedSessions
 from ..ports import (
@@ -54,11 +53,6 @@ class Authenticator:
     rates: UserRates
     clock: Clock
     telemetry: Telemetry
-
-    def reconfigure(self, limits: Limits) -> None:
-        """Apply new limits to what is counted per user."""
-        self.nonces.reconfigure(limits.nonces_per_user)
-        self.rates.reconfigure(limits)
 
     async def authenticate(
         self, device: Device, session: Session, message: messages.Auth

@@ -14,6 +14,8 @@ from math import ceil
 from typing import Final
 from weakref import WeakValueDictionary
 
+from ..config.live import LiveConfig
+
 __all__ = [
     "MAX_AGE_MS",
     "NonceMemory",
@@ -49,19 +51,19 @@ def nonce_ttl_ms(timestamp_ms: float, now_ms: int) -> int:
 
 
 class NonceMemory:
-    """The nonces of one user that can still be replayed; at most `limit`.
+    """The nonces of one user that can still be replayed, at most `nonces_per_user`.
 
     Each is kept in a bucket of ten seconds by the moment from which its message is too
     old anyway, so that the expired ones go a bucket at a time, up to ten seconds late.
     `expire` is called before a memory that was empty takes its first nonce.
     """
 
-    __slots__ = ("__weakref__", "_buckets", "_keep", "_size", "_swept", "limit")
+    __slots__ = ("__weakref__", "_buckets", "_keep", "_live", "_size", "_swept")
 
     def __init__(
-        self, limit: int, keep: "Callable[[NonceMemory], None] | None" = None
+        self, live: LiveConfig, keep: "Callable[[NonceMemory], None] | None" = None
     ) -> None:
-        self.limit = limit
+        self._live = live
         self._keep = keep
         self._buckets: dict[int, set[bytes]] = {}
         self._size = 0
@@ -80,7 +82,7 @@ class NonceMemory:
         for bucket in self._buckets.values():
             if key in bucket:
                 return NonceVerdict.USED
-        if self._size >= self.limit:
+        if self._size >= self._live.current.limits.nonces_per_user:
             return NonceVerdict.FULL
         if not self._size and self._keep is not None:
             self._keep(self)
@@ -100,7 +102,7 @@ class NonceMemory:
 
 
 class NonceRegistry:
-    """The nonce memories of all users, `limit` nonces each.
+    """The nonce memories of all users.
 
     A memory is the same one for all connections of a user. It lives while a connection
     holds it, so a connection may keep what `of` returns, and while it has nonces that
@@ -109,31 +111,26 @@ class NonceRegistry:
     them than users that count.
     """
 
-    __slots__ = ("_known", "_limit", "_live")
+    __slots__ = ("_known", "_live", "_unexpired")
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, live: LiveConfig) -> None:
+        self._live = live
         self._known: WeakValueDictionary[str, NonceMemory] = WeakValueDictionary()
-        self._live: OrderedDict[str, NonceMemory] = OrderedDict()
+        self._unexpired: OrderedDict[str, NonceMemory] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def reconfigure(self, limit: int) -> None:
-        """Take another limit; what is remembered stays remembered."""
-        self._limit = limit
-        for memory in list(self._known.values()):
-            memory.limit = limit
-
     def of(self, user_id: str, now_ms: int) -> NonceMemory:
         """The memory of this user."""
-        for _ in range(min(2, len(self._live))):
-            user, memory = self._live.popitem(last=False)
+        for _ in range(min(2, len(self._unexpired))):
+            user, memory = self._unexpired.popitem(last=False)
             memory.expire(now_ms)
             if len(memory):
-                self._live[user] = memory
+                self._unexpired[user] = memory
         known = self._known.get(user_id)
         if known is None:
-            known = NonceMemory(self._limit, partial(self._live.__setitem__, user_id))
+            keep = partial(self._unexpired.__setitem__, user_id)
+            known = NonceMemory(self._live, keep)
             self._known[user_id] = known
         return known

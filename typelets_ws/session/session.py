@@ -11,11 +11,13 @@ epoch and `now` in seconds on the monotonic clock.
 The user never changes: a valid token of another user ends the session (section 2).
 """
 
+from dataclasses import dataclass
 from enum import Enum, auto
 from math import ceil
 from typing import Final
 
-from ..config import model as config
+from ..config.live import LiveConfig
+from ..config.model import Limits
 from ..ports import Identity, TokenRejected, TokenRejectReason
 from ..protocol import decoding, replies
 from ..protocol.errors import (
@@ -52,16 +54,12 @@ class State(Enum):
     CLOSED = auto()
 
 
+@dataclass(slots=True)
 class Received:
     """A message that may be handled; `envelope` when it came signed."""
 
-    __slots__ = ("envelope", "message")
-
-    def __init__(
-        self, message: ClientMessage, envelope: signing.Envelope | None = None
-    ) -> None:
-        self.message = message
-        self.envelope = envelope
+    message: ClientMessage
+    envelope: signing.Envelope | None = None
 
 
 class Session:
@@ -72,10 +70,10 @@ class Session:
         "_failed_tries",
         "_joined",
         "_limits",
+        "_live",
         "_nonces",
         "_rates",
         "_registry",
-        "_require_signed",
         "_secrets",
         "_user_rate",
         "_window",
@@ -85,16 +83,14 @@ class Session:
         "user_id",
     )
 
-    def __init__(
-        self, connection_id: str, limits: config.Limits, rules: config.Messages
-    ) -> None:
+    def __init__(self, connection_id: str, live: LiveConfig) -> None:
         self.connection_id = connection_id
         self.state = State.CONNECTED
         self.user_id = ""
         self.session_id: str | None = None
-        self._limits = limits
-        self._require_signed = rules.require_signed_messages
-        self._window = _rate_window(limits)
+        self._live = live
+        self._limits = live.current.limits
+        self._window = _rate_window(self._limits)
         self._bytes: ByteWindow | None = None
         self._failed_tries = 0
         self._secrets: signing.Secrets | None = None
@@ -104,13 +100,9 @@ class Session:
         self._rates: UserRates | None = None
         self._user_rate: UserRate | None = None
 
-    def reconfigure(self, limits: config.Limits, rules: config.Messages) -> None:
-        """Take new limits. Another rate is counted afresh.
-
-        By the old count a client that kept to the old rate could be a flood.
-        """
+    def _after_reload(self, limits: Limits) -> None:
+        """Count another rate afresh: the old count may be a flood by the new limit."""
         old, self._limits = self._limits, limits
-        self._require_signed = rules.require_signed_messages
         if _rates_of(old) != _rates_of(limits):
             self._window = _rate_window(limits)
             self._bytes = None
@@ -125,10 +117,11 @@ class Session:
         """Count one message of `size` bytes; return why it is refused, if it is.
 
         `now` is monotonic, in seconds: no change of the system clock lets more in.
-
-        Returned, not raised: a raised exception refers to the frames it passed, and
-        those to the bytes of the message.
+        Returned, not raised: an exception refers to frames, and those to the message.
         """
+        limits = self._live.current.limits
+        if limits is not self._limits:
+            self._after_reload(limits)
         verdict = self._window.count(now)
         retry_after = self._window.retry_after
         if size > SMALL_BYTES:
@@ -144,12 +137,9 @@ class Session:
             of_user = self._user_rate.arrive(now)
             if of_user > verdict:
                 verdict, retry_after = of_user, self._user_rate.retry_after
-        if verdict is RateVerdict.FLOOD:
-            return Disconnect(CloseCode.TOO_MANY, "flood")
-        if verdict is RateVerdict.REFUSED:
-            retry = ceil(retry_after(now) * 1000)
-            return ClientError(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
-        if size > self._limits.message_bytes:
+        if verdict is not RateVerdict.SERVED:
+            return _rate_refusal(verdict, retry_after(now))
+        if size > limits.message_bytes:
             return ClientError(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
         return None
 
@@ -186,7 +176,11 @@ class Session:
                 raise ClientError(
                     Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=message.requestId
                 )
-        elif self._require_signed and not signed and not isinstance(message, Ping):
+        elif (
+            not signed
+            and self._live.current.messages.require_signed_messages
+            and not isinstance(message, Ping)
+        ):
             raise ClientError(
                 Code.SIGNATURE_REJECTED,
                 SIGNATURE_REJECTED,
@@ -291,9 +285,16 @@ class Session:
         self.state = State.CLOSED
 
 
-def _rates_of(limits: config.Limits) -> tuple[int, int, int]:
+def _rate_refusal(verdict: RateVerdict, retry_after: float) -> ClientError | Disconnect:
+    if verdict is RateVerdict.FLOOD:
+        return Disconnect(CloseCode.TOO_MANY, "flood")
+    retry = ceil(retry_after * 1000)
+    return ClientError(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
+
+
+def _rates_of(limits: Limits) -> tuple[int, int, int]:
     return limits.rate_messages, limits.rate_bytes, limits.rate_window_ms
 
 
-def _rate_window(limits: config.Limits) -> SlidingWindow:
+def _rate_window(limits: Limits) -> SlidingWindow:
     return SlidingWindow(limits.rate_messages, limits.rate_window_ms / 1000)

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from typing import Final
 from weakref import WeakValueDictionary
 
-from ..config import model as config
+from ..config.live import LiveConfig
 from .rate_limit import FLOOD_FACTOR, RateVerdict, SlidingWindow
 
 __all__ = ["UserRate", "UserRates"]
@@ -84,26 +84,19 @@ class UserRate:
 class UserRates:
     """The counts of all users with a connection or a recent message."""
 
-    def __init__(self, limits: config.Limits) -> None:
+    def __init__(self, live: LiveConfig) -> None:
+        self._live = live
         self._known: WeakValueDictionary[str, UserRate] = WeakValueDictionary()
         self._recent: OrderedDict[str, UserRate] = OrderedDict()
         self._floods: OrderedDict[str, tuple[float, SlidingWindow]] = OrderedDict()
-        self._rate = _rate(limits)
+        self._rate = self._current_rate()
 
     def __len__(self) -> int:
         return len(self._recent) + len(self._floods)
 
-    def reconfigure(self, limits: config.Limits) -> None:
-        """Take other limits; after another rate everything is counted afresh."""
-        wanted = _rate(limits)
-        if wanted != self._rate:
-            self._rate = wanted
-            self._known.clear()
-            self._recent.clear()
-            self._floods.clear()
-
     def of(self, user_id: str, now: float) -> UserRate:
         """The user's count; to be kept while the connection lives."""
+        self._refresh()
         for _ in range(min(2, len(self._recent))):
             user, rate = self._recent.popitem(last=False)
             if not rate.is_idle(now):
@@ -114,12 +107,14 @@ class UserRates:
 
     def remember_flood(self, user_id: str, window: SlidingWindow, now: float) -> None:
         """A connection of this user is closed for a flood at `now`."""
+        self._refresh()
         self._floods[user_id] = (now + self._rate[1], window.without_refused())
         self._floods.move_to_end(user_id)
         self._forget_floods(now)
 
     def flood_of(self, user_id: str, now: float) -> SlidingWindow | None:
         """The window that a new connection of this user continues, if there is one."""
+        self._refresh()
         self._forget_floods(now)
         found = self._floods.get(user_id)
         return None if found is None else found[1]
@@ -128,8 +123,17 @@ class UserRates:
         while self._floods and next(iter(self._floods.values()))[0] <= now:
             self._floods.popitem(last=False)
 
+    def _refresh(self) -> None:
+        """After a reload with another rate everything is counted afresh."""
+        rate = self._current_rate()
+        if rate != self._rate:
+            self._rate = rate
+            self._known.clear()
+            self._recent.clear()
+            self._floods.clear()
 
-def _rate(limits: config.Limits) -> tuple[int, float]:
-    """The user's limit and its window in seconds."""
-    limit = limits.rate_messages * limits.user_rate_factor
-    return limit, limits.rate_window_ms / 1000
+    def _current_rate(self) -> tuple[int, float]:
+        """The user's limit and its window in seconds."""
+        limits = self._live.current.limits
+        limit = limits.rate_messages * limits.user_rate_factor
+        return limit, limits.rate_window_ms / 1000

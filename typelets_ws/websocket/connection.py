@@ -18,7 +18,6 @@ from typing import Final
 
 from websockets.extensions import Extension
 
-from ..config.model import Config
 from ..protocol import messages, replies
 from ..protocol.errors import CloseCode, Disconnect
 from ..session.dispatcher import Dispatcher
@@ -67,18 +66,15 @@ class Connection(asyncio.Protocol):
         extensions: list[Extension],
     ) -> None:
         """`transport` is that of an accepted upgrade, from the client at `address`."""
-        config = state.config
         self._state = state
         self.spawn = state.spawn
         self._transport = transport
         self._address = address
         self._deflate = inflates(extensions)
         self._writer = writer = Writer(self, transport, state)
-        self._timers = timers = ConnectionTimers(
-            config.limits, state.monotonic(), config.auth.auth_timeout_ms / 1000
-        )
+        self._timers = timers = ConnectionTimers(state.live, state.monotonic())
         self.connection_id = new_id()
-        self._session = Session(self.connection_id, config.limits, config.messages)
+        self._session = Session(self.connection_id, state.live)
         dispatcher = Dispatcher(self, self._session, state.context)
         self.dispatcher = dispatcher
         self._inbound = Inbound(self, writer, dispatcher, timers, state, extensions)
@@ -291,8 +287,3 @@ class Connection(asyncio.Protocol):
     def busy(self) -> bool:
         """See `state.ClientSocket`."""
         return self.dispatcher.busy
-
-    def reconfigure(self, config: Config) -> None:
-        """See `state.ClientSocket`."""
-        self._timers.reconfigure(config.limits)
-        self._session.reconfigure(config.limits, config.messages)

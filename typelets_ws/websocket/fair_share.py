@@ -1,7 +1,8 @@
 """Fair shares of slots and rates between addresses. Pure: time is an argument.
 
 Invariants. An address may take all while no other one asks; under contention
-no address keeps more than its share. Memory is bounded: `FairSlots` by its limit,
+no address keeps more than its share. A limit is an argument and may change between
+calls. Memory is bounded: `FairSlots` by its limit,
 `FairRate` by twice its rate, `Strikes` by its number of keys. Keys come from
 `addresses.limit_key`. Tested by tests/unit/websocket/test_fair_share.py.
 (spec section 5)
@@ -24,8 +25,7 @@ class FairSlots(Generic[H]):
     A holder is any hashable object, for example a connection.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self) -> None:
         self._holders: dict[str, dict[H, None]] = {}
         self._by_size: dict[int, dict[str, None]] = {}
         self._largest = 0
@@ -38,17 +38,17 @@ class FairSlots(Generic[H]):
         """How many slots an address holds."""
         return len(self._holders.get(key, ()))
 
-    def allows(self, key: str) -> bool:
-        """Whether a slot is free, or held by an address that holds more."""
-        return self._used < self.limit or self._largest > self.held(key) + 1
+    def allows(self, key: str, limit: int) -> bool:
+        """Whether one of `limit` slots is free, or held by an address with more."""
+        return self._used < limit or self._largest > self.held(key) + 1
 
-    def acquire(self, key: str, holder: H) -> H | None:
+    def acquire(self, key: str, holder: H, limit: int) -> H | None:
         """Take a slot; return the holder that must give way for it, if one must.
 
         That is the oldest of the address with the most slots, and it has no slot any
         more. Call only when `allows` says so.
         """
-        evicted = None if self._used < self.limit else self._evict()
+        evicted = None if self._used < limit else self._evict()
         holders = self._holders.setdefault(key, {})
         holders[holder] = None
         self._used += 1
@@ -86,29 +86,27 @@ class FairSlots(Generic[H]):
 
 
 class FairRate:
-    """At most `limit` within any `window` seconds, fairly shared between addresses.
+    """A limit within any `window` seconds, fairly shared between addresses.
 
     While several addresses come, one gets at most the part `share` of the limit. An
     address below an equal share is served beyond the limit, up to `OVERDRAFT` times.
     """
 
-    def __init__(self, limit: int, window: float, share: float) -> None:
-        self._limit = limit
+    def __init__(self, window: float) -> None:
         self._window = window
-        self._share = share
         self._arrivals: deque[tuple[float, str]] = deque()
         self._counts: Counter[str] = Counter()
 
-    def try_acquire(self, key: str, now: float) -> bool:
+    def try_acquire(self, key: str, now: float, limit: int, share: float) -> bool:
         """Count one arrival at `now` (never backwards); False when it is too many."""
         self._expire(now)
         mine = self._counts[key]
         addresses = len(self._counts) + (not mine)
-        if addresses > 1 and mine >= max(1, int(self._limit * self._share)):
+        if addresses > 1 and mine >= max(1, int(limit * share)):
             return False
         total = len(self._arrivals)
-        if total >= self._limit and (
-            mine >= max(1, self._limit // addresses) or total >= self._limit * OVERDRAFT
+        if total >= limit and (
+            mine >= max(1, limit // addresses) or total >= limit * OVERDRAFT
         ):
             return False
         self._arrivals.append((now, key))
@@ -125,13 +123,12 @@ class FairRate:
 
 
 class Strikes:
-    """Offences per address: `limit` within `window` seconds shut it out for the rest.
+    """Offences per address: a limit within `window` seconds shuts it out for the rest.
 
     At most `max_keys` addresses are remembered, the latest ones.
     """
 
-    def __init__(self, limit: int, window: float, max_keys: int) -> None:
-        self._limit = limit
+    def __init__(self, window: float, max_keys: int) -> None:
         self._window = window
         self._max_keys = max_keys
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
@@ -139,22 +136,22 @@ class Strikes:
     def __len__(self) -> int:
         return len(self._times)
 
-    def add(self, key: str, now: float) -> None:
+    def add(self, key: str, now: float, limit: int) -> None:
         """Count one offence at `now` (never backwards)."""
-        times = self._times.get(key)
-        if times is None:
-            times = self._times[key] = deque(maxlen=self._limit)
+        times = self._times.setdefault(key, deque())
         times.append(now)
+        while len(times) > limit:
+            times.popleft()
         self._times.move_to_end(key)
         while len(self._times) > self._max_keys or self._is_over(now):
             self._times.popitem(last=False)
 
-    def retry_after(self, key: str, now: float) -> float:
+    def retry_after(self, key: str, now: float, limit: int) -> float:
         """Seconds for which the address is shut out; 0 when it is not."""
         times = self._times.get(key)
-        if times is None or len(times) < self._limit:
+        if times is None or len(times) < limit:
             return 0.0
-        return max(0.0, times[0] + self._window - now)
+        return max(0.0, times[-limit] + self._window - now)
 
     def _is_over(self, now: float) -> bool:
         oldest = next(iter(self._times.values()))

@@ -21,7 +21,6 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from ..config.addresses import ClientAddresses
-from ..config.model import Config
 from ..protocol.errors import CloseCode
 from ..wire.frames import DEFLATE
 from ..wire.request import RequestReader
@@ -119,9 +118,6 @@ class HandshakeProtocol(asyncio.Protocol):
     def abort(self) -> None:
         """Cut the socket."""
         self._transport.abort()
-
-    def reconfigure(self, config: Config) -> None:
-        """See `state.ClientSocket`: settings are read when the request is answered."""
 
     @property
     def held_bytes(self) -> int:

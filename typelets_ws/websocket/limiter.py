@@ -9,8 +9,8 @@ from collections import Counter
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
-from ..config import model as config
 from ..config.addresses import limit_key
+from ..config.live import LiveConfig
 from ..protocol.errors import CloseCode
 from .fair_share import FairRate, FairSlots, Strikes
 
@@ -68,18 +68,13 @@ class ConnectionLimiter:
     A connection is unauthenticated until `authenticated`.
     """
 
-    def __init__(self, limits: config.Limits) -> None:
+    def __init__(self, live: LiveConfig) -> None:
+        self._live = live
         self._addresses: Counter[str] = Counter()
-        self._slots: FairSlots[LimitedSocket] = FairSlots(limits.unauthenticated)
+        self._slots: FairSlots[LimitedSocket] = FairSlots()
+        self._accepts = FairRate(1.0)
+        self._tokens = Strikes(TOKENS_WINDOW_S, MAX_ADDRESSES)
         self.total = 0
-        self.reconfigure(limits)
-
-    def reconfigure(self, limits: config.Limits) -> None:
-        """Take new limits; open connections stay open."""
-        self._limits = limits
-        self._slots.limit = limits.unauthenticated
-        self._accepts = FairRate(limits.accepts_per_second, 1.0, limits.accept_share)
-        self._tokens = Strikes(limits.refused_tokens, TOKENS_WINDOW_S, MAX_ADDRESSES)
 
     @property
     def unauthenticated(self) -> int:
@@ -88,21 +83,23 @@ class ConnectionLimiter:
 
     def acquire(self, address: str, holder: LimitedSocket, now: float) -> Entry:
         """Judge one handshake at `now` (s); count it when it is accepted."""
-        limits, key = self._limits, limit_key(address)
-        shut_out_s = self._tokens.retry_after(key, now)
+        limits, key = self._live.current.limits, limit_key(address)
+        shut_out_s = self._tokens.retry_after(key, now, limits.refused_tokens)
         if shut_out_s:
             return Entry(LimiterVerdict.TOKENS, retry_after_s=shut_out_s)
         if self.total >= limits.connections:
             return Entry(LimiterVerdict.FULL)
         if self._addresses[key] >= limits.per_address:
             return Entry(LimiterVerdict.ADDRESS)
-        if not self._slots.allows(key):
+        if not self._slots.allows(key, limits.unauthenticated):
             return Entry(LimiterVerdict.UNAUTHENTICATED)
-        if not self._accepts.try_acquire(key, now):
+        accepts, share = limits.accepts_per_second, limits.accept_share
+        if not self._accepts.try_acquire(key, now, accepts, share):
             return Entry(LimiterVerdict.RATE)
         self.total += 1
         self._addresses[key] += 1
-        return Entry(LimiterVerdict.OPEN, self._slots.acquire(key, holder))
+        evicted = self._slots.acquire(key, holder, limits.unauthenticated)
+        return Entry(LimiterVerdict.OPEN, evicted)
 
     def authenticated(self, address: str, holder: LimitedSocket) -> None:
         """The connection has authenticated."""
@@ -110,7 +107,8 @@ class ConnectionLimiter:
 
     def token_refused(self, address: str, now: float) -> None:
         """A client of this address sent a refused token, or flooded before auth."""
-        self._tokens.add(limit_key(address), now)
+        limit = self._live.current.limits.refused_tokens
+        self._tokens.add(limit_key(address), now, limit)
 
     def release(self, address: str, holder: LimitedSocket) -> None:
         """The connection is gone."""

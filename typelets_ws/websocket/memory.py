@@ -8,6 +8,8 @@ Tested by tests/unit/websocket/test_memory.py and tests/hostile/test_memory.py.
 
 from typing import Protocol
 
+from ..config.live import LiveConfig
+
 __all__ = ["Holder", "MemoryBudget"]
 
 
@@ -25,17 +27,17 @@ class Holder(Protocol):
 
 
 class MemoryBudget:
-    """Bytes by holder; `limit` is in bytes and may be changed."""
+    """Bytes by holder."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, live: LiveConfig) -> None:
+        self._live = live
         self.total = 0
         self._held: dict[Holder, int] = {}
 
     @property
     def exceeded(self) -> bool:
         """True while the holders hold more than the limit, as they last reported."""
-        return self.total > self.limit
+        return self.total > self._live.current.limits.memory_bytes
 
     def report(self, holder: Holder, size: int) -> None:
         """Take note of the bytes that `holder` holds now."""

@@ -47,10 +47,6 @@ class ClientSocket(Protocol):
         """True while one of its messages is being handled."""
         ...
 
-    def reconfigure(self, config: Config) -> None:
-        """Use other settings from the next message on."""
-        ...
-
     def on_timer(self, now: float) -> float | None:
         """See `timer_wheel.Timed`."""
         ...
@@ -97,10 +93,9 @@ class ServerState:
         self.monotonic = context.clock.monotonic
         self.now_ms = context.clock.now_ms
         self.limiter = limiter
-        limits = live.current.limits
-        self.memory = MemoryBudget(limits.memory_bytes)
+        self.memory = MemoryBudget(live)
         self.connections: set[ClientSocket] = set()
-        self._sockets: FairSlots[PendingSocket] = FairSlots(limits.handshakes)
+        self._sockets: FairSlots[PendingSocket] = FairSlots()
         """Sockets without a whole request, by the address of the peer."""
         self._relief_due = False
         self.sent_bytes = 0
@@ -113,19 +108,12 @@ class ServerState:
         return self.live.current
 
     def reconfigure(self) -> None:
-        """Take over the settings in force, for handshakes and messages to come."""
-        config = self.live.current
-        self.limiter.reconfigure(config.limits)
-        self.memory.limit = config.limits.memory_bytes
-        limits = config.limits
+        """Derive from the settings in force what is too dear to derive at each use."""
+        server, limits = self.config.server, self.config.limits
         self.least_unread = min(limits.unread_bytes, limits.unread_bytes_before_auth)
         """No message may be larger. An attribute, because it is read for each."""
-        self._sockets.limit = config.limits.handshakes
-        self._addresses = ClientAddresses(config.server.trusted_proxies)
-        self.origins = AllowedOrigins(config.server.allowed_origins)
-        self.context.authenticator.reconfigure(config.limits)
-        for connection in self.connections:
-            connection.reconfigure(config)
+        self._addresses = ClientAddresses(server.trusted_proxies)
+        self.origins = AllowedOrigins(server.allowed_origins)
 
     def add_socket(self, socket: PendingSocket, peer: str) -> None:
         """Count a socket that was accepted from this address.
@@ -144,10 +132,10 @@ class ServerState:
         if self._addresses.trusts(peer):
             return
         key = limit_key(peer)
-        if not self._sockets.allows(key):
+        if not self._sockets.allows(key, limits.handshakes):
             socket.evict(LimiterVerdict.SOCKETS)
             return
-        evicted = self._sockets.acquire(key, socket)
+        evicted = self._sockets.acquire(key, socket, limits.handshakes)
         if evicted is not None:
             evicted.evict(LimiterVerdict.SOCKETS)
 

@@ -7,6 +7,7 @@ it does not run. `expired` returns the most serious expired one, `next` the next
 from enum import Enum, auto
 from typing import Final
 
+from ..config.live import LiveConfig
 from ..config.model import Limits
 
 __all__ = ["NEVER", "ConnectionTimers", "Timer"]
@@ -33,7 +34,7 @@ class ConnectionTimers:
         "_abort_at",
         "_auth_until",
         "_drained",
-        "_limits",
+        "_live",
         "_next_ping",
         "_pinged_at",
         "_resync_at",
@@ -42,19 +43,19 @@ class ConnectionTimers:
         "resync_reason",
     )
 
-    def __init__(self, limits: Limits, now: float, auth_timeout: float) -> None:
-        """Opened at `now`: `auth` must come within `auth_timeout` seconds."""
-        self._limits = limits
-        self._auth_until = now + auth_timeout
-        self._next_ping = now + limits.ping_interval_s
+    def __init__(self, live: LiveConfig, now: float) -> None:
+        """Opened at `now`."""
+        self._live = live
+        self._auth_until = now + live.current.auth.auth_timeout_ms / 1000
+        self._next_ping = now + self._limits.ping_interval_s
         self._pinged_at = self._resync_at = self._stall_at = NEVER
         self._abort_at = self._unfinished_until = NEVER
         self._drained = 0
         self.resync_reason = ""
 
-    def reconfigure(self, limits: Limits) -> None:
-        """Use other limits from the next deadline on."""
-        self._limits = limits
+    @property
+    def _limits(self) -> Limits:
+        return self._live.current.limits
 
     def authenticated(self) -> None:
         """Stop the deadline for `auth`."""

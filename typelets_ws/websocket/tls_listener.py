@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import Final
 
 from ..config.addresses import ClientAddresses
-from ..config.model import Config
 from ..protocol.errors import CloseCode
 from .handshake import HandshakeProtocol
 from .state import ServerState
@@ -123,6 +122,3 @@ class _AcceptedSocket:
     def close(self, code: CloseCode, reason: str) -> None:
         """See `state.ClientSocket`; there is no close code before TLS."""
         self.abort()
-
-    def reconfigure(self, config: Config) -> None:
-        """See `state.ClientSocket`: settings are read when the request is answered."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.fakes import FOLDER, NOTE, NOW_MS, UNOWNED, Stubs
+from tests.fakes import FOLDER, NOTE, NOW_MS, UNOWNED, Stubs, live
 from typelets_ws.config.model import Config, Messages
 from typelets_ws.ports import Identity, Missing, StoreUnavailable, Updated
 from typelets_ws.protocol import decoding, events, messages
@@ -23,7 +23,10 @@ from typelets_ws.session.signing import NonceRegistry
 def session_of(world: Stubs, user: str) -> Session:
     session = world.session()
     session.auth_succeeded(
-        Identity(user, None, 0, 60), messages.Auth(token="t"), NonceRegistry(1), NOW_MS
+        Identity(user, None, 0, 60),
+        messages.Auth(token="t"),
+        NonceRegistry(live(nonces_per_user=1)),
+        NOW_MS,
     )
     return session
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes import live
 from typelets_ws.session.nonces import (
     NonceMemory,
     NonceRegistry,
@@ -18,7 +19,7 @@ FRESH, USED, FULL = NonceVerdict.FRESH, NonceVerdict.USED, NonceVerdict.FULL
 
 
 def test_a_nonce_counts_once_any_its_timestamp() -> None:
-    memory = NonceMemory(10)
+    memory = NonceMemory(live(nonces_per_user=10))
     assert memory.claim("a", NOW, NOW) is FRESH
     assert memory.claim("a", NOW, NOW) is USED
     assert memory.claim("a", NOW + 1, NOW + 1) is USED
@@ -30,7 +31,7 @@ def test_a_nonce_counts_once_any_its_timestamp() -> None:
 def test_a_nonce_is_remembered_as_long_as_its_message_may_come_again(
     ahead: float,
 ) -> None:
-    memory = NonceMemory(10)
+    memory = NonceMemory(live(nonces_per_user=10))
     memory.claim("a", NOW + ahead, NOW)
     last = int(NOW + ahead + 300_000)
     assert memory.claim("a", last, last) is USED
@@ -38,7 +39,7 @@ def test_a_nonce_is_remembered_as_long_as_its_message_may_come_again(
 
 
 def test_over_the_bound_new_ones_are_refused_and_none_is_forgotten() -> None:
-    memory = NonceMemory(2)
+    memory = NonceMemory(live(nonces_per_user=2))
     memory.claim("a", NOW, NOW)
     memory.claim("b", NOW, NOW)
     assert memory.claim("c", NOW, NOW) is FULL
@@ -61,7 +62,7 @@ def test_over_the_bound_new_ones_are_refused_and_none_is_forgotten() -> None:
 def test_no_message_is_accepted_twice(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    memory = NonceMemory(4)
+    memory = NonceMemory(live(nonces_per_user=4))
     now = NOW
     fresh: dict[str, int] = {}
     for nonce, offset, wait in steps:
@@ -84,7 +85,7 @@ def test_a_shared_memory_keeps_a_nonce_ten_seconds_longer() -> None:
 
 
 def test_all_connections_of_a_user_share_one_memory() -> None:
-    registry = NonceRegistry(10)
+    registry = NonceRegistry(live(nonces_per_user=10))
     first = registry.of("ann", NOW)
     assert first is registry.of("ann", NOW)
     assert first.claim("a", NOW, NOW) is FRESH
@@ -93,14 +94,14 @@ def test_all_connections_of_a_user_share_one_memory() -> None:
 
 
 def test_a_memory_outlives_the_connections_while_its_nonces_count() -> None:
-    registry = NonceRegistry(10)
+    registry = NonceRegistry(live(nonces_per_user=10))
     registry.of("ann", NOW).claim("a", NOW, NOW)
     gc.collect()
     assert registry.of("ann", NOW + 300_000).claim("a", NOW, NOW + 300_000) is USED
 
 
 def test_a_connection_may_keep_a_memory_that_was_idle() -> None:
-    registry = NonceRegistry(10)
+    registry = NonceRegistry(live(nonces_per_user=10))
     held = registry.of("ann", NOW)
     held.claim("a", NOW, NOW)
     later = NOW + 400_000
@@ -112,7 +113,7 @@ def test_a_connection_may_keep_a_memory_that_was_idle() -> None:
 
 
 def test_users_without_nonces_are_forgotten() -> None:
-    registry = NonceRegistry(10)
+    registry = NonceRegistry(live(nonces_per_user=10))
     for number in range(100):
         registry.of(f"quiet {number}", NOW)
         registry.of(f"user {number}", NOW).claim("a", NOW, NOW)
@@ -127,11 +128,12 @@ def test_users_without_nonces_are_forgotten() -> None:
 
 
 def test_another_limit_holds_for_memories_in_use_and_for_new_ones() -> None:
-    registry = NonceRegistry(1)
+    settings = live(nonces_per_user=1)
+    registry = NonceRegistry(settings)
     used = registry.of("alice", NOW)
     assert used.claim("1", NOW, NOW) is NonceVerdict.FRESH
     assert used.claim("2", NOW, NOW) is NonceVerdict.FULL
-    registry.reconfigure(2)
+    settings.current = live(nonces_per_user=2).current
     new = registry.of("bob", NOW)
     for memory in (used, new):
         memory.claim("3", NOW, NOW)

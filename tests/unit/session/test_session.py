@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import NOW_MS
-from typelets_ws.config.model import Limits, Messages
+from tests.fakes import NOW_MS, live
+from typelets_ws.config.live import LiveConfig
+from typelets_ws.config.model import Config, Limits, Messages
 from typelets_ws.ports import Identity, TokenRejected, TokenRejectReason
 from typelets_ws.protocol import messages
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code, Disconnect
@@ -22,7 +23,8 @@ ALICE = Identity("alice", "s1", 0, 60)
 
 
 def session(limits: Limits = LIMITS, *, signed: bool = False) -> Session:
-    return Session("c1", limits, Messages(require_signed_messages=signed))
+    rules = Messages(require_signed_messages=signed)
+    return Session("c1", LiveConfig(Config(limits=limits, messages=rules)))
 
 
 def let_in(
@@ -33,7 +35,7 @@ def let_in(
 ) -> str:
     auth = messages.Auth(token=token, requestId="r")
     # An empty registry counts as false.
-    nonces = NonceRegistry(10) if registry is None else registry
+    nonces = NonceRegistry(live(nonces_per_user=10)) if registry is None else registry
     return one.auth_succeeded(who, auth, nonces, NOW_MS)
 
 
@@ -90,13 +92,14 @@ def test_a_flood_ends_it() -> None:
 
 
 def test_other_limits_hold_at_once_and_only_another_rate_counts_afresh() -> None:
-    one = session()
+    settings = LiveConfig(Config(limits=LIMITS))
+    one = Session("c1", settings)
     for _ in range(3):
         one.count(1, 0)
     same = Limits(rate_messages=3, rate_window_ms=1000, message_bytes=5)
-    one.reconfigure(same, Messages(require_signed_messages=True))
+    settings.current = Config(limits=same)
     assert refused(one.count(1, 0.5)).code is Code.RATE_LIMITED
-    one.reconfigure(Limits(rate_messages=4, message_bytes=5), Messages())
+    settings.current = Config(limits=Limits(rate_messages=4, message_bytes=5))
     assert refused(one.count(6, 2)).code is Code.MESSAGE_TOO_LARGE
 
 
@@ -192,7 +195,7 @@ def test_a_signature_must_hold_and_counts_once() -> None:
 
 
 def test_who_never_signs_has_no_memory_of_nonces() -> None:
-    one, registry = session(), NonceRegistry(10)
+    one, registry = session(), NonceRegistry(live(nonces_per_user=10))
     secret = let_in(one, registry=registry)
     one.accept(said({"type": "join_note", "noteId": "n"}), NOW_MS)
     assert len(registry) == 0

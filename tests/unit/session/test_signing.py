@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes import live
 from typelets_ws.session.signing import (
     Envelope,
     NonceMemory,
@@ -372,7 +373,7 @@ def signed(nonce: str = "n", timestamp: float = NOW, token: str = "tok") -> Enve
 
 
 def test_a_message_counts_once(secrets: Secrets) -> None:
-    nonces = NonceMemory(10)
+    nonces = NonceMemory(live(nonces_per_user=10))
     assert judge(signed(), secrets, nonces, NOW) is SignatureVerdict.OK
     assert judge(signed(), secrets, nonces, NOW) is SignatureVerdict.REPLAYED
     other = signed(timestamp=NOW + 1)
@@ -381,7 +382,7 @@ def test_a_message_counts_once(secrets: Secrets) -> None:
 
 
 def test_a_message_from_ahead_cannot_come_again_later(secrets: Secrets) -> None:
-    nonces = NonceMemory(10)
+    nonces = NonceMemory(live(nonces_per_user=10))
     ahead = signed(timestamp=NOW + 58_000)
     assert judge(ahead, secrets, nonces, NOW) is SignatureVerdict.OK
     for now, verdict in (
@@ -393,7 +394,7 @@ def test_a_message_from_ahead_cannot_come_again_later(secrets: Secrets) -> None:
 
 
 def test_a_failed_check_uses_up_no_nonce(secrets: Secrets) -> None:
-    nonces = NonceMemory(10)
+    nonces = NonceMemory(live(nonces_per_user=10))
     for envelope, verdict in (
         (signed(token="other"), SignatureVerdict.BAD_SIGNATURE),
         (signed(timestamp=NOW - 300_001), SignatureVerdict.TOO_OLD),
@@ -405,7 +406,7 @@ def test_a_failed_check_uses_up_no_nonce(secrets: Secrets) -> None:
 
 
 def test_over_the_bound_a_good_message_is_refused(secrets: Secrets) -> None:
-    nonces = NonceMemory(1)
+    nonces = NonceMemory(live(nonces_per_user=1))
     judge(signed("a"), secrets, nonces, NOW)
     assert judge(signed("b"), secrets, nonces, NOW) is SignatureVerdict.NONCES_FULL
     assert judge(signed("a"), secrets, nonces, NOW) is SignatureVerdict.REPLAYED
@@ -414,5 +415,5 @@ def test_over_the_bound_a_good_message_is_refused(secrets: Secrets) -> None:
 @pytest.mark.parametrize("timestamp", ["1e400", "-1e400", "1e308", "-1e308", "0"])
 def test_an_absurd_timestamp_is_refused(secrets: Secrets, timestamp: str) -> None:
     envelope = opened(wire(timestamp=timestamp))
-    verdict = judge(envelope, secrets, NonceMemory(1), NOW)
+    verdict = judge(envelope, secrets, NonceMemory(live(nonces_per_user=1)), NOW)
     assert verdict in (SignatureVerdict.TOO_OLD, SignatureVerdict.AHEAD)

@@ -5,7 +5,8 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typelets_ws.config.model import Limits
+from typelets_ws.config.live import LiveConfig
+from typelets_ws.config.model import Config, Limits
 from typelets_ws.session.rate_limit import RateVerdict, SlidingWindow
 from typelets_ws.session.user_rates import SLOTS, UserRate, UserRates
 
@@ -54,14 +55,14 @@ def test_no_window_ever_serves_more_than_its_limit(
 
 
 def test_all_connections_of_a_user_share_one_count() -> None:
-    rates = UserRates(LIMITS)
+    rates = UserRates(LiveConfig(Config(limits=LIMITS)))
     one, other = rates.of("alice", 0.0), rates.of("alice", 1.0)
     assert one is other
     assert rates.of("bob", 1.0) is not one
 
 
 def test_the_count_outlives_its_connections_and_is_then_forgotten() -> None:
-    rates = UserRates(LIMITS)
+    rates = UserRates(LiveConfig(Config(limits=LIMITS)))
     for _ in range(6):
         assert rates.of("alice", 0.0).arrive(0.0) is SERVED
     assert rates.of("alice", 29.0).arrive(29.0) is REFUSED
@@ -73,7 +74,7 @@ def test_the_count_outlives_its_connections_and_is_then_forgotten() -> None:
 
 
 def test_a_flood_is_remembered_for_a_window() -> None:
-    rates = UserRates(LIMITS)
+    rates = UserRates(LiveConfig(Config(limits=LIMITS)))
     window = SlidingWindow(3, 30.0)
     while window.count(1.0) is not FLOOD:
         pass
@@ -86,9 +87,10 @@ def test_a_flood_is_remembered_for_a_window() -> None:
 
 
 def test_another_rate_is_counted_afresh() -> None:
-    rates = UserRates(LIMITS)
+    settings = LiveConfig(Config(limits=LIMITS))
+    rates = UserRates(settings)
     one = rates.of("alice", 0.0)
-    rates.reconfigure(LIMITS)
+    settings.current = Config(limits=LIMITS)
     assert rates.of("alice", 0.0) is one
-    rates.reconfigure(Limits(rate_messages=4))
+    settings.current = Config(limits=Limits(rate_messages=4))
     assert rates.of("alice", 0.0) is not one

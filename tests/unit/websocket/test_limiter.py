@@ -1,6 +1,6 @@
 """The limits of the listener: in all, unauthenticated, by address, by rate."""
 
-from typelets_ws.config.model import Limits
+from tests.fakes import live
 from typelets_ws.protocol.errors import CloseCode
 from typelets_ws.websocket.limiter import ConnectionLimiter, LimiterVerdict
 
@@ -16,7 +16,7 @@ OPEN = LimiterVerdict.OPEN
 
 
 def door(**limits: int) -> ConnectionLimiter:
-    return ConnectionLimiter(Limits(**limits))
+    return ConnectionLimiter(live(**limits))
 
 
 def test_the_door_counts_all_those_unauthenticated_and_by_address() -> None:
@@ -39,12 +39,13 @@ def test_the_door_counts_all_those_unauthenticated_and_by_address() -> None:
 
 
 def test_the_door_bounds_the_rate_and_takes_other_limits() -> None:
-    way_in = door(accepts_per_second=1)
+    settings = live(accepts_per_second=1)
+    way_in = ConnectionLimiter(settings)
     first = Guest()
     assert way_in.acquire("a", first, 0).verdict is OPEN
     assert way_in.acquire("a", Guest(), 0.9).verdict is LimiterVerdict.RATE
     assert way_in.acquire("a", Guest(), 1).verdict is OPEN
-    way_in.reconfigure(Limits(accepts_per_second=100, connections=2))
+    settings.current = live(accepts_per_second=100, connections=2).current
     assert way_in.acquire("a", Guest(), 1).verdict is LimiterVerdict.FULL
     way_in.release("a", first)
     assert way_in.acquire("a", Guest(), 1).verdict is OPEN

@@ -1,5 +1,6 @@
 """The memory budget: largest holders first, and only as many as needed."""
 
+from tests.fakes import live
 from typelets_ws.websocket.memory import MemoryBudget
 
 
@@ -17,7 +18,7 @@ class FakeHolder:
 
 
 def test_the_largest_are_evicted_until_the_limit_is_kept() -> None:
-    budget = MemoryBudget(100)
+    budget = MemoryBudget(live(memory_bytes=100))
     small, large, larger = (FakeHolder(budget, size) for size in (40, 50, 60))
     assert budget.total == 150
     assert budget.exceeded
@@ -28,7 +29,7 @@ def test_the_largest_are_evicted_until_the_limit_is_kept() -> None:
 
 
 def test_holders_are_counted_again_before_one_is_evicted() -> None:
-    budget = MemoryBudget(100)
+    budget = MemoryBudget(live(memory_bytes=100))
     one, other = FakeHolder(budget, 60), FakeHolder(budget, 60)
     one.held_bytes = 10
     budget.relieve()
@@ -36,7 +37,7 @@ def test_holders_are_counted_again_before_one_is_evicted() -> None:
 
 
 def test_a_report_replaces_the_one_before_and_nothing_is_kept_of_zero() -> None:
-    budget = MemoryBudget(100)
+    budget = MemoryBudget(live(memory_bytes=100))
     one = FakeHolder(budget, 60)
     budget.report(one, 20)
     assert budget.total == 20

@@ -1,6 +1,7 @@
 """When a connection must be looked at: each deadline, and the gravest first."""
 
-from typelets_ws.config.model import Limits
+from typelets_ws.config.live import LiveConfig
+from typelets_ws.config.model import Config, Limits
 from typelets_ws.websocket.timers import NEVER, ConnectionTimers, Timer
 
 LIMITS = Limits(
@@ -8,8 +9,8 @@ LIMITS = Limits(
 )
 
 
-def opened() -> ConnectionTimers:
-    return ConnectionTimers(LIMITS, 0, 30)
+def opened(limits: Limits = LIMITS) -> ConnectionTimers:
+    return ConnectionTimers(LiveConfig(Config(limits=limits)), 0)
 
 
 def inside() -> ConnectionTimers:
@@ -50,7 +51,8 @@ def test_a_pong_puts_everything_right() -> None:
 
 
 def test_while_a_pong_is_missing_no_second_ping_is_sent() -> None:
-    quick = ConnectionTimers(Limits(ping_interval_s=5, ping_timeout_s=20), 0, 1000)
+    quick = opened(Limits(ping_interval_s=5, ping_timeout_s=20))
+    quick.authenticated()
     assert due(quick, 5) is Timer.PING
     assert due(quick, 10) is None
     assert quick.next() == 15
@@ -124,8 +126,10 @@ def test_the_gravest_comes_first() -> None:
 
 
 def test_other_limits_hold_from_the_next_deadline_on() -> None:
-    liveness = inside()
-    liveness.reconfigure(Limits(ping_interval_s=1))
+    settings = LiveConfig(Config(limits=LIMITS))
+    liveness = ConnectionTimers(settings, 0)
+    liveness.authenticated()
+    settings.current = Config(limits=Limits(ping_interval_s=1))
     assert liveness.next() == 25
     assert due(liveness, 25) is Timer.PING
     liveness.pong_received()
@@ -133,7 +137,7 @@ def test_other_limits_hold_from_the_next_deadline_on() -> None:
 
 
 def test_without_any_deadline_no_one_looks() -> None:
-    liveness = ConnectionTimers(Limits(handshake_s=1), 0, NEVER)
+    liveness = inside()
     liveness._next_ping = NEVER
     assert liveness.next() is None
 

@@ -25,7 +25,7 @@ from tests.redis import RedisServer
 from tests.tokens import mint, public_pem
 from typelets_ws import testing
 from typelets_ws.app import Daemon, running
-from typelets_ws.config.model import Config, Log
+from typelets_ws.config.model import Config
 from typelets_ws.telemetry.log import Output
 from typelets_ws.websocket.http import Page
 
@@ -156,7 +156,7 @@ async def daemon(
     sections["database"] = {"url": database_url, **sections.get("database", {})}
     stream = io.StringIO()
     level = sections.get("log", {}).get("level", "info")
-    output = Output(Log(level=level, format="json"), stream, time.time)
+    output = Output(stream, time.time, level=level, form="json", burst=50)
     config = configured(**sections)
     async with running(config, log=output.logger(), pages=pages, wall=wall) as built:
         house = RunningDaemon(built, stream)

@@ -5,7 +5,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -45,7 +45,7 @@ from typelets_ws.session.presence import Presence
 from typelets_ws.session.session import Session
 from typelets_ws.session.signing import NonceRegistry
 from typelets_ws.session.user_rates import UserRates
-from typelets_ws.telemetry.log import FilteringBoundLogger
+from typelets_ws.telemetry.log import FilteringBoundLogger, Output
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 from typelets_ws.wire.frames import Frame
@@ -303,6 +303,11 @@ class NoHorizons:
 
     async def recall(self, identity: str) -> list[tuple[float, int]] | None:
         return []
+
+
+def make_logger(stream: TextIO, now: Callable[[], float]) -> FilteringBoundLogger:
+    """Writes every line to the stream, as JSON."""
+    return Output(stream, now, level="debug", form="json", burst=50).logger()
 
 
 def live(**limits: int | float) -> LiveConfig:

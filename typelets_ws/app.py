@@ -154,7 +154,7 @@ def build(
     live, clock = LiveConfig(config), Clock(wall, loop.time)
     rng = random.Random(secrets.randbits(64))  # noqa: S311 - not for secrets
     recent = RecentLines(RECENT_LINES, clock.now_ms)
-    telemetry = Telemetry(Metrics(fast), recent.kept_from(log))
+    telemetry = Telemetry(Metrics(fast_counters=fast.counters), recent.kept_from(log))
     known_series.declare(telemetry.metrics)
     ProcessMetrics(telemetry.metrics.registry, wall())
 

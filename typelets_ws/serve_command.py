@@ -29,7 +29,8 @@ def serve_command(source: Source, host: str | None, port: int | None) -> None:
     flags = {("server", "host"): host, ("server", "port"): port}
     flags = {key: value for key, value in flags.items() if value is not None}
     config = source.load(flags, serving=True)
-    output = Output(config.log, sys.stderr, time.time)
+    level, form, burst = config.log.level, config.log.format, config.log.burst
+    output = Output(sys.stderr, time.time, level=level, form=form, burst=burst)
     log = output.logger()
 
     def reload() -> Config | None:

@@ -76,11 +76,11 @@ def daemon(prefix: str, config: dict[str, dict[str, Any]]) -> None:
     """Serve with this configuration."""
     config["redis"]["prefix"] = prefix
     settings = msgspec.convert(config, Config)
-    log = Output(settings.log, sys.stderr, time.time).logger()
+    lines = Output(sys.stderr, time.time, level="info", form="json", burst=50)
     service.run(
         service.serve(
             settings,
-            log=log,
+            log=lines.logger(),
             systemd=Systemd({}, os.getpid(), time.monotonic),
             reload=lambda: None,
             announce=announce_ready,

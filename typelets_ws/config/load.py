@@ -25,7 +25,7 @@ import msgspec
 from msgspec import structs
 
 from .. import fastpaths
-from ..telemetry.log import scrub
+from ..telemetry.redact import scrub
 from .model import Config, ConfigError, secret_keys
 from .types import expected, key_types, parse_text
 from .validate import errors, require_keys

@@ -117,7 +117,8 @@ def _serve(
         click.echo(greeting(daemon, key, data, redis.kind, default=DEFAULT_DATA))
 
     click.echo(warning(hosts(config.server)[0]), err=True, nl=False)
-    output = Output(config.log, sys.stderr, time.time)
+    level, form, burst = config.log.level, config.log.format, config.log.burst
+    output = Output(sys.stderr, time.time, level=level, form=form, burst=burst)
     stack.enter_context(output.attached())
     try:
         run(

@@ -31,10 +31,9 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from ..config.model import Log
 from .redact import BurstLimiter, describe_exception, redact, scrub
 
-__all__ = ["FilteringBoundLogger", "Output", "make_logger", "scrub"]
+__all__ = ["FilteringBoundLogger", "Output"]
 
 _REPEAT_S = 60.0
 _MOST_TEXTS = 256
@@ -44,16 +43,25 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 class Output:
     """Writes all lines.
 
-    `stream` is standard error, `now` the wall clock in seconds since 1970.
+    `stream` is standard error, `now` the wall clock in seconds since 1970. The others
+    are the settings of `[log]`; `form` is its `format`.
     """
 
-    def __init__(self, config: Log, stream: TextIO, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        now: Callable[[], float],
+        *,
+        level: str,
+        form: str,
+        burst: int,
+    ) -> None:
         self.lost = 0
         self._stream = stream
         self._now = now
-        self._threshold = _LEVELS[config.level]
-        self._burst = BurstLimiter(config.burst)
-        self._render = _renderer(config.format, stream.isatty())
+        self._threshold = _LEVELS[level]
+        self._burst = BurstLimiter(burst)
+        self._render = _renderer(form, stream.isatty())
         # Keys are fetched in a thread, which may log too.
         self._lock = threading.Lock()
 
@@ -67,7 +75,7 @@ class Output:
         return cast("FilteringBoundLogger", logger.bind(**bound))
 
     def set_level(self, level: str) -> None:
-        """Change the level of all loggers at once; one of `Log.level`."""
+        """Change the level of all loggers at once; a name in `_LEVELS`."""
         self._threshold = _LEVELS[level]
 
     def write(self, level: str, event: str, fields: Mapping[str, object]) -> None:
@@ -119,13 +127,6 @@ class Output:
         except Exception:
             # A line or stream that fails must not stop the daemon.
             self.lost += 1
-
-
-def make_logger(
-    config: Log, stream: TextIO, now: Callable[[], float]
-) -> FilteringBoundLogger:
-    """A logger to `stream` alone; the standard library's are left as they are."""
-    return Output(config, stream, now).logger()
 
 
 class _Sink:

@@ -12,7 +12,6 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge
 
 from .. import __version__
-from ..fastpaths import ALL, FastPaths
 from .counters import Counter, Histogram
 from .pool_metrics import PoolMetrics
 
@@ -24,9 +23,9 @@ _FAST = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 2
 class Metrics:
     """The series, as attributes; `registry` renders them."""
 
-    def __init__(self, fast: FastPaths = ALL) -> None:
+    def __init__(self, *, fast_counters: bool = True) -> None:
         self.registry = CollectorRegistry()
-        self._fast = fast.counters
+        self._fast = fast_counters
         self._connections()
         self._messages()
         self._events()

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import make_logger
 from tests.tokens import AZP, ISSUER, KeyServer, jwk, key_pair, mint, public_pem
 from typelets_ws.clerk.jwks import KeysUnavailable, http_fetch
 from typelets_ws.clerk.tokens import Clerk
-from typelets_ws.config.model import Auth, Log
+from typelets_ws.config.model import Auth
 from typelets_ws.ports import Clock, Identity, TokenRejected, TokenRejectReason
-from typelets_ws.telemetry.log import make_logger
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
@@ -32,9 +32,7 @@ class Bench:
         self.clerk = Clerk(
             Auth(**auth),
             Clock(time.time, lambda: self.seconds),
-            Telemetry(
-                self.metrics, make_logger(Log(level="debug"), self.lines, time.time)
-            ),
+            Telemetry(self.metrics, make_logger(self.lines, time.time)),
         )
 
     async def judge(self, token: str) -> Identity | TokenRejectReason:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon import Boot, RunningDaemon, configured, eventually, raw_http
+from tests.fakes import make_logger
 from tests.hostile.clients import masked
 from tests.integration.scene import ALICE
 from tests.postgres import Database
@@ -29,8 +30,6 @@ from tests.raw import (
 from tests.redis import RedisServer
 from tests.tokens import mint
 from typelets_ws.app import running
-from typelets_ws.config.model import Log
-from typelets_ws.telemetry.log import Output
 from typelets_ws.websocket.connection import Connection
 
 PING_TEXT = b'{"type":"ping"}'
@@ -294,7 +293,7 @@ async def test_a_passed_unix_socket_is_served_and_may_be_a_trusted_proxys(
         redis={"url": redis_server.url}, database={"url": database.url},
         server={"trusted_proxies": ["unix"] if trusted else []},
     )  # fmt: skip
-    log = Output(Log(), io.StringIO(), time.time).logger()
+    log = make_logger(io.StringIO(), time.time)
     async with running(config, log=log, sockets=[listening]) as daemon:
         assert daemon.port == 0
         reader, writer = await asyncio.open_unix_connection(path)

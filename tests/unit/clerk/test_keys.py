@@ -8,12 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.fakes import make_logger
 from tests.tokens import jwk, jwks, public_pem
 from typelets_ws.clerk.jwks import KeysUnavailable
 from typelets_ws.clerk.keys import FetchedKeys, FixedKey, retry_delay
-from typelets_ws.config.model import Log
 from typelets_ws.ports import TokenRejected, TokenRejectReason
-from typelets_ws.telemetry.log import make_logger
 from typelets_ws.telemetry.metrics import Metrics
 
 
@@ -34,7 +33,7 @@ def store(
         refetch_s=30.0,
         monotonic=clock,
         metrics=Metrics(),
-        log=make_logger(Log(format="json"), log or io.StringIO(), lambda: 0.0),
+        log=make_logger(log or io.StringIO(), lambda: 0.0),
     )
 
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes import make_logger
 from tests.tokens import AZP, ISSUER, jwk, key_pair, mint, public_pem
 from typelets_ws.clerk.tokens import Clerk
-from typelets_ws.config.model import Auth, Log
+from typelets_ws.config.model import Auth
 from typelets_ws.ports import Clock, Identity, TokenRejected, TokenRejectReason
-from typelets_ws.telemetry.log import make_logger
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 def make(log: io.StringIO | None = None, **auth: Any) -> Clerk:
     config = Auth(**{"jwt_key": public_pem(), **auth})
-    logger = make_logger(Log(level="debug"), log or io.StringIO(), lambda: NOW)
+    logger = make_logger(log or io.StringIO(), lambda: NOW)
     return Clerk(config, CLOCK, Telemetry(Metrics(), logger))
 
 

@@ -4,11 +4,11 @@ import io
 import json
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from typelets_ws.config.model import Log
-from typelets_ws.telemetry.log import Output, make_logger
+from typelets_ws.telemetry.log import Output
 
 
 class Clock:
@@ -29,11 +29,18 @@ class Broken(io.StringIO):
         raise BrokenPipeError
 
 
+def written_to(
+    stream: io.StringIO, clock: Callable[[], float] | None = None, **settings: Any
+) -> Output:
+    wanted = {"level": "info", "form": "json", "burst": 50, **settings}
+    return Output(stream, clock or Clock(), **wanted)
+
+
 def output(
-    config: Log | None = None, clock: Callable[[], float] | None = None
+    clock: Callable[[], float] | None = None, **settings: Any
 ) -> tuple[Output, io.StringIO]:
     stream = io.StringIO()
-    return Output(config or Log(format="json"), stream, clock or Clock()), stream
+    return written_to(stream, clock, **settings), stream
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
@@ -66,12 +73,6 @@ def test_line_has_time_level_event_and_fields() -> None:
     ]
 
 
-def test_make_logger_is_the_short_way() -> None:
-    stream = io.StringIO()
-    make_logger(Log(format="json"), stream, Clock()).info("started")
-    assert [line["event"] for line in lines(stream)] == ["started"]
-
-
 def test_secrets_are_hidden() -> None:
     out, stream = output()
     out.logger(token="eyJhbGciOi.x.y").error("bad eyJhbGciOi.x.y", at="redis://u:p@h")
@@ -79,9 +80,9 @@ def test_secrets_are_hidden() -> None:
     assert "u:p" not in stream.getvalue()
 
 
-@pytest.mark.parametrize("form", [Log(format="json"), Log(format="console")])
-def test_text_cannot_forge_a_line(form: Log) -> None:
-    out, stream = output(form)
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_text_cannot_forge_a_line(form: str) -> None:
+    out, stream = output(form=form)
     out.logger().info("a\nb", origin="x\r\n{}\x1b[0m\u2028")
     assert len(stream.getvalue().splitlines()) == 1
     assert "\x1b" not in stream.getvalue()
@@ -89,18 +90,18 @@ def test_text_cannot_forge_a_line(form: Log) -> None:
 
 def test_terminal_gets_plain_text_and_machines_json() -> None:
     terminal = Terminal()
-    make_logger(Log(), terminal, Clock()).info("started", port=1)
+    written_to(terminal, form="auto").logger().info("started", port=1)
     assert "\x1b[" in terminal.getvalue()
     with pytest.raises(json.JSONDecodeError):
         json.loads(terminal.getvalue())
-    out, stream = output(Log())
+    out, stream = output(form="auto")
     out.logger().info("started")
     assert lines(stream)
 
 
-@pytest.mark.parametrize("form", [Log(format="json"), Log(format="console")])
-def test_exception_is_reported_without_its_details(form: Log) -> None:
-    out, stream = output(form)
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_exception_is_reported_without_its_details(form: str) -> None:
+    out, stream = output(form=form)
     log = out.logger()
     try:
         raise ValueError("first\nDETAIL: (title)=(diary)")
@@ -123,7 +124,7 @@ def test_exc_info_without_an_exception_is_no_field() -> None:
 
 
 def test_level_is_kept_and_changes_for_all_loggers_at_once() -> None:
-    out, stream = output(Log(format="json", level="warning"))
+    out, stream = output(level="warning")
     log = out.logger()
     log.info("no")
     log.warning("yes")
@@ -137,7 +138,7 @@ def test_level_is_kept_and_changes_for_all_loggers_at_once() -> None:
 
 def test_flood_is_counted_and_reported_once() -> None:
     clock = Clock()
-    out, stream = output(Log(format="json", burst=2), clock)
+    out, stream = output(clock, burst=2)
     for _ in range(1000):
         out.logger().warning("junk")
     out.logger().info("other")
@@ -158,7 +159,7 @@ def test_flood_is_counted_and_reported_once() -> None:
 
 
 def test_broken_stream_does_not_reach_the_caller() -> None:
-    out = Output(Log(format="json"), Broken(), Clock())
+    out = written_to(Broken())
     out.logger().info("started")
     assert out.lost == 1
 
@@ -209,7 +210,7 @@ def test_library_level_of_its_own_is_a_warning() -> None:
 
 
 def test_detaching_tells_what_was_kept_back() -> None:
-    out, stream = output(Log(format="json", burst=1))
+    out, stream = output(burst=1)
     with out.attached():
         for _ in range(3):
             out.logger().info("junk")

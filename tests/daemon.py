@@ -1,7 +1,7 @@
 """A whole daemon in the test's own loop, and devices that speak with it.
 
 `daemon` boots the composition root on free ports, with deadlines short enough
-for tests; `Device` is that of `typelets_ws.testing`.
+for tests; `Device` is `testing.DeviceClient`.
 Waiting is done by protocol: `barrier` sends a ping and returns what came before
 its pong, and `eventually` polls what no protocol tells.
 """
@@ -30,7 +30,7 @@ from typelets_ws.telemetry.log import Output
 from typelets_ws.websocket.http import Page
 
 PATIENCE_S = 10.0
-Device = testing.Device
+Device = testing.DeviceClient
 Message = testing.Message
 Boot = Callable[..., AbstractAsyncContextManager["RunningDaemon"]]
 

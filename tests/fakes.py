@@ -22,6 +22,7 @@ from typelets_ws.ports import (
     AcquireResult,
     Clock,
     Conflict,
+    FieldChanges,
     Identity,
     Missing,
     OnPublished,
@@ -137,7 +138,7 @@ class FakeStore:
         self.notes = {NOTE: "alice"}
         self.folders = {FOLDER: "alice"}
         self.answer: Updated | Missing | Exception | None = None
-        self.written: list[Mapping[str, str | bool | None]] = []
+        self.written: list[FieldChanges] = []
         self.rows: dict[str, Updated] = {}
         self.gate = asyncio.Event()
         self.gate.set()
@@ -153,7 +154,7 @@ class FakeStore:
         return folder_id
 
     async def update_note(
-        self, user_id: str, note_id: str, changes: Mapping[str, str | bool | None]
+        self, user_id: str, note_id: str, changes: FieldChanges
     ) -> Updated | Missing:
         await self.gate.wait()
         if isinstance(self.answer, Exception):
@@ -173,11 +174,7 @@ class FakeStore:
         return self.rows[note_id]
 
     async def update_note_based(
-        self,
-        user_id: str,
-        note_id: str,
-        changes: Mapping[str, str | bool | None],
-        base: str,
+        self, user_id: str, note_id: str, changes: FieldChanges, base: str
     ) -> Updated | Missing | Conflict:
         await self.gate.wait()
         row = self.rows.get(note_id)

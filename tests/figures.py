@@ -7,13 +7,12 @@
 import ast
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
 import typelets_ws
-from tests.test_architecture import MODULES, ROOMS, SAME_IDEA, own_imports
+from tests.test_architecture import MODULES, ROOMS, collisions, own_imports
 from tests.unit.test_prose import WORD, hits, prose
 
 PACKAGE = Path(typelets_ws.__file__).parent
@@ -66,12 +65,9 @@ def sizes() -> Iterator[tuple[str, object]]:
 
 
 def composition() -> Iterator[tuple[str, object]]:
-    homes: dict[str, set[str]] = defaultdict(set)
     arguments, abstract, reconfigure = [], 0, 0
     for module in MODULES:
         for node in ast.walk(module.tree):
-            if isinstance(node, ast.ClassDef) and not module.is_in(SAME_IDEA):
-                homes[node.name].add(module.name)
             if isinstance(node, Function) and node.name == "__init__":
                 count = len([*node.args.posonlyargs, *node.args.args])
                 arguments.append(count + len(node.args.kwonlyargs) - 1)
@@ -87,7 +83,7 @@ def composition() -> Iterator[tuple[str, object]]:
         if module.room in ROOMS
         for target in own_imports(module)
     }
-    yield "class names with two meanings", sum(len(w) > 1 for w in homes.values())
+    yield "class names with two meanings", len(collisions())
     yield "most constructor arguments", max(arguments)
     yield "constructors with more than 7", sum(count > 7 for count in arguments)
     yield "raise NotImplementedError", abstract

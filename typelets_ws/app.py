@@ -33,7 +33,7 @@ from .fastpaths import VARIABLE, FastPaths
 from .health import Health
 from .ports import Clock
 from .postgres.store import Store
-from .redis.build import Redis, connect_redis
+from .redis.build import RedisConnections, connect_redis
 from .redis.horizons import SharedHorizons
 from .redis.limits import SharedLimits
 from .session.authenticator import Authenticator
@@ -202,7 +202,7 @@ def _recovery(
     config: Config,
     hub: Hub,
     store: Store,
-    redis: Redis,
+    redis: RedisConnections,
     telemetry: Telemetry,
     clock: Clock,
     rng: random.Random,

@@ -14,6 +14,7 @@ __all__ = [
     "Clerk",
     "Clock",
     "Conflict",
+    "FieldChanges",
     "Health",
     "Identity",
     "Missing",
@@ -97,6 +98,10 @@ class Clerk(Protocol):
         ...
 
 
+FieldChanges = Mapping[str, str | bool | None]
+"""Columns of a note to be written, by their names on the wire."""
+
+
 class Missing(Enum):
     """The row an update did not find among the sender's own."""
 
@@ -132,20 +137,13 @@ class Store(Protocol):
     """The REST service's database; every method may raise `StoreUnavailable`."""
 
     async def update_note(
-        self,
-        user_id: str,
-        note_id: str,
-        changes: Mapping[str, str | bool | None],
+        self, user_id: str, note_id: str, changes: FieldChanges
     ) -> Updated | Missing:
         """Write the fields (wire names) of the user's own note, in one statement."""
         ...
 
     async def update_note_based(
-        self,
-        user_id: str,
-        note_id: str,
-        changes: Mapping[str, str | bool | None],
-        base: str,
+        self, user_id: str, note_id: str, changes: FieldChanges, base: str
     ) -> Updated | Missing | Conflict:
         """As `update_note`, only while the note's updatedAt equals `base`."""
         ...

@@ -38,7 +38,7 @@ import redis.asyncio
 from ._publisher.events import Data, Notifications
 from ._publisher.redis import async_client, client
 from ._publisher.revoke import revoke, revoke_async
-from ._publisher.unsent import FAILED, Failure, Message, OnFailure, Outcomes
+from ._publisher.unsent import FAILED, Failure, OnFailure, Outcomes, Publication
 
 __all__ = ["AsyncPublisher", "Data", "Failure", "Publisher"]
 
@@ -93,7 +93,7 @@ class Publisher(Notifications[int]):
         """Users with a pending `resync_required`, and unsent control events."""
         return self._outcomes.pending
 
-    def _send(self, message: Message) -> int:
+    def _send(self, message: Publication) -> int:
         try:
             self._outcomes.raise_if_down()
             if not self._slots.acquire(timeout=self._timeout_s):
@@ -109,7 +109,7 @@ class Publisher(Notifications[int]):
                 raise
             return 0
 
-    def _publish_now(self, message: Message) -> int:
+    def _publish_now(self, message: Publication) -> int:
         if message.revocation is not None:
             revoke(self._redis, *message.revocation)
         return int(self._publish_one(message.channel, message.payload))
@@ -204,7 +204,7 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
         """Users with a pending `resync_required`, and unsent control events."""
         return self._outcomes.pending
 
-    async def _send(self, message: Message) -> int:
+    async def _send(self, message: Publication) -> int:
         try:
             self._outcomes.raise_if_down()
             async with asyncio.timeout(self._timeout_s), self._slots:
@@ -219,13 +219,13 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
             self._failed(message, error)
             raise
 
-    def _failed(self, message: Message, error: BaseException) -> None:
+    def _failed(self, message: Publication, error: BaseException) -> None:
         self._outcomes.failed(message, error)
         if self._healer is None or self._healer.done():
             loop = asyncio.get_running_loop()
             self._healer = loop.create_task(self._heal())
 
-    async def _publish_now(self, message: Message) -> int:
+    async def _publish_now(self, message: Publication) -> int:
         if message.revocation is not None:
             await revoke_async(self._redis, *message.revocation)
         return int(await self._publish_one(message.channel, message.payload))

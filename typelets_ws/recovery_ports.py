@@ -21,7 +21,7 @@ __all__ = [
     "Since",
     "Snapshot",
     "StoredRow",
-    "TableDigest",
+    "TableContents",
     "UserChanges",
 ]
 
@@ -83,7 +83,7 @@ class Since:
     since_s: float | None = None
 
 
-class TableDigest(NamedTuple):
+class TableContents(NamedTuple):
     """Row count and XOR (32 hex digits) of one user's rows in one table."""
 
     rows: int
@@ -93,8 +93,8 @@ class TableDigest(NamedTuple):
 class Digest(NamedTuple):
     """Equal digests prove equal sets of ids and updatedAt."""
 
-    notes: TableDigest
-    folders: TableDigest
+    notes: TableContents
+    folders: TableContents
 
 
 class RowIds(NamedTuple):

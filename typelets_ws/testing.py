@@ -28,14 +28,17 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_socket
 from websockets.exceptions import ConnectionClosed
 
-__all__ = ["Device", "Message", "connect", "dev_token"]
+__all__ = ["DeviceClient", "Message", "connect", "dev_token"]
 
 TIMEOUT_S: Final = 10.0
 Message = dict[str, Any]
 
 
-class Device:
-    """One connection. `user_id`, `secret` and `connection_id` are set by `auth`."""
+class DeviceClient:
+    """The client's end of one connection.
+
+    `user_id`, `secret` and `connection_id` are set by `auth`.
+    """
 
     def __init__(self, socket: ClientConnection, timeout_s: float = TIMEOUT_S) -> None:
         self.socket = socket
@@ -137,7 +140,7 @@ async def connect(
     token: str | None = None,
     user: str | None = None,
     timeout_s: float = TIMEOUT_S,
-) -> AsyncIterator[Device]:
+) -> AsyncIterator[DeviceClient]:
     """A connected device, authenticated with `token`, or as a `user` of `dev`.
 
     Raises `AssertionError` when the daemon refuses the token.
@@ -147,7 +150,7 @@ async def connect(
     async with connect_socket(
         url, compression=None, max_size=None, max_queue=None
     ) as socket:
-        device = Device(socket, timeout_s)
+        device = DeviceClient(socket, timeout_s)
         assert (await device.receive())["type"] == "connection_established"
         if token is not None:
             answer = await device.auth(token)

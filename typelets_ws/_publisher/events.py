@@ -10,9 +10,9 @@ from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from ..protocol import events
-from .json_data import data, is_whole, optional_data, text, user_text
+from .json_data import data, is_integer, optional_data, text, user_text
 from .rows import check_changes, check_folder, check_note, row_id
-from .unsent import Message
+from .unsent import Publication
 
 __all__ = ["Data", "Notifications"]
 
@@ -38,7 +38,7 @@ class Notifications(Generic[Heard]):
         self._clock = clock
 
     @abstractmethod
-    def _send(self, message: Message) -> Heard:
+    def _send(self, message: Publication) -> Heard:
         """Publish one message."""
 
     def notify_note_update(
@@ -169,7 +169,7 @@ class Notifications(Generic[Heard]):
         of the user is connected at this moment.
         """
         text(session_id, "session_id")
-        if not is_whole(keep_s) or keep_s < 1:
+        if not is_integer(keep_s) or keep_s < 1:
             raise ValueError("keep_s: expected a whole number of seconds from 1")
         event = events.SessionRevoked(sessionId=session_id, **self._common())
         return self._publish(
@@ -209,8 +209,8 @@ class Notifications(Generic[Heard]):
         user_id: str,
         event: events.Event,
         revocation: tuple[str, int] | None = None,
-    ) -> Message:
-        return Message(
+    ) -> Publication:
+        return Publication(
             user_id=user_id,
             event=events.name(event),
             channel=f"{self._prefix}user:{user_text(user_id)}",
@@ -219,7 +219,7 @@ class Notifications(Generic[Heard]):
             is_order=isinstance(event, events.ControlEvent),
         )
 
-    def _resync_message(self, user_id: str) -> Message:
+    def _resync_message(self, user_id: str) -> Publication:
         """Replaces the messages to a user that were not sent."""
         event = events.ResyncRequired(reason="publish_failed", **self._common())
         return self._message(user_id, event)

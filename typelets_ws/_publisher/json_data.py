@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-__all__ = ["data", "is_whole", "optional_data", "text", "user_text"]
+__all__ = ["data", "is_integer", "optional_data", "text", "user_text"]
 
 LONGEST_ID: Final = 255
 Check = Callable[[Mapping[str, Any], str], None]
@@ -83,7 +83,7 @@ def _plain(value: object, path: str) -> Any:
         return value
     if isinstance(value, str):
         return text(value, path) if value else value
-    if is_whole(value) or (isinstance(value, float) and isfinite(value)):
+    if is_integer(value) or (isinstance(value, float) and isfinite(value)):
         return value
     if isinstance(value, datetime):
         moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value
@@ -101,7 +101,7 @@ def _plain(value: object, path: str) -> Any:
     raise ValueError(f"{path}: {type(value).__name__} cannot be sent as JSON")
 
 
-def is_whole(value: object) -> bool:
+def is_integer(value: object) -> bool:
     """True for an integer that 64 bits hold: the encoder takes no larger one."""
     return (
         isinstance(value, int)

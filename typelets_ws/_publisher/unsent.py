@@ -17,7 +17,7 @@ from typing import Final
 import redis
 from redis.exceptions import RedisClusterException
 
-__all__ = ["FAILED", "Failure", "Message", "OnFailure", "Outcomes"]
+__all__ = ["FAILED", "Failure", "OnFailure", "Outcomes", "Publication"]
 
 MOST_USERS: Final = 10_000
 MOST_ORDERS: Final = 1_000
@@ -27,7 +27,7 @@ _log: Final = logging.getLogger("typelets_ws.publisher")
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Publication:
     """One publication. `revocation`: key and seconds, set before it is published.
 
     `is_order`: it must arrive, a `resync_required` does not replace it.
@@ -60,7 +60,7 @@ class Outcomes:
     """
 
     def __init__(
-        self, resync: Callable[[str], Message], on_failure: OnFailure | None
+        self, resync: Callable[[str], Publication], on_failure: OnFailure | None
     ) -> None:
         self.failures = 0
         self.forgotten = 0
@@ -68,7 +68,7 @@ class Outcomes:
         self._on_failure = on_failure
         self._lock = threading.Lock()
         self._users: dict[str, None] = {}
-        self._orders: deque[Message] = deque()
+        self._orders: deque[Publication] = deque()
         self._order_was_last = False
         self._down = False
 
@@ -82,7 +82,7 @@ class Outcomes:
         if self._down:
             raise redis.ConnectionError("redis did not answer a moment ago")
 
-    def failed(self, message: Message, error: BaseException) -> None:
+    def failed(self, message: Publication, error: BaseException) -> None:
         """Count a failure, keep what makes up for it, call `on_failure`."""
         with self._lock:
             self.failures += 1
@@ -104,7 +104,7 @@ class Outcomes:
         """Redis has taken something."""
         self._down = False
 
-    def take(self) -> Message | None:
+    def take(self) -> Publication | None:
         """The next message to send, which is not kept any more; None when all are.
 
         Orders and users take turns: one that is refused for ever delays no other.
@@ -121,12 +121,12 @@ class Outcomes:
             del self._users[user_id]
         return self._resync(user_id)
 
-    def give_back(self, message: Message) -> None:
+    def give_back(self, message: Publication) -> None:
         """Keep a message that was taken and not sent, behind the others."""
         with self._lock:
             self._keep(message)
 
-    def _keep(self, message: Message) -> None:
+    def _keep(self, message: Publication) -> None:
         if message.is_order:
             self._orders.append(message)
             if len(self._orders) > MOST_ORDERS:

@@ -14,7 +14,7 @@ import random
 
 from ..config.model import Redis as Config
 from ..ports import Clock, OnPublished
-from ..redis.build import Redis
+from ..redis.build import RedisConnections
 from ..redis.connection import RedisUnavailable
 from ..telemetry.telemetry import Telemetry
 from .handler import EventHandler
@@ -38,7 +38,7 @@ class Bus:
     def __init__(
         self,
         config: Config,
-        redis: Redis,
+        redis: RedisConnections,
         handler: EventHandler,
         clock: Clock,
         telemetry: Telemetry,

@@ -19,7 +19,7 @@ from .finding import TIMEOUT_S, Finding, FindingKind
 
 __all__ = ["check_postgres"]
 
-Connection = psycopg.AsyncConnection[tuple[object, ...]]
+PostgresConnection = psycopg.AsyncConnection[tuple[object, ...]]
 SUBJECT: Final = "database"
 _NO_ROW: Final = "00000000-0000-4000-8000-000000000000"
 _RECOVERY: Final = {
@@ -55,7 +55,7 @@ async def check_postgres(config: Database) -> list[Finding]:
         return [Finding(kind, SUBJECT, _first_line(exc))]
 
 
-async def _check(connection: Connection) -> list[Finding]:
+async def _check(connection: PostgresConnection) -> list[Finding]:
     info = connection.info
     version = f"{info.server_version // 10_000}.{info.server_version % 10_000}"
     where = f"{info.host or 'local'}/{info.dbname}"
@@ -88,7 +88,7 @@ def _statements() -> Iterator[tuple[str, bytes, Mapping[str, object]]]:
 
 
 async def _explain(
-    connection: Connection,
+    connection: PostgresConnection,
     query: bytes,
     params: Mapping[str, object],
 ) -> str:

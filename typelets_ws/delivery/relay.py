@@ -23,8 +23,8 @@ from ..wire.frames import Frame
 from .hub import Hub
 from .recovery import Recovery
 from .revocations import RevokedSessions
-from .shown_row import is_whole
-from .versions import head_of, version_of, wire_time
+from .shown_row import is_complete
+from .versions import head_of, version_at, version_of
 
 __all__ = ["Relay"]
 
@@ -147,13 +147,13 @@ class Relay:
         if shown.is_stale(key, version, event.exceptConnectionId):
             self.recovery.reread(key)
             return False
-        if version is not None and version > wire_time(
+        if version is not None and version > version_at(
             self.clock.now_ms() + MAX_AHEAD_MS
         ):
             self.recovery.reread(key)
         known = shown.get(key)
         if known is not None and known.gone:
-            if not is_whole(text):
+            if not is_complete(text):
                 self.recovery.reread(key)
                 return False
             shown.created(key, text, version)
@@ -168,7 +168,7 @@ class Relay:
         now_ms = self.clock.now_ms()
         if not 0 <= now_ms - self._latest_ms < REFRESH_MS:
             self._latest_ms = now_ms
-            self._latest = wire_time(now_ms + MAX_AHEAD_MS)
+            self._latest = version_at(now_ms + MAX_AHEAD_MS)
         return self._latest
 
     def _queue_created(self, key: RowKey, row: bytes, exclude: str | None) -> None:

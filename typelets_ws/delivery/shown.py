@@ -18,7 +18,7 @@ from collections import OrderedDict
 
 from ..ports import Updated
 from ..recovery_ports import RowKey, StoredRow
-from .shown_row import ShownRow, is_whole
+from .shown_row import ShownRow, is_complete
 
 __all__ = ["ShownRows"]
 
@@ -113,7 +113,7 @@ class ShownRows:
         known = self._touch(key)
         if known is None:
             return
-        if alone and is_whole(row):
+        if alone and is_complete(row):
             known.rebase(row)
         else:
             known.lay(changes)
@@ -132,7 +132,7 @@ class ShownRows:
         if known is None:
             return
         if known.base is None or known.gone:
-            known.rebase(row if is_whole(row) else None)
+            known.rebase(row if is_complete(row) else None)
         self._users[key.user_id].came_or_went = True
         known.version = known.event_version = version or known.version
         known.last = row

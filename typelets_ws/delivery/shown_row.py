@@ -17,7 +17,7 @@ import msgspec
 
 from ..recovery_ports import StoredRow
 
-__all__ = ["Agreement", "ShownRow", "is_whole"]
+__all__ = ["Agreement", "ShownRow", "is_complete"]
 
 OVERHEAD_BYTES: Final = 600
 """Of an entry beside its texts."""
@@ -138,7 +138,7 @@ class ShownRow:
         return row
 
 
-def is_whole(row: bytes) -> bool:
+def is_complete(row: bytes) -> bool:
     """Whether a row's JSON has all the fields of the wire format."""
     found = _read(row)
     if found is None:

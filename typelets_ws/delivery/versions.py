@@ -11,15 +11,15 @@ import msgspec
 
 from ..protocol.json_members import NotJson, has_surrogates, members, text
 
-__all__ = ["head_of", "version_of", "wire_time"]
+__all__ = ["head_of", "version_at", "version_of"]
 
 
-class _Head(msgspec.Struct):
+class _RowHead(msgspec.Struct):
     id: str | None = None
     updatedAt: str | None = None
 
 
-_head: Final = msgspec.json.Decoder(_Head)
+_head: Final = msgspec.json.Decoder(_RowHead)
 _VERSION: Final = re.compile(
     r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z"
 )
@@ -42,7 +42,7 @@ def head_of(row: bytes) -> tuple[str | None, str | None]:
     return row_id and row_id.lower(), version
 
 
-def wire_time(ms: int) -> str:
+def version_at(ms: int) -> str:
     """The version that a row written at `ms` since the epoch has."""
     moment = datetime.fromtimestamp(ms / 1000, UTC).replace(tzinfo=None)
     return moment.isoformat(timespec="milliseconds") + "Z"

@@ -9,18 +9,17 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..daemon import Daemon
-from ..ports import Conflict, Missing, Store, Updated
+from ..ports import Conflict, FieldChanges, Missing, Store, Updated
 from ..protocol.errors import ClientError, CloseCode, Code
 from .redis import RedisFailed, RedisServer
 from .rest import HttpError
 
-__all__ = ["Faults", "FaultyStore"]
+__all__ = ["Faults", "FaultyStore", "Query"]
 
 RETRY_AFTER_MS: Final = 1_000
 MAX_TIMES: Final = 1_000
 NOT_STARTED: Final = "typelets-ws dev is still starting"
 
-Changes = Mapping[str, str | bool | None]
 Query = Mapping[str, str]
 
 
@@ -32,14 +31,14 @@ class FaultyStore:
         self._refusals = refusals
 
     async def update_note(
-        self, user_id: str, note_id: str, changes: Changes
+        self, user_id: str, note_id: str, changes: FieldChanges
     ) -> Updated | Missing:
         """As the store, or `ClientError`."""
         self._refuse(user_id)
         return await self._store.update_note(user_id, note_id, changes)
 
     async def update_note_based(
-        self, user_id: str, note_id: str, changes: Changes, base: str
+        self, user_id: str, note_id: str, changes: FieldChanges, base: str
     ) -> Updated | Missing | Conflict:
         """As the store, or `ClientError`."""
         self._refuse(user_id)

@@ -20,7 +20,7 @@ from websockets.http11 import Request, Response
 
 from ..daemon import Daemon
 from ..websocket.http import Page, respond
-from .faults import Faults
+from .faults import Faults, Query
 from .keys import SigningKey
 from .redis import RedisServer
 from .rest import HttpError, RestStub
@@ -50,8 +50,6 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-Query = Mapping[str, str]
 
 
 class Site:

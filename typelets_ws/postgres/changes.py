@@ -31,7 +31,7 @@ from ..recovery_ports import (
     Since,
     Snapshot,
     StoredRow,
-    TableDigest,
+    TableContents,
     UserChanges,
 )
 from ..telemetry.log import FilteringBoundLogger
@@ -261,6 +261,6 @@ def _stored(row: Columns, user_id: str) -> StoredRow:
     )
 
 
-def _table_digest(text: bytes | None) -> TableDigest:
+def _table_digest(text: bytes | None) -> TableContents:
     count, _, bits = (text or b"0 ").decode().partition(" ")
-    return TableDigest(int(count), f"{int(bits, 2):032x}" if bits else _NONE)
+    return TableContents(int(count), f"{int(bits, 2):032x}" if bits else _NONE)

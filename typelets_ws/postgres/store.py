@@ -18,7 +18,7 @@ from typing import Final
 
 from ..config import model as config
 from ..fastpaths import ALL, FastPaths
-from ..ports import Conflict, Missing, StoreUnavailable, Updated
+from ..ports import Conflict, FieldChanges, Missing, StoreUnavailable, Updated
 from ..telemetry.telemetry import Telemetry
 from . import sql
 from .changes import ChangeReader
@@ -66,7 +66,7 @@ class Store:
         await self._pool.close()
 
     async def update_note(
-        self, user_id: str, note_id: str, changes: Mapping[str, str | bool | None]
+        self, user_id: str, note_id: str, changes: FieldChanges
     ) -> Updated | Missing:
         """Write the fields (wire names, checked values) of the user's own note.
 
@@ -87,11 +87,7 @@ class Store:
         return Updated(row, updated_at.decode())
 
     async def update_note_based(
-        self,
-        user_id: str,
-        note_id: str,
-        changes: Mapping[str, str | bool | None],
-        base: str,
+        self, user_id: str, note_id: str, changes: FieldChanges, base: str
     ) -> Updated | Missing | Conflict:
         """As `update_note`, only while the note's updatedAt equals `base`.
 
@@ -159,7 +155,7 @@ class Store:
             self._per_user.release(user_id)
 
 
-def _update_query(changes: Mapping[str, str | bool | None], *, based: bool) -> bytes:
+def _update_query(changes: FieldChanges, *, based: bool) -> bytes:
     if not changes or not changes.keys() <= sql.COLUMNS.keys():
         raise ValueError("no fields, or fields that may not be changed")
     into_folder = changes.get("folderId") is not None

@@ -37,7 +37,7 @@ Charge = Callable[[int], None]
 _NOTHING: Final = Raw(b"")
 
 
-class _Head(Struct):
+class _MessageHead(Struct):
     """The fields needed to explain what is wrong with a message."""
 
     type: Raw = _NOTHING
@@ -46,7 +46,7 @@ class _Head(Struct):
 
 
 _decoder: Final = msgspec.json.Decoder(AnyClientMessage)
-_head: Final = msgspec.json.Decoder(_Head)
+_head: Final = msgspec.json.Decoder(_MessageHead)
 _text: Final = msgspec.json.Decoder(str)
 _KINDS: Final[Mapping[str, type[ClientMessage]]] = {
     str(kind.__struct_config__.tag): kind for kind in CLIENT_MESSAGES

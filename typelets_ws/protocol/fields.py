@@ -17,7 +17,6 @@ from .json_members import build, members
 
 __all__ = [
     "ALLOWED",
-    "Changes",
     "accepted_changes",
     "check_owner",
     "json_object",
@@ -25,7 +24,6 @@ __all__ = [
 ]  # fmt: skip
 
 Value = str | bool | None
-Changes = dict[str, Value]
 
 ENCRYPTED: Final = "[ENCRYPTED]"
 FILTERED_NAMES: Final = frozenset({
@@ -72,13 +70,13 @@ def wire_time(text: str, name: str) -> str:
 
 def accepted_changes(
     changes: Mapping[str, Raw], *, require_encrypted: bool
-) -> tuple[Changes, Counter[str]]:
+) -> tuple[dict[str, Value], Counter[str]]:
     """The allowed fields with their values, and how often a name was left out.
 
     Raises `ClientError` naming a field of the wrong type, or a plain text where only
     ciphertext may be.
     """
-    accepted: Changes = {}
+    accepted: dict[str, Value] = {}
     filtered: Counter[str] = Counter()
     for name, raw in changes.items():
         decoder = ALLOWED.get(name)

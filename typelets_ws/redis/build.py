@@ -19,11 +19,11 @@ from .sentinel import SentinelMaster
 from .shards import Shards
 from .topology import ClusterTopology
 
-__all__ = ["Redis", "connect_redis"]
+__all__ = ["RedisConnections", "connect_redis"]
 
 
 @dataclass(frozen=True, slots=True)
-class Redis:
+class RedisConnections:
     """`client` sends commands; `events` keeps the connection of the subscriber.
 
     `shards` is for sharded pub/sub; None unless it is configured.
@@ -39,7 +39,7 @@ def connect_redis(
     telemetry: Telemetry,
     monotonic: Callable[[], float],
     rng: random.Random,
-) -> Redis:
+) -> RedisConnections:
     """Nothing is connected before `client.run`. Raises ValueError or TypeError."""
     address = parse(config.url)
     outage = Outage(telemetry, monotonic)
@@ -62,14 +62,14 @@ def connect_redis(
             return reconnector("events", connect, key=f"{node[0]}:{node[1]}")
 
         shards = Shards(topology, cluster, keep) if config.sharded else None
-        return Redis(cluster, reconnector("events", topology.open), shards)
+        return RedisConnections(cluster, reconnector("events", topology.open), shards)
     connector = _connector(config, address, Mode.SERVER)
     finder: MasterFinder = SingleServer(connector)
     if address.kind is Topology.SENTINEL:
         finder = SentinelMaster(address, connector, telemetry, rng)
     own = reconnector("commands", finder.open)
     client = MasterClient(own, timeout_s, finder, telemetry)
-    return Redis(client, reconnector("events", finder.open))
+    return RedisConnections(client, reconnector("events", finder.open))
 
 
 def _connector(

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from ..delivery.hub import Device
-from ..ports import Conflict, Missing, Store, StoreUnavailable, Updated
+from ..ports import Conflict, FieldChanges, Missing, Store, StoreUnavailable, Updated
 from ..protocol import events, messages, replies
 from ..protocol.errors import (
     CONFLICT,
@@ -148,7 +148,7 @@ async def _write(
     store: Store,
     user_id: str,
     note_id: str,
-    changes: Mapping[str, str | bool | None],
+    changes: FieldChanges,
     message: messages.NoteUpdate,
 ) -> Updated | Missing | Conflict:
     base = message.baseUpdatedAt

@@ -27,7 +27,7 @@ from typelets_ws.recovery_ports import (
     Since,
     Snapshot,
     StoredRow,
-    TableDigest,
+    TableContents,
     UserChanges,
 )
 from typelets_ws.telemetry.metrics import Metrics
@@ -35,7 +35,7 @@ from typelets_ws.telemetry.telemetry import Telemetry
 
 ALICE, BOB = "user_alice", "user_bob"
 WIDE = Extent(rows=10_000, bytes=100_000_000)
-EMPTY = TableDigest(0, "0" * 32)
+EMPTY = TableContents(0, "0" * 32)
 
 
 @asynccontextmanager
@@ -334,8 +334,8 @@ async def test_digest_and_ids(database: Database, alice: str) -> None:
             [Since(ALICE, None), Since("user_nobody", None)], extent
         )
         assert hers.digest == Digest(
-            TableDigest(4, xor(hers.rows, RowKind.NOTE)),
-            TableDigest(3, xor(hers.rows, RowKind.FOLDER)),
+            TableContents(4, xor(hers.rows, RowKind.NOTE)),
+            TableContents(3, xor(hers.rows, RowKind.FOLDER)),
         )
         assert hers.ids is not None
         assert set(json.loads(hers.ids.notes)) == notes

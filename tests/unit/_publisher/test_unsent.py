@@ -3,21 +3,21 @@
 import redis
 
 from typelets_ws._publisher import unsent as _publisher_unsent
-from typelets_ws._publisher.unsent import MOST_ORDERS, MOST_USERS, Message, Outcomes
+from typelets_ws._publisher.unsent import MOST_ORDERS, MOST_USERS, Outcomes, Publication
 
 LOST = redis.ConnectionError("lost")
 
 
-def change(user: str) -> Message:
-    return Message(user, "note_deleted", f"c:{user}", b"{}")
+def change(user: str) -> Publication:
+    return Publication(user, "note_deleted", f"c:{user}", b"{}")
 
 
-def order(user: str) -> Message:
-    return Message(user, "user_disconnected", f"c:{user}", b"order", is_order=True)
+def order(user: str) -> Publication:
+    return Publication(user, "user_disconnected", f"c:{user}", b"order", is_order=True)
 
 
-def resync(user: str) -> Message:
-    return Message(user, "resync_required", f"c:{user}", b"resync")
+def resync(user: str) -> Publication:
+    return Publication(user, "resync_required", f"c:{user}", b"resync")
 
 
 def outcomes() -> Outcomes:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from typelets_ws.delivery.shown import ShownRows
-from typelets_ws.delivery.shown_row import Agreement, is_whole
+from typelets_ws.delivery.shown_row import Agreement, is_complete
 from typelets_ws.ports import Updated
 from typelets_ws.recovery_ports import RowKey, RowKind, StoredRow
 
@@ -150,7 +150,7 @@ def test_memory_is_bounded_and_given_back() -> None:
 
 
 def test_whole_rows_have_all_fields() -> None:
-    assert is_whole(stored(1).text)
-    assert not is_whole(b'{"id":"x"}')
-    assert not is_whole(b"[]")
-    assert not is_whole(b"\xff")
+    assert is_complete(stored(1).text)
+    assert not is_complete(b'{"id":"x"}')
+    assert not is_complete(b"[]")
+    assert not is_complete(b"\xff")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typelets_ws.delivery.versions import head_of, version_of, wire_time
+from typelets_ws.delivery.versions import head_of, version_at, version_of
 
 AT = "2026-01-01T00:00:00.000Z"
 
@@ -37,5 +37,5 @@ def test_the_id_is_read_in_lower_case() -> None:
 
 @given(st.integers(0, 4_000_000_000_000), st.integers(0, 4_000_000_000_000))
 def test_times_as_versions_sort_by_time(first: int, second: int) -> None:
-    assert (wire_time(first) < wire_time(second)) is (first < second)
-    assert version_of(b'{"updatedAt":"%s"}' % wire_time(first).encode())
+    assert (version_at(first) < version_at(second)) is (first < second)
+    assert version_of(b'{"updatedAt":"%s"}' % version_at(first).encode())

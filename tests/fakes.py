@@ -1,4 +1,4 @@
-"""The outside world for unit tests: answers at once, or when it is told to."""
+"""Adapters for unit tests: they answer at once, or when the test says so."""
 
 import asyncio
 import itertools

@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 
 import typelets_ws
-from tests.test_architecture import MODULES, ROOMS, collisions, own_imports
-from tests.unit.test_prose import WORD, hits, prose
+from tests.test_architecture import MODULES, collisions, own_imports
+from tests.unit.test_prose import KINDS, WORD, hits, texts_of
 
 PACKAGE = Path(typelets_ws.__file__).parent
 TESTS = Path(__file__).parent
@@ -22,7 +22,7 @@ BRANCHES = (
     ast.If, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.IfExp,
     ast.BoolOp, ast.comprehension, ast.match_case,
 )  # fmt: skip
-VAGUE = re.compile(r"(?:^|[.:;]\s+)(What|Who|Whatever|Whoever|Nobody)\b")
+VAGUE = re.compile(r"(?:^|[.:;]\s+)(What|Who|Whatever|Whoever|Nobody)\b", re.MULTILINE)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -77,28 +77,37 @@ def composition() -> Iterator[tuple[str, object]]:
                 abstract += 1
     (app,) = (module for module in MODULES if module.name == "app")
     lambdas = sum(isinstance(node, ast.Lambda) for node in ast.walk(app.tree))
+    packages = {init.parent.name for init in PACKAGE.glob("*/__init__.py")}
     arrows = {
         (module.room, target.partition(".")[0])
         for module in MODULES
-        if module.room in ROOMS
         for target in own_imports(module)
     }
-    yield "class names with two meanings", len(collisions())
+    yield "names with two meanings", len(collisions())
     yield "most constructor arguments", max(arguments)
     yield "constructors with more than 7", sum(count > 7 for count in arguments)
     yield "raise NotImplementedError", abstract
     yield "lambdas in app.py", lambdas
     yield "reconfigure methods", reconfigure
-    yield "arrows between packages", sum(a != b for a, b in arrows)
+    between = {(a, b) for a, b in arrows if a != b and {a, b} <= packages}
+    beside = {"dev", "checks", "monitoring", "schema", "_publisher"}
+    yield "packages", len(packages)
+    yield "arrows between packages", len(between)
+    yield "  between those of the daemon", sum(not beside & {a, b} for a, b in between)
+    yield (
+        "lambdas in the package",
+        sum(isinstance(node, ast.Lambda) for m in MODULES for node in ast.walk(m.tree)),
+    )
 
 
 def language() -> Iterator[tuple[str, object]]:
-    texts = {str(p.relative_to(PACKAGE)): prose(p) for p in PACKAGE.rglob("*.py")}
-    words = sum(len(WORD.findall(text)) for text in texts.values())
-    vague = sum(len(VAGUE.findall(text)) for text in texts.values())
-    yield "words of docstrings and comments", words
-    yield "odd words per 1,000", f"{hits(texts)[0]:.1f}"
-    yield "sentences about what or who, per 1,000", f"{1000 * vague / words:.1f}"
+    for kind in KINDS:
+        texts = texts_of(kind)
+        words = sum(len(WORD.findall(text)) for text in texts.values())
+        vague = sum(len(VAGUE.findall(text)) for text in texts.values())
+        yield f"{kind}: words", words
+        yield "  odd ones per 1,000", f"{hits(texts)[0]:.1f}"
+        yield "  subjects what or who, per 1,000", f"{1000 * vague / words:.1f}"
 
 
 def main() -> None:

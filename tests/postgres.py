@@ -1,7 +1,7 @@
 """A real Postgres for tests, and ways to break it.
 
 `postgres` is one private server for the whole run; `database` its only database,
-emptied for each test, and its server running again whatever the test before did.
+emptied for each test, and its server running again after any test.
 """
 
 import os
@@ -100,7 +100,7 @@ class Database:
 
     @contextmanager
     def exhausted(self) -> Iterator[None]:
-        """Not one more connection is to be had, not even for a superuser."""
+        """No further connection is accepted, not even a superuser's."""
         with ExitStack() as held:
             for _ in range(MAX_CONNECTIONS):
                 try:

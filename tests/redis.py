@@ -1,7 +1,7 @@
 """A real Redis for tests, and ways to break it and the link to it.
 
 `redis_server` is one private server for the whole run, empty for each test and
-running again whatever the test before did. `LinkProxy` stands between a daemon and
+running again after any test. `LinkProxy` stands between a daemon and
 any TCP server (Redis, Postgres) and cuts, stalls, delays or refuses.
 """
 
@@ -227,7 +227,7 @@ class LinkProxy:
             link.stall(**self._stalled)
 
     async def refuse(self) -> None:
-        """Reset all connections and let nobody connect."""
+        """Reset all connections and refuse new ones."""
         await self._deaf()
         self.cut()
 

@@ -1,4 +1,4 @@
-"""A failover under load: numbered events, two processes, and what each was told.
+"""A failover under load: numbered events, two processes, and the reports of each.
 
 `drill` publishes numbered events from one process and from a publisher of its own kind
 (redis-py) while a fault is injected. Afterwards each process must have each event, or
@@ -32,7 +32,7 @@ FAILED = (redis.exceptions.RedisError, OSError, TimeoutError)
 
 
 class Receiver:
-    """What one process heard, and up to where each user was told to fetch again."""
+    """The events of one process, and the last reported gap of each user."""
 
     def __init__(self, bus: RunningBus) -> None:
         self.bus = bus

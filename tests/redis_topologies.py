@@ -1,8 +1,8 @@
 """Real Sentinel groups and Clusters on loopback, started once for each test session.
 
 Both are small and impatient: a dead master is replaced within a few seconds. A Cluster
-starts from prepared `nodes.conf` files, so it need not get to know itself. A test may
-kill, freeze and demote what it likes; `recover` restores the group for the next one.
+starts from prepared `nodes.conf` files, in which its nodes know each other. A test
+may kill, freeze and demote any of them; `recover` restores the group for the next one.
 """
 
 import asyncio

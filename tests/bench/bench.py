@@ -29,7 +29,7 @@ T = TypeVar("T")
 def turns(subjects: Sequence[T], number: int) -> Sequence[T]:
     """The subjects in the order of this round: there, and in the next one back.
 
-    A machine that gets slower and slower would else favour whoever comes first.
+    A machine that gets slower and slower would else favour the first.
     """
     return subjects[::-1] if number % 2 else subjects
 
@@ -98,7 +98,7 @@ class Bench:
     def relay(
         self, *, uvloop: bool = True, ping_interval: float | None = None
     ) -> Child:
-        """The naive relay; without keepalive unless told otherwise."""
+        """The naive relay; without keepalive by default."""
         return Child(
             "relay",
             self.cores.server,
@@ -164,7 +164,7 @@ class Bench:
             yield number
 
     def tell(self, text: str) -> None:
-        """The progress line, for whoever looks on."""
+        """The progress line."""
         elapsed = time.monotonic() - self._began
         end = "\r" if sys.stderr.isatty() else "\n"
         line = f"{elapsed:4.0f} s  {text}"

@@ -16,7 +16,7 @@ Curves = dict[str, list[tuple[float, float]]]
 
 
 def charts(figures: Sequence[Figure]) -> dict[str, str]:
-    """SVG by name; of what was not measured there is none."""
+    """SVG by name; a row that was not measured has no chart."""
     result = {}
     judged = [figure for figure in figures if figure.target is not None]
     if judged:

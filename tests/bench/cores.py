@@ -22,7 +22,7 @@ class Layout:
 
     @property
     def groups(self) -> list[Set[int]]:
-        """The same cores, each of them once, as they are told about."""
+        """The same cores, each once."""
         apart = [frozenset({self.server}), frozenset({self.second}), self.load]
         return list(dict.fromkeys(apart))
 

@@ -60,7 +60,7 @@ class Child:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # The daemon would say goodbye to ten thousand devices; nobody waits for it.
+        # The daemon would close ten thousand devices; the bench does not wait for it.
         self._process.kill()
         self._process.communicate()
 

@@ -1,4 +1,4 @@
-"""Load at a fixed rate, whatever the server does: lateness counts from when it was due.
+"""Load at a fixed rate; lateness counts from when a message was due.
 
 Between two things to do the generator sleeps in epoll: Redis shares its core.
 """

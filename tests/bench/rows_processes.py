@@ -44,7 +44,7 @@ def processes(bench: Bench) -> Iterator[Figure]:
                     _flood(audience)
                     took = time.monotonic() - began
                 rates[who].append(EVENTS * EACH / took)
-    # Kept off its core a server is by the load too here, which is none of the others.
+    # The load keeps a server off its core too, which no other row has.
     shares = (bench.meter.busy, 0.0)
     cores = [each.shares for each in busy]
     yield Figure(

@@ -45,7 +45,7 @@ WELCOME = Frame(
 
 class _Replies(RedisConnection[Callable[[], None]]):
     def received(self, reply: Any) -> None:
-        """Go on with whoever waited."""
+        """Resume the waiting tasks."""
         self.waiting.popleft()[1]()
 
     def ask(self, then: Callable[[], None], *args: bytes | str | int) -> None:

@@ -25,7 +25,7 @@ __all__ = ["OldClient", "hostile"]
 
 OTHER_USERS = re.compile(r"user_c(\d+)")
 HOSTILE = "127.0.0.2"
-"""The address of the hostile clients: what they do must cost nobody else a thing."""
+"""The address of the hostile clients: they must cost other clients nothing."""
 
 LOST = (OSError, WebSocketException, TimeoutError)
 

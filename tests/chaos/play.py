@@ -1,7 +1,7 @@
 """One run: a world, its devices and publishers, a schedule of faults, the verdict.
 
 Invariants throughout: no device is sent a text with another user's id; no daemon
-ends by itself or logs an error of ours. At the end, after the faults: each device
+ends by itself or logs an error of its own. At the end, after the faults: each device
 equals Postgres within `BOUND_S`; each confirmed update was committed; subscriptions,
 leases, connections and descriptors return to where they were.
 """

@@ -88,7 +88,7 @@ def compile(place: Path, *arguments: str) -> None:
 
 
 def test_the_declarations_are_generated_from_the_module(tmp_path: Path) -> None:
-    """To make them anew: the flags below, then copy the file from `made`."""
+    """To make them again: the flags below, then copy the file from `made`."""
     source = tmp_path / "typelets-client.js"
     source.write_bytes((CLIENT / "typelets-client.js").read_bytes())
     compile(

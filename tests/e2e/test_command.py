@@ -421,7 +421,7 @@ def test_dev_starts_prints_lines_that_work_as_pasted_and_ends_with_ctrl_c(
                     check=False,
                 )
                 assert pasted.returncode == 0, pasted.stderr
-                # Who was in before Redis was heard is told to fetch anew first.
+                # A device from before Redis answered gets resync_required first.
                 found = json.loads(device.recv(5))["type"]
                 while found == "resync_required":
                     found = json.loads(device.recv(5))["type"]

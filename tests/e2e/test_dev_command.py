@@ -38,7 +38,7 @@ def test_ctrl_c_ends_it_and_leaves_no_child(tmp_path: Path) -> None:
     # What was shared with the companions has gone, what is to stay has stayed.
     assert not (own.data / "config.toml").exists()
     assert (own.data / "signing-key.pem").exists()
-    # The outside world outlives the drain, though the terminal told all children.
+    # Redis and Postgres outlive the drain, though the terminal's signal reaches them.
     assert '"level": "error"' not in own.said
     assert "postgres_away" not in own.said
     assert "redis_down" not in own.said

@@ -153,7 +153,7 @@ async def test_no_line_holds_a_token_a_secret_or_a_word_of_a_note(
             assert await process.ended() == 0
             assert leaks(process, secrets) == []
 
-            # What a client is told to quote is in the log, with the reason.
+            # The id that a client may quote is in the log, with the reason.
             failed = {x["correlation_id"]: x for x in process.logged("message_failed")}
             for reply in (slow, down):
                 assert reply["code"] == "UNAVAILABLE"
@@ -172,7 +172,7 @@ async def test_no_line_holds_a_token_a_secret_or_a_word_of_a_note(
 
 
 async def answer(device: Device, message: Any) -> dict[str, Any]:
-    """The reply to a message, whatever sync messages come before it."""
+    """The reply to a message; sync messages before it are passed over."""
     await device.send(message)
     while True:
         found = await device.receive()

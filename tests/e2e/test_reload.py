@@ -44,7 +44,7 @@ class Running:
 async def reloading(
     redis_server: RedisServer, database: Database, **sections: Any
 ) -> AsyncIterator[Running]:
-    """A daemon that is told to stop at the end, and stops without an error."""
+    """A daemon that gets SIGTERM at the end and stops without an error."""
     with supervised(redis_server.url, database.url, **sections) as supervisor:
         process = supervisor.start()
         await process.heard("READY=1")
@@ -69,7 +69,7 @@ async def test_a_reload_under_load_changes_limits_and_drops_no_one(
             for number in range(5):
                 await running.change(limits={"rate_messages": 1_000 + number})
             await running.change(limits={"rate_messages": 2, "devices_per_user": 1})
-            # Counted afresh: two are served, the third is refused, nobody is dropped.
+            # Counted afresh: two are served, the third is refused, no device dropped.
             answers = [await device.ask({"type": "ping"}) for _ in range(3)]
             assert [a["type"] for a in answers] == ["pong", "pong", "error"]
             assert answers[2]["code"] == "RATE_LIMITED"
@@ -115,7 +115,7 @@ async def test_every_part_goes_by_the_new_settings(
                 await connect(url, origin="https://evil.example")  # type: ignore[arg-type]
             assert b"alice" in await status(running.supervisor.port, "letmein")
             assert b"alice" not in await status(running.supervisor.port, "wrong")
-            # At level error that is not told.
+            # Level error does not log it.
             assert not running.process.logged("origin_refused")
 
             await running.change(

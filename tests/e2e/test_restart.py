@@ -65,7 +65,7 @@ async def test_a_restart_under_load_refuses_no_one_and_everybody_is_back(
             for moment in devices.closed_at:
                 quarters[min(3, int((moment - began) / drain_s * 4))] += 1
             assert min(quarters) > DEVICES / 4 * 0.7, quarters
-            # Nobody was away longer than the restart itself and its own backoff.
+            # No device was away longer than the restart itself and its own backoff.
             assert back - up < backoff_s + 3
             assert max(devices.away) < drain_s + (up - down) + backoff_s + 3
             assert first.logged("drained")[0]["left"] == 0

@@ -1,6 +1,6 @@
 """What must hold for any input: one function per reader, one input per call.
 
-Each takes a random generator and raises `AssertionError`, or whatever the reader
+Each takes a random generator and raises `AssertionError`, or what the reader
 raises against its word. `json.loads` is the oracle of what a message says.
 """
 

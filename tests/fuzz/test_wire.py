@@ -1,4 +1,4 @@
-"""Junk into a live daemon: answered as documented, or closed with a code of ours.
+"""Junk into a live daemon: answered as documented, or closed with a documented code.
 
 Never an internal error, never a stuck or leaked connection, never a word to others.
 The seed is printed; each test is bounded by its number of rounds.

@@ -1,4 +1,4 @@
-"""One attack as a process: told on standard input, over at its time.
+"""One attack as a process: described on standard input, ends after its time.
 
 Prints a line when it begins; ends itself when its time is over, come what may.
 """
@@ -14,7 +14,7 @@ from .clients import ATTACKS, Target
 
 
 def main() -> None:
-    """Attack as told."""
+    """Run the attack of standard input."""
     order = json.loads(sys.stdin.readline())
     signal.alarm(int(order["seconds"]) + 5)
     target = Target(order["port"], order["tokens"])

@@ -1,4 +1,4 @@
-"""The worst case of the README: memory stays within the budget, whatever is held."""
+"""The worst case of the README: memory stays within the budget."""
 
 from tests.postgres import Database
 from tests.redis import RedisServer

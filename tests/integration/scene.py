@@ -1,6 +1,6 @@
 """Who sees what: a sender, the same user's other device, and another user.
 
-`Scene.say` sends one message and returns what each of them was told because of it.
+`Scene.say` sends one message and returns what each of them was sent because of it.
 Nothing is waited for by the clock: a fourth device announces a deletion behind the
 message, and all that comes before it belongs to the message.
 """
@@ -26,7 +26,7 @@ class Seen:
 
     @property
     def reply(self) -> Message:
-        """The only message the sender got, which nobody else knows of."""
+        """The only message the sender got; the others got none."""
         (reply,) = self.sender
         assert self.other == self.bob == []
         return reply

@@ -1,6 +1,6 @@
 """Where the code implements the steps of the model.
 
-Steps of the REST service and of the outside world have no location of ours.
+Steps of the REST service and of the outside world have no location in the package.
 """
 
 __all__ = ["LOCATIONS", "OUTSIDE"]

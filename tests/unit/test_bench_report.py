@@ -1,4 +1,4 @@
-"""The bench's table, JSON and charts, made of figures that nobody measured."""
+"""The bench's table, JSON and charts, made of invented figures."""
 
 import json
 from xml.etree import ElementTree

@@ -1,23 +1,25 @@
-"""The language of docstrings, comments and test names: plain technical English.
+"""The language of the project: plain technical English.
 
-The words below are odd, old or vague. The package may hold `CEILING` of them in 1,000
-words; the test names every file that has some. Run this file to see the list.
+The words below are odd, old or vague. Each kind of text may hold `CEILING` of them in
+1,000 words; the test names every file that has some. Run this file to see the lists.
 """
 
 import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 import typelets_ws
 
 PACKAGE = Path(typelets_ws.__file__).parent
 TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
 CEILING = 1
-NAMES_CEILING = 1
-"""Never raise them."""
+"""Never raise it."""
 ODD = re.compile(
     r"\b(whoever|whatever|whomever|nobody|anew|likewise|need not|be it|is none|"
     r"to be had|at hand|made good|of ours|half-way|told|lest|thereof|shall|tell of)\b",
@@ -64,20 +66,57 @@ def hits(texts: dict[str, str]) -> tuple[float, str]:
     return rate, "\n".join(sorted(lines, reverse=True))
 
 
-def test_the_package_has_few_odd_words() -> None:
-    rate, lines = hits(
-        {str(p.relative_to(PACKAGE)): prose(p) for p in PACKAGE.rglob("*.py")}
+def messages(path: Path) -> str:
+    """The texts in the code that are sentences: errors, help, descriptions."""
+    tree = ast.parse(path.read_text("utf-8"))
+    beside = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return "\n".join(
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and id(node) not in beside
+        if isinstance(node.value, str) and " " in node.value
     )
+
+
+def whole(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+def files(folder: Path, pattern: str) -> list[Path]:
+    found = (path for path in folder.rglob(pattern) if path.is_file())
+    return sorted(path for path in found if "__pycache__" not in path.parts)
+
+
+KINDS: dict[str, tuple[Callable[[Path], str], list[Path]]] = {
+    "package": (prose, files(PACKAGE, "*.py")),
+    "messages": (messages, files(PACKAGE, "*.py")),
+    "scripts of pages": (whole, files(PACKAGE, "*.js")),
+    "tests": (prose, files(TESTS, "*.py")),
+    "names of tests": (test_names, files(TESTS, "test_*.py")),
+    "documents": (whole, [ROOT / "README.md", ROOT / "CHANGELOG.md"]),
+    "operation": (
+        whole,
+        [
+            ROOT / "config.example.toml",
+            *files(ROOT / "systemd", "*"),
+            *files(ROOT / "scripts", "*"),
+        ],
+    ),
+}
+
+
+def texts_of(kind: str) -> dict[str, str]:
+    reader, paths = KINDS[kind]
+    here = Path(__file__)  # has the words themselves
+    return {str(p.relative_to(p.parents[1])): reader(p) for p in paths if p != here}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_are_few_odd_words(kind: str) -> None:
+    rate, lines = hits(texts_of(kind))
     assert rate <= CEILING, f"{rate:.1f} odd words in 1,000:\n{lines}"
 
 
-def test_names_of_tests_have_few_odd_words() -> None:
-    rate, lines = hits(
-        {str(p.relative_to(TESTS)): test_names(p) for p in TESTS.rglob("test_*.py")}
-    )
-    assert rate <= NAMES_CEILING, f"{rate:.1f} odd words in 1,000:\n{lines}"
-
-
 if __name__ == "__main__":
-    sources = {str(p.relative_to(PACKAGE)): prose(p) for p in PACKAGE.rglob("*.py")}
-    print("{:.1f} in 1,000\n{}".format(*hits(sources)))
+    for each in KINDS:
+        print("{}: {:.1f} in 1,000\n{}".format(each, *hits(texts_of(each))))

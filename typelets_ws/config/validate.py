@@ -94,7 +94,7 @@ def warnings(config: Config) -> Iterator[str]:
     for key in ("jwks_url", "api_url"):
         parts = urlsplit(getattr(config.auth, key))
         if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost"}:
-            yield f"auth.{key} is plain http: whoever is on the way can swap the keys"
+            yield f"auth.{key} is plain http: a host on the way can swap the keys"
 
 
 def merge_reload(old: Config, new: Config) -> tuple[Config, list[str]]:

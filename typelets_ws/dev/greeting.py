@@ -78,7 +78,7 @@ def warning(host: str) -> str:
         private = host == "localhost"
     if private:
         return ""
-    return f"Careful: whoever reaches {host} can sign in as any of the users.\n"
+    return f"Careful: who reaches {host} can sign in as any of the users.\n"
 
 
 def _aligned(rows: list[tuple[str, str]]) -> list[str]:

@@ -23,7 +23,7 @@ CODES: Final[Mapping[Code, str]] = {
     Code.INVALID_MESSAGE: "Not a JSON object with a text `type`.",
     Code.UNKNOWN_TYPE: "There is no message of this `type`.",
     Code.INVALID_FIELD: "`message` names the field.",
-    Code.NOT_FOUND: "There is none, or it belongs to another user.",
+    Code.NOT_FOUND: "No such row, or it belongs to another user.",
     Code.ACCESS_DENIED: "It belongs to another user.",
     Code.SIGNATURE_REJECTED: "Sign with the latest secret and a fresh nonce.",
     Code.UNAVAILABLE: "Nothing was done; try again later.",

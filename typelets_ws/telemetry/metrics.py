@@ -118,7 +118,7 @@ class Metrics:
             "order_repairs", "note_sync that came late and were brought up to date."
         )
         self.publish_failures = self._counter(
-            "publish_failures", "Events of ours that Redis did not take.", "reason"
+            "publish_failures", "Own events that Redis did not take.", "reason"
         )
 
     def _recovery(self) -> None:
@@ -132,7 +132,7 @@ class Metrics:
             "healed_rows", "Rows sent because devices did not hold them.", "reason"
         )
         self.unannounced_changes = self._counter(
-            "unannounced_changes", "Changes that nobody published, by table.", "table"
+            "unannounced_changes", "Unpublished changes, by table.", "table"
         )
         self.audit_round = self._gauge(
             "audit_round_seconds",

@@ -32,13 +32,13 @@ async def until(holds: Callable[[], object], timeout_s: float = 5.0) -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + timeout_s
     while not (held := holds()) and time.monotonic() < deadline:  # noqa: ASYNC110
-        # Nobody sets an event when Redis' own state changes.
+        # No event is set when Redis' own state changes.
         await asyncio.sleep(0.002)
     assert held, "what was waited for did not come"
 
 
 class RunningBus:
-    """One process' bus and limits, and all that they told."""
+    """One process' bus and limits, and all their callbacks."""
 
     def __init__(self, url: str, seed: int = 0, **settings: Any) -> None:
         self.metrics = Metrics()

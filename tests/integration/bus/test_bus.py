@@ -254,7 +254,7 @@ async def test_a_black_hole_in_one_direction_shows_and_mends(
         assert age is not None
         await until(lambda: (one.bus.probe_age() or 0) > age + 0.3)
         assert one.sample("redis_up", link="commands") == 0
-        # Nobody waits for ever: what cannot be confirmed is refused in time.
+        # No wait is endless: what cannot be confirmed is refused in time.
         async with asyncio.timeout(1):
             assert not await one.bus.subscribe("late")
         await proxy.heal()
@@ -414,7 +414,7 @@ async def test_a_server_that_talks_nonsense_is_tried_again(
 
 
 class Ledger:
-    """What was published to whom, and what the receiving side has or was told."""
+    """The published events by user, and those received or reported as a gap."""
 
     def __init__(self, one: RunningBus, users: list[str]) -> None:
         self.sent: list[str] = []
@@ -504,7 +504,7 @@ async def test_every_kind_of_address_works(tmp_path: Path) -> None:
                 server.command("CLIENT", "KILL", "TYPE", "pubsub")
                 await until(lambda: one.gaps)
                 await one.barrier("ann")
-        # A certificate nobody vouches for, and a wrong password.
+        # A self-signed certificate, and a wrong password.
         for address in (tls, f"redis://ws:wrong@127.0.0.1:{server.port}"):
             with capture_logs() as logs:
                 async with running_bus(address) as one:
@@ -557,7 +557,7 @@ async def test_missing_rights_are_named_and_granting_them_is_enough(
 
 
 async def test_stopping_is_never_lost(redis_server: RedisServer) -> None:
-    """Whatever a link is just doing when it is told to stop, it stops."""
+    """A link stops in any state."""
     for turns in range(80):
         async with asyncio.timeout(2), running_bus(redis_server.url):
             for _ in range(turns):
@@ -568,7 +568,7 @@ async def test_stopping_is_never_lost(redis_server: RedisServer) -> None:
 async def test_five_thousand_events_over_a_link_that_misbehaves(
     redis_server: RedisServer, seed: int
 ) -> None:
-    """Whoever has not got event n was told of a gap after it was published."""
+    """A process without event n got a gap report after its publication."""
     chance = random.Random(seed)
     async with (
         link_proxy(redis_server.port) as proxy,

@@ -170,7 +170,7 @@ async def test_limits_that_redis_refuses_are_a_fault_shown_by_ready(
             assert code == 503
             assert b"limits" in body
             assert b"NOPERM" not in body
-            # Nobody signs in, yet it stays a fault.
+            # No user signs in, yet it stays a fault.
             await asyncio.sleep(1.5)
             assert (await running.get("/ready"))[0] == 503
             redis_server.command("ACL", "SETUSER", "weak", "+evalsha", "+eval")

@@ -1,4 +1,4 @@
-"""Redis away, deaf, killed: nobody is dropped, and nothing is lost silently."""
+"""Redis away, deaf, killed: no device is dropped, and nothing is lost silently."""
 
 import asyncio
 import json
@@ -196,7 +196,7 @@ async def test_no_event_is_lost_without_a_word(
     redis_server: RedisServer, database: Database, seed: int
 ) -> None:
     """5,000 numbered events while the link misbehaves: each device has event n, or
-    was told to resync after it."""
+    got resync_required after it."""
     chance = random.Random(seed)
     async with (
         link_proxy(redis_server.port) as proxy,
@@ -221,7 +221,7 @@ async def test_no_event_is_lost_without_a_word(
 
 
 async def settled(house: RunningDaemon) -> None:
-    """Ready, with no resync outstanding: those are told within 0.1 s here."""
+    """Ready, with no resync outstanding: the spread is 0.1 s here."""
     await eventually(lambda: not house.daemon.health.unready_reasons())
     await asyncio.sleep(0.5)
 

@@ -107,7 +107,7 @@ async def test_the_device_that_caused_it_is_left_out(
         await publish(redis_server.url, "alice", event)
         assert (await other.receive())["type"] == "note_deleted_sync"
         assert await origin.barrier() == []
-        # An id that is not here leaves nobody out.
+        # An id that is not connected here excludes no device.
         event["exceptConnectionId"] = "elsewhere"
         await publish(redis_server.url, "alice", event)
         assert (await other.receive())["type"] == "note_deleted_sync"
@@ -146,7 +146,7 @@ async def test_malformed_events_are_counted_and_harm_nothing(
             redis_server.url, "alice", {"event": "note_deleted", "noteId": "end"}
         )
         assert (await device.receive())["noteId"] == "end"
-        # They may have been changes, so the device is told, once.
+        # They may have been changes, so the device gets one resync.
         assert (await device.receive())["reason"].startswith("event_")
         assert await device.barrier() == []
         counted = {

@@ -150,7 +150,7 @@ async def test_a_new_process_knows_the_horizons_of_the_one_before(
             assert [m["noteId"] for m in found if m["type"] == "note_sync"] == [note]
 
 
-# Changes that nobody published
+# Unpublished changes
 
 
 async def test_an_unpublished_change_reaches_the_devices_once(

@@ -1,4 +1,4 @@
-"""Whatever fails, every device ends with what Postgres holds (recovery.md section 4).
+"""After any fault, every device ends with what Postgres holds (recovery.md section 4).
 
 Old web clients and clients that sync, two daemons, REST hosts whose clocks are seconds
 apart and whose publishers skip, delay, repeat and reorder, and faults of Redis, of

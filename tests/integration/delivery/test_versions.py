@@ -52,7 +52,7 @@ class Copy:
             return
         note = message["noteId"]
         self.shown[note] = message["updatedNote"]
-        # The sender is never told its own changes: it goes by the row it is shown.
+        # The sender never gets its own changes: its reply has the row.
         laid = message["changes" if "changes" in message else "updatedNote"]
         self.laid[note].update(laid)
 
@@ -451,7 +451,7 @@ async def test_a_storm_with_deletions_and_the_rest_services_own_updates(
 async def test_the_sender_may_be_gone_before_its_update_is_written(
     boot: Boot, database: Database
 ) -> None:
-    """What is written is told, whoever is there to hear the reply."""
+    """A written change is published, also when its sender is gone."""
     note = prepare(database)[0][0]
     async with boot() as house, house.device(ALICE) as reader:
         async with house.device(ALICE) as writer:

@@ -537,7 +537,7 @@ async def test_recovery_leaves_connections_to_clients(
                 link.rollback()
 
 
-# Whatever runs at the same time.
+# Beside other transactions.
 
 
 class Writers:

@@ -106,7 +106,7 @@ async def test_larger_than_any_buffer(database: Database, prepare: bool) -> None
 
 
 async def test_server_that_reads_nothing_is_left(database: Database) -> None:
-    """A statement half written, and nobody who takes the rest."""
+    """A statement half written, and no reader of the rest."""
 
     @contextmanager
     def stopped(process: int) -> Iterator[None]:
@@ -230,7 +230,7 @@ async def test_called_off_twice_it_is_not_free(database: Database) -> None:
 async def test_with_a_cancellation_under_way_it_is_not_free(
     database: Database, outcome: str
 ) -> None:
-    """One that comes late would end whatever the link is given next."""
+    """One that comes late would end the link's next statement."""
     async with linked(database) as link, asyncio.TaskGroup() as tasks:
         asked_for, answered = asyncio.Event(), asyncio.Event()
 

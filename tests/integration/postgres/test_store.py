@@ -524,7 +524,7 @@ async def test_stopped_database_is_reported_quickly_and_comes_back(
             reason = await failure(store.update_note("u", note, {"title": "x"}))
         assert reason == QueryFailure.DISCONNECTED
         assert up() == 0
-        with quick(1.0):  # by now it is known that there is none
+        with quick(1.0):  # by now the pool knows that it has no connection
             for _ in range(3):
                 assert await failure(store.note_owner(note)) == reason
         await asyncio.to_thread(database.start)
@@ -758,11 +758,11 @@ async def test_cancelled_while_giving_back_no_connection_is_lost(
         await until(whole, 2.0)
 
 
-# Connections kept at hand.
+# Idle connections.
 
 
 def backends(database: Database) -> set[int]:
-    """The server's processes for connections of ours."""
+    """The server's processes for the store's connections."""
     rows = database.execute(
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'typelets-ws'"
     )
@@ -775,7 +775,7 @@ def backends(database: Database) -> set[int]:
 async def test_each_of_many_has_its_own_answer(
     database: Database, monkeypatch: pytest.MonkeyPatch, lease_s: float, prepare: bool
 ) -> None:
-    """However often links change hands, and whoever is cancelled meanwhile."""
+    """However often links change hands, also under cancellations."""
     monkeypatch.setattr(store_pool, "LEASE_S", lease_s)
     owners = {}
     for number in range(20):
@@ -819,7 +819,7 @@ async def test_each_of_many_has_its_own_answer(
 async def test_an_old_connection_is_renewed(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pool's `max_lifetime` holds for connections that are always at hand."""
+    """The pool's `max_lifetime` holds for connections that are always idle."""
 
     def already_old(pool: object, connection: Any) -> None:
         connection._created_at = connection._expire_at = time.monotonic()
@@ -874,7 +874,7 @@ async def test_no_text_is_cut_at_a_nul(database: Database) -> None:
     assert database.note(note)["title"] == "t"
 
 
-# What is told.
+# Log lines.
 
 
 async def test_nothing_of_the_database_is_reported(database: Database) -> None:

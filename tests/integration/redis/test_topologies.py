@@ -23,7 +23,7 @@ def group(request: pytest.FixtureRequest) -> SentinelGroup | Cluster:
 
 
 async def until_told(device: Device) -> None:
-    """Wait until the device was healed, or told to fetch again."""
+    """Wait until the device was healed, or got resync_required."""
     while (await device.receive())["type"] not in {"healed", "resync_required"}:
         pass
 

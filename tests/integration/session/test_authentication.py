@@ -177,7 +177,7 @@ async def test_a_failed_auth_leaves_a_live_connection_as_it_was(
         assert (await device.auth("junk"))["reason"] == "auth-failed"
         await publish(redis_server.url, "alice", deleted())
         assert (await device.receive())["type"] == "note_deleted_sync"
-        # A good one in between starts the count anew.
+        # A good one in between resets the count.
         assert (await device.auth(mint("alice")))["type"] == "auth_success"
         for _ in range(3):
             assert (await device.auth("junk"))["type"] == "auth_failed"

@@ -142,7 +142,7 @@ def test_very_long_numbers(node: Node) -> None:
 def test_every_character_raw_and_escaped(node: Node) -> None:
     for start in range(0, 0x10000, 0x400):
         codes = range(start, start + 0x400)
-        # A space between, lest surrogates join.
+        # A space between, so that surrogates do not join.
         for form in ("\\u{:04x}", "\\u{:04X}"):
             text = '"' + " ".join(form.format(code) for code in codes) + '"'
             assert ours(text) == node.rewrites(text)
@@ -247,7 +247,7 @@ def test_any_damaged_json_text(node: Node, text: str, data: st.DataObject) -> No
     damaged = text[:at] + junk + text[at + data.draw(st.integers(0, 2)) :]
     expected = node.rewrites(damaged)
     assert ours(damaged) == expected
-    # The slicing reader knows the same JSON from what is none.
+    # The slicing reader and JSON.parse accept the same texts.
     try:
         members('{"a":' + damaged + "}")
     except NotJson:

@@ -1,4 +1,4 @@
-"""Spec section 1: who may open a WebSocket, and what a plain request is told."""
+"""Spec section 1: who may open a WebSocket, and the answers to plain requests."""
 
 import os
 import socket

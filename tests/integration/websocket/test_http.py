@@ -1,4 +1,4 @@
-"""Spec section 7: what a probe, an operator and a stranger are told over HTTP."""
+"""Spec section 7: the HTTP answers to a probe, an operator and a stranger."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Judging a token with the key at hand: no socket, no event loop, time passed in."""
+"""Judging a token with a cached key: no socket, no event loop, time passed in."""
 
 import base64
 import hmac

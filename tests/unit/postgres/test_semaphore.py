@@ -32,7 +32,7 @@ async def settle() -> None:
 
 
 async def whole(turns: KeyedSemaphore, each: int, user: str = "u") -> None:
-    """Every turn is there to be had, and not one more."""
+    """Every permit is free, and not one more."""
     for _ in range(each):
         assert await turns.acquire(user, within(LONG))
     assert not await turns.acquire(user, within(SOON))

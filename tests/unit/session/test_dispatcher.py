@@ -67,7 +67,7 @@ class DispatcherHarness:
         return self.link.paused
 
     def heard(self) -> list[dict[str, Any]]:
-        """What the client was told since the last time."""
+        """The messages to the client since the last call."""
         told, self.link.sent = self.link.sent, []
         return [json.loads(text) for text in told]
 

@@ -57,7 +57,7 @@ def reply_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def event_of(outcome: Outcome) -> dict[str, Any]:
-    """The event, without what every event of ours has."""
+    """The event, without the fields that every event has."""
     assert outcome.event is not None
     found = json.loads(events.encode(outcome.event))
     assert found.pop("fromUserId") == "alice"

@@ -1,4 +1,4 @@
-"""Shares between addresses: nobody keeps more than a share while others want one."""
+"""Shares between addresses: an address keeps its share only while others want one."""
 
 from collections import Counter
 

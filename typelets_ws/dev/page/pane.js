@@ -15,7 +15,7 @@ export class Pane {
   #noted = "";
   #conflicts = new Map();
   #open = ""; // the id of the note that is open
-  #joined = ""; // connection and note last told to the server
+  #joined = ""; // connection and note of the last join_note
   #parts;
   #changed;
 
@@ -59,7 +59,7 @@ export class Pane {
   #became({ status, reason, code, retryInMs, pending }) {
     const why = [code, reason].filter(Boolean).join(" ");
     const wait = retryInMs === undefined ? "" : `, again in ${(retryInMs / 1000).toFixed(1)} s`;
-    // An edit makes the status change twice; the messages tell of it already.
+    // An edit makes the status change twice; the messages show it already.
     const noted = status + (why && `: ${why}`) + wait;
     if (pending === 0 && status !== "connecting" && noted !== this.#noted) this.#log.note((this.#noted = noted));
     if (status === "in sync") this.#parts.failure.textContent = "";
@@ -89,7 +89,7 @@ export class Pane {
     else this.#client.stop();
   }
 
-  /** Whether the client has given up connecting until it is told to start. */
+  /** Whether the client has given up connecting until `start` is called. */
   get #isStopped() {
     return this.#client.status === "offline" && !this.#why.text.includes("again in");
   }

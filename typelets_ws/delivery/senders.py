@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from msgspec import UNSET, Raw
 
 from ..protocol import messages
+from ..protocol.events import SERVER
 from ..recovery_ports import Digest, RowKey, RowKind, StoredRow
 from ..telemetry.metrics import Metrics
 from ..wire.frames import Frame
 from .hub import Device, Hub
 
 __all__ = ["RowSender", "digest_message"]
-
-SERVER = "server"
 
 
 @dataclass(slots=True)

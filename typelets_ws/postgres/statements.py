@@ -6,8 +6,8 @@ when it begins and one when it ends.
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
 from ..config import model as config
 from ..fastpaths import ALL, FastPaths
@@ -24,6 +24,8 @@ EVERYBODY: Final = ""
 """The one key of the line in which all statements wait for a connection."""
 PROBES: Final = frozenset({"ping", "abilities"})
 """They fail every few seconds during an outage, which is logged once."""
+
+Result = TypeVar("Result")
 
 
 class Statements:
@@ -47,44 +49,44 @@ class Statements:
         """The loop's time until which a statement that starts now may wait."""
         return self._loop.time() + self._wait_s
 
-    async def first_row(
+    def first_row(
         self, name: str, query: bytes, params: Mapping[str, object], deadline: float
-    ) -> Columns | None:
+    ) -> Awaitable[Columns | None]:
         """Run a statement (`sql`) and return its first row.
 
         Raises `StoreUnavailable`, or `ForeignKeyViolation`.
         """
-        began = self._loop.time()
-        try:
-            text, values = _encoded(query, params)
-            await self._take(deadline)
-            try:
-                found = await self.pool.fetch_row(text, values, deadline)
-            finally:
-                self._line.release(EVERYBODY)
-        except QueryFailed as failed:
-            raise self.unavailable(name, failed) from None
-        finally:
-            self._observe(name, began)
-        self.answers(True)
-        return found
+        return self._run(self.pool.fetch_row, name, query, params, deadline)
 
-    async def all_rows(
+    def all_rows(
         self, name: str, query: bytes, params: Mapping[str, object], deadline: float
-    ) -> list[Columns]:
+    ) -> Awaitable[list[Columns]]:
         """Run a statement and return all its rows; otherwise as `first_row`."""
+        return self._run(self.pool.all_rows, name, query, params, deadline)
+
+    async def _run(
+        self,
+        fetch: Callable[[bytes, list[bytes | None], float], Awaitable[Result]],
+        name: str,
+        query: bytes,
+        params: Mapping[str, object],
+        deadline: float,
+    ) -> Result:
         began = self._loop.time()
         try:
             text, values = _encoded(query, params)
-            await self._take(deadline)
+            # psycopg's own line costs a task for each who waits: as much as an UPDATE.
+            if not await self._line.acquire(EVERYBODY, deadline):
+                raise QueryFailed(QueryFailure.POOL_FULL)
             try:
-                found = await self.pool.all_rows(text, values, deadline)
+                found = await fetch(text, values, deadline)
             finally:
                 self._line.release(EVERYBODY)
         except QueryFailed as failed:
             raise self.unavailable(name, failed) from None
         finally:
-            self._observe(name, began)
+            elapsed = self._loop.time() - began
+            self._metrics.queries.labels(name).observe(elapsed)
         self.answers(True)
         return found
 
@@ -111,14 +113,6 @@ class Statements:
                 self._log.info("postgres_answers")
             else:
                 self._log.warning("postgres_unreachable")
-
-    async def _take(self, deadline: float) -> None:
-        # psycopg's own line costs a task for each who waits: as much as an UPDATE.
-        if not await self._line.acquire(EVERYBODY, deadline):
-            raise QueryFailed(QueryFailure.POOL_FULL)
-
-    def _observe(self, name: str, began: float) -> None:
-        self._metrics.queries.labels(name).observe(self._loop.time() - began)
 
 
 def _encoded(

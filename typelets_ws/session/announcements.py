@@ -5,6 +5,7 @@ must belong to the sender, and so must the data's `userId`; a row that does not 
 is what a creation before its commit and a deletion look like. (spec section 3)
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec import UNSET, Raw
@@ -32,15 +33,11 @@ async def note_created(
     context: Context, session: Session, message: messages.NoteCreated
 ) -> Outcome:
     """Announce a note of the sender."""
-    data = json_object(message.noteData, "noteData")
-    if data is None:
-        raise ClientError(Code.INVALID_FIELD, "Missing noteData")
-    inside, ids = _announced_ids(message.noteId, data, session, "noteId")
-    for note_id in ids:
-        owner = await context.store.note_owner(note_id)
-        if owner not in {None, session.user_id}:
-            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
-    announced = _acknowledgement(context, message, noteId=inside)
+    owner_of = context.store.note_owner
+    data, note_id = await _own_row(
+        session, "note", message.noteData, message.noteId, owner_of
+    )
+    announced = _acknowledgement(context, message, noteId=note_id)
     return _announced(context, session, events.NoteCreated, announced, noteData=data)
 
 
@@ -48,15 +45,11 @@ async def folder_created(
     context: Context, session: Session, message: messages.FolderCreated
 ) -> Outcome:
     """Announce a folder of the sender."""
-    data = json_object(message.folderData, "folderData")
-    if data is None:
-        raise ClientError(Code.INVALID_FIELD, "Missing folderData")
-    inside, ids = _announced_ids(message.folderId, data, session, "folderId")
-    for folder_id in ids:
-        owner = await context.store.folder_owner(folder_id)
-        if owner not in {None, session.user_id}:
-            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
-    announced = _acknowledgement(context, message, folderId=inside)
+    owner_of = context.store.folder_owner
+    data, folder_id = await _own_row(
+        session, "folder", message.folderData, message.folderId, owner_of
+    )
+    announced = _acknowledgement(context, message, folderId=folder_id)
     return _announced(
         context, session, events.FolderCreated, announced, folderData=data
     )
@@ -106,13 +99,22 @@ async def folder_updated(
     )
 
 
-def _announced_ids(
-    given: str | None, data: Raw, session: Session, name: str
-) -> tuple[str, set[str]]:
-    """The id inside the data, and all ids: the one beside the data may be another."""
+async def _own_row(
+    session: Session,
+    table: str,
+    raw: Raw,
+    beside: str | None,
+    owner_of: Callable[[str], Awaitable[str | None]],
+) -> tuple[Raw, str]:
+    """The data of a row of the sender, and the id in it; `beside` may be another."""
+    data, name = json_object(raw, f"{table}Data"), f"{table}Id"
+    if data is None:
+        raise ClientError(Code.INVALID_FIELD, f"Missing {table}Data")
     inside = uuid(check_owner(data, session.user_id, name), name)
-    beside = {uuid(given, name)} if given else set()
-    return inside, beside | {inside}
+    for row_id in {inside, uuid(beside or inside, name)}:
+        if await owner_of(row_id) not in {None, session.user_id}:
+            raise ClientError(Code.ACCESS_DENIED, FOREIGN_RESOURCE)
+    return data, inside
 
 
 def _acknowledgement(

@@ -180,7 +180,7 @@ async def test_a_refusal_keeps_its_place_in_line_and_large_ones_are_not_kept() -
 
     async with talking(message_bytes=500) as talk:
         talk.world.clerk.gate.clear()
-        limits = Limits(unread_bytes_before_auth=REFUSAL_BYTES)
+        limits = Limits(message_bytes=500, unread_bytes_before_auth=REFUSAL_BYTES)
         talk.world.live.current = Config(limits=limits)
         talk.say({"type": "auth", "token": "alice"})
         talk.say(b'{"requestId":"r"}' + b" " * 1000)

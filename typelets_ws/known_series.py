@@ -61,7 +61,7 @@ GAPS: Final = (
     "unreachable",
     "publish_failed",
 )
-HEALS: Final = ("audit", "sign_in", "conflict", "requested")
+HEALS: Final = ("audit", "sign_in", "conflict", "requested", "database_changed")
 REDIS_COMMANDS: Final = _words(
     """ping publish spublish subscribe unsubscribe set exists del sadd srem expire
     script eval evalsha hello"""

@@ -74,6 +74,7 @@ class Since:
 
     `after` is where the last page ended. With `since_s`, rows whose updatedAt is at
     most so many seconds old are wanted as well, or none but those if `horizon` is None.
+    Without `digest` the user has none, whatever `Extent.digest` is.
     """
 
     user_id: str
@@ -81,6 +82,7 @@ class Since:
     after: tuple[RowKind, str] | None = None
     settled: int | None = None
     since_s: float | None = None
+    digest: bool = True
 
 
 class TableContents(NamedTuple):

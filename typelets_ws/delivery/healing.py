@@ -8,6 +8,8 @@ not hold are sent (`judging`, `shown`); then the horizon moves on. Invariants:
 - **The horizon moves only when nothing is left to send**: no row waits to become
   stable, and there was not more than one look can send.
 - **Looks at one user never overlap**: `Recovery` runs one at a time.
+- **A horizon is never used with another database than its own**: a look during which
+  the database turned out to be another one is thrown away.
 - **No await between judging a row and queueing its frames.**
 - With Postgres away devices are sent `resync_required`, once, and are healed as soon
   as a look succeeds.
@@ -37,12 +39,13 @@ from .judging import Judge, Verdict
 from .resync import ResyncSender
 from .senders import RowSender
 from .shown import ShownRows
+from .sign_ins import SIGN_IN
 from .user_states import UserState, UserStates
 
-__all__ = ["AUDIT", "SIGN_IN", "Healer"]
+__all__ = ["AUDIT", "DATABASE_CHANGED", "Healer"]
 
 AUDIT: Final = "audit"
-SIGN_IN: Final = "sign_in"
+DATABASE_CHANGED: Final = "database_changed"
 MOST_KNOWN: Final = 5_000
 """Versions remembered of one user; without them rows are compared once more."""
 MOST_UNVERIFIED: Final = 1_000
@@ -84,52 +87,41 @@ class Healer:
                 state.reason = reason
             self.states.schedule(user_id, self.monotonic() + delay)
 
-    def postpone_sign_in(self, user_id: str, connection_id: str, due: float) -> None:
-        """The device is syncing by itself; heal it later if it is the only one."""
-        state = self.states.get(user_id)
-        only = self._is_only(user_id, connection_id)
-        if state is not None and state.reason == SIGN_IN and only:
-            state.due = None
-            self.states.schedule(user_id, due)
-
-    def cancel_sign_in(self, user_id: str, connection_id: str) -> None:
-        """The device has synced; if it is the only one, nothing is left to replay."""
-        state, now = self.states.get(user_id), self.monotonic()
-        if state is None or state.reason != SIGN_IN:
-            return
-        if not self._is_only(user_id, connection_id):
-            return
-        horizon = self.horizons.before(now - state.looked_at, now)
-        if horizon is not None and state.horizon is None and state.after is None:
-            state.horizon, state.generation = horizon, self.horizons.generation
-            state.cursor = encode(self.horizons.identity, Cursor(horizon))
-            state.reason = state.due = None
-            state.begun = True
-
-    def _is_only(self, user_id: str, connection_id: str) -> bool:
-        """Whether the user has this device here and no other."""
-        devices = self.hub.devices_of(user_id)
-        return [device.connection_id for device in devices] == [connection_id]
-
     async def look(self, user_ids: Sequence[str], *, digest: bool) -> None:
-        """Look at these users' rows, and send what is missing."""
+        """Look at these users' rows, and send what is missing.
+
+        Without `digest` only those users have one whose rows came or went.
+        """
         started, now = self.shown.sequence, self.monotonic()
+        generation = self.horizons.generation
         users = [
             (user_id, state)
             for user_id in user_ids
             if (state := self.states.get(user_id)) is not None
         ]
-        for _, state in users:
+        for user_id, state in users:
             state.begun = True
-        settings = self.settings
-        extent = Extent(settings.page_rows, settings.page_bytes, digest, counts=True)
-        wanted = [self._since(user_id, state, now) for user_id, state in users]
+            state.recount |= self.shown.take_came_or_went(user_id)
+        wanted = [
+            self._since(user_id, state, now, digest=digest or state.recount)
+            for user_id, state in users
+        ]
+        extent = Extent(
+            self.settings.page_rows,
+            self.settings.page_bytes,
+            any(since.digest for since in wanted),
+            counts=True,
+        )
         try:
             snapshot, found = await self.changes.changed(wanted, extent)
             self.horizons.observe(snapshot, now)
             rows = await self._read_unverified(users, found, started)
         except StoreUnavailable:
             self._retry(users)
+            return
+        if self.horizons.generation != generation:
+            for user_id, _ in users:
+                self.states.schedule(user_id, now)
             return
         for (user_id, state), changes in zip(users, found, strict=True):
             if self.states.get(user_id) is not state:
@@ -163,15 +155,18 @@ class Healer:
         self.hub.flush()
         return again
 
-    def _since(self, user_id: str, state: UserState, now: float) -> Since:
+    def _since(
+        self, user_id: str, state: UserState, now: float, *, digest: bool
+    ) -> Since:
         settled = self.horizons.before(self.settings.quiet_s, now)
-        if state.generation == self.horizons.generation and state.horizon is not None:
-            return Since(user_id, state.horizon, state.after, settled)
-        # A first look, or another database: as far back as its history is known, and
-        # beyond that by the rows' own times.
-        horizon, age = self.horizons.oldest(self.settings.replay_s, now) or (None, 0.0)
-        within = None if age >= self.settings.replay_s else self.settings.replay_s
-        return Since(user_id, horizon, state.after, settled, within)
+        horizon, within = state.horizon, None
+        if horizon is None:
+            # A first look: as far back as the database's history is known, and beyond
+            # that by the rows' own times.
+            replay_s = self.settings.replay_s
+            horizon, age = self.horizons.oldest(replay_s, now) or (None, 0.0)
+            within = None if age >= replay_s else replay_s
+        return Since(user_id, horizon, state.after, settled, within, digest)
 
     async def _read_unverified(
         self,
@@ -181,16 +176,15 @@ class Healer:
     ) -> Rows:
         """Rows that were shown and are not among the changes; None if absent.
 
-        Only with the last page of changes, and once the user has a horizon: a row
-        below it is as it was when the devices were known to hold it.
+        Only with the last page of changes.
         """
         horizons: dict[str, int] = {}
         keys: list[RowKey] = []
         for (user_id, state), changes in zip(users, found, strict=True):
-            known = state.generation == self.horizons.generation
-            if changes.more or state.horizon is None or not known:
+            if changes.more:
                 continue
-            horizons[user_id] = state.horizon
+            if state.horizon is not None:
+                horizons[user_id] = state.horizon
             changed = {row.key for row in changes.rows}
             unverified = self.shown.unverified(user_id, started)
             keys += [key for key in unverified if key not in changed]
@@ -213,7 +207,8 @@ class Healer:
 
     def _judge_shown(self, judge: Judge, key: RowKey, row: StoredRow | None) -> None:
         if row is not None:
-            self._judge(judge, row, changed=False)
+            # Below a horizon it is as it was when the devices were known to hold it.
+            self._judge(judge, row, changed=judge.state.horizon is None)
         elif judge.absent(key) is Verdict.UNANNOUNCED:
             self.sender.send_deletion(key)
             self.shown.forget(key)
@@ -253,24 +248,20 @@ class Healer:
         if state.waiting:
             self.states.schedule(user_id, now + self.settings.quiet_s)
             return
-        state.horizon, state.generation = following, self.horizons.generation
+        state.horizon = following
         state.cursor = encode(snapshot.identity, Cursor(following))
         if single or len(state.known or ()) > MOST_KNOWN:
             state.known = {row.key: row.version for row in changes.rows} or None
         self.states.looked(user_id, now)
-        state.recount = state.recount or self._recount(user_id, state, changes)
+        # With as many rows as before and nothing announced, none has gone.
+        counts = {state.count, changes.count} - {None}
+        state.recount |= len(counts) > 1
+        state.count = changes.count
+        state.recount |= state.sent and state.reason is None
         if state.recount and changes.digest is None:
             self.states.schedule(user_id, now)  # for the digest
             return
         self._healed(user_id, state, changes.digest)
-
-    def _recount(self, user_id: str, state: UserState, changes: UserChanges) -> bool:
-        """Whether rows came or went since the last look: some may have gone unnamed."""
-        came_or_went, before = self.shown.take_came_or_went(user_id), state.count
-        state.count = changes.count
-        if before is None or changes.count is None:
-            return False
-        return came_or_went or changes.count != before
 
     def _healed(self, user_id: str, state: UserState, digest: Digest | None) -> None:
         reason: str | None = state.reason or AUDIT

@@ -1,19 +1,23 @@
 """Horizons of the last minutes, by the time they were taken. Pure.
 
 Invariant: all horizons are of one database. The first snapshot of another one (a
-failover, a restored dump) discards them, and `changed_database` counts that.
+failover, a restored dump) discards them, and `generation` counts that. A database
+whose transaction ids have been set (`pg_resetwal`) counts as another one.
 """
 
 from collections import deque
 from typing import Final
 
 from ..recovery_ports import Snapshot
-from .cursors import Cursor, encode
+from .cursors import HORIZON_XIDS, Cursor, encode
 
 __all__ = ["Horizons"]
 
 SPACING_S: Final = 1.0
 """At most one is kept per second."""
+OVERLAP_XIDS: Final = 2**20
+"""So many transactions may begin between two snapshots that are noted in the wrong
+order: their statements ran side by side, for seconds at most."""
 
 
 class Horizons:
@@ -30,7 +34,7 @@ class Horizons:
 
     def observe(self, snapshot: Snapshot, now: float) -> None:
         """Note a horizon taken at `now`; never older than those noted before."""
-        if snapshot.identity != self.identity:
+        if snapshot.identity != self.identity or not self._follows(snapshot):
             self._taken.clear()
             self.identity = snapshot.identity
             self.generation += 1
@@ -46,8 +50,18 @@ class Horizons:
 
         Horizons come in descending order of `taken_at`.
         """
-        if self._taken and taken_at < self._taken[0][0]:
+        if not self._taken:
+            return
+        first_at, first = self._taken[0]
+        if taken_at < first_at and 0 <= first - horizon <= HORIZON_XIDS:
             self._taken.appendleft((taken_at, horizon))
+
+    def _follows(self, snapshot: Snapshot) -> bool:
+        """Whether ids have gone on from the newest horizon, as those of one history."""
+        if not self._taken:
+            return True
+        passed = snapshot.newest - self._taken[-1][1]
+        return -OVERLAP_XIDS <= passed <= HORIZON_XIDS
 
     def before(self, age_s: float, now: float) -> int | None:
         """The newest horizon at least `age_s` old, or None."""

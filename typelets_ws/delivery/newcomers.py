@@ -18,11 +18,11 @@ from ..config.model import Recovery as Settings
 from ..ports import StoreUnavailable
 from ..recovery_ports import Changes, Extent, RowKey, RowKind, Since, StoredRow
 from .cursors import Cursor, encode
-from .healing import SIGN_IN
 from .horizons import Horizons
 from .hub import Device
 from .senders import RowSender
 from .shown import ShownRows
+from .sign_ins import SIGN_IN
 
 __all__ = ["Newcomers"]
 
@@ -77,6 +77,12 @@ class Newcomers:
         if connection_id in self._waiting:
             self._waiting[connection_id].due = due
 
+    def restart(self) -> None:
+        """The database is another one: read all pages from the first."""
+        for one in self._waiting.values():
+            one.after, one.listed = None, False
+            one.again.clear()
+
     def next_due(self) -> float | None:
         """When the next replay is due."""
         return min((one.due for one in self._waiting.values()), default=None)
@@ -96,7 +102,7 @@ class Newcomers:
                 one.due = now + RETRY_S
 
     async def _first(self, some: Sequence[_Newcomer], now: float) -> None:
-        started = self.shown.sequence
+        started, generation = self.shown.sequence, self.horizons.generation
         horizon, age = self.horizons.oldest(self.settings.replay_s, now) or (None, 0.0)
         complete = age >= self.settings.replay_s
         narrow = complete and len(self._waiting) >= NARROW_FROM
@@ -110,6 +116,8 @@ class Newcomers:
         )
         snapshot, found = await self.changes.changed(wanted, extent)
         self.horizons.observe(snapshot, now)
+        if self.horizons.generation != generation:
+            return  # read with the horizon of another database; `restart` follows
         for one, changes in zip(some, found, strict=True):
             rows = []
             for row in changes.rows:

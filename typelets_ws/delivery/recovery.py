@@ -20,13 +20,15 @@ from ..ports import StoreUnavailable, Updated
 from ..protocol import messages
 from ..recovery_ports import Changes, Extent, HorizonMemory, RowKey
 from ..telemetry.telemetry import Telemetry
-from .healing import SIGN_IN, Healer
+from .healing import DATABASE_CHANGED, Healer
+from .horizon_keeper import HorizonKeeper
 from .horizons import Horizons
 from .hub import Device
 from .newcomers import Newcomers
 from .resync import ResyncSender
 from .senders import RowSender
 from .shown import ShownRows
+from .sign_ins import SIGN_IN, SignIns
 from .syncing import Syncer
 from .user_states import UserStates
 
@@ -49,7 +51,8 @@ AUDIT_GAP_S: Final = 0.05
 BATCH: Final = 50
 AUDIT_BATCH: Final = 100
 DIGESTS: Final = 10
-"""Larger batches have no digest unless rows came or went: 2 ms of Postgres each."""
+"""Larger batches of heals have no digest unless rows came or went: 2 ms of Postgres
+each. The audit has none otherwise."""
 
 
 class Peer(Protocol):
@@ -80,18 +83,16 @@ class Recovery:
         monotonic: Callable[[], float],
     ) -> None:
         self._monotonic = monotonic
-        self._memory = memory
-        self._recalled = 0
-        self._changes = changes
-        self._hub = sender.hub
-        self._settings = settings
-        self._telemetry = telemetry
-        self._enabled = settings.enabled
+        self._generation = 0
+        self._changes, self._hub = changes, sender.hub
+        self._settings, self._telemetry = settings, telemetry
         self.on = False
         self.shown = shown = ShownRows(SHOWN_BYTES)
         self.resync = resync.send
         self.states = UserStates()
         self.horizons = Horizons(settings.replay_s + 2 * HORIZON_S)
+        self._keeper = HorizonKeeper(changes, memory, self.horizons, monotonic)
+        self._sign_ins = SignIns(self._hub, self.states, self.horizons, monotonic)
         extent = Extent(settings.page_rows, settings.page_bytes)
         self._syncer = Syncer(changes, shown, self.horizons, extent, monotonic)
         self._healer = Healer(
@@ -120,7 +121,7 @@ class Recovery:
         state = self.states.get(session.user_id)
         if state is None or session.connection_id in self._newcomers:
             return None
-        return state.cursor
+        return state.cursor if self._generation == self.horizons.generation else None
 
     def note_reply(
         self, key: RowKey, row: Updated, connection_id: str, sequence: int
@@ -143,20 +144,20 @@ class Recovery:
         """Answer `sync`. Raises `ClientError` or `StoreUnavailable`."""
         page = await self._syncer.page(user_id, message)
         self._telemetry.metrics.syncs.inc()
-        now = self._monotonic()
         if page.more:
-            self._newcomers.postpone(connection_id, now + SYNCING_S)
-            self._healer.postpone_sign_in(user_id, connection_id, now + SYNCING_S)
+            due = self._monotonic() + SYNCING_S
+            self._newcomers.postpone(connection_id, due)
+            self._sign_ins.postpone(user_id, connection_id, due)
         else:
             self._newcomers.discard(connection_id)
-            self._healer.cancel_sign_in(user_id, connection_id)
+            self._sign_ins.cancel(user_id, connection_id)
         return page
 
     def attach(self, user_id: str, device: Device) -> None:
         """A device has authenticated; it is healed unless it syncs by itself."""
         now, state = self._monotonic(), self.states.get(user_id)
         self.shown.add_user(user_id)
-        if not self._enabled:
+        if not self._settings.enabled:
             return
         if state is None:
             self.states.add(user_id, now).reason = SIGN_IN
@@ -189,12 +190,10 @@ class Recovery:
         self.conflicts[key] = None
         self._wake.set()
 
-    # The work.
-
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
-            if self._enabled:
+            if self._settings.enabled:
                 group.create_task(self._keep_horizon())
             group.create_task(self._work())
 
@@ -205,26 +204,12 @@ class Recovery:
                 if not self.on:
                     self._switch(await self._changes.supported())
                 if self.on:
-                    snapshot = await self._changes.horizon()
-                    self.horizons.observe(snapshot, self._monotonic())
-                    self._memory.remember(snapshot.identity, snapshot.horizon)
-                    await self._recall()
+                    await self._keeper.take()
                 else:
                     pause = UNSUPPORTED_S
             except StoreUnavailable:
                 pause = AWAY_S
             await asyncio.sleep(pause)
-
-    async def _recall(self) -> None:
-        """Learn what other processes know of this database, once."""
-        generation = self.horizons.generation
-        if self._recalled == generation:
-            return
-        found = await self._memory.recall(self.horizons.identity)
-        if found is not None:
-            self._recalled, now = generation, self._monotonic()
-            for age, horizon in found:
-                self.horizons.recall(horizon, now - age)
 
     def _switch(self, why_not: str | None) -> None:
         self.on = why_not is None
@@ -264,15 +249,29 @@ class Recovery:
             return True
         if not self.on:
             return False
+        if self._generation != self.horizons.generation:
+            self._restart()
         if due := self.states.take_due(now := self._monotonic(), BATCH):
-            digest = len(due) <= DIGESTS or self.states.need_digest(due)
-            await self._healer.look(due, digest=digest)
+            await self._healer.look(due, digest=len(due) <= DIGESTS)
             return True
         replay_at = self._newcomers.next_due()
         if replay_at is not None and replay_at <= now:
             await self._newcomers.replay(BATCH)
             return True
         return await self._audit(now)
+
+    def _restart(self) -> None:
+        """The database is another one: compare everything that was shown with it.
+
+        What a primary had acknowledged may be missing on the replica that was promoted.
+        """
+        known, self._generation = self._generation > 0, self.horizons.generation
+        if known:
+            self._telemetry.log.warning("database_changed")
+            self.states.restart()
+            self._newcomers.restart()
+            self.shown.unverify()
+            self.heal(tuple(self.states), DATABASE_CHANGED)
 
     async def _audit(self, now: float) -> bool:
         self._telemetry.metrics.audit_round.set(self.states.staleness(now))
@@ -281,7 +280,7 @@ class Recovery:
         oldest = self.states.oldest(now - self._settings.audit_s, AUDIT_BATCH)
         if not oldest:
             return False
-        await self._healer.look(list(oldest), digest=len(oldest) <= DIGESTS)
+        await self._healer.look(oldest, digest=False)
         spent = self._monotonic() - now
         self._audit_at = now + max(AUDIT_GAP_S, spent / self._settings.audit_share)
         return True

@@ -96,6 +96,12 @@ class ShownRows:
             return []
         return [key for key, at in user.unverified.items() if at <= sequence]
 
+    def unverify(self) -> None:
+        """Have every row remembered compared with the database once more."""
+        for user in self._users.values():
+            for key in user.keys:
+                user.unverified.setdefault(key, self._rows[key].sequence)
+
     def updated(
         self,
         key: RowKey,

@@ -7,7 +7,7 @@ no change is left to send. Times are monotonic seconds.
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -33,8 +33,6 @@ class UserState:
 
     looked_at: float
     horizon: int | None = None
-    generation: int = 0
-    """Of the database `horizon` belongs to: `Horizons.generation`."""
     cursor: str | None = None
     """`horizon` as a cursor, for `pong`."""
     count: int | None = None
@@ -61,6 +59,12 @@ class UserState:
     """Rows that the last whole look did not send yet."""
     collected: dict[RowKey, FirstLook] | None = None
     """Those of the look that is under way, over several pages."""
+
+    def restart(self) -> None:
+        """Forget what was read of a database that is not the one in use any more."""
+        self.horizon = self.following = self.count = None
+        self.cursor = self.after = None
+        self.known = self.waiting = self.collected = None
 
 
 class UserStates:
@@ -91,6 +95,11 @@ class UserStates:
         """The user's last device is gone."""
         self._states.pop(user_id, None)
 
+    def restart(self) -> None:
+        """The database is another one."""
+        for state in self._states.values():
+            state.restart()
+
     def schedule(self, user_id: str, when: float) -> None:
         """Have the user looked at no later than this."""
         state = self._states.get(user_id)
@@ -109,11 +118,6 @@ class UserStates:
                 found.append(user_id)
         return found
 
-    def need_digest(self, user_ids: Collection[str]) -> bool:
-        """Whether the next look at one of these users must come with a digest."""
-        states = (self._states.get(user_id) for user_id in user_ids)
-        return any(state is not None and state.recount for state in states)
-
     def next_due(self) -> float | None:
         """When the next look is due."""
         return self._due[0][0] if self._due else None
@@ -125,7 +129,7 @@ class UserStates:
             state.looked_at = now
             self._states.move_to_end(user_id)
 
-    def oldest(self, before: float, most: int) -> Collection[str]:
+    def oldest(self, before: float, most: int) -> list[str]:
         """At most so many users whose last look was at or before this time.
 
         Those who have a look scheduled are left out.

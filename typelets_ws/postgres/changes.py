@@ -199,6 +199,7 @@ def _wanted(number: int, since: Since) -> dict[str, object] | None:
         "kind": since.after and _KINDS[since.after[0]],
         "after": since.after and since.after[1],
         "since_s": since.since_s,
+        "digest": since.digest,
     }
 
 

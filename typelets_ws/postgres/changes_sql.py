@@ -157,9 +157,9 @@ def changed(
     """The statement that reads the changes of several users.
 
     Its parameters: ``users``, a JSON array of objects ``{n, user_id, horizon,
-    settled, kind, after, since_s}``; ``rows`` and ``bytes``, the most of one user.
-    Its rows are ``kind n id version settled at row``, n being the user's number: ``h``
-    the head, ``f`` and ``n`` folders and notes in the order of a page, ``m`` a
+    settled, kind, after, since_s, digest}``; ``rows`` and ``bytes``, the most of one
+    user. Its rows are ``kind n id version settled at row``, n being the user's number:
+    ``h`` the head, ``f`` and ``n`` folders and notes in the order of a page, ``m`` a
     user of whom there is more, ``c`` the row count, ``d`` the digest and ``i`` the ids
     of a user of whom there is not. Rows of the last ``since_s`` seconds by their own
     ``updated_at`` are changes as well. With `narrow` none but those can be, with an
@@ -170,7 +170,7 @@ def changed(
     tail = ""
     if digest:
         tail += f"""UNION ALL SELECT 'd', w.n, NULL, {_digest("notes")}, NULL,
-            {_digest("folders")}, NULL FROM w WHERE {last} """  # noqa: S608
+            {_digest("folders")}, NULL FROM w WHERE w.digest AND {last} """  # noqa: S608
     if counts:
         tail += f"""UNION ALL SELECT 'c', w.n, NULL, {_count("notes")}, NULL,
             {_count("folders")}, NULL FROM w """  # noqa: S608
@@ -185,7 +185,8 @@ def changed(
             SELECT *, age(horizon::xid8::xid) AS age,
                 age(settled::xid8::xid) AS settled_age
             FROM json_to_recordset(%(users)s::json) AS u(n int, user_id text,
-                horizon text, settled text, kind text, after uuid, since_s float8)),
+                horizon text, settled text, kind text, after uuid, since_s float8,
+                digest bool)),
         fc AS MATERIALIZED (SELECT w.n, f.* FROM w CROSS JOIN LATERAL ({folders}) AS f),
         nc AS MATERIALIZED (SELECT w.n, n.* FROM w CROSS JOIN LATERAL ({notes}) AS n),
         fs AS (SELECT n, count(*) AS rows, sum(size) AS size FROM fc GROUP BY n),

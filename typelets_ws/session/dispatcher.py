@@ -237,10 +237,12 @@ class Dispatcher:
         self._transport.send_message(answer)
 
     async def _answer(self, message: messages.ClientMessage) -> None:
+        if isinstance(message, messages.Sync):
+            # Before the page is read: events that leave while a client is slow to
+            # read would overtake its rows.
+            await self._transport.drained()
         sequence = self._context.recovery.shown.sequence
         outcome = await handlers.handle(self._context, self.session, message)
-        if isinstance(outcome.reply, messages.SyncPage):
-            await self._transport.drained()
         self._apply(outcome, message, sequence)
 
     def _apply(

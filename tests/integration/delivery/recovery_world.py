@@ -1,4 +1,4 @@
-"""Devices, REST hosts and faults for the seeds of `test_recovery_seeds`.
+"""Devices, REST hosts and faults for `recovery_seeds`.
 
 `OldClient` follows the old web client's rules to the letter; `SyncClient` those of the
 sync protocol. `RestHost` writes like a REST service with a clock of its own and a
@@ -13,14 +13,14 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol, Self
 
 import psycopg
 import redis.asyncio as redis_client
 from psycopg.rows import dict_row
 from websockets.exceptions import ConnectionClosed
 
-from tests.daemon import Device, Message, RunningDaemon
+from tests.daemon import Device, Message
 from tests.tokens import mint
 from typelets_ws import testing
 from typelets_ws.postgres.changes_sql import FOLDER_ROW
@@ -30,25 +30,43 @@ Rows = dict[str, Message]
 LIVE = {"note": ("notes", "n", NOTE_ROW), "folder": ("folders", "f", FOLDER_ROW)}
 
 
-def stored(url: str, user: str) -> tuple[Rows, Rows]:
-    """What Postgres holds of the user: notes and folders by id, in wire format."""
-    found = []
-    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as link:
+class House(Protocol):
+    """A daemon that clients may connect to."""
+
+    @property
+    def url(self) -> str: ...
+
+
+class Tables:
+    """What Postgres holds, over a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._link = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.close()
+
+    def of(self, user: str) -> tuple[Rows, Rows]:
+        """The user's notes and folders by id, in wire format."""
+        found = []
         for table, alias, row in LIVE.values():
             query = f"SELECT {row} AS row FROM {table} {alias} WHERE user_id = %s"
-            rows = link.execute(query.encode(), [user]).fetchall()
+            rows = self._link.execute(query.encode(), [user]).fetchall()
             found.append({each["row"]["id"]: each["row"] for each in rows})
-    return found[0], found[1]
+        return found[0], found[1]
 
 
 class Client:
     """A device that connects again when it is dropped."""
 
     def __init__(
-        self, name: str, user: str, database_url: str, rng: random.Random
+        self, name: str, user: str, tables: Tables, rng: random.Random
     ) -> None:
         self.name, self.user, self.rng = name, user, rng
-        self.database_url = database_url
+        self.tables = tables
         self.notes: Rows = {}
         self.folders: Rows = {}
         self.device: Device | None = None
@@ -57,9 +75,9 @@ class Client:
 
     def load(self) -> None:
         """Fetch everything over REST, as a page does when it is loaded."""
-        self.notes, self.folders = stored(self.database_url, self.user)
+        self.notes, self.folders = self.tables.of(self.user)
 
-    async def live(self, houses: Callable[[], list[RunningDaemon]]) -> None:
+    async def live(self, houses: Callable[[], list[House]]) -> None:
         """Stay connected until cancelled."""
         while True:
             with suppress(OSError, ConnectionClosed, TimeoutError, AssertionError):
@@ -148,7 +166,7 @@ class OldClient(Client):
 
     def differs(self) -> list[str]:
         """Rows of Postgres that it does not hold; a lost deletion leaves no trace."""
-        notes, folders = stored(self.database_url, self.user)
+        notes, folders = self.tables.of(self.user)
         return differing(self.notes, notes) + differing(self.folders, folders)
 
 
@@ -240,7 +258,7 @@ class SyncClient(Client):
         return found
 
     def differs(self) -> list[str]:
-        notes, folders = stored(self.database_url, self.user)
+        notes, folders = self.tables.of(self.user)
         extra = [f"extra {key}" for key in self.notes.keys() - notes.keys()]
         extra += [f"extra {key}" for key in self.folders.keys() - folders.keys()]
         return extra + differing(self.notes, notes) + differing(self.folders, folders)

@@ -58,3 +58,28 @@ def test_those_of_other_processes_come_before_ours() -> None:
         horizons.recall(horizon, at)
     assert horizons.oldest(15, 50) == (300, 20)
     assert horizons.newest == 500
+
+
+def test_ids_set_far_ahead_or_back_are_those_of_another_database() -> None:
+    for newest in (2**31 + 2**22, 2**33, 100):
+        horizons = Horizons(60.0)
+        horizons.observe(Snapshot("db", 2**22, 2**22), 0.0)
+        horizons.observe(Snapshot("db", newest - 50, newest), 10.0)
+        assert horizons.generation == 2, newest
+        assert horizons.oldest(60.0, 10.0) == (newest - 50, 0.0)
+
+
+def test_snapshots_noted_in_the_wrong_order_are_of_one_database() -> None:
+    horizons = Horizons(60.0)
+    horizons.observe(Snapshot("db", 5_000, 5_010), 1.0)
+    horizons.observe(Snapshot("db", 4_000, 4_010), 0.5)
+    assert horizons.generation == 1
+
+
+def test_horizons_too_old_for_the_ids_of_rows_are_not_recalled() -> None:
+    horizons = Horizons(60.0)
+    horizons.observe(Snapshot("db", 2**33, 2**33), 10.0)
+    horizons.recall(2**33 - 100, 9.0)
+    horizons.recall(2**33 - 2**31, 8.0)
+    horizons.recall(2**33 + 1, 7.0)
+    assert horizons.oldest(60.0, 10.0) == (2**33 - 100, 1.0)

@@ -154,3 +154,12 @@ def test_whole_rows_have_all_fields() -> None:
     assert not is_complete(b'{"id":"x"}')
     assert not is_complete(b"[]")
     assert not is_complete(b"\xff")
+
+
+def test_with_another_database_every_row_is_verified_again() -> None:
+    shown = of_alice()
+    shown.sent(stored(1))
+    shown.verified(KEY)
+    assert shown.unverified("alice", shown.sequence) == []
+    shown.unverify()
+    assert shown.unverified("alice", shown.sequence) == [KEY]

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from msgspec import structs
 
 from tests.fakes import NOTE, NOW_MS, FakeTransport, Stubs
 from typelets_ws.config.model import Config, Limits, Messages
+from typelets_ws.protocol import messages
 from typelets_ws.recovery_ports import RowKey, RowKind
 from typelets_ws.session.dispatcher import (
     INBOX_MESSAGES,
@@ -223,6 +225,29 @@ async def test_a_reply_in_conflict_with_what_was_shown_has_the_row_read() -> Non
         known = shown.get(key)
         assert known is not None
         assert known.replied, "it began after all that was shown: it is the newest"
+
+
+async def test_a_page_is_read_once_the_client_has_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Events that leave while a client is slow to read would overtake its rows."""
+
+    async with talking() as talk:
+        await talk.come_in()
+        order: list[str] = []
+
+        async def drained() -> None:
+            order.append("drained")
+
+        async def page(*_: object) -> messages.SyncPage:
+            order.append("read")
+            return messages.SyncPage(notes=[], folders=[], cursor="c", more=False)
+
+        monkeypatch.setattr(talk.link, "drained", drained)
+        monkeypatch.setattr(talk.world.recovery, "sync", page)
+        talk.world.recovery.on = True
+        assert (await talk.ask({"type": "sync"}))["type"] == "sync_page"
+        assert order == ["drained", "read"]
 
 
 async def test_an_announcement_is_reported_and_not_answered() -> None:

@@ -26,8 +26,8 @@ from typelets_ws.ports import (
     Identity,
     Missing,
     OnPublished,
-    StoreUnavailable,
-    TokenRejected,
+    StoreError,
+    TokenError,
     TokenRejectReason,
     Updated,
 )
@@ -67,7 +67,7 @@ class FakeClerk:
     async def verify(self, token: str) -> Identity:
         await self.gate.wait()
         if token in set(TokenRejectReason):
-            raise TokenRejected(TokenRejectReason(token))
+            raise TokenError(TokenRejectReason(token))
         user, _, session = token.partition("/")
         return Identity(user, session or None, 0.0, 60.0)
 
@@ -192,7 +192,7 @@ class FakeStore:
 
     async def _owner(self, owners: Mapping[str, str], row_id: str) -> str | None:
         if self.down:
-            raise StoreUnavailable("down")
+            raise StoreError("down")
         return owners.get(row_id)
 
 
@@ -276,12 +276,12 @@ class NoChanges:
         return "old_server"
 
     async def horizon(self) -> Snapshot:
-        raise StoreUnavailable("refused")
+        raise StoreError("refused")
 
     async def changed(
         self, wanted: Sequence[Since], extent: Extent
     ) -> tuple[Snapshot, list[UserChanges]]:
-        raise StoreUnavailable("refused")
+        raise StoreError("refused")
 
     async def rows(
         self,

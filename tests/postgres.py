@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 import typelets_ws.dev
-from typelets_ws.dev.postgres import Postgres, PostgresFailed
+from typelets_ws.dev.postgres import Postgres, PostgresError
 
 DEV = Path(typelets_ws.dev.__file__).parent
 MAX_CONNECTIONS = 40
@@ -133,7 +133,7 @@ def postgres() -> Iterator[Postgres]:
     try:
         try:
             server.start()
-        except PostgresFailed as error:
+        except PostgresError as error:
             if "CI" in os.environ:
                 raise
             pytest.skip(str(error))

@@ -23,7 +23,7 @@ from .config.validate import merge_reload
 from .delivery.hub import Hub
 from .delivery.relay import Relay
 from .health import Health
-from .ports import StoreUnavailable
+from .ports import StoreError
 from .postgres.store import Store
 from .protocol.errors import CloseCode
 from .telemetry.log import FilteringBoundLogger
@@ -174,7 +174,7 @@ class Daemon:
             try:
                 await self.store.ping()
                 self.health.postgres_answers = True
-            except StoreUnavailable:
+            except StoreError:
                 self.health.postgres_answers = False
             self.store.observe_pool()
             self.metrics.sent_bytes.inc(self.state.sent_bytes)

@@ -17,7 +17,7 @@ from ._publisher.unsent import FAILED
 from .command_options import Source, refuse, settings_options
 from .config.model import Config
 from .protocol import events
-from .status import StatusUnavailable, as_table, as_user_table, fetch, fetch_user
+from .status import StatusError, as_table, as_user_table, fetch, fetch_user
 
 __all__ = ["disconnect_command", "publish_command", "status_command"]
 
@@ -50,7 +50,7 @@ def publish_command(source: Source, user_id: str, event: str, fields: str) -> No
     )
     try:
         events.decode(payload)
-    except events.EventRejected as exc:
+    except events.EventError as exc:
         known = ", ".join(str(kind.__struct_config__.tag) for kind in events.EVENTS)
         refuse(f"not a valid event: {exc.reason} {exc.detail} (events: {known})", 2)
     _send(config, user_id, payload)
@@ -91,7 +91,7 @@ def status_command(source: Source, user_id: str | None, as_json: bool) -> None:
             found = fetch(admin.host, admin.port)
         else:
             found = fetch_user(admin.host, admin.port, user_id)
-    except StatusUnavailable as exc:
+    except StatusError as exc:
         several = "" if source.instance else "; one of several needs --instance PORT"
         refuse(f"{exc} (settings: {source.config or 'defaults'}{several})")
     table = as_table if user_id is None else as_user_table

@@ -20,10 +20,10 @@ __all__ = [
     "Missing",
     "SharedLimits",
     "Store",
-    "StoreUnavailable",
+    "StoreError",
     "Subscriptions",
+    "TokenError",
     "TokenRejectReason",
-    "TokenRejected",
     "Updated",
 ]
 
@@ -73,7 +73,7 @@ class TokenRejectReason(StrEnum):
     OTHER_USER = "other_user"
 
 
-class TokenRejected(Exception):
+class TokenError(Exception):
     """The token is rejected; the text holds nothing of it.
 
     `user_id` is set when the signature was good, so that the log may name the user.
@@ -94,7 +94,7 @@ class Clerk(Protocol):
     """Verifies session tokens."""
 
     async def verify(self, token: str) -> Identity:
-        """Return the token's user and session. Raises `TokenRejected`."""
+        """Return the token's user and session. Raises `TokenError`."""
         ...
 
 
@@ -125,7 +125,7 @@ class Conflict:
     updated_at: str
 
 
-class StoreUnavailable(Exception):
+class StoreError(Exception):
     """The database is down, slow or full; `reason` is one word for the metrics."""
 
     def __init__(self, reason: str) -> None:
@@ -134,7 +134,7 @@ class StoreUnavailable(Exception):
 
 
 class Store(Protocol):
-    """The REST service's database; every method may raise `StoreUnavailable`."""
+    """The REST service's database; every method may raise `StoreError`."""
 
     async def update_note(
         self, user_id: str, note_id: str, changes: FieldChanges

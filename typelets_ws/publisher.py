@@ -44,6 +44,7 @@ __all__ = ["AsyncPublisher", "Data", "Failure", "Publisher"]
 
 TIMEOUT_S: Final = 0.25
 CONNECTIONS: Final = 16
+"""16,000 events a second at 1 ms each."""
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
 
@@ -52,7 +53,7 @@ class Publisher(Notifications[int]):
     """Publishes over `link`: a redis-py client of any kind, or a URL for one.
 
     `prefix` as the daemon's `redis.prefix`; `timeout_s` is the longest wait of a call,
-    of which at most `connections` are under way at once. A client made from a URL is
+    of which at most `CONNECTIONS` are under way at once. A client made from a URL is
     closed by `close` or at the end of a `with`; a given one is left alone. Threads may
     share a publisher.
     """
@@ -63,7 +64,6 @@ class Publisher(Notifications[int]):
         *,
         prefix: str = "typelets:",
         timeout_s: float = TIMEOUT_S,
-        connections: int = CONNECTIONS,
         on_failure: OnFailure | None = None,
         raise_errors: bool = False,
         sharded: bool = False,
@@ -72,12 +72,12 @@ class Publisher(Notifications[int]):
         super().__init__(prefix, clock)
         self._own = isinstance(link, str)
         self._redis = (
-            client(link, timeout_s, connections) if isinstance(link, str) else link
+            client(link, timeout_s, CONNECTIONS) if isinstance(link, str) else link
         )
         self._timeout_s = timeout_s
         self._raise_errors = raise_errors
         self._publish_one = self._redis.spublish if sharded else self._redis.publish
-        self._slots = threading.BoundedSemaphore(connections)
+        self._slots = threading.BoundedSemaphore(CONNECTIONS)
         self._outcomes = Outcomes(self._resync_message, on_failure)
         self._closed = threading.Event()
         self._healing = threading.Lock()
@@ -174,7 +174,6 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
         *,
         prefix: str = "typelets:",
         timeout_s: float = TIMEOUT_S,
-        connections: int = CONNECTIONS,
         on_failure: OnFailure | None = None,
         raise_errors: bool = False,
         sharded: bool = False,
@@ -183,14 +182,14 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
         super().__init__(prefix, clock)
         self._own = isinstance(link, str)
         self._redis = (
-            async_client(link, timeout_s, connections)
+            async_client(link, timeout_s, CONNECTIONS)
             if isinstance(link, str)
             else link
         )
         self._timeout_s = timeout_s
         self._raise_errors = raise_errors
         self._publish_one = self._redis.spublish if sharded else self._redis.publish
-        self._slots = asyncio.Semaphore(connections)
+        self._slots = asyncio.Semaphore(CONNECTIONS)
         self._outcomes = Outcomes(self._resync_message, on_failure)
         self._healer: asyncio.Task[None] | None = None
 

@@ -134,7 +134,7 @@ class Extent(NamedTuple):
 
 
 class Changes(Protocol):
-    """Row versions of the database; every method may raise `StoreUnavailable`."""
+    """Row versions of the database; every method may raise `StoreError`."""
 
     async def supported(self) -> str | None:
         """Why the server or the role does not allow recovery; None when they do."""

@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
-__all__ = ["StatusUnavailable", "as_table", "as_user_table", "fetch", "fetch_user"]
+__all__ = ["StatusError", "as_table", "as_user_table", "fetch", "fetch_user"]
 
 TIMEOUT_S: Final = 5
 MOST_USERS: Final = 20
 
 
-class StatusUnavailable(Exception):
+class StatusError(Exception):
     """The admin listener did not answer; the text says why."""
 
 
 def fetch_user(host: str, port: int, user_id: str) -> Mapping[str, Any]:
-    """One user's connections and latest log lines. Raises `StatusUnavailable`."""
+    """One user's connections and latest log lines. Raises `StatusError`."""
     base = f"http://{host}:{port}"
     try:
         found: dict[str, Any] = _get(
@@ -28,22 +28,22 @@ def fetch_user(host: str, port: int, user_id: str) -> Mapping[str, Any]:
         )
         return {key: found[key] for key in ("userId", "connections", "recent")}
     except (TypeError, KeyError):
-        raise StatusUnavailable(f"{base} is another program's") from None
+        raise StatusError(f"{base} is another program's") from None
     except (OSError, ValueError, http.client.HTTPException) as exc:
-        raise StatusUnavailable(f"no answer from {base}: {exc}") from None
+        raise StatusError(f"no answer from {base}: {exc}") from None
 
 
 def fetch(host: str, port: int) -> Mapping[str, Any]:
-    """Status and readiness as one object. Raises `StatusUnavailable`."""
+    """Status and readiness as one object. Raises `StatusError`."""
     base = f"http://{host}:{port}"
     try:
         status: dict[str, Any] = _get(f"{base}/websocket/status")
         ready = _get(f"{base}/ready")
         return {**status, "ready": ready["ready"], "reasons": ready["reasons"]}
     except (TypeError, KeyError):
-        raise StatusUnavailable(f"{base} is another program's") from None
+        raise StatusError(f"{base} is another program's") from None
     except (OSError, ValueError, http.client.HTTPException) as exc:
-        raise StatusUnavailable(f"no answer from {base}: {exc}") from None
+        raise StatusError(f"no answer from {base}: {exc}") from None
 
 
 def _get(url: str) -> Any:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
-__all__ = ["Crowd", "Publisher", "Refused", "frame", "upgrade"]
+__all__ = ["Crowd", "Publisher", "RefusedError", "frame", "upgrade"]
 
 PATIENCE_S = 30.0
 ROOM = 262_144
@@ -23,7 +23,7 @@ Script = Sequence[tuple[bytes, bytes]]
 """What a client says, each with words of the answer; no words: none is awaited."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A connection was refused, closed, or not served in time."""
 
 
@@ -75,7 +75,7 @@ class Crowd:
     def open(self, port: int, scripts: Sequence[Script], *, window: int = 64) -> None:
         """Connect one client per script, `window` at a time, and let each say it.
 
-        Raises `Refused` when one is not served.
+        Raises `RefusedError` when one is not served.
         """
         waiting = enumerate(scripts)
         connecting: dict[int, _Client] = {}
@@ -90,14 +90,14 @@ class Crowd:
                 return
             for fd, _ in self._epoll.poll(1, 1024):
                 if fd not in connecting:
-                    raise Refused(f"unasked: {self.socks[fd].recv(ROOM)!r}")
+                    raise RefusedError(f"unasked: {self.socks[fd].recv(ROOM)!r}")
                 client = connecting[fd]
                 if self._advance(client):
                     self.heard[fd] = client.heard
                     self.served.append(time.monotonic())
                     del connecting[fd]
             if time.monotonic() > until:
-                raise Refused(f"{len(connecting)} connections were not served")
+                raise RefusedError(f"{len(connecting)} connections were not served")
 
     def _advance(self, client: _Client) -> bool:
         """Take what has come; True when the script is at its end."""
@@ -106,7 +106,7 @@ class Crowd:
                 data = client.sock.recv(ROOM)
                 client.heard += data
                 if not data:
-                    raise Refused(repr(client.heard[-200:]))
+                    raise RefusedError(repr(client.heard[-200:]))
                 if not _answered(client):
                     return False
             client.step += 1
@@ -116,7 +116,7 @@ class Crowd:
                 client.sock.send(said)
                 client.step += not answer
         except OSError as exc:
-            raise Refused(str(exc)) from exc
+            raise RefusedError(str(exc)) from exc
         self._epoll.modify(client.sock, select.EPOLLIN)
         return client.step == len(client.script)
 
@@ -126,11 +126,11 @@ class Crowd:
         while total > 0:
             ready = poll(PATIENCE_S, 4096)
             if not ready:
-                raise Refused(f"{total} bytes never came")
+                raise RefusedError(f"{total} bytes never came")
             for fd, _ in ready:
                 size = socks[fd].recv_into(room)
                 if not size:
-                    raise Refused("closed under load")
+                    raise RefusedError("closed under load")
                 total -= size
         return -total
 
@@ -143,7 +143,7 @@ class Crowd:
                 got[fd] += self.socks[fd].recv_into(self._room)
         sizes = set(got.values())
         if len(sizes) != 1 or 0 in sizes:
-            raise Refused(f"not everybody got the same: {sorted(sizes)[:5]}")
+            raise RefusedError(f"not everybody got the same: {sorted(sizes)[:5]}")
         return sizes.pop()
 
     def ask(self, messages: Mapping[int, Iterator[bytes]]) -> None:
@@ -155,11 +155,11 @@ class Crowd:
         while outstanding:
             ready = poll(PATIENCE_S, 4096)
             if not ready:
-                raise Refused(f"{outstanding} answers never came")
+                raise RefusedError(f"{outstanding} answers never came")
             for fd, _ in ready:
                 sock = socks[fd]
                 if not sock.recv_into(room):
-                    raise Refused("closed under load")
+                    raise RefusedError("closed under load")
                 message = next(messages[fd], None)
                 if message is None:
                     outstanding -= 1
@@ -188,7 +188,7 @@ def _connect(port: int, number: int) -> socket.socket:
     sock.bind((f"127.0.0.{1 + number // PER_ADDRESS}", 0))
     failed = sock.connect_ex(("127.0.0.1", port))
     if failed not in {0, errno.EINPROGRESS}:
-        raise Refused(os.strerror(failed))
+        raise RefusedError(os.strerror(failed))
     return sock
 
 

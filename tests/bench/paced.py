@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .load import PATIENCE_S, Refused, frame
+from .load import PATIENCE_S, RefusedError, frame
 from .subjects import Audience
 
 __all__ = ["PING", "Pace", "Pings", "Run", "percentile"]
@@ -106,7 +106,7 @@ class Run:
         while (len(self.late), len(self.late_pongs)) != answers:
             now = time.monotonic()
             if now > self._until:
-                raise Refused("not everything came")
+                raise RefusedError("not everything came")
             self._publish(now)
             self._ping(now)
             upcoming = min(self._events_pace.next, self._pings_pace.next, now + 1)
@@ -130,7 +130,7 @@ class Run:
     def _take(self, fd: int, size: int, now: float) -> None:
         frames, rest = divmod(size, self._audience.size)
         if not size or rest not in {0, self._pings.size}:
-            raise Refused(f"{size} bytes that are no answer")
+            raise RefusedError(f"{size} bytes that are no answer")
         if rest:
             self.late_pongs.append(now - self._asked.pop(fd))
         self._arrivals.take(fd, frames, now)

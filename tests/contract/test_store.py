@@ -12,7 +12,7 @@ import pytest
 from tests.fakes import FakeStore
 from tests.integration.postgres.test_store import opened
 from tests.postgres import Database
-from typelets_ws.ports import Conflict, Missing, Store, StoreUnavailable, Updated
+from typelets_ws.ports import Conflict, Missing, Store, StoreError, Updated
 
 
 class Subject(Protocol):
@@ -165,5 +165,5 @@ async def test_a_stopped_database_raises_one_error(subject: Opened) -> None:
             one.store.note_owner(note),
             one.store.folder_owner(note),
         ):
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(StoreError):
                 await work

@@ -15,7 +15,7 @@ from tests.tokens import key_pair, mint, public_pem
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth
 from typelets_ws.fastpaths import FastPaths
-from typelets_ws.ports import Clock, Identity, TokenRejected, TokenRejectReason
+from typelets_ws.ports import Clock, Identity, TokenError, TokenRejectReason
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
@@ -37,7 +37,7 @@ def judge(token: str, *, fast: bool) -> Verdict:
     except StopIteration as done:
         identity: Identity = done.value
         return identity
-    except TokenRejected as rejected:
+    except TokenError as rejected:
         return rejected.reason
     raise AssertionError("gave up the event loop")
 

@@ -26,7 +26,7 @@ from typelets_ws.config import load
 from typelets_ws.config.addresses import ClientAddresses, canonical
 from typelets_ws.config.model import Auth, Config, ConfigError
 from typelets_ws.config.origins import AllowedOrigins, canonical_origin
-from typelets_ws.ports import TokenRejected
+from typelets_ws.ports import TokenError
 from typelets_ws.protocol import decoding, events, messages, replies
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.session import signing
@@ -140,7 +140,7 @@ def event(rng: random.Random) -> None:
         data = spoiled(rng, data)
     try:
         found = events.decode(data)
-    except events.EventRejected:
+    except events.EventError:
         return
     assert found.publishedAt is None or 0 <= found.publishedAt <= 253_402_300_799_999
     if not isinstance(found, events.ControlEvent):
@@ -203,7 +203,7 @@ def token(rng: random.Random) -> None:
         tokens._check_signature(parts, _key())
         claims = msgspec.json.decode(parts.payload, type=Claims)
         signed_identity(claims, config, 1_800_000_010)
-    except TokenRejected:
+    except TokenError:
         assert changed, spelled
         return
     assert spelled in _tokens(), spelled
@@ -239,7 +239,7 @@ def claims(rng: random.Random) -> None:
         return
     try:
         identity = signed_identity(read, config, 50)
-    except TokenRejected:
+    except TokenError:
         return
     assert identity.user_id == found["sub"]
     assert identity.session_id == found.get("sid")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.fakes import live
 from typelets_ws.protocol import decoding, events, messages, replies
 from typelets_ws.protocol.errors import ClientError, Code
-from typelets_ws.protocol.events import EventRejected
+from typelets_ws.protocol.events import EventError
 from typelets_ws.session import signing
 
 PIECES = [
@@ -92,7 +92,7 @@ def test_an_envelope_is_opened_or_none(data: bytes) -> None:
 def test_an_event_is_read_or_dropped_by_one_word(data: bytes) -> None:
     try:
         event = events.decode(data)
-    except EventRejected:
+    except EventError:
         return
     if not isinstance(event, events.ControlEvent):
         message = messages.encode(event.message(int(event.publishedAt or 0)))

@@ -158,7 +158,7 @@ async def test_two_hundred_calls_at_once_are_all_sent(
         assert publisher.failures == 0
     await link.aclose()
     assert redis_server.calls("publish") == 400
-    with Publisher(redis_server.url, timeout_s=5, connections=4) as blocking:
+    with Publisher(redis_server.url, timeout_s=5) as blocking:
         with ThreadPoolExecutor(50) as pool:
             list(pool.map(lambda _: blocking.disconnect_user("alice"), range(200)))
         assert blocking.failures == 0

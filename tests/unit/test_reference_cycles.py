@@ -20,9 +20,9 @@ from tests.unit.session.test_dispatcher import DispatcherHarness
 from typelets_ws.clerk import keys
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth
-from typelets_ws.ports import Clock, StoreUnavailable, TokenRejected
+from typelets_ws.ports import Clock, StoreError, TokenError
 from typelets_ws.protocol import events
-from typelets_ws.protocol.events import EventRejected
+from typelets_ws.protocol.events import EventError
 
 BIG = "x" * 10_000
 BIG_RAW = b"x" * 10_000
@@ -118,7 +118,7 @@ def test_a_message_over_the_rate_is_freed() -> None:
 def test_a_message_of_an_outage_is_freed(message: bytes) -> None:
     def act(talk: DispatcherHarness) -> None:
         talk.world.store.down = True
-        talk.world.store.answer = StoreUnavailable("down")
+        talk.world.store.answer = StoreError("down")
         talk.say(message)
 
     conversation(act)
@@ -143,7 +143,7 @@ def test_a_message_that_meets_a_mistake_of_the_daemon_is_freed() -> None:
 def test_a_malformed_event_is_freed(payload: bytes) -> None:
     with uncollected():
         for _ in range(10):
-            with suppress(EventRejected):
+            with suppress(EventError):
                 events.decode(payload)
 
 
@@ -165,11 +165,11 @@ async def test_a_refused_token_is_freed(
         Stubs().telemetry,
         fetch=no_keys,
     )
-    with suppress(TokenRejected):
+    with suppress(TokenError):
         await clerk.verify(token)
     with uncollected():
         for _ in range(10):
-            with suppress(TokenRejected):
+            with suppress(TokenError):
                 await clerk.verify(token)
 
 

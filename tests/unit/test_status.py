@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from typelets_ws.status import StatusUnavailable, as_table, fetch
+from typelets_ws.status import StatusError, as_table, fetch
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def test_another_program_on_the_port_is_said_to_be_one(
 ) -> None:
     with (
         admin({"/websocket/status": answer, "/ready": answer}) as port,
-        pytest.raises(StatusUnavailable, match=f"127.0.0.1:{port}"),
+        pytest.raises(StatusError, match=f"127.0.0.1:{port}"),
     ):
         fetch("127.0.0.1", port)
 
@@ -74,7 +74,7 @@ def test_another_program_on_the_port_is_said_to_be_one(
 def test_no_one_on_the_port_is_one_line() -> None:
     with admin({}) as port:
         pass
-    with pytest.raises(StatusUnavailable) as refused:
+    with pytest.raises(StatusError) as refused:
         fetch("127.0.0.1", port)
     assert "\n" not in str(refused.value)
 

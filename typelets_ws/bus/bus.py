@@ -15,7 +15,7 @@ import random
 from ..config.model import Redis as Config
 from ..ports import Clock, OnPublished
 from ..redis.build import RedisConnections
-from ..redis.connection import RedisUnavailable
+from ..redis.connection import RedisUnavailableError
 from ..telemetry.telemetry import Telemetry
 from .handler import EventHandler
 from .health import BusHealth
@@ -132,7 +132,7 @@ class Bus:
         """Wait for Redis' answers to all that was published. False: not all came."""
         try:
             await self.commands.flush()
-        except RedisUnavailable:
+        except RedisUnavailableError:
             return False
         return True
 

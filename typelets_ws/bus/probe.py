@@ -14,7 +14,7 @@ import hiredis
 
 from ..config.model import Redis as Config
 from ..redis.client import RedisClient
-from ..redis.connection import RedisUnavailable
+from ..redis.connection import RedisUnavailableError
 from ..telemetry.metrics import Metrics
 from .subscriber import Subscriber
 
@@ -111,7 +111,7 @@ class Probe:
         self._handler.on_probe_sent()
         try:
             expected = await commands.probe(self._channel, self._number)
-        except RedisUnavailable as exc:
+        except RedisUnavailableError as exc:
             self._handler.on_probe_failed(exc.reason)
             return
         except hiredis.ReplyError:

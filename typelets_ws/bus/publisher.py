@@ -19,7 +19,7 @@ import msgspec
 from ..config.model import Redis as Config
 from ..ports import Clock, OnPublished
 from ..redis.client import RedisClient
-from ..redis.connection import RedisUnavailable, redis_key
+from ..redis.connection import RedisUnavailableError, redis_key
 from ..telemetry.telemetry import Telemetry
 
 __all__ = ["RESYNC_EVERYBODY", "EventPublisher"]
@@ -222,7 +222,7 @@ class EventPublisher:
 
 
 def _reason(reply: object) -> str:
-    if isinstance(reply, RedisUnavailable):
+    if isinstance(reply, RedisUnavailableError):
         return reply.reason
     assert isinstance(reply, hiredis.ReplyError)
     return "refused"

@@ -3,7 +3,7 @@
 import time
 from typing import Final
 
-from ..clerk.jwks import KeysUnavailable, http_fetch, parse_keys
+from ..clerk.jwks import KeyFetchError, http_fetch, parse_keys
 from ..config.model import Auth
 from .finding import Finding, FindingKind
 
@@ -22,7 +22,7 @@ async def check_keys(config: Auth) -> list[Finding]:
         url, secret = config.api_url.rstrip("/") + "/jwks", config.secret_key
     try:
         keys = parse_keys(await http_fetch(url, secret, time.monotonic)())
-    except KeysUnavailable as exc:
+    except KeyFetchError as exc:
         kind = FindingKind.AWAY if exc.reason in _TRANSIENT else FindingKind.WRONG
         why = f"{url}: {exc.reason} {exc.error}".rstrip()
         return [Finding(kind, SUBJECT, why)]

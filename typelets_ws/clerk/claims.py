@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ..config.model import Auth
-from ..ports import Identity, TokenRejected, TokenRejectReason
+from ..ports import Identity, TokenError, TokenRejectReason
 
 __all__ = ["Claims", "signed_identity"]
 
@@ -36,11 +36,11 @@ class Claims(msgspec.Struct):
 
 
 def signed_identity(claims: Claims, config: Auth, now: float) -> Identity:
-    """Return the identity in signed claims. Raises `TokenRejected` with the user."""
+    """Return the identity in signed claims. Raises `TokenError` with the user."""
     try:
         return _identity(claims, config, now)
-    except TokenRejected as rejected:
-        with suppress(TokenRejected):
+    except TokenError as rejected:
+        with suppress(TokenError):
             rejected.user_id = _user_id(claims.sub)
         raise
 
@@ -48,25 +48,25 @@ def signed_identity(claims: Claims, config: Auth, now: float) -> Identity:
 def _identity(claims: Claims, config: Auth, now: float) -> Identity:
     exp, iat, nbf = claims.exp, claims.iat, claims.nbf
     if exp is UNSET or iat is UNSET or nbf is UNSET or claims.sub is UNSET:
-        raise TokenRejected(TokenRejectReason.MISSING_CLAIM)
+        raise TokenError(TokenRejectReason.MISSING_CLAIM)
     user_id = _user_id(claims.sub)
     session_id = _session_id(claims.sid, required=not config.accept_without_session)
     if claims.sts == "pending" and not config.accept_pending:
-        raise TokenRejected(TokenRejectReason.PENDING)
+        raise TokenError(TokenRejectReason.PENDING)
     _check_origin(claims, config)
     if exp <= now - config.leeway_s:
-        raise TokenRejected(TokenRejectReason.EXPIRED)
+        raise TokenError(TokenRejectReason.EXPIRED)
     if nbf > now + config.leeway_s:
-        raise TokenRejected(TokenRejectReason.NOT_ACTIVE_YET)
+        raise TokenError(TokenRejectReason.NOT_ACTIVE_YET)
     if iat > now + config.leeway_s:
-        raise TokenRejected(TokenRejectReason.ISSUED_IN_FUTURE)
+        raise TokenError(TokenRejectReason.ISSUED_IN_FUTURE)
     return Identity(user_id, session_id, iat, exp)
 
 
 def _user_id(sub: object) -> str:
     user_id = _plain_name(sub, TokenRejectReason.BAD_SUBJECT)
     if user_id.startswith(_MACHINE_ID):
-        raise TokenRejected(TokenRejectReason.WRONG_CATEGORY)
+        raise TokenError(TokenRejectReason.WRONG_CATEGORY)
     return user_id
 
 
@@ -75,21 +75,21 @@ def _session_id(sid: object, *, required: bool) -> str | None:
         return _plain_name(sid, TokenRejectReason.BAD_CLAIM)
     if required:
         # Nothing could revoke it.
-        raise TokenRejected(TokenRejectReason.NO_SESSION)
+        raise TokenError(TokenRejectReason.NO_SESSION)
     return None
 
 
 def _plain_name(value: object, otherwise: TokenRejectReason) -> str:
     # It becomes part of channel names, keys and log lines.
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
-        raise TokenRejected(otherwise)
+        raise TokenError(otherwise)
     if not value.isprintable() or " " in value:
-        raise TokenRejected(otherwise)
+        raise TokenError(otherwise)
     return value
 
 
 def _check_origin(claims: Claims, config: Auth) -> None:
     if config.issuer and claims.iss != config.issuer:
-        raise TokenRejected(TokenRejectReason.WRONG_ISSUER)
+        raise TokenError(TokenRejectReason.WRONG_ISSUER)
     if config.authorized_parties and claims.azp not in config.authorized_parties:
-        raise TokenRejected(TokenRejectReason.WRONG_PARTY)
+        raise TokenError(TokenRejectReason.WRONG_PARTY)

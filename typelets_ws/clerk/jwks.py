@@ -28,7 +28,7 @@ from jwt.exceptions import InvalidKeyError
 
 from .happy_eyeballs import connect
 
-__all__ = ["LEAST_BITS", "KeySet", "KeysUnavailable", "http_fetch", "parse_keys"]
+__all__ = ["LEAST_BITS", "KeyFetchError", "KeySet", "http_fetch", "parse_keys"]
 
 LEAST_BITS = 2048
 """The shortest modulus that is still safe (NIST SP 800-131A)."""
@@ -41,7 +41,7 @@ _MAX_KEYS_PER_KID = 4
 _LONGEST_NUMBER = 2731  # base64 of 16 384 bits, the most OpenSSL verifies with
 
 
-class KeysUnavailable(Exception):
+class KeyFetchError(Exception):
     """No keys this time; `reason` is one word for log and metrics.
 
     `error` says more to the log: a status or the type of an exception, whose text may
@@ -80,16 +80,16 @@ def parse_keys(body: bytes) -> KeySet:
 
     A byte order mark is passed over (RFC 8259 section 8.1). Keys with one kid are
     kept side by side: a kid is a hint, and Clerk rotates under the same one. Raises
-    `KeysUnavailable` when there is no usable key.
+    `KeyFetchError` when there is no usable key.
     """
     try:
         text = body.decode("utf-8-sig")
         entries = msgspec.json.decode(text, type=_JwkSet).keys[:_MAX_ENTRIES]
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise KeysUnavailable("junk") from None
+        raise KeyFetchError("junk") from None
     found = [pair for entry in entries if (pair := _usable(entry)) is not None]
     if not found:
-        raise KeysUnavailable("no_keys")
+        raise KeyFetchError("no_keys")
     by_kid: dict[str, tuple[RSAPublicKey, ...]] = {}
     for kid, key in found:
         if kid is not None:
@@ -127,7 +127,7 @@ def http_fetch(
 ) -> Callable[[], Awaitable[bytes]]:
     """A fetch of `url` in a thread, with `secret` as bearer token unless empty.
 
-    Five seconds and 1 MB at most; raises `KeysUnavailable`. The secret never goes to
+    Five seconds and 1 MB at most; raises `KeyFetchError`. The secret never goes to
     another host than the one it was meant for.
     """
     headers = {"Accept": "application/json", "User-Agent": "typelets-ws"}
@@ -146,17 +146,17 @@ def http_fetch(
         except urllib.error.HTTPError as answer:
             answer.close()
             family = f"http_{answer.code // 100}xx"
-            raise KeysUnavailable(family, f"HTTP {answer.code}") from None
+            raise KeyFetchError(family, f"HTTP {answer.code}") from None
         except (OSError, HTTPException, ValueError) as exc:
             raise _unreachable(exc) from None
 
     return lambda: asyncio.to_thread(get)
 
 
-def _unreachable(exc: Exception) -> KeysUnavailable:
+def _unreachable(exc: Exception) -> KeyFetchError:
     cause = exc.reason if isinstance(exc, urllib.error.URLError) else exc
     reason = "timeout" if isinstance(cause, TimeoutError) else "unreachable"
-    return KeysUnavailable(reason, type(cause).__name__)
+    return KeyFetchError(reason, type(cause).__name__)
 
 
 class _Readable(Protocol):
@@ -169,9 +169,9 @@ def _body(response: _Readable, late: Callable[[], bool]) -> bytes:
     while chunk := response.read1(65_536):
         body += chunk
         if len(body) > _BODY_BYTES:
-            raise KeysUnavailable("too_large")
+            raise KeyFetchError("too_large")
         if late():
-            raise KeysUnavailable("timeout")
+            raise KeyFetchError("timeout")
     return bytes(body)
 
 

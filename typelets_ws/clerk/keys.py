@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from structlog.typing import FilteringBoundLogger
 
-from ..ports import TokenRejected, TokenRejectReason
+from ..ports import TokenError, TokenRejectReason
 from ..telemetry.metrics import Metrics
-from .jwks import LEAST_BITS, KeySet, KeysUnavailable, parse_keys
+from .jwks import LEAST_BITS, KeyFetchError, KeySet, parse_keys
 
 __all__ = ["FetchedKeys", "FixedKey", "Keys", "retry_delay"]
 
@@ -31,7 +31,7 @@ class Keys(Protocol):
     """A source of keys for tokens."""
 
     def find(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
-        """Return the keys for `kid`, without waiting. Raises `TokenRejected`."""
+        """Return the keys for `kid`, without waiting. Raises `TokenError`."""
         ...
 
     async def renewed(self) -> bool:
@@ -78,7 +78,7 @@ class FetchedKeys:
     """Keys that `fetch` brings, kept fresh by `run`.
 
     `monotonic` in seconds. `fetch` returns a JWK set or raises, best a
-    `KeysUnavailable`; only one is ever under way.
+    `KeyFetchError`; only one is ever under way.
     """
 
     def __init__(
@@ -109,9 +109,9 @@ class FetchedKeys:
         self._closed = False
 
     def find(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
-        """Return the keys for `kid`, without waiting. Raises `TokenRejected`."""
+        """Return the keys for `kid`, without waiting. Raises `TokenError`."""
         if self._keys is None:
-            raise TokenRejected(TokenRejectReason.KEYS_UNAVAILABLE)
+            raise TokenError(TokenRejectReason.KEYS_UNAVAILABLE)
         # Never a search through the others: the kid says which.
         found: tuple[RSAPublicKey, ...] = ()
         if kid is not None:
@@ -119,7 +119,7 @@ class FetchedKeys:
         elif self._keys.only is not None:
             found = (self._keys.only,)
         if not found:
-            raise TokenRejected(TokenRejectReason.UNKNOWN_KEY)
+            raise TokenError(TokenRejectReason.UNKNOWN_KEY)
         return found
 
     async def renewed(self) -> bool:
@@ -170,7 +170,7 @@ class FetchedKeys:
         try:
             body = await self._fetch()
             self._took(await asyncio.to_thread(parse_keys, body))
-        except KeysUnavailable as failure:
+        except KeyFetchError as failure:
             self._failed(failure.reason, failure.error)
         except Exception as exc:
             # After any error the next attempt must follow. Its text may hold an address

@@ -27,7 +27,7 @@ from msgspec import UNSET, UnsetType
 
 from ..config.model import Auth
 from ..fastpaths import ALL, FastPaths
-from ..ports import Clock, Identity, TokenRejected, TokenRejectReason
+from ..ports import Clock, Identity, TokenError, TokenRejectReason
 from ..telemetry.telemetry import Telemetry
 from .claims import Claims, signed_identity
 from .jwks import http_fetch
@@ -127,12 +127,12 @@ class Clerk:
         self._config = config
 
     async def verify(self, token: str) -> Identity:
-        """Return the token's user and session. Raises only `TokenRejected`."""
+        """Return the token's user and session. Raises only `TokenError`."""
         parts = self._parts(token, self._config)
         keys = self._keys
         try:
             _check_signature(parts, keys)
-        except TokenRejected:
+        except TokenError:
             if not await keys.renewed():
                 raise
             _check_signature(parts, keys)
@@ -172,12 +172,12 @@ def _source(config: Auth) -> tuple[object, ...]:
 
 def _parts(token: str, config: Auth) -> _Parts:
     if len(token) > _LONGEST_TOKEN:
-        raise TokenRejected(TokenRejectReason.MALFORMED)
+        raise TokenError(TokenRejectReason.MALFORMED)
     # What is not ASCII becomes "?", which base64 does not have either.
     text = token.encode("ascii", "replace")
     segments = text.translate(_STANDARD).split(b".", 3)
     if len(segments) != 3:
-        raise TokenRejected(TokenRejectReason.MALFORMED)
+        raise TokenError(TokenRejectReason.MALFORMED)
     head, payload, signature = map(_unbase64, segments)
     kid = _kid(_decode(head, _Header, TokenRejectReason.MALFORMED), config)
     return _Parts(kid, text.rpartition(b".")[0], payload, signature)
@@ -186,13 +186,13 @@ def _parts(token: str, config: Auth) -> _Parts:
 def library_parts(token: str, config: Auth) -> _Parts:
     """As `_parts`, by PyJWT; for when the fast path `tokens` is off."""
     if len(token) > _LONGEST_TOKEN:
-        raise TokenRejected(TokenRejectReason.MALFORMED)
+        raise TokenError(TokenRejectReason.MALFORMED)
     try:
         decoded = api_jws.PyJWS().decode_complete(
             token, options={"verify_signature": False}
         )
     except jwt.InvalidTokenError:
-        raise TokenRejected(TokenRejectReason.MALFORMED) from None
+        raise TokenError(TokenRejectReason.MALFORMED) from None
     header = _decode(
         msgspec.json.encode(decoded["header"]), _Header, TokenRejectReason.MALFORMED
     )
@@ -205,11 +205,11 @@ def _unbase64(segment: bytes) -> bytes:
     """Decode canonical base64url; any other spelling is malformed."""
     lasts, padding = _TAILS[len(segment) % 4]
     if lasts is not None and segment[-1] not in lasts:
-        raise TokenRejected(TokenRejectReason.MALFORMED)
+        raise TokenError(TokenRejectReason.MALFORMED)
     try:
         return a2b_base64(segment + padding, strict_mode=True)
     except ValueError:
-        raise TokenRejected(TokenRejectReason.MALFORMED) from None
+        raise TokenError(TokenRejectReason.MALFORMED) from None
 
 
 def _decode(raw: bytes, kind: type[_T], otherwise: TokenRejectReason) -> _T:
@@ -217,26 +217,26 @@ def _decode(raw: bytes, kind: type[_T], otherwise: TokenRejectReason) -> _T:
         # From text, as msgspec does not check the UTF-8 of what it skips.
         return msgspec.json.decode(raw.decode(), type=kind)
     except msgspec.ValidationError:
-        raise TokenRejected(otherwise) from None
+        raise TokenError(otherwise) from None
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise TokenRejected(TokenRejectReason.MALFORMED) from None
+        raise TokenError(TokenRejectReason.MALFORMED) from None
 
 
 def _kid(header: _Header, config: Auth) -> str | None:
     if header.alg != "RS256":
-        raise TokenRejected(TokenRejectReason.BAD_ALGORITHM)
+        raise TokenError(TokenRejectReason.BAD_ALGORITHM)
     # Extensions that a verifier must know (RFC 7515, RFC 7797); this one knows none.
     if header.crit is not UNSET or header.b64 is not UNSET:
-        raise TokenRejected(TokenRejectReason.MALFORMED)
+        raise TokenError(TokenRejectReason.MALFORMED)
     # at+jwt is an OAuth token that a user gave to another application.
     if header.typ is not UNSET and header.typ.upper() != "JWT":
-        raise TokenRejected(TokenRejectReason.WRONG_CATEGORY)
+        raise TokenError(TokenRejectReason.WRONG_CATEGORY)
     if header.cat not in (
         (*_SESSION_CATEGORIES, _TEMPLATE_CATEGORY)
         if config.accept_without_session
         else _SESSION_CATEGORIES
     ):
-        raise TokenRejected(TokenRejectReason.WRONG_CATEGORY)
+        raise TokenError(TokenRejectReason.WRONG_CATEGORY)
     return None if header.kid is UNSET else header.kid
 
 
@@ -244,4 +244,4 @@ def _check_signature(parts: _Parts, keys: Keys) -> None:
     for key in keys.find(parts.kid):
         if _RS256.verify(parts.signed, key, parts.signature):
             return
-    raise TokenRejected(TokenRejectReason.BAD_SIGNATURE)
+    raise TokenError(TokenRejectReason.BAD_SIGNATURE)

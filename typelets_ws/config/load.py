@@ -66,7 +66,7 @@ class _Value(NamedTuple):
     """True for a value that is text and must be parsed as its type says."""
 
 
-class _Invalid(Exception):
+class _InvalidError(Exception):
     """One mistake as a line of text."""
 
 
@@ -118,7 +118,7 @@ def parse(
         *_from_environment(environ),
         *_from_flags(flags),
     ):
-        if isinstance(found, _Invalid):
+        if isinstance(found, _InvalidError):
             wrong.append(str(found))
         else:
             given[found.place] = found
@@ -126,7 +126,7 @@ def parse(
         section, key = each.place
         try:
             sections.setdefault(section, {})[key] = _converted(each)
-        except _Invalid as mistake:
+        except _InvalidError as mistake:
             bad.add(each.place)
             wrong.append(str(mistake))
     config = msgspec.convert(sections, Config)
@@ -173,28 +173,28 @@ def _values(config: Config) -> Iterator[tuple[Key, object]]:
 
 def _from_file(
     tables: Mapping[str, object], source: str
-) -> Iterator[_Value | _Invalid]:
+) -> Iterator[_Value | _InvalidError]:
     sections = [field.name for field in structs.fields(Config)]
     for section, keys in tables.items():
         if section not in sections:
             hint = _nearest(section, sections)
-            yield _Invalid(f"{source}: [{section}]: unknown section; {hint}")
+            yield _InvalidError(f"{source}: [{section}]: unknown section; {hint}")
         elif not isinstance(keys, dict):
-            yield _Invalid(f"{source}: {section}: expected a section, [{section}]")
+            yield _InvalidError(f"{source}: {section}: expected a section, [{section}]")
         else:
             for key, value in keys.items():
                 where = f"{source}: [{section}] {key}"
                 yield _known(_Value((section, key), value, where))
 
 
-def _from_flags(flags: Mapping[Key, object]) -> Iterator[_Value | _Invalid]:
+def _from_flags(flags: Mapping[Key, object]) -> Iterator[_Value | _InvalidError]:
     for place, value in flags.items():
         if value is not None:
             where = f"command line: [{place[0]}] {place[1]}"
             yield _known(_Value(place, value, where, isinstance(value, str)))
 
 
-def _from_environment(environ: Mapping[str, str]) -> Iterator[_Value | _Invalid]:
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_Value | _InvalidError]:
     first: dict[Key, str] = {}
     for name, value in environ.items():
         plain = name.removesuffix(_FILE)
@@ -202,12 +202,14 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[_Value | _Invalid]
         if place is None:
             continue
         if place in first:
-            yield _Invalid(f"{first[place]} and {name} are both set; keep one of them")
+            yield _InvalidError(
+                f"{first[place]} and {name} are both set; keep one of them"
+            )
             continue
         first[place] = name
         try:
             text = value if name == plain else _content(name, value)
-        except _Invalid as mistake:
+        except _InvalidError as mistake:
             yield mistake
         else:
             yield _known(_Value(place, text, name, is_text=True))
@@ -228,10 +230,10 @@ def _content(name: str, path: str) -> str:
     try:
         return Path(path).read_text("utf-8").rstrip("\r\n")
     except (OSError, ValueError) as exc:
-        raise _Invalid(f"{name} = {path!r}: cannot be read: {_why(exc)}") from None
+        raise _InvalidError(f"{name} = {path!r}: cannot be read: {_why(exc)}") from None
 
 
-def _known(given: _Value) -> _Value | _Invalid:
+def _known(given: _Value) -> _Value | _InvalidError:
     section, key = given.place
     known = key_types()
     if given.place in known:
@@ -239,8 +241,8 @@ def _known(given: _Value) -> _Value | _Invalid:
     keys = [name for where, name in known if where == section]
     if not keys:
         hint = _nearest(section, [field.name for field in structs.fields(Config)])
-        return _Invalid(f"{given.where}: unknown section {section!r}; {hint}")
-    return _Invalid(f"{given.where}: unknown key; {_nearest(key, keys)}")
+        return _InvalidError(f"{given.where}: unknown section {section!r}; {hint}")
+    return _InvalidError(f"{given.where}: unknown key; {_nearest(key, keys)}")
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -262,9 +264,9 @@ def _converted(given: _Value) -> object:
         raise _refusal(given, expected(kind)) from None
 
 
-def _refusal(given: _Value, wanted: str) -> _Invalid:
+def _refusal(given: _Value, wanted: str) -> _InvalidError:
     shown = _shown(given.place, given.value)
-    return _Invalid(f"{given.where} = {shown}: expected {wanted}")
+    return _InvalidError(f"{given.where} = {shown}: expected {wanted}")
 
 
 def _shown(place: Key, value: object) -> str:

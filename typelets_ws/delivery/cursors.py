@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from ..recovery_ports import RowKind, Snapshot
 
-__all__ = ["HORIZON_XIDS", "Cursor", "CursorExpired", "check", "decode", "encode"]
+__all__ = ["HORIZON_XIDS", "Cursor", "CursorError", "check", "decode", "encode"]
 
 HORIZON_XIDS: Final = 2**31 - 2**21
 """A horizon older than this many transactions is refused: 32-bit ids wrap around."""
@@ -33,7 +33,7 @@ _TEXT_LENGTH: Final = 64
 """The longest cursor that this module writes."""
 
 
-class CursorExpired(Exception):
+class CursorError(Exception):
     """The cursor is malformed, too old, or of another database."""
 
 
@@ -63,31 +63,31 @@ def encode(identity: str, cursor: Cursor) -> str:
 def decode(text: str) -> tuple[bytes, Cursor]:
     """Read a cursor; returns the digest of its database's identity with it.
 
-    Raises `CursorExpired` for a text that is not a cursor of this version.
+    Raises `CursorError` for a text that is not a cursor of this version.
     """
     packed = _unpacked(text)
     if len(packed) < _HEAD.size:
-        raise CursorExpired
+        raise CursorError
     version, identity, horizon = _HEAD.unpack_from(packed)
     rest = packed[_HEAD.size :]
     if (version, len(rest)) == (_PLAIN, 0):
         return identity, Cursor(horizon)
     if (version, len(rest)) != (_PAGING, _POSITION.size):
-        raise CursorExpired
+        raise CursorError
     since, kind, row_id = _POSITION.unpack(rest)
     if kind >= len(_KINDS):
-        raise CursorExpired
+        raise CursorError
     after = (_KINDS[kind], str(uuid.UUID(bytes=row_id)))
     return identity, Cursor(horizon, since or None, after)
 
 
 def check(identity: bytes, cursor: Cursor, snapshot: Snapshot) -> None:
-    """Raise `CursorExpired` unless the cursor is a past one of this database."""
+    """Raise `CursorError` unless the cursor is a past one of this database."""
     if identity != _digest(snapshot.identity):
-        raise CursorExpired
+        raise CursorError
     for horizon in (cursor.horizon, cursor.since or cursor.horizon):
         if not 0 <= snapshot.newest - horizon <= HORIZON_XIDS:
-            raise CursorExpired
+            raise CursorError
 
 
 def _digest(identity: str) -> bytes:
@@ -96,11 +96,11 @@ def _digest(identity: str) -> bytes:
 
 def _unpacked(text: str) -> bytes:
     if len(text) > _TEXT_LENGTH:
-        raise CursorExpired
+        raise CursorError
     try:
         packed = base64.b64decode(
             text.encode() + b"=" * (-len(text) % 4), altchars=b"-_", validate=True
         )
     except (binascii.Error, ValueError):
-        raise CursorExpired from None
+        raise CursorError from None
     return packed

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..config.model import Recovery as Settings
-from ..ports import StoreUnavailable
+from ..ports import StoreError
 from ..recovery_ports import (
     Changes,
     Digest,
@@ -116,7 +116,7 @@ class Healer:
             snapshot, found = await self.changes.changed(wanted, extent)
             self.horizons.observe(snapshot, now)
             rows = await self._read_unverified(users, found, started)
-        except StoreUnavailable:
+        except StoreError:
             self._retry(users)
             return
         if self.horizons.generation != generation:
@@ -141,7 +141,7 @@ class Healer:
         started = self.shown.sequence
         try:
             found = await self.changes.rows(list(keys), versions=False)
-        except StoreUnavailable:
+        except StoreError:
             self.resync.send({key.user_id for key in keys}, "conflict")
             for key in keys:
                 self.heal(key.user_id, "conflict")

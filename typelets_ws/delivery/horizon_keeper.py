@@ -25,7 +25,7 @@ class HorizonKeeper:
         self._recalled = 0
 
     async def take(self) -> None:
-        """Take a horizon now. Raises `StoreUnavailable`."""
+        """Take a horizon now. Raises `StoreError`."""
         snapshot = await self._changes.horizon()
         self._horizons.observe(snapshot, self._monotonic())
         self._memory.remember(snapshot.identity, snapshot.horizon)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..config.model import Recovery as Settings
-from ..ports import StoreUnavailable
+from ..ports import StoreError
 from ..recovery_ports import Changes, Extent, RowKey, RowKind, Since, StoredRow
 from .cursors import Cursor, encode
 from .horizons import Horizons
@@ -97,7 +97,7 @@ class Newcomers:
                 await self._first(fresh, now)
             if listed := [one for one in due if one.listed and one not in fresh]:
                 await self._again(listed)
-        except StoreUnavailable:
+        except StoreError:
             for one in due:
                 one.due = now + RETRY_S
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from ..config.model import Recovery as Settings
-from ..ports import StoreUnavailable, Updated
+from ..ports import StoreError, Updated
 from ..protocol import messages
 from ..recovery_ports import Changes, Extent, HorizonMemory, RowKey
 from ..telemetry.telemetry import Telemetry
@@ -141,7 +141,7 @@ class Recovery:
     async def sync(
         self, user_id: str, connection_id: str, message: messages.Sync
     ) -> messages.SyncPage:
-        """Answer `sync`. Raises `ClientError` or `StoreUnavailable`."""
+        """Answer `sync`. Raises `ClientError` or `StoreError`."""
         page = await self._syncer.page(user_id, message)
         self._telemetry.metrics.syncs.inc()
         if page.more:
@@ -207,7 +207,7 @@ class Recovery:
                     await self._keeper.take()
                 else:
                     pause = UNSUPPORTED_S
-            except StoreUnavailable:
+            except StoreError:
                 pause = AWAY_S
             await asyncio.sleep(pause)
 

@@ -16,7 +16,7 @@ from ..config.live import LiveConfig
 from ..ports import Clock
 from ..protocol import events, messages
 from ..protocol.errors import CloseCode
-from ..protocol.events import EventRejected, EventRejectReason
+from ..protocol.events import EventError, EventRejectReason
 from ..recovery_ports import RowKey, RowKind
 from ..telemetry.telemetry import Telemetry
 from ..wire.frames import Frame
@@ -59,9 +59,9 @@ class Relay:
         """
         try:
             if len(payload) > self.live.current.limits.unsent_bytes:
-                raise EventRejected(EventRejectReason.TOO_LARGE)
+                raise EventError(EventRejectReason.TOO_LARGE)
             event = events.decode(payload)
-        except EventRejected as rejected:
+        except EventError as rejected:
             self.on_undeliverable(user_id, rejected.reason)
             self.telemetry.metrics.events.labels("unknown", rejected.reason).inc()
             self.telemetry.log.warning(

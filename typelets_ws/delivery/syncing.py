@@ -27,7 +27,7 @@ from ..recovery_ports import (
     UserChanges,
 )
 from . import cursors
-from .cursors import Cursor, CursorExpired
+from .cursors import Cursor, CursorError
 from .horizons import Horizons
 from .senders import digest_message
 from .shown import ShownRows
@@ -58,7 +58,7 @@ class Syncer:
     async def page(self, user_id: str, message: messages.Sync) -> messages.SyncPage:
         """The next page of one user.
 
-        Raises `ClientError` with `Code.CURSOR_EXPIRED`, or `StoreUnavailable`.
+        Raises `ClientError` with `Code.CURSOR_EXPIRED`, or `StoreError`.
         """
         identity, cursor = b"", None
         started = self._shown.sequence
@@ -70,7 +70,7 @@ class Syncer:
             snapshot, (found,) = await self._changes.changed([since], extent)
             if cursor is not None:
                 cursors.check(identity, cursor, snapshot)
-        except CursorExpired:
+        except CursorError:
             raise ClientError(Code.CURSOR_EXPIRED, CURSOR_EXPIRED) from None
         self._horizons.observe(snapshot, self._monotonic())
         rows, cut = _fitting(found.rows, extent.bytes)

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from ..protocol.json_members import NotJson, has_surrogates, members, text
+from ..protocol.json_members import NotJsonError, has_surrogates, members, text
 
 __all__ = ["head_of", "version_at", "version_of"]
 
@@ -54,5 +54,5 @@ def _beside_surrogates(row: bytes) -> tuple[str | None, str | None]:
     try:
         found = members(row.decode())
         return text(found.get("id")), text(found.get("updatedAt"))
-    except NotJson:
+    except NotJsonError:
         return None, None

@@ -26,10 +26,10 @@ from ..systemd import Systemd
 from ..telemetry.log import Output
 from .data import DEFAULT_DATA
 from .greeting import greeting, warning
-from .keys import KeyUnusable, SigningKey
+from .keys import KeyFileError, SigningKey
 from .pages import Site
-from .postgres import Postgres, PostgresFailed
-from .redis import RedisFailed, RedisServer
+from .postgres import Postgres, PostgresError
+from .redis import RedisServer, RedisServerError
 from .rest import RestStub
 from .samples import USERS, fill
 
@@ -86,7 +86,7 @@ def dev_command(
             fill(postgres.url())
             click.echo("Starting Redis ...", err=True)
             redis = stack.enter_context(RedisServer())
-        except (KeyUnusable, PostgresFailed, RedisFailed) as exc:
+        except (KeyFileError, PostgresError, RedisServerError) as exc:
             raise click.ClickException(str(exc)) from None
         config = Config(
             server=Server(host=host, port=port, drain_seconds=1.0),
@@ -161,7 +161,7 @@ def token_command(
         )
     try:
         click.echo(SigningKey(path).token(user_id, expires_in, session_id))
-    except KeyUnusable as exc:
+    except KeyFileError as exc:
         raise click.ClickException(str(exc)) from None
 
 

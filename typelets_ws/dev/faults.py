@@ -11,7 +11,7 @@ from typing import Final
 from ..daemon import Daemon
 from ..ports import Conflict, FieldChanges, Missing, Store, Updated
 from ..protocol.errors import ClientError, CloseCode, Code
-from .redis import RedisFailed, RedisServer
+from .redis import RedisServer, RedisServerError
 from .rest import HttpError
 
 __all__ = ["Faults", "FaultyStore", "Query"]
@@ -108,7 +108,7 @@ class Faults:
             raise HttpError(503, NOT_STARTED)
         try:
             (self._redis.start if action == "start" else self._redis.stop)()
-        except RedisFailed as exc:
+        except RedisServerError as exc:
             raise HttpError(503, str(exc)) from exc
         return "Redis is started" if action == "start" else "Redis is stopped"
 

@@ -8,19 +8,19 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-__all__ = ["KeyUnusable", "SigningKey"]
+__all__ = ["KeyFileError", "SigningKey"]
 
 KEY_BITS: Final = 2048
 
 
-class KeyUnusable(Exception):
+class KeyFileError(Exception):
     """The file has no usable key; the text names the remedy."""
 
 
 class SigningKey:
     """An RSA key in a file, created if missing; only the owner may read the file.
 
-    Raises `KeyUnusable`.
+    Raises `KeyFileError`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,11 +29,11 @@ class SigningKey:
                 _make(path)
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except OSError as exc:
-            raise KeyUnusable(f"{path}: {exc.strerror}") from None
+            raise KeyFileError(f"{path}: {exc.strerror}") from None
         except ValueError:
             key = None
         if not isinstance(key, rsa.RSAPrivateKey):
-            raise KeyUnusable(f"{path} is no signing key: delete it to get a new one")
+            raise KeyFileError(f"{path} is no signing key: delete it to get a new one")
         self._key = key
 
     @property

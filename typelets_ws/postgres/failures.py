@@ -12,7 +12,7 @@ from .connection import (
     Overdue,
 )
 
-__all__ = ["QueryFailed", "QueryFailure"]
+__all__ = ["QueryError", "QueryFailure"]
 
 
 class QueryFailure(StrEnum):
@@ -36,7 +36,7 @@ _BY_SQLSTATE: Final = {
 }
 
 
-class QueryFailed(Exception):
+class QueryError(Exception):
     """A statement failed; `sqlstate` is None when the server sent none.
 
     `sent` is True when a connection was acquired.

@@ -36,7 +36,7 @@ from .connection import (
     PooledConnection,
     shutdown_socket,
 )
-from .failures import QueryFailed, QueryFailure, failure_of
+from .failures import QueryError, QueryFailure, failure_of
 from .plain_connection import PlainConnection
 
 __all__ = ["GRACE_S", "Columns", "ForeignKeyViolation", "Pool"]
@@ -158,7 +158,7 @@ class Pool:
         for _ in range(TRIES - 1):
             try:
                 return await self._try(run, deadline)
-            except QueryFailed as failed:
+            except QueryError as failed:
                 again = failed.sent and failed.reason in _AGAIN
                 if not again or self._loop.time() >= deadline:
                     raise
@@ -177,13 +177,13 @@ class Pool:
             reason = failure_of(error)
             if reason in _USELESS:
                 link.close()
-            raise QueryFailed(reason, error.sqlstate, sent=True) from None
+            raise QueryError(reason, error.sqlstate, sent=True) from None
         finally:
             self._in_use -= 1
             await self._release(link)
 
     async def _acquire(self, deadline: float) -> Link:
-        """Return a connection that its server has not closed. Raises `QueryFailed`."""
+        """Return a connection that its server has not closed. Raises `QueryError`."""
         while True:
             if self._idle and not self._pool.closed:
                 link = self._idle.pop()
@@ -203,14 +203,14 @@ class Pool:
         try:
             connection = await self._getconn_cancellable(deadline - self._loop.time())
         except TooManyRequests:
-            raise QueryFailed(QueryFailure.POOL_FULL) from None
+            raise QueryError(QueryFailure.POOL_FULL) from None
         except PoolTimeout:
             reason = (
                 QueryFailure.POOL_FULL if self._in_use else QueryFailure.DISCONNECTED
             )
-            raise QueryFailed(reason) from None
+            raise QueryError(reason) from None
         except PoolClosed:
-            raise QueryFailed(QueryFailure.CLOSED) from None
+            raise QueryError(QueryFailure.CLOSED) from None
         finally:
             self._waiting -= 1
         link: Link = connection.link

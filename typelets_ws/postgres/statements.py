@@ -1,6 +1,6 @@
 """Statements by name: encoded, timed, counted, and failures reported in one way.
 
-Invariants: a caller gets `StoreUnavailable` with a `QueryFailure` and never a text of
+Invariants: a caller gets `StoreError` with a `QueryFailure` and never a text of
 the database; the log gets the statement's name and the SQLSTATE. An outage is one line
 when it begins and one when it ends.
 """
@@ -11,10 +11,10 @@ from typing import Final, TypeVar
 
 from ..config import model as config
 from ..fastpaths import ALL, FastPaths
-from ..ports import StoreUnavailable
+from ..ports import StoreError
 from ..telemetry.telemetry import Telemetry
 from . import sql
-from .failures import QueryFailed, QueryFailure
+from .failures import QueryError, QueryFailure
 from .pool import Columns, Pool
 from .semaphore import KeyedSemaphore
 
@@ -54,7 +54,7 @@ class Statements:
     ) -> Awaitable[Columns | None]:
         """Run a statement (`sql`) and return its first row.
 
-        Raises `StoreUnavailable`, or `ForeignKeyViolation`.
+        Raises `StoreError`, or `ForeignKeyViolation`.
         """
         return self._run(self.pool.fetch_row, name, query, params, deadline)
 
@@ -77,12 +77,12 @@ class Statements:
             text, values = _encoded(query, params)
             # psycopg's own line costs a task for each who waits: as much as an UPDATE.
             if not await self._line.acquire(EVERYBODY, deadline):
-                raise QueryFailed(QueryFailure.POOL_FULL)
+                raise QueryError(QueryFailure.POOL_FULL)
             try:
                 found = await fetch(text, values, deadline)
             finally:
                 self._line.release(EVERYBODY)
-        except QueryFailed as failed:
+        except QueryError as failed:
             raise self.unavailable(name, failed) from None
         finally:
             elapsed = self._loop.time() - began
@@ -90,7 +90,7 @@ class Statements:
         self.answers(True)
         return found
 
-    def unavailable(self, name: str, failed: QueryFailed) -> StoreUnavailable:
+    def unavailable(self, name: str, failed: QueryError) -> StoreError:
         """Report a failure; returns what the caller raises."""
         self._metrics.query_failures.labels(failed.reason).inc()
         if failed.reason is QueryFailure.DISCONNECTED:
@@ -102,7 +102,7 @@ class Statements:
             reason=str(failed.reason),
             sqlstate=failed.sqlstate,
         )
-        return StoreUnavailable(failed.reason)
+        return StoreError(failed.reason)
 
     def answers(self, up: bool) -> None:
         """Note whether Postgres answers."""
@@ -128,7 +128,7 @@ def _text(value: object) -> bytes | None:
         return value
     if isinstance(value, str):
         if "\0" in value:  # libpq would take it for the end
-            raise QueryFailed(QueryFailure.REFUSED)
+            raise QueryError(QueryFailure.REFUSED)
         return value.encode()
     if value is None:
         return None

@@ -18,11 +18,11 @@ from typing import Final
 
 from ..config import model as config
 from ..fastpaths import ALL, FastPaths
-from ..ports import Conflict, FieldChanges, Missing, StoreUnavailable, Updated
+from ..ports import Conflict, FieldChanges, Missing, StoreError, Updated
 from ..telemetry.telemetry import Telemetry
 from . import sql
 from .changes import ChangeReader
-from .failures import QueryFailed, QueryFailure
+from .failures import QueryError, QueryFailure
 from .pool import Columns, ForeignKeyViolation
 from .semaphore import KeyedSemaphore
 from .statements import Statements
@@ -36,7 +36,7 @@ class Store:
     """Ownership and updates of notes; fulfils `ports.Store`.
 
     Every operation ends within ``wait_ms`` + ``statement_timeout_ms`` and raises
-    `StoreUnavailable` with a `QueryFailure` when it could not be done. Ids are UUIDs in
+    `StoreError` with a `QueryFailure` when it could not be done. Ids are UUIDs in
     canonical text. `changes` reads row versions over the same pool.
     """
 
@@ -123,7 +123,7 @@ class Store:
             await self._statements.first_row(
                 "ping", sql.ALIVE, {}, self._statements.deadline()
             )
-        except StoreUnavailable as unavailable:
+        except StoreError as unavailable:
             if unavailable.reason == QueryFailure.TIMEOUT:  # it waits for no row's lock
                 self._statements.answers(False)
             raise
@@ -147,7 +147,7 @@ class Store:
         deadline = statements.deadline()
         if not await self._per_user.acquire(user_id, deadline):
             raise statements.unavailable(
-                "update_note", QueryFailed(QueryFailure.POOL_FULL)
+                "update_note", QueryError(QueryFailure.POOL_FULL)
             )
         try:
             return await statements.first_row("update_note", query, params, deadline)

@@ -16,8 +16,8 @@ from msgspec import Raw, Struct
 
 from .errors import INVALID_MESSAGE, UNKNOWN_TYPE, ClientError, Code
 from .json_members import (
-    InvalidMember,
-    NotJson,
+    MemberError,
+    NotJsonError,
     build,
     has_surrogates,
     members,
@@ -101,7 +101,7 @@ def _request_id_of_members(data: bytes) -> str | None:
         found = members(data.decode())
         if "requestId" not in found and "payload" in found:
             found = members(found["payload"])
-    except (NotJson, UnicodeDecodeError):
+    except (NotJsonError, UnicodeDecodeError):
         return None
     return text(found.get("requestId"))
 
@@ -143,7 +143,7 @@ def _decode_members(data: bytes, charge: Charge) -> ClientMessage:
     charge(len(data) // SLOW_BYTES)
     try:
         found = members(data.decode())
-    except NotJson:
+    except NotJsonError:
         raise ClientError(Code.INVALID_MESSAGE, INVALID_MESSAGE) from None
     echo = text(found.get("requestId"))
     echo = None if echo is None else echo[:ECHO_LENGTH]
@@ -155,7 +155,7 @@ def _decode_members(data: bytes, charge: Charge) -> ClientMessage:
         raise ClientError(Code.UNKNOWN_TYPE, UNKNOWN_TYPE, request_id=echo)
     try:
         return build(kind, found)
-    except InvalidMember as invalid:
+    except MemberError as invalid:
         raise _invalid_field(invalid.name, echo) from None
 
 

@@ -53,38 +53,37 @@ class CloseCode(IntEnum):
 class ClientError(Exception):
     """Answer with an `error` message and go on.
 
-    `message` and `code` go to the client; `request_id`, `note_id`, `folder_id`,
-    `retry_after_ms`, `correlation_id` and `updated_note` (the row's JSON, with
-    `Code.CONFLICT`) where they apply. `reason` is the verdict with
-    `Code.SIGNATURE_REJECTED`.
+    `message` and `code` go to the client; `request_id`, `folder_id`, `retry_after_ms`,
+    `correlation_id` and `updated_note` (the row's JSON, with `Code.CONFLICT`) where
+    they apply. `note_id` is added by the handlers.
     """
+
+    reason: str | None = None
+    """The verdict, with `Code.SIGNATURE_REJECTED`."""
 
     def __init__(
         self,
         code: Code,
         message: str,
         *,
-        note_id: str | None = None,
         folder_id: str | None = None,
         retry_after_ms: int | None = None,
         correlation_id: str | None = None,
         request_id: str | None = None,
         updated_note: bytes | None = None,
-        reason: str | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
-        self.note_id = note_id
+        self.note_id: str | None = None
         self.folder_id = folder_id
         self.retry_after_ms = retry_after_ms
         self.correlation_id = correlation_id
         self.request_id = request_id
         self.updated_note = updated_note
-        self.reason = reason
 
 
-class Disconnect(Exception):
+class Disconnect(Exception):  # noqa: N818 - centrifuge's name for it
     """Send the answer, if there is one, then close with `close_code`.
 
     `reason` is one word for the metrics and the close frame; `answer` is a

@@ -14,9 +14,16 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, structs
 
 from . import messages
-from .json_members import InvalidMember, NotJson, build, has_surrogates, members, text
+from .json_members import (
+    MemberError,
+    NotJsonError,
+    build,
+    has_surrogates,
+    members,
+    text,
+)
 
-__all__ = ["EVENTS", "Event", "EventRejectReason", "EventRejected", "decode", "encode"]
+__all__ = ["EVENTS", "Event", "EventError", "EventRejectReason", "decode", "encode"]
 
 SERVER: Final = "server"
 """`fromUserId` of an event without one."""
@@ -37,7 +44,7 @@ class EventRejectReason(StrEnum):
     TOO_DEEP = "too_deep"
 
 
-class EventRejected(Exception):
+class EventError(Exception):
     """A malformed event; `reason` says why and `detail` where.
 
     `detail` may quote the event, `field` is a name of this module: the log has only
@@ -222,7 +229,7 @@ def name(event: Event) -> str:
 
 
 def decode(payload: bytes) -> Event:
-    """Read one event. Raises `EventRejected`.
+    """Read one event. Raises `EventError`.
 
     Null in an optional field means absent, unknown keys are ignored, and lone
     surrogates are passed on in relayed data.
@@ -232,29 +239,31 @@ def decode(payload: bytes) -> Event:
         try:
             payload.decode()
         except UnicodeDecodeError:
-            raise EventRejected(EventRejectReason.NOT_UTF8) from None
+            raise EventError(EventRejectReason.NOT_UTF8) from None
     try:
         event: Event = _decoder.decode(payload)
     except msgspec.ValidationError as exc:
-        event = _decode_misfit(payload, str(exc))
+        if not has_surrogates(payload):
+            raise EventError(_misfit(payload), str(exc)) from None
+        event = _decode_members(payload)
     except RecursionError:
-        raise EventRejected(EventRejectReason.TOO_DEEP) from None
+        raise EventError(EventRejectReason.TOO_DEEP) from None
     except msgspec.DecodeError:
         if not has_surrogates(payload):
-            raise EventRejected(EventRejectReason.NOT_JSON) from None
+            raise EventError(EventRejectReason.NOT_JSON) from None
         event = _decode_members(payload)
     return _normalised(event)
 
 
 def _normalised(event: Event) -> Event:
-    """The event without its nulls and its absurd time. Raises `EventRejected`."""
+    """The event without its nulls and its absurd time. Raises `EventError`."""
     instead: dict[str, Any] = {}
     for field in DATA_FIELDS:
         raw = getattr(event, field, UNSET)
         if raw is UNSET or bytes(memoryview(raw)[:1]) == b"{":
             continue
         if not isinstance(event, FolderUpdated) or bytes(raw) != b"null":
-            raise EventRejected(
+            raise EventError(
                 EventRejectReason.INVALID_FIELD, f"{field} is not an object"
             )
         instead[field] = UNSET
@@ -264,26 +273,20 @@ def _normalised(event: Event) -> Event:
     return structs.replace(event, **instead) if instead else event
 
 
-def _decode_misfit(payload: bytes, complaint: str) -> Event:
-    if has_surrogates(payload):
-        return _decode_members(payload)
-    raise EventRejected(_misfit(payload), complaint)
-
-
 def _decode_members(payload: bytes) -> Event:
-    """Read an event with lone surrogates. Raises `EventRejected`."""
+    """Read an event with lone surrogates. Raises `EventError`."""
     try:
         found = members(payload.decode())
-    except NotJson:
-        raise EventRejected(EventRejectReason.NOT_JSON) from None
+    except NotJsonError:
+        raise EventError(EventRejectReason.NOT_JSON) from None
     kind = _KINDS.get(text(found.get("event")) or "")
     if kind is None:
-        raise EventRejected(EventRejectReason.UNKNOWN_EVENT)
+        raise EventError(EventRejectReason.UNKNOWN_EVENT)
     try:
         return build(kind, found)
-    except InvalidMember as invalid:
+    except MemberError as invalid:
         complaint = f"field `{invalid.name}`"
-    raise EventRejected(EventRejectReason.INVALID_FIELD, complaint)
+    raise EventError(EventRejectReason.INVALID_FIELD, complaint)
 
 
 def _misfit(payload: bytes) -> EventRejectReason:
@@ -291,8 +294,6 @@ def _misfit(payload: bytes) -> EventRejectReason:
         kind = msgspec.json.decode(_head.decode(payload)["event"], type=str)
     except (KeyError, msgspec.DecodeError, RecursionError):
         return EventRejectReason.UNKNOWN_EVENT
-    return (
-        EventRejectReason.INVALID_FIELD
-        if kind in _KINDS
-        else EventRejectReason.UNKNOWN_EVENT
-    )
+    if kind in _KINDS:
+        return EventRejectReason.INVALID_FIELD
+    return EventRejectReason.UNKNOWN_EVENT

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 __all__ = [
-    "STRING", "WS", "InvalidMember", "NotJson", "build", "has_surrogates", "mapping",
+    "STRING", "WS", "MemberError", "NotJsonError", "build", "has_surrogates", "mapping",
     "members", "raw_members", "repeats", "text", "unquote",
 ]  # fmt: skip
 
@@ -44,11 +44,11 @@ _raw_members: Final = msgspec.json.Decoder(dict[str, Raw])
 _T = TypeVar("_T", bound=Struct)
 
 
-class NotJson(ValueError):
+class NotJsonError(ValueError):
     """The text is not JSON, or has more values than are read."""
 
 
-class InvalidMember(ValueError):
+class MemberError(ValueError):
     """A member does not fit its field; `name` is the field's."""
 
     def __init__(self, name: str) -> None:
@@ -69,44 +69,44 @@ def repeats(data: bytes, quoted_key: bytes) -> bool:
 def members(source: str) -> dict[str, str]:
     """Return the members of a JSON object, each value as the text it is written in.
 
-    Of a repeated key the last value counts. Raises `NotJson`, also for nesting deeper
-    than the interpreter's recursion limit.
+    Of a repeated key the last value counts. Raises `NotJsonError`, also for nesting
+    deeper than the interpreter's recursion limit.
     """
     if source.count(",") + source.count("[") + source.count("{") > MAX_VALUES:
-        raise NotJson
+        raise NotJsonError
     opened = _open.match(source)
     if opened is None:
-        raise NotJson
+        raise NotJsonError
     found: dict[str, str] = {}
     at = opened.end()
     closed = opened[1] is not None
     while not closed:
         key = _key.match(source, at)
         if key is None or len(found) >= MAX_MEMBERS:
-            raise NotJson
+            raise NotJsonError
         try:
             _, at = _decoder.raw_decode(source, key.end())
         except (ValueError, RecursionError):
-            raise NotJson from None
+            raise NotJsonError from None
         found[unquote(key["key"])] = source[key.end() : at]
         after = _after.match(source, at)
         if after is None or after[1] == "]":
-            raise NotJson
+            raise NotJsonError
         at = after.end()
         closed = after[1] == "}"
     if _end.match(source, at) is None:
-        raise NotJson
+        raise NotJsonError
     return found
 
 
 def unquote(literal: str) -> str:
-    """Read a JSON string; lone surrogates stay in the text. Raises `NotJson`."""
+    """Read a JSON string; lone surrogates stay in the text. Raises `NotJsonError`."""
     if "\\" not in literal:
         return literal[1:-1]
     try:
         found: str = json.loads(literal)
     except ValueError:
-        raise NotJson from None
+        raise NotJsonError from None
     return found
 
 
@@ -121,7 +121,7 @@ def text(literal: str | None) -> str | None:
 
 
 def raw_members(data: bytes) -> Mapping[str, Raw]:
-    """Return the members of a valid JSON object in UTF-8. Raises `NotJson`."""
+    """Return the members of a valid JSON object in UTF-8. Raises `NotJsonError`."""
     try:
         return _raw_members.decode(data)
     except (msgspec.DecodeError, RecursionError):
@@ -129,7 +129,7 @@ def raw_members(data: bytes) -> Mapping[str, Raw]:
 
 
 def mapping(literal: str) -> dict[str, Raw]:
-    """Return the members of a JSON object as raw slices. Raises `NotJson`."""
+    """Return the members of a JSON object as raw slices. Raises `NotJsonError`."""
     found = members(literal)
     return {
         name: Raw(value.encode())
@@ -141,7 +141,7 @@ def mapping(literal: str) -> dict[str, Raw]:
 def build(kind: type[_T], found: Mapping[str, str]) -> _T:
     """Make a struct of an object's members; those it has no field for are ignored.
 
-    Raises `InvalidMember` for a value of the wrong type, text that UTF-8 cannot hold
+    Raises `MemberError` for a value of the wrong type, text that UTF-8 cannot hold
     where text is wanted, and a required member that is missing.
     """
     values = {}
@@ -151,13 +151,13 @@ def build(kind: type[_T], found: Mapping[str, str]) -> _T:
             continue
         try:
             values[name] = read(literal)
-        except (msgspec.DecodeError, NotJson, UnicodeEncodeError, RecursionError):
-            raise InvalidMember(name) from None
+        except (msgspec.DecodeError, NotJsonError, UnicodeEncodeError, RecursionError):
+            raise MemberError(name) from None
     try:
         return kind(**values)
     except TypeError:
         missing = [n for n in kind.__struct_fields__ if n not in values]
-        raise InvalidMember(missing[0]) from None
+        raise MemberError(missing[0]) from None
 
 
 @cache
@@ -183,7 +183,7 @@ def _encodes(name: str) -> bool:
 
 
 def _refuse(word: str) -> NoReturn:
-    raise NotJson(word)
+    raise NotJsonError(word)
 
 
 # parse_int=float: Python refuses to convert more than 4300 digits to an int.

@@ -66,7 +66,7 @@ class Acquisition:
 
 
 async def run_acquire(commands: RedisClient, wanted: Acquisition) -> AcquireResult:
-    """Run the script; raises `RedisUnavailable` or `hiredis.ReplyError`."""
+    """Run the script; raises `RedisUnavailableError` or `hiredis.ReplyError`."""
     leases: list[bytes] = []
     for _ in range(MAX_RUNS):
         answer = await _run(

@@ -14,7 +14,7 @@ import hiredis
 
 from ..telemetry.telemetry import Telemetry
 from .commands import Argument, NodeClient, ReplyCallback
-from .connection import RedisUnavailable
+from .connection import RedisUnavailableError
 from .master import MasterFinder
 from .reconnect import Reconnector
 from .role import Mode, is_unknown_command, role_error
@@ -69,14 +69,14 @@ class RedisClient(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Wait for the replies to all earlier commands; raises `RedisUnavailable`."""
+        """Wait for the replies to earlier commands; raises `RedisUnavailableError`."""
         ...
 
     async def probe(self, channel: bytes, number: int) -> frozenset[bytes]:
         """Publish a probe through every master, and check that each is one.
 
-        Returns the payloads that a sound subscriber hears. Raises `RedisUnavailable`
-        or `hiredis.ReplyError` when nothing is proven.
+        Returns the payloads that a sound subscriber hears. When nothing is proven,
+        raises `RedisUnavailableError` or `hiredis.ReplyError`.
         """
         ...
 
@@ -135,9 +135,9 @@ class MasterClient(NodeClient):
             hello = None
         if role_error(hello, Mode.SERVER):
             self.replace("readonly")
-            raise RedisUnavailable("readonly")
+            raise RedisUnavailableError("readonly")
         if not await self._finder.confirm(self.node):
-            raise RedisUnavailable("unproven")
+            raise RedisUnavailableError("unproven")
         return frozenset({payload})
 
     async def run(self) -> None:

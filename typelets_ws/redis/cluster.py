@@ -16,7 +16,7 @@ import hiredis
 from ..config.redis_address import Node
 from ..telemetry.telemetry import Telemetry
 from .commands import Argument, NodeClient, ReplyCallback, settle
-from .connection import RedisUnavailable
+from .connection import RedisUnavailableError
 from .role import Mode, role_error
 from .slots import redirection, slot_of
 from .topology import ClusterTopology
@@ -122,7 +122,7 @@ class ClusterClient:
     async def probe(self, channel: bytes, number: int) -> frozenset[bytes]:
         """See `RedisClient.probe`."""
         if not self.up:
-            raise RedisUnavailable("down")
+            raise RedisUnavailableError("down")
         expected = set()
         async with asyncio.timeout(None):
             for index, member in enumerate(tuple(self._members.values())):
@@ -131,7 +131,7 @@ class ClusterClient:
                 await member.call(b"PUBLISH", channel, payload)
                 if role_error(await member.call(b"HELLO"), Mode.CLUSTER):
                     self._refresh_due.set()
-                    raise RedisUnavailable("unproven")
+                    raise RedisUnavailableError("unproven")
         return frozenset(expected)
 
     def healthy(self) -> None:
@@ -196,7 +196,7 @@ class ClusterClient:
         member = self._members.get(node) if node is not None else None
         if node is None or member is None:
             self._refresh_due.set()
-            callback(RedisUnavailable("down"))
+            callback(RedisUnavailableError("down"))
         else:
             member.send(partial(self._answer, callback, args, node, tries), *args)
 
@@ -232,7 +232,7 @@ class ClusterClient:
             loop.call_later(TRY_AGAIN_S, self._send, callback, args, tries + 1)
         elif error.startswith("CLUSTERDOWN"):
             self._refresh_due.set()
-            callback(RedisUnavailable("down"))
+            callback(RedisUnavailableError("down"))
         else:
             callback(reply)
 

@@ -1,7 +1,7 @@
 """The connection to one server that carries commands: publishing, leases, nonces.
 
 Invariants. Every command is answered once, with Redis' reply or with
-`RedisUnavailable`, and commands reach Redis in the order of the calls. Without a
+`RedisUnavailableError`, and commands reach Redis in the order of the calls. Without a
 connection they fail at once: the caller decides what follows, and no queue grows here.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import hiredis
 
 from ..telemetry.telemetry import Telemetry
-from .connection import RedisConnection, RedisUnavailable, pack
+from .connection import RedisConnection, RedisUnavailableError, pack
 from .reconnect import Reconnector
 
 __all__ = ["Argument", "NodeClient", "ReplyCallback", "settle"]
@@ -73,14 +73,14 @@ class NodeClient:
     def send(self, callback: ReplyCallback, *args: Argument) -> None:
         """Send a command; `callback` gets the reply, or an exception object.
 
-        It gets `hiredis.ReplyError` for an error reply and `RedisUnavailable`
+        It gets `hiredis.ReplyError` for an error reply and `RedisUnavailableError`
         otherwise, perhaps before `send` returns.
         """
         connection = self._connection
         if connection is None:
-            self._call_back(callback, RedisUnavailable("down"))
+            self._call_back(callback, RedisUnavailableError("down"))
         elif len(connection.waiting) >= MOST_WAITING:
-            self._call_back(callback, RedisUnavailable("full"))
+            self._call_back(callback, RedisUnavailableError("full"))
         else:
             self._sent[args[0]] += 1  # type: ignore[index]  # names are bytes
             connection.write(pack(*args))
@@ -89,7 +89,7 @@ class NodeClient:
     async def call(self, *args: Argument) -> Any:
         """Send a command and wait for its reply.
 
-        Raises `RedisUnavailable`, or `hiredis.ReplyError` for an error reply.
+        Raises `RedisUnavailableError`, or `hiredis.ReplyError` for an error reply.
         """
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.send(partial(settle, answer), *args)
@@ -134,7 +134,7 @@ class NodeClient:
 
     def _lost(self, waiting: deque[tuple[float, ReplyCallback]], reason: str) -> None:
         self._connection = None
-        failure = RedisUnavailable(reason)
+        failure = RedisUnavailableError(reason)
         for _, callback in waiting:
             self._call_back(callback, failure)
         self._notify_lost(reason)

@@ -18,7 +18,7 @@ import hiredis
 
 __all__ = [
     "RedisConnection",
-    "RedisUnavailable",
+    "RedisUnavailableError",
     "pack",
     "redis_key",
 ]
@@ -40,7 +40,7 @@ def pack(*args: bytes | str | int) -> bytes:
     return packed
 
 
-class RedisUnavailable(Exception):
+class RedisUnavailableError(Exception):
     """Redis did not take the command, or it is unknown whether it did.
 
     `reason`: ``down`` (not connected), ``lost`` (the connection broke before the

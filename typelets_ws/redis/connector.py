@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from ..config.redis_address import Node
 from .connection import RedisConnection
 from .dialled import dialled
-from .role import Mode, NotAMaster, role_error
+from .role import Mode, NotMasterError, role_error
 
 __all__ = ["RedisConnector", "close_connection", "node_name"]
 
@@ -60,7 +60,7 @@ class RedisConnector:
         """Connect to `node` (default: the URL's), log in, hand over the transport.
 
         Returns what must be kept while `protocol` is open and then be given to
-        `close_connection`. Raises what redis-py raises, TimeoutError, or `NotAMaster`.
+        `close_connection`. Raises redis-py's errors, TimeoutError, or `NotMasterError`.
         """
         connection = await self._connect(node)
         protocol.node = node_name(connection)
@@ -108,7 +108,7 @@ class RedisConnector:
         reply = await _read(connection)
         error = role_error(reply, self._mode, replica_allowed=self._replica_allowed)
         if error:
-            raise NotAMaster(f"{node_name(connection)}: {error}")
+            raise NotMasterError(f"{node_name(connection)}: {error}")
 
     def _make(self, node: Node | None) -> AbstractConnection:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from typing import Any, Final
 import hiredis
 
 from .client import RedisClient
-from .connection import RedisUnavailable
+from .connection import RedisUnavailableError
 
 __all__ = ["SharedHorizons"]
 
@@ -66,7 +66,7 @@ class SharedHorizons:
                 if match is not None and match[3] == identity.encode():
                     age = max(0.0, self._wall() - int(match[2]) / 1000)
                     found.append((age, int(match[1])))
-        except (RedisUnavailable, hiredis.ReplyError):
+        except (RedisUnavailableError, hiredis.ReplyError):
             return None
         return found
 

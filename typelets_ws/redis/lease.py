@@ -91,7 +91,7 @@ class Lease:
     async def renew(self, pause_s: float) -> bool:
         """Renew, `pause_s` after the last time; False when Redis lost the lease.
 
-        Raises `RedisUnavailable` or `hiredis.ReplyError`.
+        Raises `RedisUnavailableError` or `hiredis.ReplyError`.
         """
         renewed = True
         for bucket in tuple(self._buckets):

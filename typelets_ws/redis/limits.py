@@ -21,7 +21,7 @@ from ..ports import AcquireResult
 from ..telemetry.telemetry import Telemetry
 from .acquire import Acquisition, run_acquire
 from .client import RedisClient
-from .connection import RedisUnavailable
+from .connection import RedisUnavailableError
 from .keys import RedisKeys
 from .lease import TTL_S, Lease
 
@@ -147,7 +147,7 @@ class SharedLimits:
     async def _renew(self, pause_s: float) -> None:
         try:
             renewed = await self._lease.renew(pause_s)
-        except (RedisUnavailable, hiredis.ReplyError) as exc:
+        except (RedisUnavailableError, hiredis.ReplyError) as exc:
             self._check_reply(exc)
             renewed = True
         if not renewed or (self._stale and self._commands.up):
@@ -180,7 +180,7 @@ class SharedLimits:
             if self._config.shared_nonces:
                 key = self._keys.nonce(NO_USER, b"")
                 await call(b"SET", key, b"1", b"NX", b"PX", 1)
-        except (RedisUnavailable, hiredis.ReplyError) as exc:
+        except (RedisUnavailableError, hiredis.ReplyError) as exc:
             self._check_reply(exc)
             return
         if self._refusals == before:
@@ -192,7 +192,7 @@ class SharedLimits:
     ) -> AcquireResult:
         try:
             return await self._run_acquire(user_id, connection_id, session_id)
-        except RedisUnavailable as exc:
+        except RedisUnavailableError as exc:
             self._check_reply(exc)
             return AcquireResult.GRANTED
         except hiredis.ReplyError as exc:
@@ -205,7 +205,7 @@ class SharedLimits:
     async def _run_acquire(
         self, user_id: str, connection_id: str, session_id: str | None
     ) -> AcquireResult:
-        """Raises `RedisUnavailable` or `hiredis.ReplyError`."""
+        """Raises `RedisUnavailableError` or `hiredis.ReplyError`."""
         cluster, revoked = self._keys.cluster, b""
         if session_id is not None:
             revoked = self._keys.revoked(session_id)
@@ -227,7 +227,7 @@ class SharedLimits:
         """Redis' reply; False without one, or for an error."""
         try:
             return await self._commands.call(*args)
-        except (RedisUnavailable, hiredis.ReplyError) as exc:
+        except (RedisUnavailableError, hiredis.ReplyError) as exc:
             self._check_reply(exc)
             return False
 

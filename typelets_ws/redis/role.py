@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import hiredis
 
-__all__ = ["Mode", "NotAMaster", "is_unknown_command", "role_error"]
+__all__ = ["Mode", "NotMasterError", "is_unknown_command", "role_error"]
 
 REPLICA: Final = (b"replica", b"slave")
 
@@ -29,7 +29,7 @@ UNEXPECTED: Final = {
 }
 
 
-class NotAMaster(ConnectionError):
+class NotMasterError(ConnectionError):
     """The server is a replica, or of another kind than the address says."""
 
 

@@ -24,7 +24,7 @@ from .connection import RedisConnection
 from .connector import RedisConnector
 from .master import FailoverHandler
 from .reconnect import Reconnector, Unreported
-from .role import Mode, NotAMaster
+from .role import Mode, NotMasterError
 
 __all__ = ["SentinelMaster"]
 
@@ -148,7 +148,7 @@ class SentinelMaster:
         """Raises when the server does not answer."""
         try:
             await self._connector.ask(node, "PING")
-        except NotAMaster:
+        except NotMasterError:
             return True
         return False
 

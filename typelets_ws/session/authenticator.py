@@ -17,7 +17,7 @@ from ..ports import (
     Clerk,
     Clock,
     Identity,
-    TokenRejected,
+    TokenError,
     TokenRejectReason,
 )
 from ..protocol import messages, replies
@@ -70,7 +70,7 @@ class Authenticator:
             self._check_revoked(identity)
             if session.authenticated:
                 await self._check_revoked_elsewhere(identity)
-        except TokenRejected as rejection:
+        except TokenError as rejection:
             return self._rejected(device, session, rejection, message)
         if session.authenticated:
             if not device.open:
@@ -103,7 +103,7 @@ class Authenticator:
             self.presence.attach(user_id, device)
             attached = True
             return answer
-        except TokenRejected as rejection:
+        except TokenError as rejection:
             return self._rejected(device, session, rejection, message)
         finally:
             if not attached:
@@ -117,7 +117,7 @@ class Authenticator:
         message: messages.Auth,
     ) -> None:
         if acquired is AcquireResult.REVOKED:
-            raise TokenRejected(TokenRejectReason.REVOKED, identity.user_id)
+            raise TokenError(TokenRejectReason.REVOKED, identity.user_id)
         # Revoked during `acquire`, or while Redis was unreachable.
         self._check_revoked(identity)
         if self.presence.is_full(identity.user_id, acquired):
@@ -138,14 +138,14 @@ class Authenticator:
 
     def _check_revoked(self, identity: Identity) -> None:
         if self.revoked.is_revoked(identity.session_id, self.clock.monotonic()):
-            raise TokenRejected(TokenRejectReason.REVOKED, identity.user_id)
+            raise TokenError(TokenRejectReason.REVOKED, identity.user_id)
 
     async def _check_revoked_elsewhere(self, identity: Identity) -> None:
         """Check Redis on a later `auth`; on the first, `SharedLimits.acquire` does."""
         if identity.session_id is None:
             return
         if await self.presence.is_revoked(identity.session_id):
-            raise TokenRejected(TokenRejectReason.REVOKED, identity.user_id)
+            raise TokenError(TokenRejectReason.REVOKED, identity.user_id)
         # The event of the revocation may have arrived meanwhile.
         self._check_revoked(identity)
 
@@ -170,7 +170,7 @@ class Authenticator:
         self,
         device: Device,
         session: Session,
-        rejection: TokenRejected,
+        rejection: TokenError,
         message: messages.Auth,
     ) -> bytes:
         """Log the precise reason; the client gets one of two words."""

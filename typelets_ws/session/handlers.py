@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from ..delivery.hub import Device
-from ..ports import Conflict, FieldChanges, Missing, Store, StoreUnavailable, Updated
+from ..ports import Conflict, FieldChanges, Missing, Store, StoreError, Updated
 from ..protocol import events, messages, replies
 from ..protocol.errors import (
     CONFLICT,
@@ -209,7 +209,7 @@ async def handle(
         return await handler(context, session, message)
     # No refusal may have a name here when it is raised: the frame would hold the
     # refusal, and the refusal, by its traceback, the frame with the message.
-    except StoreUnavailable as exc:
+    except StoreError as exc:
         raise _add_ids(
             ClientError(Code.UNAVAILABLE, failure, correlation_id=new_id()),
             message,

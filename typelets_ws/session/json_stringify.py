@@ -12,9 +12,9 @@ import json
 import re
 from typing import Final, TypeAlias
 
-from ..protocol.json_members import STRING, WS, NotJson, unquote
+from ..protocol.json_members import STRING, WS, NotJsonError, unquote
 
-__all__ = ["MAX_VALUES", "NotJson", "json_stringify"]
+__all__ = ["MAX_VALUES", "NotJsonError", "json_stringify"]
 
 # A note has some 30 values. A message with more values than this is accepted only if
 # it was signed as it is sent; that bounds the time for a hostile one to some 10 ms.
@@ -92,7 +92,7 @@ class _Object:
 
 
 def json_stringify(text: str) -> str:
-    """`JSON.stringify(JSON.parse(text))`. Raises `NotJson`.
+    """`JSON.stringify(JSON.parse(text))`. Raises `NotJsonError`.
 
     The result has no lone surrogates (they are escaped): it can be encoded.
     """
@@ -102,7 +102,7 @@ def json_stringify(text: str) -> str:
     for _ in range(MAX_VALUES):
         found = stack[-1].next(text, at) if stack else _element.match(text, at)
         if found is None:
-            raise NotJson
+            raise NotJsonError
         at = found.end()
         if found["open"]:
             stack.append(_Array() if found["open"] == "[" else _Object())
@@ -112,18 +112,18 @@ def json_stringify(text: str) -> str:
             stack[-1].add(piece)
             after = _after.match(text, at)
             if after is None:
-                raise NotJson
+                raise NotJsonError
             at = after.end()
             if after[1] == ",":
                 break
             if after[1] != stack[-1].end:
-                raise NotJson
+                raise NotJsonError
             piece = stack.pop().close()
         else:
             if _end.match(text, at) is None:
-                raise NotJson
+                raise NotJsonError
             return _joined(piece)
-    raise NotJson
+    raise NotJsonError
 
 
 _encoder: Final = json.JSONEncoder(ensure_ascii=False)

@@ -18,13 +18,12 @@ from typing import Final
 
 from ..config.live import LiveConfig
 from ..config.model import Limits
-from ..ports import Identity, TokenRejected, TokenRejectReason
+from ..ports import Identity, TokenError, TokenRejectReason
 from ..protocol import decoding, replies
 from ..protocol.errors import (
     AUTH_REQUIRED,
     MESSAGE_TOO_LARGE,
     RATE_LIMITED,
-    SIGNATURE_REJECTED,
     ClientError,
     CloseCode,
     Code,
@@ -181,12 +180,7 @@ class Session:
             and self._live.current.messages.require_signed_messages
             and not isinstance(message, Ping)
         ):
-            raise ClientError(
-                Code.SIGNATURE_REJECTED,
-                SIGNATURE_REJECTED,
-                request_id=message.requestId,
-                reason="unsigned",
-            )
+            raise signing.UnsignedError(message.requestId)
 
     def _auth_in_envelope(self, envelope: signing.Envelope) -> Auth:
         """After a drop the web client signs its `auth` with a secret long gone.
@@ -252,7 +246,7 @@ class Session:
             self._rates = rates
             self._window = rates.flood_of(self.user_id, now) or self._window
 
-    def auth_failed(self, rejection: TokenRejected, message: Auth) -> bytes:
+    def auth_failed(self, rejection: TokenError, message: Auth) -> bytes:
         """Return the answer to a failed `auth`. Raises `Disconnect` when it is final.
 
         An expired token may be replaced on the same socket, and a failed re-auth

@@ -23,7 +23,7 @@ from msgspec import Raw, Struct
 
 from ..protocol.errors import SIGNATURE_REJECTED, ClientError, Code
 from ..protocol.json_members import has_surrogates, members
-from .json_stringify import NotJson, json_stringify
+from .json_stringify import NotJsonError, json_stringify
 from .nonces import (
     MAX_AGE_MS,
     NonceMemory,
@@ -73,12 +73,21 @@ class SignatureError(ClientError):
 
     def __init__(self, verdict: SignatureVerdict, request_id: str | None) -> None:
         super().__init__(
-            Code.SIGNATURE_REJECTED,
-            SIGNATURE_REJECTED,
-            request_id=request_id,
-            reason=str(verdict),
+            Code.SIGNATURE_REJECTED, SIGNATURE_REJECTED, request_id=request_id
         )
         self.verdict = verdict
+        self.reason = str(verdict)
+
+
+class UnsignedError(ClientError):
+    """A plain message where signed ones are required."""
+
+    reason = "unsigned"
+
+    def __init__(self, request_id: str | None) -> None:
+        super().__init__(
+            Code.SIGNATURE_REJECTED, SIGNATURE_REJECTED, request_id=request_id
+        )
 
 
 class Envelope(Struct, frozen=True):
@@ -139,7 +148,7 @@ _NUMBER_STARTS: Final = frozenset(b"%c" % c for c in b"-0123456789")
 def _open_slowly(data: bytes) -> _Wire | None:
     try:
         found = members(data.decode())
-    except (NotJson, UnicodeDecodeError):
+    except (NotJsonError, UnicodeDecodeError):
         return None
     names = _Wire.__struct_fields__
     return _Wire(**{k: Raw(found[k].encode()) for k in names if k in found})
@@ -178,7 +187,7 @@ def verify(envelope: Envelope, secrets: Iterable[str]) -> bool:
         tried.append(secret)
     try:
         rewritten = json_stringify(signed.decode()).encode()
-    except (NotJson, UnicodeDecodeError):
+    except (NotJsonError, UnicodeDecodeError):
         return False
     return rewritten != signed and any(_signs(s, rewritten, claimed) for s in tried)
 

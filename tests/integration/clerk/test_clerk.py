@@ -12,10 +12,10 @@ import pytest
 
 from tests.fakes import make_logger
 from tests.tokens import AZP, ISSUER, KeyServer, jwk, key_pair, mint, public_pem
-from typelets_ws.clerk.jwks import KeysUnavailable, http_fetch
+from typelets_ws.clerk.jwks import KeyFetchError, http_fetch
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth
-from typelets_ws.ports import Clock, Identity, TokenRejected, TokenRejectReason
+from typelets_ws.ports import Clock, Identity, TokenError, TokenRejectReason
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
@@ -38,7 +38,7 @@ class Bench:
     async def judge(self, token: str) -> Identity | TokenRejectReason:
         try:
             return await self.clerk.verify(token)
-        except TokenRejected as rejection:
+        except TokenError as rejection:
             return rejection.reason
 
     async def accepts(self, token: str) -> bool:
@@ -308,7 +308,7 @@ async def test_answer_that_drips_is_cut_off() -> None:
     with KeyServer() as server:
         # Each look at the clock is ten seconds after the last.
         fetch = http_fetch(server.url, "", itertools.count(0.0, 10.0).__next__)
-        with pytest.raises(KeysUnavailable, match="timeout"):
+        with pytest.raises(KeyFetchError, match="timeout"):
             await fetch()
 
 

@@ -19,7 +19,7 @@ from tests.integration.delivery.test_recovery import (
 )
 from tests.integration.scene import ALICE
 from tests.redis import RedisServer
-from typelets_ws.dev.postgres import PostgresFailed
+from typelets_ws.dev.postgres import PostgresError
 
 SLOW_AUDIT = {**FAST, "audit_s": 60.0}
 
@@ -36,7 +36,7 @@ def shared_cluster(place: Path) -> Iterator[Cluster]:
     try:
         cluster.start()
         yield cluster
-    except PostgresFailed as error:
+    except PostgresError as error:
         pytest.skip(str(error))
     finally:
         cluster.close()

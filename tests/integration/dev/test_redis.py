@@ -9,7 +9,7 @@ import redis
 
 from tests.daemon import daemon, publish
 from tests.postgres import Database
-from typelets_ws.dev.redis import RedisFailed, RedisServer
+from typelets_ws.dev.redis import RedisServer, RedisServerError
 
 KINDS = ["redis-server", "fakeredis"]
 
@@ -96,5 +96,5 @@ async def test_a_daemon_runs_on_it(
 def test_a_port_that_is_taken_is_named(kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RedisFailed, match=rf"^{kind} .* port {port}\b"):
+        with pytest.raises(RedisServerError, match=rf"^{kind} .* port {port}\b"):
             RedisServer(port).__enter__()

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from tests.postgres import Database
 from typelets_ws.config import model as config
-from typelets_ws.ports import StoreUnavailable
+from typelets_ws.ports import StoreError
 from typelets_ws.postgres.changes import ChangeReader, Unsupported
 from typelets_ws.postgres.store import Store
 from typelets_ws.recovery_ports import (
@@ -478,7 +478,7 @@ async def test_a_role_without_grants_is_reported_so_and_works_on(
         database.execute("GRANT SELECT, UPDATE ON notes TO old_role")
         async with opened(database.url_as("old_role")) as store:
             assert await store.changes.supported() is Unsupported.NO_PRIVILEGE
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(StoreError):
                 await since(store.changes, None)
             assert await store.note_owner(note) == alice
             database.execute("GRANT SELECT ON folders TO old_role")

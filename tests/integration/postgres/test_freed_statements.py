@@ -12,7 +12,7 @@ import pytest
 from tests.fakes import Log
 from tests.postgres import Database
 from typelets_ws.config.model import Database as Settings
-from typelets_ws.ports import StoreUnavailable
+from typelets_ws.ports import StoreError
 from typelets_ws.postgres.store import Store
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
@@ -44,7 +44,7 @@ async def test_the_values_of_statements_that_fail_are_freed(
     async def update(number: int) -> None:
         text = Text("x" * 100_000)
         left.append(weakref.ref(text))
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreError):
             await store.update_note("alice", NOTE, {"content": text})
         del text
 

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from tests.integration.postgres.test_changes import ALICE, opened
 from tests.postgres import Database
-from typelets_ws.ports import Missing, StoreUnavailable, Updated
+from typelets_ws.ports import Missing, StoreError, Updated
 
 
 @pytest.mark.parametrize("prepare", [True, False])
@@ -59,7 +59,7 @@ async def test_a_statement_that_postgres_cannot_run_is_retried_once_only(
             " FOR EACH ROW EXECUTE FUNCTION unsupported()"
         )
         try:
-            with pytest.raises(StoreUnavailable) as caught:
+            with pytest.raises(StoreError) as caught:
                 await store.update_note(ALICE, note, {"title": "x"})
             assert caught.value.reason == "refused"
         finally:

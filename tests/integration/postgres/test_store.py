@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from tests.postgres import Database
 from typelets_ws.config import model as config
-from typelets_ws.ports import Missing, StoreUnavailable, Updated
+from typelets_ws.ports import Missing, StoreError, Updated
 from typelets_ws.postgres import pool as store_pool
 from typelets_ws.postgres.sql import COLUMNS
 from typelets_ws.postgres.store import QueryFailure, Store
@@ -55,7 +55,7 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 
 async def failure(work: Awaitable[object]) -> str:
     """The reason for which the work fails."""
-    with pytest.raises(StoreUnavailable) as caught:
+    with pytest.raises(StoreError) as caught:
         await work
     return caught.value.reason
 
@@ -540,7 +540,7 @@ async def answering(store: Store, seconds: float = 2.0) -> None:
     while True:
         try:
             return await store.ping()
-        except StoreUnavailable:
+        except StoreError:
             assert time.monotonic() < deadline, "it did not come back"
 
 
@@ -885,7 +885,7 @@ async def test_nothing_of_the_database_is_reported(database: Database) -> None:
     try:
         with capture_logs() as lines:
             async with opened(database.url) as store:
-                with pytest.raises(StoreUnavailable) as caught:
+                with pytest.raises(StoreError) as caught:
                     await store.update_note("u", note, {"title": "secret"})
     finally:
         database.execute("ALTER TABLE notes DROP CONSTRAINT short")

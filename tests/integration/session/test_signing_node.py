@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from typelets_ws.protocol.json_members import members
-from typelets_ws.session.json_stringify import NotJson, json_stringify
+from typelets_ws.session.json_stringify import NotJsonError, json_stringify
 from typelets_ws.session.signing import open_envelope, session_secret, verify
 
 ORACLE = r"""
@@ -106,7 +106,7 @@ def node() -> Iterator[Node]:
 def ours(text: str) -> str | None:
     try:
         return json_stringify(text)
-    except NotJson:
+    except NotJsonError:
         return None
 
 
@@ -250,7 +250,7 @@ def test_any_damaged_json_text(node: Node, text: str, data: st.DataObject) -> No
     # The slicing reader and JSON.parse accept the same texts.
     try:
         members('{"a":' + damaged + "}")
-    except NotJson:
+    except NotJsonError:
         assert expected is None
 
 

@@ -17,7 +17,7 @@ from tests.fakes import make_logger
 from tests.tokens import AZP, ISSUER, jwk, key_pair, mint, public_pem
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth
-from typelets_ws.ports import Clock, Identity, TokenRejected, TokenRejectReason
+from typelets_ws.ports import Clock, Identity, TokenError, TokenRejectReason
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
@@ -46,7 +46,7 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
 def judge(token: str, **auth: Any) -> Identity | TokenRejectReason:
     try:
         return at_once(make(**auth).verify(token))
-    except TokenRejected as rejection:
+    except TokenError as rejection:
         return rejection.reason
 
 
@@ -389,7 +389,7 @@ def test_settings_change_from_the_next_token_on() -> None:
     other = token(key=key_pair("other"))
     assert at_once(clerk.verify(token())).user_id == "user_1"
     clerk.reconfigure(Auth(jwt_key=public_pem(), issuer="https://other"))
-    with pytest.raises(TokenRejected, match="wrong_issuer"):
+    with pytest.raises(TokenError, match="wrong_issuer"):
         at_once(clerk.verify(token()))
     clerk.reconfigure(Auth(jwt_key=public_pem(key_pair("other"))))
     assert at_once(clerk.verify(other)).user_id == "user_1"
@@ -401,7 +401,7 @@ def test_settings_change_from_the_next_token_on() -> None:
 def test_nothing_of_a_token_is_reported() -> None:
     stream = io.StringIO()
     forged = token(key=key_pair("forger"), user="user_private")
-    with pytest.raises(TokenRejected) as caught:
+    with pytest.raises(TokenError) as caught:
         at_once(make(stream).verify(forged))
     assert str(caught.value) == "bad_signature"
     assert not stream.getvalue()

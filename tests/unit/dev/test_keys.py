@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from typelets_ws.dev.keys import KeyUnusable, SigningKey
+from typelets_ws.dev.keys import KeyFileError, SigningKey
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,12 @@ def test_a_file_that_is_no_such_key(tmp_path: Path) -> None:
     )
     for content in (b"", b"nonsense", other_kind):
         path.write_bytes(content)
-        with pytest.raises(KeyUnusable, match="delete it"):
+        with pytest.raises(KeyFileError, match="delete it"):
             SigningKey(path)
 
 
 def test_a_place_where_no_key_can_be_made(tmp_path: Path) -> None:
-    with pytest.raises(KeyUnusable, match="No such file or directory"):
+    with pytest.raises(KeyFileError, match="No such file or directory"):
         SigningKey(tmp_path / "missing" / "key.pem")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typelets_ws.protocol import messages
 from typelets_ws.protocol.decoding import decode
 from typelets_ws.protocol.errors import ClientError, Code
-from typelets_ws.protocol.json_members import MAX_VALUES, NotJson, members
+from typelets_ws.protocol.json_members import MAX_VALUES, NotJsonError, members
 
 ID = "00000000-0000-4000-8000-000000000001"
 javascript_text = st.text(st.characters(codec=None), max_size=12)
@@ -133,5 +133,5 @@ def test_members_are_what_json_reads(value: dict[str, Any]) -> None:
 
 
 def test_too_many_values_are_not_read() -> None:
-    with pytest.raises(NotJson):
+    with pytest.raises(NotJsonError):
         members('{"a":[' + "1," * MAX_VALUES + "1]}")

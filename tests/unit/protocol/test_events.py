@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from typelets_ws.protocol import events, messages
-from typelets_ws.protocol.events import EventRejected, EventRejectReason
+from typelets_ws.protocol.events import EventError, EventRejectReason
 
 SYNCS: dict[str, tuple[dict[str, Any], str]] = {
     "note_updated": ({"noteId": "n", "changes": {}, "updatedNote": {}}, "note_sync"),
@@ -22,8 +22,8 @@ SYNCS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def rejection_of(payload: bytes) -> EventRejected:
-    with pytest.raises(EventRejected) as caught:
+def rejection_of(payload: bytes) -> EventError:
+    with pytest.raises(EventError) as caught:
         events.decode(payload)
     return caught.value
 

@@ -99,9 +99,10 @@ def test_an_error_has_only_what_applies() -> None:
     bare = replies.error(ClientError(Code.NOT_FOUND, "x"))
     assert messages.encode(bare) == b'{"type":"error","message":"x","code":"NOT_FOUND"}'
     full = ClientError(
-        Code.UNAVAILABLE, "x", note_id="n", folder_id="f", retry_after_ms=0,
-        correlation_id="c", request_id="",
+        Code.UNAVAILABLE, "x", folder_id="f", retry_after_ms=0, correlation_id="c",
+        request_id="",
     )  # fmt: skip
+    full.note_id = "n"
     assert json.loads(messages.encode(replies.error(full))) == {
         "type": "error", "message": "x", "code": "UNAVAILABLE", "noteId": "n",
         "folderId": "f", "retryAfterMs": 0, "correlationId": "c", "requestId": "",

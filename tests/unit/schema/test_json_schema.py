@@ -91,7 +91,9 @@ def test_client_messages_are_reported_right_from_wrong(
 
 
 def test_an_error_message_fits() -> None:
-    refusal = ClientError(Code.RATE_LIMITED, "Slow down.", retry_after_ms=3, note_id=ID)
+    refusal = ClientError(
+        Code.RATE_LIMITED, "Slow down.", retry_after_ms=3, folder_id=ID
+    )
     text = messages.encode(replies.error(refusal))
     assert complaints("ServerMessage", json.loads(text)) == []
     assert complaints("ServerMessage", {**json.loads(text), "code": "OTHER"})

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakes import FOLDER, NOTE, NOW_MS, UNOWNED, Stubs, live
 from typelets_ws.config.model import Config, Messages
-from typelets_ws.ports import Identity, Missing, StoreUnavailable, Updated
+from typelets_ws.ports import Identity, Missing, StoreError, Updated
 from typelets_ws.protocol import decoding, events, messages
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.protocol.messages import encode
@@ -161,13 +161,13 @@ def test_note_update_that_is_refused() -> None:
 
 def test_a_store_that_is_down_is_reported_with_an_id_for_the_log() -> None:
     world = Stubs()
-    world.store.answer = StoreUnavailable("timeout")
+    world.store.answer = StoreError("timeout")
     message = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
     no = refused(world, message)
     assert (no.code, no.message) == (Code.UNAVAILABLE, "Failed to update note")
     assert len(no.correlation_id or "") == 16
     assert no.note_id == NOTE
-    assert isinstance(no.__cause__, StoreUnavailable)
+    assert isinstance(no.__cause__, StoreError)
 
 
 @pytest.mark.parametrize(

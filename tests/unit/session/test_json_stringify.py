@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from typelets_ws.protocol.json_members import members
-from typelets_ws.session.json_stringify import MAX_VALUES, NotJson, json_stringify
+from typelets_ws.session.json_stringify import MAX_VALUES, NotJsonError, json_stringify
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ NOT_JSON = [
 
 @pytest.mark.parametrize("text", NOT_JSON)
 def test_what_is_not_json_is_refused(text: str) -> None:
-    with pytest.raises(NotJson):
+    with pytest.raises(NotJsonError):
         json_stringify(text)
-    with pytest.raises(NotJson):
+    with pytest.raises(NotJsonError):
         members(text)
-    with pytest.raises(NotJson):
+    with pytest.raises(NotJsonError):
         members('{"a":' + text + "}")
 
 
@@ -128,7 +128,7 @@ def test_a_number_keeps_its_value(value: float) -> None:
 def test_any_text_is_rewritten_or_refused(text: str) -> None:
     try:
         rewritten = json_stringify(text)
-    except NotJson:
+    except NotJsonError:
         return
     assert json.loads(rewritten) == json.loads(text)
 
@@ -136,7 +136,7 @@ def test_any_text_is_rewritten_or_refused(text: str) -> None:
 def test_as_many_values_as_the_bound_are_read() -> None:
     fits = "[" + "1," * (MAX_VALUES - 2) + "1]"
     assert json_stringify(fits) == fits
-    with pytest.raises(NotJson):
+    with pytest.raises(NotJsonError):
         json_stringify("[" + "1," * (MAX_VALUES - 1) + "1]")
 
 
@@ -165,9 +165,9 @@ def test_nesting_up_to_the_bound_is_read() -> None:
 @pytest.mark.timeout(20)
 def test_a_hostile_text_ends(hostile: str) -> None:
     """A few milliseconds each; anything quadratic would run into the timeout."""
-    with contextlib.suppress(NotJson):
+    with contextlib.suppress(NotJsonError):
         json_stringify(hostile)
-    with contextlib.suppress(NotJson):
+    with contextlib.suppress(NotJsonError):
         members('{"a":' + hostile + "}")
 
 
@@ -180,7 +180,7 @@ def test_members_are_the_very_text() -> None:
 
 @pytest.mark.parametrize("text", ["[1]", "", '{"a":1}x', '{"a":1]', '{"a":1 "b":2}'])
 def test_members_of_something_else(text: str) -> None:
-    with pytest.raises(NotJson):
+    with pytest.raises(NotJsonError):
         members(text)
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.fakes import NOW_MS, live
 from typelets_ws.config.live import LiveConfig
 from typelets_ws.config.model import Config, Limits, Messages
-from typelets_ws.ports import Identity, TokenRejected, TokenRejectReason
+from typelets_ws.ports import Identity, TokenError, TokenRejectReason
 from typelets_ws.protocol import messages
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code, Disconnect
 from typelets_ws.session.session import JOINED_NOTES, Session, State
@@ -248,7 +248,7 @@ def test_a_token_of_another_user_ends_it() -> None:
 
 def failed(one: Session, reason: TokenRejectReason) -> dict[str, Any]:
     auth = messages.Auth(requestId="r")
-    answer = json.loads(one.auth_failed(TokenRejected(reason), auth))
+    answer = json.loads(one.auth_failed(TokenError(reason), auth))
     assert answer["requestId"] == "r"
     assert isinstance(answer, dict)
     return answer

@@ -48,6 +48,7 @@ class Recorder:
         self.busy = False
         self.transport = self
         self.least_unread = MAX_SIZE
+        self.read_queue = SimpleNamespace(busy=False)
         self.inbound = Inbound(
             cast(Any, self), cast(Any, self), cast(Any, self),
             ConnectionTimers(LiveConfig(self.config), 0), cast(Any, self), [],
@@ -178,6 +179,7 @@ def test_frames_mean_the_same_however_they_are_cut() -> None:
         expected = same(library(stream))
         recorder = Recorder(rng.choice((1, 2, 64)), rng.choice((1, 20, 65_536)))
         for piece in cut(rng, stream):
+            recorder.read_queue.busy = rng.random() < 0.3
             recorder.feed(piece)
             if rng.random() < 0.5 and recorder.later:
                 recorder.later.pop(0)()
@@ -241,7 +243,7 @@ def ours(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Event:
         log=SimpleNamespace(info=lambda *_, **__: None),
         account=lambda *_: None, allows=lambda _: True, try_accept=lambda *_: None,
         client_address=lambda *_: "", allows_origins=lambda *_: True,
-        requested=lambda *_: None,
+        allows_request=lambda *_: True,
         record_handshake=record, read_upgrade=read_upgrade,
     ))  # fmt: skip
     protocol = HandshakeProtocol(state, None)

@@ -1,8 +1,10 @@
 """Attacks on frames, memory and HTTP. A run begins with no socket open."""
 
 import json
+import socket
 import time
 import zlib
+from contextlib import suppress
 from itertools import count
 
 from .clients import PING, PONG, TEXT, Target, attack, masked
@@ -54,6 +56,28 @@ def deaf_flood(target: Target) -> None:
         for sock in socks:
             sock.setblocking(False)
             sock.send(masked(PONG) * 2_000)
+
+
+@attack("1,000 connections of 5 addresses flood and come back")
+def many_floods(target: Target) -> None:
+    """Each sends a burst whenever it may, and is replaced once it was closed."""
+    socks: list[socket.socket] = []
+    burst = masked(PONG) * 300
+    for number in count():
+        if target.over:
+            return
+        if len(socks) < 1_000:
+            with suppress(OSError):
+                socks.append(target.websocket(f"127.0.6.{number % 5 + 1}"))
+                socks[-1].setblocking(False)
+        for sock in socks[-200:]:
+            try:
+                sock.send(burst)
+            except BlockingIOError:
+                continue
+            except OSError:
+                sock.close()
+                socks.remove(sock)
 
 
 @attack("one account sends frames of 4 MiB")

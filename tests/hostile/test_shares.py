@@ -14,9 +14,12 @@ from tests.daemon import Boot, Device, RunningDaemon, eventually
 from tests.postgres import Database
 from tests.raw import raw
 from tests.tokens import key_pair, mint
+from typelets_ws.websocket import limiter
+from typelets_ws.websocket.fair_share import FairRate
 
 PROXY = {"server": {"port": 0, "drain_seconds": 0.0, "trusted_proxies": ["127.0.0.1"]}}
 HONEST = "198.51.100.7"
+PATHS = ("/health", "/other", "/websocket/status", "/", "/health", "/other")
 
 
 async def arrive(house: RunningDaemon, address: str) -> ClientConnection:
@@ -59,6 +62,52 @@ async def test_ten_addresses_of_silent_clients_do_not_take_every_place(
             answer = await sign_in(house, HONEST, mint(f"user_{number}"))
             assert answer["type"] == "auth_success"
         assert house.figure("evictions_total", reason="unauthenticated") >= 1
+
+
+async def test_many_addresses_with_one_socket_each_keep_no_client_out(
+    boot: Boot,
+) -> None:
+    limits = {"unauthenticated": 20, "accepts_per_second": 100_000}
+    async with boot(**PROXY, limits=limits) as house:
+        silent = [await arrive(house, f"203.0.113.{n}") for n in range(20)]
+        honest = [await arrive(house, f"198.51.100.{n}") for n in range(5)]
+        status, retry_after = await status_of(house, "203.0.113.19")
+        assert (status, retry_after) == (503, "5"), "it has its share"
+        for number, client in enumerate(honest):
+            device = Device(client)
+            await device.receive()
+            answer = await device.auth(mint(f"user_{number}"))
+            assert answer["type"] == "auth_success"
+        for client in silent[:5]:
+            await client.wait_closed()
+            assert client.close_code == 1013
+        for client in (*silent, *honest):
+            await client.close()
+
+
+async def test_plain_requests_are_limited_by_address(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limiter, "LEAST_REQUESTS", 1)
+    monkeypatch.setattr(limiter, "REQUESTS_FACTOR", 1)
+    limits = {"accepts_per_second": 8, "accept_share": 0.5}
+    async with boot(**PROXY, limits=limits) as house:
+        house.daemon.state.limiter._requests = FairRate(3600)
+        honest, other = {"X-Forwarded-For": HONEST}, {"X-Forwarded-For": "203.0.113.1"}
+        assert (await house.get("/health", headers=honest))[0] == 200
+        statuses = [(await house.get(path, headers=other))[0] for path in PATHS]
+        assert statuses == [200, 426, 200, 426, 503, 503]
+        assert (await house.get("/health", headers=honest))[0] == 200
+        assert (await house.get("/health"))[0] == 200, "the proxy's own"
+        assert house.figure("evictions_total", reason="accept_rate") == 2
+    async with boot(limits={"accepts_per_second": 2}) as house:
+        house.daemon.state.limiter._requests = FairRate(3600)
+        statuses = [(await house.get("/health"))[0] for _ in range(3)]
+        assert statuses == [200, 200, 503]
+        with pytest.raises(InvalidStatus):
+            await connect(house.url)
+        other_address = await connect(house.url, local_addr=("127.0.0.2", 0))
+        await other_address.close()
 
 
 async def test_an_ipv6_network_is_one_client(boot: Boot) -> None:
@@ -131,6 +180,25 @@ async def test_floods_before_auth_shut_out_their_address(boot: Boot) -> None:
                 assert await client.close_code() == 4429
         with pytest.raises(InvalidStatus):
             await connect(house.url)
+
+
+async def test_messages_before_auth_are_counted_by_address_over_reconnects(
+    boot: Boot,
+) -> None:
+    limits = {"rate_messages": 10, "user_rate_factor": 1}
+    async with boot(limits=limits) as house:
+        for _ in range(2):
+            async with house.device() as device:
+                answers = [await device.ask({"type": "ping"}) for _ in range(9)]
+        # The first three of each connection are free: 6 and 4 are counted.
+        kinds = [answer.get("code", answer["type"]) for answer in answers]
+        assert kinds == ["pong"] * 7 + ["RATE_LIMITED"] * 2
+        async with house.device("alice") as device:
+            assert await device.barrier() == []
+        async with house.device() as device:
+            for _ in range(40):
+                await device.send({"type": "ping"})
+            assert await device.closed() == 4429
 
 
 async def test_silent_sockets_of_one_address_give_way_to_others(boot: Boot) -> None:

@@ -147,9 +147,7 @@ class Relay:
         if shown.is_stale(key, version, event.exceptConnectionId):
             self.recovery.reread(key)
             return False
-        if version is not None and version > version_at(
-            self.clock.now_ms() + MAX_AHEAD_MS
-        ):
+        if version is not None and version > self._latest_time():
             self.recovery.reread(key)
         known = shown.get(key)
         if known is not None and known.gone:

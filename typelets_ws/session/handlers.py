@@ -73,11 +73,10 @@ async def auth(
 async def join_note(
     context: Context, session: Session, message: messages.JoinNote
 ) -> Outcome:
-    """Check ownership and remember the note."""
+    """Check ownership. Nothing is kept: joined or not, a device gets all changes."""
     note_id = uuid(message.noteId, "noteId")
     if await context.store.note_owner(note_id) != session.user_id:
         raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
-    session.join(note_id)
     return Outcome(
         messages.NoteJoined(
             noteId=str(message.noteId), requestId=messages.echo(message)
@@ -86,10 +85,10 @@ async def join_note(
 
 
 async def leave_note(
-    _context: Context, session: Session, message: messages.LeaveNote
+    _context: Context, _session: Session, message: messages.LeaveNote
 ) -> Outcome:
-    """Forget the note; leaving a note that was never joined is allowed."""
-    session.leave(uuid(message.noteId, "noteId"))
+    """Answer; leaving a note that was never joined is allowed."""
+    uuid(message.noteId, "noteId")
     return Outcome(
         messages.NoteLeft(noteId=str(message.noteId), requestId=messages.echo(message))
     )

@@ -2,13 +2,13 @@
 
 A nonce is remembered until a message with its timestamp is too old to be accepted,
 also after its connection has ended, and is never evicted earlier: beyond the bound new
-ones are refused. The bound is per user, so users do not evict each other's nonces.
+ones are refused. The bound is per user, so users do not evict each other's nonces. All
+users together hold at most twice `MOST_NONCES`: beyond it, a user with more than an
+equal share gets no more.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from enum import StrEnum
-from functools import partial
 from hashlib import blake2b
 from math import ceil
 from typing import Final
@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 MAX_AGE_MS: Final = 300_000
+MOST_NONCES: Final = 1_000_000
+"""Of all users, before shares are enforced: some 110 bytes each."""
 _BUCKET_MS: Final = 10_000
 
 
@@ -55,16 +57,22 @@ class NonceMemory:
 
     Each is kept in a bucket of ten seconds by the moment from which its message is too
     old anyway, so that the expired ones go a bucket at a time, up to ten seconds late.
-    `expire` is called before a memory that was empty takes its first nonce.
+    `all_users` counts those of all users.
     """
 
-    __slots__ = ("__weakref__", "_buckets", "_keep", "_live", "_size", "_swept")
+    __slots__ = (
+        "__weakref__", "_all_users", "_buckets", "_live", "_size", "_swept", "user_id",
+    )  # fmt: skip
 
     def __init__(
-        self, live: LiveConfig, keep: "Callable[[NonceMemory], None] | None" = None
+        self,
+        live: LiveConfig,
+        user_id: str = "",
+        all_users: "NonceRegistry | None" = None,
     ) -> None:
         self._live = live
-        self._keep = keep
+        self.user_id = user_id
+        self._all_users = all_users
         self._buckets: dict[int, set[bytes]] = {}
         self._size = 0
         self._swept = 0
@@ -84,8 +92,8 @@ class NonceMemory:
                 return NonceVerdict.USED
         if self._size >= self._live.current.limits.nonces_per_user:
             return NonceVerdict.FULL
-        if not self._size and self._keep is not None:
-            self._keep(self)
+        if self._all_users is not None and not self._all_users.take(self, now_ms):
+            return NonceVerdict.FULL
         last = int((timestamp_ms + MAX_AGE_MS) // _BUCKET_MS)
         self._buckets.setdefault(last, set()).add(key)
         self._size += 1
@@ -98,7 +106,10 @@ class NonceMemory:
             return
         self._swept = current
         for last in [last for last in self._buckets if last < current]:
-            self._size -= len(self._buckets.pop(last))
+            expired = len(self._buckets.pop(last))
+            self._size -= expired
+            if self._all_users is not None:
+                self._all_users.total -= expired
 
 
 class NonceRegistry:
@@ -111,26 +122,40 @@ class NonceRegistry:
     them than users that count.
     """
 
-    __slots__ = ("_known", "_live", "_unexpired")
+    __slots__ = ("_known", "_live", "_unexpired", "total")
 
     def __init__(self, live: LiveConfig) -> None:
         self._live = live
         self._known: WeakValueDictionary[str, NonceMemory] = WeakValueDictionary()
         self._unexpired: OrderedDict[str, NonceMemory] = OrderedDict()
+        self.total = 0
+        """Nonces of all users."""
 
     def __len__(self) -> int:
         return len(self._known)
 
     def of(self, user_id: str, now_ms: int) -> NonceMemory:
         """The memory of this user."""
+        self._expire_some(now_ms)
+        known = self._known.get(user_id)
+        if known is None:
+            known = NonceMemory(self._live, user_id, self)
+            self._known[user_id] = known
+        return known
+
+    def take(self, memory: NonceMemory, now_ms: int) -> bool:
+        """Count one more nonce of a memory; False when it has too many already."""
+        if self.total >= MOST_NONCES:
+            self._expire_some(now_ms)
+            if len(memory) > MOST_NONCES // max(1, len(self._unexpired)):
+                return False
+        self.total += 1
+        self._unexpired.setdefault(memory.user_id, memory)
+        return True
+
+    def _expire_some(self, now_ms: int) -> None:
         for _ in range(min(2, len(self._unexpired))):
             user, memory = self._unexpired.popitem(last=False)
             memory.expire(now_ms)
             if len(memory):
                 self._unexpired[user] = memory
-        known = self._known.get(user_id)
-        if known is None:
-            keep = partial(self._unexpired.__setitem__, user_id)
-            known = NonceMemory(self._live, keep)
-            self._known[user_id] = known
-        return known

@@ -39,6 +39,11 @@ class SlidingWindow:
         self._served: list[float] = []
         self._refused: list[float] = []
 
+    @property
+    def served(self) -> int:
+        """How many were served within the window."""
+        return len(self._served)
+
     def count(self, now: float) -> RateVerdict:
         """Count one arrival at `now` (must not go backwards)."""
         self._last = now

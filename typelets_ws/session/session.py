@@ -32,13 +32,13 @@ from ..protocol.errors import (
 from ..protocol.messages import Auth, ClientMessage, Ping
 from . import signing
 from .rate_limit import ByteWindow, RateVerdict, SlidingWindow
-from .user_rates import UserRate, UserRates
+from .user_rates import RateOfAddress, UserRate, UserRates
 
 __all__ = ["Received", "Session", "State"]
 
-JOINED_NOTES: Final = 1_000
-"""More notes than a person has open; the longest joined is forgotten first."""
 FAILED_TRIES: Final = 3
+FEW_MESSAGES: Final = 3
+"""Of a connection without a user that do not count for its address: honest ones."""
 SMALL_BYTES: Final = 4_096
 """Smaller messages do not count in bytes: the flood limit lets 4 MB of them through."""
 FORGED_BYTES: Final = 5_000
@@ -65,9 +65,9 @@ class Session:
     """The state of one client."""
 
     __slots__ = (
+        "_address_rate",
         "_bytes",
         "_failed_tries",
-        "_joined",
         "_limits",
         "_live",
         "_nonces",
@@ -95,7 +95,7 @@ class Session:
         self._secrets: signing.Secrets | None = None
         self._registry: signing.NonceRegistry | None = None
         self._nonces: signing.NonceMemory | None = None
-        self._joined: dict[str, None] | None = None
+        self._address_rate: RateOfAddress | None = None
         self._rates: UserRates | None = None
         self._user_rate: UserRate | None = None
 
@@ -127,20 +127,28 @@ class Session:
             of_bytes = self._byte_window.count(size, now)
             if of_bytes > verdict:
                 verdict, retry_after = of_bytes, self._byte_window.retry_after
-        if self._rates is not None:
-            if verdict is RateVerdict.FLOOD:
-                self._rates.remember_flood(self.user_id, self._window, now)
-            if self._user_rate is None:
-                # Not before the first message: most devices only listen.
-                self._user_rate = self._rates.of(self.user_id, now)
-            of_user = self._user_rate.arrive(now)
+        if verdict is RateVerdict.FLOOD and self._rates is not None:
+            self._rates.remember_flood(self.user_id, self._window, now)
+        rate = self._user_rate or self._find_rate(now)
+        if rate is not None:
+            of_user = rate.arrive(now)
+            if size > SMALL_BYTES:
+                rate.charge(size * limits.rate_messages // limits.rate_bytes)
             if of_user > verdict:
-                verdict, retry_after = of_user, self._user_rate.retry_after
+                verdict, retry_after = of_user, rate.retry_after
         if verdict is not RateVerdict.SERVED:
             return _rate_refusal(verdict, retry_after(now))
         if size > limits.message_bytes:
             return ClientError(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
         return None
+
+    def _find_rate(self, now: float) -> UserRate | None:
+        """The user's count or the address's, once one is needed: most only listen."""
+        if self._rates is not None:
+            self._user_rate = self._rates.of(self.user_id, now)
+        elif self._address_rate is not None and self._window.served > FEW_MESSAGES:
+            self._user_rate = self._address_rate(now)
+        return self._user_rate
 
     @property
     def _byte_window(self) -> ByteWindow:
@@ -237,6 +245,10 @@ class Session:
         self._failed_tries = 0
         return self._secrets.issue(message.token or "", identity.user_id, now_ms)
 
+    def limit_address(self, rate: RateOfAddress) -> None:
+        """Count what comes before a user is known for the address as well."""
+        self._address_rate = rate
+
     def limit_user(self, rates: UserRates, now: float) -> None:
         """Count what comes from now on for the user as well.
 
@@ -244,6 +256,7 @@ class Session:
         """
         if self._rates is None:
             self._rates = rates
+            self._address_rate = self._user_rate = None
             self._window = rates.flood_of(self.user_id, now) or self._window
 
     def auth_failed(self, rejection: TokenError, message: Auth) -> bytes:
@@ -260,19 +273,6 @@ class Session:
             self.state = State.CLOSED
             raise Disconnect(CloseCode.UNAUTHENTICATED, "auth_failed", answer)
         return answer
-
-    def join(self, note_id: str) -> None:
-        """Remember a note as open on this device."""
-        if self._joined is None:
-            self._joined = {}
-        self._joined[note_id] = None
-        if len(self._joined) > JOINED_NOTES:
-            del self._joined[next(iter(self._joined))]
-
-    def leave(self, note_id: str) -> None:
-        """Forget a joined note."""
-        if self._joined is not None:
-            self._joined.pop(note_id, None)
 
     def close(self) -> None:
         """Accept no more messages."""

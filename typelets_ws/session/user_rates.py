@@ -1,23 +1,29 @@
 """Messages of a user over all connections and reconnects. Pure: time is an argument.
 
+The same is kept of each address, for messages before `auth`.
+
 Invariants. A user's messages are counted in one place per process, whichever connection
 they come by, and the count outlives the connection. A connection that was closed for a
 flood leaves its window to the user's next connections, so that coming back gains
-nothing. A user with no connection and no message within the window is forgotten. Per
+nothing. A user with no connection and no message within the window is forgotten; at
+most `MOST_KEPT` without a connection are remembered. Per
 process, not in Redis: a count for each message would cost a command each, and a user's
 connections are bounded over all processes by `devices_per_user`.
 Times are monotonic, in seconds. (spec section 5)
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
 from ..config.live import LiveConfig
 from .rate_limit import FLOOD_FACTOR, RateVerdict, SlidingWindow
 
-__all__ = ["UserRate", "UserRates"]
+__all__ = ["RateOfAddress", "UserRate", "UserRates"]
 
+MOST_KEPT: Final = 20_000
+"""1 KB each."""
 SLOTS: Final = 30
 """The window in parts: a count is forgotten up to a part late, never early."""
 
@@ -81,6 +87,10 @@ class UserRate:
             self._refused -= refused
 
 
+RateOfAddress = Callable[[float], UserRate | None]
+"""Returns the count of an address at a time; None for a proxy's."""
+
+
 class UserRates:
     """The counts of all users with a connection or a recent message."""
 
@@ -103,6 +113,8 @@ class UserRates:
                 self._recent[user] = rate
         rate = self._known.get(user_id) or UserRate(*self._rate)
         self._known[user_id] = self._recent[user_id] = rate
+        if len(self._recent) > MOST_KEPT:
+            self._recent.popitem(last=False)
         return rate
 
     def remember_flood(self, user_id: str, window: SlidingWindow, now: float) -> None:
@@ -110,6 +122,8 @@ class UserRates:
         self._refresh()
         self._floods[user_id] = (now + self._rate[1], window.without_refused())
         self._floods.move_to_end(user_id)
+        if len(self._floods) > MOST_KEPT:
+            self._floods.popitem(last=False)
         self._forget_floods(now)
 
     def flood_of(self, user_id: str, now: float) -> SlidingWindow | None:

@@ -14,6 +14,7 @@ class joins them, and is the `Device` of the hub. Invariants:
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from websockets.extensions import Extension
@@ -75,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._timers = timers = ConnectionTimers(state.live, state.monotonic())
         self.connection_id = new_id()
         self._session = Session(self.connection_id, state.live)
+        self._session.limit_address(partial(state.rate_of, address))
         dispatcher = Dispatcher(self, self._session, state.context)
         self.dispatcher = dispatcher
         self._inbound = Inbound(self, writer, dispatcher, timers, state, extensions)
@@ -97,6 +99,7 @@ class Connection(asyncio.Protocol):
             state.observe_end("1006", "lost", self.log_fields)
         self._detach()
         state.timer_wheel.cancel(self)
+        state.read_queue.discard(self)
         state.discard(self)
         state.limiter.release(self._address, self)
         self.release()
@@ -118,9 +121,10 @@ class Connection(asyncio.Protocol):
 
     def read_on(self) -> None:
         """See `endpoint.Endpoint`."""
-        self._state.flush_queue.call_soon(self._read_rest)
+        self._state.read_queue.add(self)
 
-    def _read_rest(self) -> None:
+    def read_rest(self) -> None:
+        """See `read_queue.Reader`."""
         if self.open:
             self._inbound.resume()
 
@@ -285,5 +289,5 @@ class Connection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """See `state.ClientSocket`."""
+        """See `sockets.ClientSocket`."""
         return self.dispatcher.busy

@@ -1,8 +1,9 @@
 """Fair shares of slots and rates between addresses. Pure: time is an argument.
 
 Invariants. An address may take all while no other one asks; under contention
-no address keeps more than its share. A limit is an argument and may change between
-calls. Memory is bounded: `FairSlots` by its limit,
+no address keeps more than its share. When all have one slot, the oldest gives way to an
+address without: many addresses with one slot each shut no client out. A limit is an
+argument and may change between calls. Memory is bounded: `FairSlots` by its limit,
 `FairRate` by twice its rate, `Strikes` by its number of keys. Keys come from
 `addresses.limit_key`. Tested by tests/unit/websocket/test_fair_share.py.
 (spec section 5)
@@ -39,14 +40,15 @@ class FairSlots(Generic[H]):
         return len(self._holders.get(key, ()))
 
     def allows(self, key: str, limit: int) -> bool:
-        """Whether one of `limit` slots is free, or held by an address with more."""
-        return self._used < limit or self._largest > self.held(key) + 1
+        """Whether one of `limit` slots is free, or another address can spare one."""
+        held = self.held(key)
+        return self._used < limit or not held or self._largest > held + 1
 
     def acquire(self, key: str, holder: H, limit: int) -> H | None:
         """Take a slot; return the holder that must give way for it, if one must.
 
-        That is the oldest of the address with the most slots, and it has no slot any
-        more. Call only when `allows` says so.
+        That is the oldest of the address with the most slots, of several the one that
+        got there first. It has no slot any more. Call only when `allows` says so.
         """
         evicted = None if self._used < limit else self._evict()
         holders = self._holders.setdefault(key, {})
@@ -65,6 +67,13 @@ class FairSlots(Generic[H]):
         if not holders:
             del self._holders[key]
         self._resize(key, len(holders) + 1, len(holders))
+
+    def replace(self, key: str, holder: H, successor: H) -> None:
+        """Give a slot to another holder of the same address, if `holder` has one."""
+        holders = self._holders.get(key)
+        if holders is not None and holder in holders:
+            del holders[holder]
+            holders[successor] = None
 
     def _evict(self) -> H:
         key = next(iter(self._by_size[self._largest]))

@@ -8,7 +8,7 @@ accept for both together. Invariants:
    without extensions is answered by `wire.upgrade`, everything else by the library;
    tests/fuzz/test_segmentation.py compares both with the library alone.
 3. After an answer input is read and discarded, so that the answer is not lost to a
-   reset; the socket is aborted `limits.abort_s` later.
+   reset; the socket is aborted `limits.abort_s` later. Until then it is counted.
 """
 
 import asyncio
@@ -27,6 +27,8 @@ from ..wire.request import RequestReader
 from ..wire.upgrade import SUBPROTOCOL
 from .connection import Connection
 from .http import head_only, method_not_allowed, text_response
+from .limiter import LimiterVerdict
+from .sockets import PendingSocket
 from .state import ServerState
 
 __all__ = ["HandshakeProtocol"]
@@ -48,11 +50,13 @@ class HandshakeProtocol(asyncio.Protocol):
     """Answers one HTTP request; an accepted upgrade goes on as a `Connection`."""
 
     __slots__ = (
+        "_accepted",
         "_address",
         "_answered",
         "_deadline",
         "_peer",
         "_reader",
+        "_refused",
         "_state",
         "_transport",
         "slot",
@@ -61,14 +65,23 @@ class HandshakeProtocol(asyncio.Protocol):
     open = False
     busy = False
 
-    def __init__(self, state: ServerState, deadline: float | None = None) -> None:
-        """`deadline` on the monotonic clock; None: `limits.handshake_s` from now."""
+    def __init__(
+        self,
+        state: ServerState,
+        deadline: float | None = None,
+        accepted: PendingSocket | None = None,
+    ) -> None:
+        """`deadline` on the monotonic clock; None: `limits.handshake_s` from now.
+
+        `accepted` is the socket as it was counted during its TLS handshake.
+        """
         if deadline is None:
             deadline = state.monotonic() + state.config.limits.handshake_s
         self._state = state
+        self._accepted = accepted
         self._deadline = deadline
         self._reader: RequestReader | None = None
-        self._answered = False
+        self._answered = self._refused = False
         self.slot = 0
 
     # The socket.
@@ -79,7 +92,11 @@ class HandshakeProtocol(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._peer = ClientAddresses.peer(transport.get_extra_info("peername"))
         state.timer_wheel.schedule(self, self._deadline)
-        state.add_socket(self, self._peer)
+        if self._accepted is None:
+            state.add_socket(self, self._peer)
+        else:
+            state.replace_socket(self._accepted, self, self._peer)
+            self._accepted = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything: the socket is gone."""
@@ -100,6 +117,11 @@ class HandshakeProtocol(asyncio.Protocol):
         self._transport.abort()
         return None
 
+    def refuse(self, reason: str) -> None:
+        """Answer 503 to the first bytes: clients fail on an answer before them."""
+        self._state.refuse_handshake(reason, self._peer)
+        self._refused = True
+
     def evict(self, reason: str) -> None:
         """Answer 503 and close: the place is needed for other clients."""
         if self._answered:
@@ -112,7 +134,7 @@ class HandshakeProtocol(asyncio.Protocol):
         self._transport.close()
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """See `state.ClientSocket`; an HTTP request knows no close code."""
+        """See `sockets.ClientSocket`; an HTTP request knows no close code."""
         self._transport.close()
 
     def abort(self) -> None:
@@ -135,7 +157,12 @@ class HandshakeProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read the request; input behind an answer is discarded."""
-        if self._answered or (self._reader is None and self._fast_handshake(data)):
+        if self._answered:
+            return
+        if self._refused:
+            self._respond(self._state.busy_response())
+            return
+        if self._reader is None and self._fast_handshake(data):
             return
         reader = self._reader
         if reader is None:
@@ -169,13 +196,18 @@ class HandshakeProtocol(asyncio.Protocol):
 
     def _answer(self, request: Request, reader: RequestReader) -> None:
         state = self._state
+        address = self._client(request)
+        if not state.allows_request(self._peer, address):
+            state.refuse_handshake(LimiterVerdict.RATE, address)
+            self._respond(state.busy_response())
+            return
         if request.method not in {"GET", "HEAD"}:
             self._respond(method_not_allowed())
             return
         upgrade = request.method == "GET" and "Upgrade" in request.headers
         response = state.endpoints.answer(request, admin=False)
         if response is None and upgrade and not reader.has_body:
-            self._handshake(request, reader)
+            self._handshake(request, reader, address)
             return
         if response is None and upgrade:
             response = text_response(400, "An upgrade has no body.\n")
@@ -184,14 +216,9 @@ class HandshakeProtocol(asyncio.Protocol):
             response.headers["Upgrade"] = "websocket"
         self._respond(head_only(response) if request.method == "HEAD" else response)
 
-    def _handshake(self, request: Request, reader: RequestReader) -> None:
+    def _handshake(self, request: Request, reader: RequestReader, address: str) -> None:
         """Have the library judge the upgrade."""
         state, server = self._state, self._state.config.server
-        address = state.client_address(
-            self._peer,
-            ",".join(request.headers.get_all("X-Forwarded-For")),
-            ",".join(request.headers.get_all("X-Real-IP")[-1:]),
-        )
         library = ServerProtocol(
             select_subprotocol=_select_subprotocol,
             extensions=[DEFLATE] if server.permessage_deflate else None,
@@ -211,6 +238,14 @@ class HandshakeProtocol(asyncio.Protocol):
         else:
             extensions = list(library.extensions)
             self._upgrade(response.serialize(), address, extensions, reader.rest)
+
+    def _client(self, request: Request) -> str:
+        """The address that the request counts for."""
+        return self._state.client_address(
+            self._peer,
+            ",".join(request.headers.get_all("X-Forwarded-For")),
+            ",".join(request.headers.get_all("X-Real-IP")[-1:]),
+        )
 
     def _upgrade(
         self, response: bytes, address: str, extensions: list[Extension], rest: bytes
@@ -234,7 +269,6 @@ class HandshakeProtocol(asyncio.Protocol):
         """Send an answer and half-close; abort soon."""
         state, transport = self._state, self._transport
         state.record_handshake(str(response.status_code))
-        state.requested(self, self._peer)
         self._answered = True
         if self._reader is not None:
             self._reader.close()

@@ -26,6 +26,10 @@ RETRY_AFTER_S: Final = 5.0
 """For a client that is refused because everything is taken."""
 TOKENS_WINDOW_S: Final = 60.0
 """Refused tokens are counted by the minute (spec section 5)."""
+REQUESTS_FACTOR: Final = 4
+"""Sockets accepted in a second, as a multiple of handshakes: 2,000 plain requests take
+a third of a core. Health checks go on while the handshakes of a second are taken."""
+LEAST_REQUESTS: Final = 100
 MAX_ADDRESSES: Final = 10_000
 """Addresses whose refused tokens are remembered: 2 MB."""
 
@@ -73,6 +77,7 @@ class ConnectionLimiter:
         self._addresses: Counter[str] = Counter()
         self._slots: FairSlots[LimitedSocket] = FairSlots()
         self._accepts = FairRate(1.0)
+        self._requests = FairRate(1.0)
         self._tokens = Strikes(TOKENS_WINDOW_S, MAX_ADDRESSES)
         self.total = 0
 
@@ -100,6 +105,13 @@ class ConnectionLimiter:
         self._addresses[key] += 1
         evicted = self._slots.acquire(key, holder, limits.unauthenticated)
         return Entry(LimiterVerdict.OPEN, evicted)
+
+    def allows_request(self, address: str, now: float) -> bool:
+        """Count a socket, or a request by a proxy, at `now`; False: too many."""
+        limits = self._live.current.limits
+        limit = max(LEAST_REQUESTS, REQUESTS_FACTOR * limits.accepts_per_second)
+        key = limit_key(address)
+        return self._requests.try_acquire(key, now, limit, limits.accept_share)
 
     def authenticated(self, address: str, holder: LimitedSocket) -> None:
         """The connection has authenticated."""

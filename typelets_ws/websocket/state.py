@@ -7,7 +7,7 @@ in a metric and logged here, in one place.
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from math import ceil
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from websockets.http11 import Response
 
@@ -18,6 +18,7 @@ from ..fastpaths import ALL, FastPaths
 from ..protocol import messages
 from ..protocol.errors import CloseCode, Disconnect
 from ..session.context import Context
+from ..session.user_rates import UserRate, UserRates
 from ..wire.frames import is_pong, no_pong, no_text, whole_text
 from ..wire.upgrade import Upgrade, read_no_upgrade, read_upgrade
 from .fair_share import FairSlots
@@ -25,43 +26,13 @@ from .flush_queue import FlushQueue
 from .http import Endpoints, text_response
 from .limiter import RETRY_AFTER_S, ConnectionLimiter, LimiterVerdict
 from .memory import Holder, MemoryBudget
+from .read_queue import ReadQueue
+from .sockets import ClientSocket, PendingSocket
 from .timer_wheel import TimerWheel
 
-__all__ = ["ClientSocket", "ServerState"]
+__all__ = ["ServerState"]
 
 SECURITY_CLOSES: Final = frozenset({"flood", "other_user", "too_many_devices"})
-
-
-class ClientSocket(Protocol):
-    """A socket from its accept to its loss."""
-
-    slot: int
-
-    @property
-    def open(self) -> bool:
-        """True while it is a WebSocket connection and not closing."""
-        ...
-
-    @property
-    def busy(self) -> bool:
-        """True while one of its messages is being handled."""
-        ...
-
-    def on_timer(self, now: float) -> float | None:
-        """See `timer_wheel.Timed`."""
-        ...
-
-    def close(self, code: CloseCode, reason: str) -> None:
-        """Start closing."""
-        ...
-
-    def abort(self) -> None:
-        """Cut the socket."""
-        ...
-
-
-class PendingSocket(ClientSocket, Holder, Protocol):
-    """A socket before its handshake; `evict` answers 503 and closes."""
 
 
 class ServerState:
@@ -83,6 +54,7 @@ class ServerState:
         self.endpoints = endpoints
         self.timer_wheel = timer_wheel
         self.flush_queue = flush_queue
+        self.read_queue = ReadQueue(flush_queue.call_soon)
         self.live = live = context.live
         self.read_upgrade = read_upgrade if fast.upgrade else read_no_upgrade
         self.whole_text = whole_text if fast.frames else no_text
@@ -96,7 +68,9 @@ class ServerState:
         self.memory = MemoryBudget(live)
         self.connections: set[ClientSocket] = set()
         self._sockets: FairSlots[PendingSocket] = FairSlots()
-        """Sockets without a whole request, by the address of the peer."""
+        """Sockets that are no connection, by the address of the peer."""
+        self._rates = UserRates(live)
+        """Messages before `auth`, by address."""
         self._relief_due = False
         self.sent_bytes = 0
         """Bytes written since `Daemon.refresh_status` last added them to the metric."""
@@ -118,12 +92,13 @@ class ServerState:
     def add_socket(self, socket: PendingSocket, peer: str) -> None:
         """Count a socket that was accepted from this address.
 
-        Refuses it, or another one, when there are too many. Sockets of a trusted proxy
-        do not count for an address: it forwards requests of many clients.
+        Refuses it, or another one, when there are too many, or too many in a second.
+        Sockets of a trusted proxy do not count for an address: it forwards requests of
+        many clients.
         """
         limits = self.config.limits
         self.connections.add(socket)
-        # A refused socket lingers until its answer is read: the sum is bounded as well.
+        # Sockets of proxies have no share: the sum is bounded as well.
         room = limits.connections + limits.unauthenticated + 2 * limits.handshakes
         if len(self.connections) > room:
             self.refuse_handshake(LimiterVerdict.SOCKETS, peer)
@@ -138,16 +113,30 @@ class ServerState:
         evicted = self._sockets.acquire(key, socket, limits.handshakes)
         if evicted is not None:
             evicted.evict(LimiterVerdict.SOCKETS)
+        if not self.limiter.allows_request(peer, self.monotonic()):
+            socket.refuse(LimiterVerdict.RATE)
 
-    def requested(self, socket: PendingSocket, peer: str) -> None:
-        """Take note that the socket's request has come."""
-        self._sockets.release(limit_key(peer), socket)
+    def replace_socket(
+        self, socket: PendingSocket, successor: PendingSocket, peer: str
+    ) -> None:
+        """Count `successor` in place of a socket: its TLS handshake is over."""
+        self._sockets.replace(limit_key(peer), socket, successor)
+        self.connections.add(successor)
 
     def discard_socket(self, socket: PendingSocket, peer: str) -> None:
         """Count a socket no more: it is gone, or has become a connection."""
-        self.requested(socket, peer)
+        self._sockets.release(limit_key(peer), socket)
         self.discard(socket)
         self.memory.report(socket, 0)
+
+    def allows_request(self, peer: str, address: str) -> bool:
+        """Count a request that a proxy forwards for this address.
+
+        One that came directly was counted as a socket.
+        """
+        if address == peer or self._addresses.trusts(address):
+            return True
+        return self.limiter.allows_request(address, self.monotonic())
 
     def discard(self, connection: ClientSocket) -> None:
         """Count a connection no more."""
@@ -157,6 +146,12 @@ class ServerState:
         """Count a refused token, unless the address is that of a trusted proxy."""
         if not self._addresses.trusts(address):
             self.limiter.token_refused(address, self.monotonic())
+
+    def rate_of(self, address: str, now: float) -> UserRate | None:
+        """Return the count of messages before `auth`; None for a trusted proxy."""
+        if self._addresses.trusts(address):
+            return None
+        return self._rates.of(limit_key(address), now)
 
     def account(self, holder: Holder) -> None:
         """Take note of the bytes that a holder holds; evict when they are too many."""

@@ -65,7 +65,7 @@ class TlsListener:
 
 
 class _AcceptedSocket:
-    """A socket during its TLS handshake; a `state.PendingSocket`."""
+    """A socket during its TLS handshake; a `sockets.PendingSocket`."""
 
     __slots__ = ("_deadline", "_peer", "_sock", "_state", "slot")
 
@@ -100,7 +100,7 @@ class _AcceptedSocket:
             state.discard_socket(self, self._peer)
 
     def _protocol(self) -> HandshakeProtocol:
-        return HandshakeProtocol(self._state, self._deadline)
+        return HandshakeProtocol(self._state, self._deadline, self)
 
     def on_timer(self, now: float) -> float | None:
         """Cut a client whose TLS handshake is overdue."""
@@ -114,11 +114,13 @@ class _AcceptedSocket:
         self._state.refuse_handshake(reason, self._peer)
         self.abort()
 
+    refuse = evict
+
     def abort(self) -> None:
         """Cut the socket; the TLS handshake fails and the transport closes it."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """See `state.ClientSocket`; there is no close code before TLS."""
+        """See `sockets.ClientSocket`; there is no close code before TLS."""
         self.abort()

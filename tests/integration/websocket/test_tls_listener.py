@@ -112,3 +112,18 @@ async def test_a_close_reaches_the_client_and_frees_the_socket(
             await device.wait_closed()
             assert device.close_code == 4429
         await eventually(lambda: not house.daemon.state.connections)
+
+
+async def test_a_socket_keeps_its_slot_after_its_tls_handshake(
+    boot: Boot, tmp_path: Path
+) -> None:
+    async with secured(boot, tmp_path, handshakes=2) as house:
+        context = trusting(tmp_path, "one")
+        url = house.url.replace("ws://", "wss://")
+        async with silent(house):
+            await eventually(lambda: len(house.daemon.state.connections) == 1)
+            for _ in range(3):
+                client = await connect(url, ssl=context, server_hostname="localhost")
+                await client.close()
+        assert house.figure("evictions_total", reason="handshakes") == 0
+        await eventually(lambda: not len(house.daemon.state._sockets))

@@ -15,7 +15,7 @@ from typelets_ws.config.model import Config, Limits, Messages
 from typelets_ws.ports import Identity, TokenError, TokenRejectReason
 from typelets_ws.protocol import messages
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code, Disconnect
-from typelets_ws.session.session import JOINED_NOTES, Session, State
+from typelets_ws.session.session import Session, State
 from typelets_ws.session.signing import NonceRegistry, SignatureError, SignatureVerdict
 
 LIMITS = Limits(rate_messages=3, rate_window_ms=1000, message_bytes=100)
@@ -287,21 +287,6 @@ def test_a_revoked_session_is_final_at_once() -> None:
     let_in(one)
     farewell(lambda: failed(one, TokenRejectReason.REVOKED))
     assert not one.authenticated
-
-
-# joined notes
-
-
-def test_joined_notes_are_bounded() -> None:
-    one = session()
-    one.leave("never")
-    for number in range(JOINED_NOTES + 5):
-        one.join(f"{number}")
-    one.leave("17")
-    one.leave("17")
-    joined = one._joined or {}
-    assert len(joined) == JOINED_NOTES - 1
-    assert next(iter(joined)) == "5"
 
 
 def test_a_closed_session_is_no_longer_authenticated() -> None:

@@ -24,6 +24,7 @@ from typelets_ws.ports import (
     Conflict,
     FieldChanges,
     Identity,
+    LimitsUnavailableError,
     Missing,
     OnPublished,
     StoreError,
@@ -95,11 +96,12 @@ class FakeShared:
         self.used: Counter[tuple[str, bytes]] = Counter()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.failing = False
 
     async def acquire(
         self, user_id: str, connection_id: str, session_id: str | None
     ) -> AcquireResult:
-        await self.gate.wait()
+        await self._answer()
         if session_id in self.revoked:
             return AcquireResult.REVOKED
         places = self.slots.setdefault(user_id, set())
@@ -113,7 +115,7 @@ class FakeShared:
         self.revoked.add(session_id)
 
     async def is_revoked(self, session_id: str) -> bool:
-        await self.gate.wait()
+        await self._answer()
         return session_id in self.revoked
 
     def release(self, user_id: str, connection_id: str) -> None:
@@ -124,8 +126,14 @@ class FakeShared:
 
     async def claim_nonce(self, user_id: str, nonce: bytes, ttl_ms: int) -> bool:
         assert ttl_ms > 0
+        await self._answer()
         self.used[user_id, nonce] += 1
         return self.used[user_id, nonce] == 1
+
+    async def _answer(self) -> None:
+        await self.gate.wait()
+        if self.failing:
+            raise LimitsUnavailableError
 
 
 class FakeStore:

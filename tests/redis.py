@@ -41,6 +41,8 @@ class RedisServer:
     """One redis-server process on one port; `options` as on its command line.
 
     `program` is another server than `redis-server`; with `config` it is a sentinel.
+    With `tls`, its options, it takes no plain connections; `login` are the arguments of
+    redis-py for `command` and the like.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.place = place
         self.options = options
+        self.tls: tuple[str, ...] = ()
+        self.login: dict[str, Any] = {}
         self._program = program
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,7 +67,9 @@ class RedisServer:
         """At the same port as before; returns when it answers."""
         if self._process is not None and self._process.poll() is None:
             return
-        listening = ("--port", str(self.port), "--bind", "127.0.0.1")
+        listening = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        if self.tls:
+            listening = ["--port", "0", "--tls-port", *listening[1:], *self.tls]
         volatile = ("--save", "", "--appendonly", "no", "--dir", str(self.place))
         command = [self._program, *listening, *volatile, *self.options]
         if self._config is not None:
@@ -113,7 +119,8 @@ class RedisServer:
 
     def command(self, *args: object) -> Any:
         """One command over a connection of its own; replies as text."""
-        with redis.Redis(port=self.port, decode_responses=True) as client:
+        login = {"decode_responses": True, **self.login}
+        with redis.Redis(host="127.0.0.1", port=self.port, **login) as client:
             return client.execute_command(*args)
 
     def calls(self, command: str) -> int:

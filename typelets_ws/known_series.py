@@ -38,7 +38,13 @@ CLOSES: Final = {
     str(CloseCode.POLICY_VIOLATION): ("unfinished_message",),
     str(CloseCode.MESSAGE_TOO_BIG): ("message_too_big", "too_many_fragments"),
     str(CloseCode.RESTARTING): ("restarting",),
-    str(CloseCode.TOO_SLOW): ("unauthenticated", "unsent_bytes", "stalled", "memory"),
+    str(CloseCode.TOO_SLOW): (
+        "unauthenticated",
+        "unsent_bytes",
+        "stalled",
+        "memory",
+        "limits_unavailable",
+    ),
     str(CloseCode.UNAUTHENTICATED): (
         "auth_failed",
         "other_user",
@@ -78,7 +84,7 @@ def declare(metrics: Metrics) -> None:
     """Create every known series, at 0."""
     for status in STATUSES:
         metrics.handshakes.labels(status)
-    for result in ("ok", "too_many_devices", *TokenRejectReason):
+    for result in ("ok", "too_many_devices", "limits_unavailable", *TokenRejectReason):
         metrics.authentications.labels(str(result))
     for code, reasons in CLOSES.items():
         for reason in reasons:
@@ -112,7 +118,10 @@ def _declare_messages(metrics: Metrics) -> None:
     codes = [str(code) for code in Code]
     for kind, result in product((*kinds, "unknown"), ("ok", *codes)):
         metrics.messages.labels(kind, result)
-    for result in ("auth_failed", "other_user", "too_many_devices", "gone"):
+    for result in (
+        *("auth_failed", "other_user", "too_many_devices", "gone"),
+        "limits_unavailable",
+    ):
         metrics.messages.labels("auth", result)
     for kind in kinds:
         metrics.handling.labels(kind)

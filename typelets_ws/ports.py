@@ -17,6 +17,7 @@ __all__ = [
     "FieldChanges",
     "Health",
     "Identity",
+    "LimitsUnavailableError",
     "Missing",
     "SharedLimits",
     "Store",
@@ -195,8 +196,15 @@ class Health(Protocol):
         ...
 
 
+class LimitsUnavailableError(Exception):
+    """Redis answers with errors: it is unknown whether a limit holds."""
+
+
 class SharedLimits(Protocol):
-    """Limits over all processes; grants every request while Redis is unreachable."""
+    """Limits over all processes; grants every request while Redis is unreachable.
+
+    What is awaited may raise `LimitsUnavailableError`.
+    """
 
     async def acquire(
         self, user_id: str, connection_id: str, session_id: str | None

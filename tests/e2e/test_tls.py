@@ -1,7 +1,6 @@
 """TLS by the daemon itself, and by a real nginx in front of it."""
 
 import asyncio
-import datetime
 import os
 import shutil
 import signal
@@ -12,19 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-)
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.certificates import issue
 from tests.daemon import Device, eventually, publish
 from tests.e2e.supervisor import quiet_port, supervised
 from tests.postgres import Database
@@ -70,34 +60,6 @@ http {{
   }}
 }}
 """
-
-
-def issue(
-    place: Path, name: str, encryption: KeySerializationEncryption | None = None
-) -> None:
-    """A self-signed certificate for localhost, NAME.pem and NAME.key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    (place / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (place / f"{name}.key").write_bytes(
-        key.private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()
-        )
-    )
 
 
 def trusting(place: Path, *names: str) -> ssl.SSLContext:

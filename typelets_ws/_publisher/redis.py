@@ -21,7 +21,7 @@ from redis.retry import Retry
 from ..config.redis_address import RedisAddress, Topology, parse
 from .sentinel import async_sentinel_client, options, sentinel_client
 
-__all__ = ["async_client", "client", "publish_and_count"]
+__all__ = ["Cluster", "async_client", "client", "publish_and_count"]
 
 
 def client(url: str, timeout_s: float, connections: int) -> Any:
@@ -33,7 +33,7 @@ def client(url: str, timeout_s: float, connections: int) -> Any:
     if address.kind is Topology.SENTINEL:
         return sentinel_client(address, timeout_s, connections)
     if address.kind is Topology.CLUSTER:
-        return _Cluster(address, timeout_s, connections)
+        return Cluster(address, timeout_s, connections)
     pool = redis.BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
@@ -75,7 +75,7 @@ def publish_and_count(link: Any, channel: str, payload: bytes) -> int:
     the ACL forbids that, it is the number of the one node.
     """
     heard = int(link.publish(channel, payload))
-    if isinstance(link, _Cluster):
+    if isinstance(link, Cluster):
         with suppress(redis.ResponseError):
             heard = max(heard, sum(count for _, count in link.pubsub_numsub(channel)))
     return heard
@@ -91,7 +91,7 @@ def _cluster_options(address: RedisAddress, timeout_s: float) -> dict[str, Any]:
     return found
 
 
-class _Cluster:
+class Cluster:
     """redis-py's client of a Cluster, which connects when it is made: so, later."""
 
     def __init__(
@@ -104,19 +104,19 @@ class _Cluster:
 
     def set(self, key: str, value: bytes, *, ex: int) -> Any:
         """SET at the key's master."""
-        return self._client().set(key, value, ex=ex)
+        return self.client().set(key, value, ex=ex)
 
     def publish(self, channel: str, payload: bytes) -> int:
         """PUBLISH at one node; the reply counts the subscribers of that node only."""
-        return int(self._client().publish(channel, payload))
+        return int(self.client().publish(channel, payload))
 
     def spublish(self, channel: str, payload: bytes) -> int:
         """SPUBLISH at the channel's master."""
-        return int(self._client().spublish(channel, payload))
+        return int(self.client().spublish(channel, payload))
 
     def pubsub_numsub(self, channel: str) -> Any:
         """Subscribers of a channel, over all nodes."""
-        return self._client().pubsub_numsub(channel, target_nodes="all")
+        return self.client().pubsub_numsub(channel, target_nodes="all")
 
     def close(self) -> None:
         """Close all connections."""
@@ -124,7 +124,8 @@ class _Cluster:
         if made is not None:
             made.close()
 
-    def _client(self) -> redis.cluster.RedisCluster:
+    def client(self) -> redis.cluster.RedisCluster:
+        """The client of redis-py; the first call connects."""
         if self._made is None:
             node_class: Any = redis.cluster.ClusterNode
             nodes = [node_class(*node) for node in self._address.nodes]

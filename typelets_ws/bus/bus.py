@@ -26,8 +26,6 @@ from .subscriber import Subscriber
 
 __all__ = ["Bus"]
 
-FAILOVER = frozenset({"readonly", "failover"})
-
 
 class Bus:
     """Users' events. Build it in a running loop, then keep `run` running.
@@ -167,8 +165,10 @@ class Bus:
     def _on_commands_lost(self, reason: str) -> None:
         self._publisher.lost()
         self._health.doubt(reason)
-        if reason in FAILOVER:
-            # What is published at the new master is not heard at the old one.
+        # What is published at the new master is not heard at the old one.
+        if reason == "failover":
+            self._subscriber.leave()
+        elif reason == "readonly":
             self._subscriber.replace(reason)
 
     def _on_unpublished(self, user_id: str, event: bytes) -> None:
@@ -177,7 +177,8 @@ class Bus:
             self._handler.on_unpublished(user_id, event)
 
     def _on_settled(self) -> None:
-        """Others published at the old master until now: this process missed it."""
+        """Others published at the old master until now: this process missed some."""
+        self._subscriber.end_left()
         self._health.report(self._subscriber.heard_users, "failover")
 
     def _on_control(self, payload: bytes) -> None:

@@ -16,48 +16,16 @@ from typing import Any, Final, NamedTuple, Protocol
 import hiredis
 
 from ..redis.connection import RedisConnection
+from .subscription import MessageHandler, Subscription
 
 __all__ = [
     "Asked",
-    "LeavingUsers",
     "PubSubConnection",
     "PubSubHandler",
     "RefusedChannels",
-    "Subscription",
 ]
 
 REFUSED_RETRY_S: Final = 2.0
-
-
-class Subscription:
-    """One channel, from the first device of its user to the last."""
-
-    __slots__ = (
-        "channel",
-        "confirmed",
-        "has_gap",
-        "refused",
-        "requested",
-        "user_id",
-        "waiters",
-    )
-
-    def __init__(self, user_id: str, channel: bytes) -> None:
-        self.user_id = user_id
-        self.channel = channel
-        self.requested = False
-        self.confirmed = False
-        self.has_gap = False
-        self.refused = False
-        self.waiters: list[asyncio.Future[bool]] = []
-
-    def resolve(self, *, heard: bool) -> None:
-        """Set whether the channel is subscribed now, for all that wait."""
-        self.confirmed = heard
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(heard)
-        self.waiters.clear()
 
 
 class Asked(NamedTuple):
@@ -111,60 +79,8 @@ class RefusedChannels:
             self._schedule()
 
 
-class LeavingUsers:
-    """Users without a device, until `leave(user_ids)` is called after `delay_s`."""
-
-    def __init__(self, leave: Callable[[list[str]], None], delay_s: float) -> None:
-        self._leave = leave
-        self._delay_s = delay_s
-        self._due: dict[str, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, user_id: str) -> None:
-        """Leave after the delay, counted from now."""
-        loop = asyncio.get_running_loop()
-        self._due.pop(user_id, None)
-        self._due[user_id] = loop.time() + self._delay_s
-        if self._timer is None:
-            self._timer = loop.call_at(self._due[user_id], self._expire)
-
-    def discard(self, user_id: str) -> None:
-        """The user is back."""
-        self._due.pop(user_id, None)
-
-    def clear(self) -> list[str]:
-        """Return the users who were leaving; `leave` is not called for them."""
-        users, self._due = list(self._due), {}
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        return users
-
-    def _expire(self) -> None:
-        self._timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        gone: list[str] = []
-        for user_id, due in self._due.items():
-            if due > now:
-                self._timer = loop.call_at(due, self._expire)
-                break
-            gone.append(user_id)
-        for user_id in gone:
-            del self._due[user_id]
-        self._leave(gone)
-
-
-class PubSubHandler(Protocol):
+class PubSubHandler(MessageHandler, Protocol):
     """Receives the connection's reports: see `subscriber.Subscriber`."""
-
-    def message(self, channel: bytes, payload: bytes) -> None:
-        """A message on a channel."""
-        ...
-
-    def on_batch_end(self) -> None:
-        """All messages that had arrived were passed on."""
-        ...
 
     def confirmed(self, kind: bytes, sub: Subscription, channels: int) -> None:
         """Redis has done this; it counts so many channels."""
@@ -192,6 +108,12 @@ class PubSubConnection(RedisConnection[Asked]):
         super().__init__(timeout)
         self._owner = owner
         self._changed = False
+        self._was_left = False
+
+    def leave(self) -> None:
+        """The owner moves to another server; messages of this one are passed on."""
+        self._was_left = True
+        super().leave()
 
     def received(self, reply: Any) -> None:
         """Pass a message or a confirmation on."""
@@ -208,20 +130,21 @@ class PubSubConnection(RedisConnection[Asked]):
                 return
         if isinstance(reply, hiredis.ReplyError) and self._refuses_next():
             self._refuse(reply)
-        else:
+        elif not self._was_left:
             # The subscriptions at Redis are no longer those in the queue.
             self.abort("unexpected")
 
     def on_batch_end(self) -> None:
         """Tell the owner that all replies of this read were passed on."""
         self._owner.on_batch_end()
-        if self._changed and not self.reason:
+        if self._changed and not self.reason and not self._was_left:
             self._changed = False
             self._owner.on_batch_confirmed()
 
     def on_close(self, waiting: deque[tuple[float, Asked]], why: str) -> None:
         """Tell the owner that the connection has ended."""
-        self._owner.lost(why)
+        if not self._was_left:
+            self._owner.lost(why)
 
     def _is_next(self, kind: object, channel: object) -> bool:
         if not self.waiting:

@@ -5,7 +5,6 @@ Invariant: every reply is a message, the answer to the oldest request, or a
 connection.
 """
 
-import asyncio
 from collections import deque
 from typing import Any, NamedTuple, Protocol
 
@@ -14,20 +13,13 @@ import hiredis
 from ..config.redis_address import Node
 from ..redis.connection import RedisConnection, pack
 from ..redis.slots import slot_of
+from .subscription import MessageHandler, Subscription
 
 __all__ = ["Requested", "ShardConnection", "ShardHandler", "ShardSubscription"]
 
 
-class ShardHandler(Protocol):
+class ShardHandler(MessageHandler, Protocol):
     """Is called by the connections: see `sharded.ShardedSubscriber`."""
-
-    def message(self, channel: bytes, payload: bytes) -> None:
-        """One message."""
-        ...
-
-    def on_batch_end(self) -> None:
-        """All that had arrived was passed on."""
-        ...
 
     def confirmed(self, connection: "ShardConnection", channel: bytes) -> None:
         """The node has confirmed a subscription."""
@@ -48,35 +40,15 @@ class ShardHandler(Protocol):
         ...
 
 
-class ShardSubscription:
+class ShardSubscription(Subscription):
     """One user's channel; `node` is where it was asked for."""
 
-    __slots__ = (
-        "channel",
-        "confirmed",
-        "has_gap",
-        "node",
-        "slot",
-        "user_id",
-        "waiters",
-    )
+    __slots__ = ("node", "slot")
 
     def __init__(self, user_id: str, channel: bytes) -> None:
-        self.user_id = user_id
-        self.channel = channel
+        super().__init__(user_id, channel)
         self.slot = slot_of(channel)
         self.node: Node | None = None
-        self.confirmed = False
-        self.has_gap = False
-        self.waiters: list[asyncio.Future[bool]] = []
-
-    def resolve(self, *, heard: bool) -> None:
-        """Set whether the user is heard now, for all who wait."""
-        self.confirmed = heard
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(heard)
-        self.waiters.clear()
 
 
 class Requested(NamedTuple):

@@ -20,8 +20,8 @@ from ..redis.shards import Shards
 from ..telemetry.telemetry import Telemetry
 from .handler import EventHandler
 from .health import BusHealth
-from .pubsub import LeavingUsers
 from .shard_connection import Requested, ShardConnection, ShardSubscription
+from .subscription import Incoming, LeavingUsers
 
 __all__ = ["ShardedSubscriber"]
 
@@ -44,7 +44,7 @@ class ShardedSubscriber:
     ) -> None:
         self._config = config
         self._shards = shards
-        self._handler = handler
+        self._incoming = Incoming(handler, telemetry)
         self._metrics = telemetry.metrics
         self._log = telemetry.log
         self._health = health
@@ -80,9 +80,7 @@ class ShardedSubscriber:
         if sub.node is None:
             sub.has_gap = True
             return False
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        sub.waiters.append(waiter)
-        return await waiter
+        return await sub.heard()
 
     def unsubscribe(self, user_id: str) -> None:
         """Unsubscribe after a while, unless the user comes back before."""
@@ -156,18 +154,12 @@ class ShardedSubscriber:
     def message(self, channel: bytes, payload: bytes) -> None:
         """One message; it is dropped when its user has left."""
         sub = self._by_channel.get(channel)
-        if sub is None:
-            return
-        try:
-            self._handler.on_event(sub.user_id, payload)
-        except Exception:
-            # One bad event must not end the connection of all users.
-            self._metrics.events.labels(event="unknown", result="failed").inc()
-            self._log.exception("event_handler_failed")
+        if sub is not None:
+            self._incoming.event(sub.user_id, payload)
 
     def on_batch_end(self) -> None:
         """All that had arrived was passed on: report who is heard again."""
-        self._handler.on_batch_end()
+        self._incoming.on_batch_end()
         recovered, self._recovered = self._recovered, []
         if recovered:
             self._health.recovered(recovered, "promoted")

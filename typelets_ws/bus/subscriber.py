@@ -5,7 +5,8 @@ It is asked for (SUBSCRIBE), confirmed by Redis, and at its end taken back
 (UNSUBSCRIBE). Confirmations come in the order in which they were asked for, so the
 connection's queue says which one each is for; any other one ends the connection. Only
 the subscriptions are kept from one connection to the next: an UNSUBSCRIBE under way
-when it broke is not repeated.
+when it broke is not repeated. After a failover the connection to the old master still
+receives what publishers send there that have not moved.
 
 Invariants. A subscription that had a gap is reported to `BusHealth`, once, as soon as
 it is confirmed again. A channel that Redis refuses concerns its user
@@ -21,7 +22,8 @@ from ..redis.reconnect import Reconnector
 from ..telemetry.telemetry import Telemetry
 from .handler import EventHandler
 from .health import BusHealth
-from .pubsub import Asked, LeavingUsers, PubSubConnection, RefusedChannels, Subscription
+from .pubsub import Asked, PubSubConnection, RefusedChannels
+from .subscription import Incoming, LeavingUsers, Subscription
 
 __all__ = ["Subscriber"]
 
@@ -48,7 +50,7 @@ class Subscriber:
         self._reconnector = reconnector
         self._metrics = telemetry.metrics
         self._log = telemetry.log
-        self._handler = handler
+        self._incoming = Incoming(handler, telemetry)
         self._health = health
         self._internal = internal
         self._on_listening = on_listening
@@ -60,6 +62,7 @@ class Subscriber:
             self._flush_unsubscribes, config.unsubscribe_delay_s
         )
         self._connection: PubSubConnection | None = None
+        self._left: PubSubConnection | None = None
         self._unconfirmed: set[Subscription] = set()
         self._refused = RefusedChannels(self._subscribe, config.subscribe_batch)
         self._announced = False
@@ -103,9 +106,7 @@ class Subscriber:
         if self._connection is None or sub.refused:
             sub.has_gap = True
             return False
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        sub.waiters.append(waiter)
-        return await waiter
+        return await sub.heard()
 
     def unsubscribe(self, user_id: str) -> None:
         """Stop hearing the user after a while, unless they come back before."""
@@ -116,6 +117,21 @@ class Subscriber:
         """Close this connection for a new one: it does not receive what it should."""
         if self._connection is not None:
             self._connection.abort(reason)
+
+    def leave(self) -> None:
+        """Connect to the new master; listen to the old one while it takes events."""
+        left = self._connection
+        if left is not None:
+            self.lost("failover")
+            self.end_left()
+            self._left = left
+            left.leave()
+
+    def end_left(self) -> None:
+        """The old master takes no more events."""
+        left, self._left = self._left, None
+        if left is not None:
+            left.abort("closed")
 
     def healthy(self) -> None:
         """A probe has come back: the next reconnection may be quick."""
@@ -153,25 +169,19 @@ class Subscriber:
         )
 
     def _subscribe(self, subs: Iterable[Subscription]) -> None:
-        if self._connection is not None:
-            requested = list(subs)
-            for sub in requested:
-                sub.requested = True
-            self._send(self._connection, b"SUBSCRIBE", requested)
+        requested = list(subs)
+        for sub in requested:
+            sub.requested = True
+        self._send(b"SUBSCRIBE", requested)
 
-    def _send(
-        self, connection: "PubSubConnection", command: bytes, subs: list[Subscription]
-    ) -> None:
+    def _send(self, command: bytes, subs: Sequence[Subscription]) -> None:
         batch = self._config.subscribe_batch
         for start in range(0, len(subs), batch):
-            self._send_batch(connection, command, subs[start : start + batch])
+            self._send_batch(command, subs[start : start + batch])
 
-    def _send_batch(
-        self,
-        connection: "PubSubConnection",
-        command: bytes,
-        subs: Sequence[Subscription],
-    ) -> None:
+    def _send_batch(self, command: bytes, subs: Sequence[Subscription]) -> None:
+        connection = self._connection
+        assert connection is not None
         kind = command.lower()
         connection.write(pack(command, *(sub.channel for sub in subs)))
         self._metrics.redis_commands.labels(command=kind.decode()).inc()
@@ -180,10 +190,7 @@ class Subscriber:
 
     def _flush_unsubscribes(self, users: list[str]) -> None:
         gone = [self._remove(user_id) for user_id in users]
-        if self._connection is not None:
-            self._send(
-                self._connection, b"UNSUBSCRIBE", [sub for sub in gone if sub.requested]
-            )
+        self._send(b"UNSUBSCRIBE", [sub for sub in gone if sub.requested])
 
     def _remove(self, user_id: str) -> Subscription:
         sub = self._subscriptions.pop(user_id)
@@ -194,7 +201,7 @@ class Subscriber:
 
     # Called by the connection.
 
-    def _opened(self, connection: "PubSubConnection") -> None:
+    def _opened(self, connection: PubSubConnection) -> None:
         self._connection = connection
         self._announced = False
         internal = [Subscription("", channel) for channel in self._internal]
@@ -218,8 +225,8 @@ class Subscriber:
             self._refuse(subs[0], str(error))
         else:
             middle = len(subs) // 2
-            self._send_batch(self._connection, b"SUBSCRIBE", subs[:middle])
-            self._send_batch(self._connection, b"SUBSCRIBE", subs[middle:])
+            self._send_batch(b"SUBSCRIBE", subs[:middle])
+            self._send_batch(b"SUBSCRIBE", subs[middle:])
 
     def _refuse(self, sub: Subscription, reason: str) -> None:
         self._metrics.refused_channels.inc()
@@ -253,20 +260,15 @@ class Subscriber:
 
     def message(self, channel: bytes, payload: bytes) -> None:
         """Pass one message on; drop it when its user is no longer subscribed."""
-        try:
-            sub = self._by_channel.get(channel)
-            if sub is not None:
-                self._handler.on_event(sub.user_id, payload)
-            elif channel in self._internal:
-                self._internal[channel](payload)
-        except Exception:
-            # One bad event must not end the connection of all users.
-            self._metrics.events.labels(event="unknown", result="failed").inc()
-            self._log.exception("event_handler_failed")
+        sub = self._by_channel.get(channel)
+        if sub is not None:
+            self._incoming.event(sub.user_id, payload)
+        elif channel in self._internal:
+            self._internal[channel](payload)
 
     def on_batch_end(self) -> None:
         """All messages that had arrived were passed on."""
-        self._handler.on_batch_end()
+        self._incoming.on_batch_end()
 
     def confirmed(self, kind: bytes, sub: Subscription, channels: int) -> None:
         """Redis has done the next of what it was asked for."""

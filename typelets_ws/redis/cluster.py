@@ -17,7 +17,7 @@ from ..config.redis_address import Node
 from ..telemetry.telemetry import Telemetry
 from .commands import Argument, NodeClient, ReplyCallback, settle
 from .connection import RedisUnavailableError
-from .role import Mode, role_error
+from .role import Mode, is_refusal, role_error
 from .slots import redirection, slot_of
 from .topology import ClusterTopology
 
@@ -53,6 +53,7 @@ class ClusterClient:
         self._on_lost: list[Callable[[str], None]] = []
         self._on_map: list[Callable[[], None]] = []
         self._refresh_due = asyncio.Event()
+        self._refused = False
         self._asked: dict[Node, float] = {}
 
     @property
@@ -151,7 +152,9 @@ class ClusterClient:
                 pause = REFRESH_S
                 try:
                     await self._topology.refresh()
+                    self._refused = False
                 except Exception as exc:
+                    self._refused = is_refusal(exc)
                     # The map of before stays in use; failing nodes show by themselves.
                     self._log.warning("redis_cluster_unknown", reason=str(exc))
                     pause = 1.0
@@ -196,7 +199,7 @@ class ClusterClient:
         member = self._members.get(node) if node is not None else None
         if node is None or member is None:
             self._refresh_due.set()
-            callback(RedisUnavailableError("down"))
+            callback(RedisUnavailableError("refused" if self._refused else "down"))
         else:
             member.send(partial(self._answer, callback, args, node, tries), *args)
 
@@ -232,7 +235,7 @@ class ClusterClient:
             loop.call_later(TRY_AGAIN_S, self._send, callback, args, tries + 1)
         elif error.startswith("CLUSTERDOWN"):
             self._refresh_due.set()
-            callback(RedisUnavailableError("down"))
+            callback(RedisUnavailableError("refused"))
         else:
             callback(reply)
 

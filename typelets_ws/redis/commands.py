@@ -43,7 +43,6 @@ class NodeClient:
         self._metrics = telemetry.metrics
         self._log = telemetry.log
         self._connection: CommandConnection | None = None
-        self._node = ""
         self._on_connect: list[Callable[[], None]] = []
         self._on_lost: list[Callable[[str], None]] = []
         self._sent: Counter[bytes] = Counter()
@@ -55,8 +54,8 @@ class NodeClient:
 
     @property
     def node(self) -> str:
-        """The server of the newest connection as `host:port`; empty before it."""
-        return self._node
+        """The server of the newest attempt as `host:port`; empty before it."""
+        return self._reconnector.node
 
     def on_connect(self, callback: Callable[[], None]) -> None:
         """Call `callback` each time a connection opens, before other commands."""
@@ -78,7 +77,8 @@ class NodeClient:
         """
         connection = self._connection
         if connection is None:
-            self._call_back(callback, RedisUnavailableError("down"))
+            reason = "refused" if self._reconnector.refused else "down"
+            self._call_back(callback, RedisUnavailableError(reason))
         elif len(connection.waiting) >= MOST_WAITING:
             self._call_back(callback, RedisUnavailableError("full"))
         else:
@@ -127,7 +127,6 @@ class NodeClient:
 
     def _opened(self, connection: "CommandConnection") -> None:
         self._connection = connection
-        self._node = connection.node
         self._reconnector.connected(connection.node)
         for notify in self._on_connect:
             notify()

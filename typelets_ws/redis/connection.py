@@ -2,7 +2,8 @@
 
 Invariants. A connection never reconnects. It is opened once and ends once, with one
 word as the reason, which every command that waits for a reply receives. Its owner opens
-the next one, and so always knows that there was a gap.
+the next one, and so always knows that there was a gap. A connection that was left
+(`leave`) awaits no reply and lives on, at most `LEFT_S`.
 
 - Commands of one loop iteration leave as one write.
 - Replies come in the order of the commands, so the first of `waiting` is always the
@@ -25,6 +26,7 @@ __all__ = [
 
 Waiting = TypeVar("Waiting")
 
+LEFT_S: Final = 60.0
 MORE: Final = object()
 """Returned by the reader while the next reply is incomplete."""
 
@@ -43,11 +45,12 @@ def pack(*args: bytes | str | int) -> bytes:
 class RedisUnavailableError(Exception):
     """Redis did not take the command, or it is unknown whether it did.
 
-    `reason`: ``down`` (not connected), ``lost`` (the connection broke before the
-    reply), ``timeout``, ``full`` (too many commands wait), ``readonly`` (a demoted
-    master), ``failover`` (another server is the master now), ``unproven`` (it is not
-    known to be the master), ``garbled``, ``unexpected`` (no reply to any command),
-    ``closed`` (the daemon is stopping).
+    `reason`: ``down`` (not connected), ``refused`` (a server answers and does not
+    serve: a replica, another kind of server, a wrong password, a Cluster that is down),
+    ``lost`` (the connection broke before the reply), ``timeout``, ``full`` (too many
+    commands wait), ``readonly`` (a demoted master), ``failover`` (another server is the
+    master now), ``unproven`` (it is not known to be the master), ``garbled``,
+    ``unexpected`` (no reply to any command), ``closed`` (the daemon is stopping).
     """
 
     def __init__(self, reason: str) -> None:
@@ -61,6 +64,7 @@ class RedisConnection(asyncio.Protocol, ABC, Generic[Waiting]):
     def __init__(self, timeout: float) -> None:
         self.waiting: deque[tuple[float, Waiting]] = deque()
         self.closed = asyncio.Event()
+        self.left = asyncio.Event()
         self.reason = ""
         self.node = ""
         self._timeout = timeout
@@ -105,8 +109,17 @@ class RedisConnection(asyncio.Protocol, ABC, Generic[Waiting]):
             # close() would wait for a peer that no longer reads.
             self._transport.abort()
         waiting, self.waiting = self.waiting, deque()
+        self.left.set()
         self.closed.set()
         self.on_close(waiting, reason)
+
+    def leave(self) -> None:
+        """Let the owner open the next connection while this one still receives."""
+        self.waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(LEFT_S, self.abort, "closed")
+        self.left.set()
 
     # What asyncio calls.
 

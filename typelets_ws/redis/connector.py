@@ -62,8 +62,9 @@ class RedisConnector:
         Returns what must be kept while `protocol` is open and then be given to
         `close_connection`. Raises redis-py's errors, TimeoutError, or `NotMasterError`.
         """
-        connection = await self._connect(node)
+        connection = self._make(node)
         protocol.node = node_name(connection)
+        await self._connect(connection)
         try:
             # The one private name of redis-py that is used here: it has no public one.
             writer = connection._writer
@@ -81,7 +82,8 @@ class RedisConnector:
 
         An error reply is a `ResponseError` in the list. Raises as `open` does.
         """
-        connection = await self._connect(node)
+        connection = self._make(node)
+        await self._connect(connection)
         try:
             async with asyncio.timeout(self._timeout):
                 replies = []
@@ -92,8 +94,7 @@ class RedisConnector:
         finally:
             await close_connection(connection)
 
-    async def _connect(self, node: Node | None) -> AbstractConnection:
-        connection = self._make(node)
+    async def _connect(self, connection: AbstractConnection) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
@@ -101,7 +102,6 @@ class RedisConnector:
         except BaseException:
             await close_connection(connection)
             raise
-        return connection
 
     async def _check_role(self, connection: AbstractConnection) -> None:
         await connection.send_command("HELLO")

@@ -1,27 +1,30 @@
 """Counts over all processes: a user's devices, nonces and revoked sessions.
 
 Invariants. While Redis is unreachable everything is granted: the limits of each process
-hold. A Redis that answers with errors is a fault: `refused` is true until a check of
-every kind of command has succeeded, and the daemon is not ready meanwhile. Sessions
-that this process revoked are written again to each new connection, so a failover that
-lost one does not admit it.
+hold. A Redis that answers with errors is a fault: nothing is granted, `refused` is true
+until a check of every kind of command has succeeded, and the daemon is not ready
+meanwhile. A refused device tries again; a refused message may be lost, so the errors of
+a failover refuse no nonce (`failure`). Sessions that this process revoked are written
+again to each new connection, so a failover that lost one does not admit it.
 """
 
 import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, Final
 
 import hiredis
 
 from ..config.live import LiveConfig
 from ..config.redis_address import Topology, parse
-from ..ports import AcquireResult
+from ..ports import AcquireResult, LimitsUnavailableError
 from ..telemetry.telemetry import Telemetry
 from .acquire import Acquisition, run_acquire
 from .client import RedisClient
 from .connection import RedisUnavailableError
+from .failure import CommandFailure, is_fault, judge
 from .keys import RedisKeys
 from .lease import TTL_S, Lease
 
@@ -60,6 +63,8 @@ class SharedLimits:
         self._stale = False
         self._up = True
         self._refusals = 0
+        # Since when Redis answers with errors; None while it does not.
+        self._failing_since: float | None = -inf
         self._check_due = asyncio.Event()
         if config.shared_limits:
             commands.on_connect(self._start_lease)
@@ -76,9 +81,9 @@ class SharedLimits:
     ) -> AcquireResult:
         """Take one of the user's slots, unless none is free or the session is revoked.
 
-        GRANTED while Redis is unreachable, and when it answers with an error (the
-        daemon is not ready then) unless the session is known to be revoked. Asking
-        again for the same device is harmless.
+        GRANTED while Redis is unreachable. Raises `LimitsUnavailableError` when it
+        answers with an error, unless the session is known to be revoked. Asking again
+        for the same device is harmless.
         """
         if not self._config.shared_limits:
             revoked = session_id is not None and await self.is_revoked(session_id)
@@ -86,7 +91,7 @@ class SharedLimits:
         self._lease.add(user_id, connection_id)
         try:
             result = await self._acquire(user_id, connection_id, session_id)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, LimitsUnavailableError):
             self.release(user_id, connection_id)
             raise
         if result is not AcquireResult.GRANTED:
@@ -94,9 +99,18 @@ class SharedLimits:
         return result
 
     async def is_revoked(self, session_id: str) -> bool:
-        """Whether any process revoked the session; False while Redis is away."""
-        reply = await self._call_or_false(b"EXISTS", self._keys.revoked(session_id))
-        return reply is not False and reply == 1
+        """Whether any process revoked the session; False while Redis is unreachable.
+
+        Raises `LimitsUnavailableError` when Redis answers with an error.
+        """
+        key, failure = self._keys.revoked(session_id), None
+        try:
+            return bool(await self._commands.call(b"EXISTS", key) == 1)
+        except (RedisUnavailableError, hiredis.ReplyError) as exc:
+            failure = self._failure(exc)
+        if failure is not CommandFailure.AWAY:
+            raise LimitsUnavailableError
+        return False
 
     def release(self, user_id: str, connection_id: str) -> None:
         """Give a slot back; harmless when it was never taken."""
@@ -109,12 +123,22 @@ class SharedLimits:
             )
 
     async def claim_nonce(self, user_id: str, nonce: bytes, ttl_ms: int) -> bool:
-        """False when the nonce was used before, on any process; True without Redis."""
+        """False when the nonce was used before, on any process; True without Redis.
+
+        Raises `LimitsUnavailableError` when Redis answers with an error, but for those
+        of a failover.
+        """
         if not self._config.shared_nonces:
             return True
-        key = self._keys.nonce(user_id, nonce)
-        reply = await self._call_or_false(b"SET", key, b"1", b"NX", b"PX", ttl_ms)
-        return reply is not None
+        key, failure = self._keys.nonce(user_id, nonce), None
+        try:
+            reply = await self._commands.call(b"SET", key, b"1", b"NX", b"PX", ttl_ms)
+            return reply is not None
+        except (RedisUnavailableError, hiredis.ReplyError) as exc:
+            failure = self._failure(exc)
+        if failure is CommandFailure.REFUSED:
+            raise LimitsUnavailableError
+        return True
 
     def revoke_session(self, session_id: str, ttl_ms: int) -> None:
         """Let no process admit the session for this long."""
@@ -177,6 +201,7 @@ class SharedLimits:
                 await call(b"SADD", key, member)
                 await call(b"EXPIRE", key, TTL_S)
                 await call(b"DEL", key)
+            await call(b"EXISTS", self._keys.revoked(NO_USER))
             if self._config.shared_nonces:
                 key = self._keys.nonce(NO_USER, b"")
                 await call(b"SET", key, b"1", b"NX", b"PX", 1)
@@ -185,22 +210,23 @@ class SharedLimits:
             return
         if self._refusals == before:
             self._refusals = 0
+            self._failing_since = None
             self._set_up(up=not self._stale)
 
     async def _acquire(
         self, user_id: str, connection_id: str, session_id: str | None
     ) -> AcquireResult:
+        failure = None
         try:
             return await self._run_acquire(user_id, connection_id, session_id)
-        except RedisUnavailableError as exc:
-            self._check_reply(exc)
+        except (RedisUnavailableError, hiredis.ReplyError) as exc:
+            failure = self._failure(exc)
+        if failure is CommandFailure.AWAY:
             return AcquireResult.GRANTED
-        except hiredis.ReplyError as exc:
-            self._check_reply(exc)
         # The lookup alone needs one right less, and no memory.
         if session_id is not None and await self.is_revoked(session_id):
             return AcquireResult.REVOKED
-        return AcquireResult.GRANTED
+        raise LimitsUnavailableError
 
     async def _run_acquire(
         self, user_id: str, connection_id: str, session_id: str | None
@@ -223,20 +249,22 @@ class SharedLimits:
         )
         return await run_acquire(self._commands, wanted)
 
-    async def _call_or_false(self, *args: bytes | int) -> Any:
-        """Redis' reply; False without one, or for an error."""
-        try:
-            return await self._commands.call(*args)
-        except (RedisUnavailableError, hiredis.ReplyError) as exc:
-            self._check_reply(exc)
-            return False
+    def _failure(
+        self, exc: RedisUnavailableError | hiredis.ReplyError
+    ) -> CommandFailure:
+        """Note that a command failed; return what that means for its caller."""
+        self._check_reply(exc)
+        since = self._failing_since
+        return judge(exc, 0.0 if since is None else self._now() - since)
 
     def _check_reply(self, reply: Any) -> None:
         """After a failure it is unknown what Redis holds: a new lease is started."""
-        if isinstance(reply, hiredis.ReplyError):
+        if is_fault(reply):
             if not self.refused:
                 self._check_due.set()
             self._refusals += 1
+            if self._failing_since is None:
+                self._failing_since = self._now()
         if isinstance(reply, Exception):
             self._stale = True
             self._set_up(up=False, reason=str(reply))

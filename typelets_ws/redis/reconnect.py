@@ -14,12 +14,15 @@ from redis.asyncio.connection import AbstractConnection
 from ..telemetry.telemetry import Telemetry
 from .connection import RedisConnection
 from .connector import close_connection
+from .role import is_refusal
 
 __all__ = ["Backoff", "Outage", "Reconnector", "Reports", "Unreported"]
 
 Connect = Callable[[RedisConnection[Any]], Awaitable[AbstractConnection]]
 AnyConnection = TypeVar("AnyConnection", bound=RedisConnection[Any])
 
+FAILOVER = "failover"
+"""The only reason to leave a connection that works."""
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
 """Bounds how long events stay away after Redis is back."""
@@ -108,7 +111,8 @@ class Reconnector:
     """Keeps the connection called `name` (the metrics' label) open.
 
     `connect` opens one; it raises when it cannot. `key` tells connections with the
-    same name apart.
+    same name apart. `node` is the server of the newest attempt, `refused` is true when
+    that attempt failed by the server's answer.
     """
 
     def __init__(
@@ -124,6 +128,8 @@ class Reconnector:
         self._connect = connect
         self._outage = outage
         self._backoff = Backoff(rng)
+        self.node = ""
+        self.refused = False
 
     def connected(self, node: str) -> None:
         """The connection is open and set up: the outage, if any, is over."""
@@ -142,29 +148,51 @@ class Reconnector:
         connected. The protocol itself tells its owner when it ends.
         """
         try:
-            while True:
-                protocol = make()
-                reason = await self._keep(protocol, opened)
-                self._outage.begin(self._name, reason, protocol.node, self._key)
-                await asyncio.sleep(self._backoff.pause())
+            async with asyncio.TaskGroup() as left:
+                while True:
+                    reason = await self._keep(make(), opened, left)
+                    self._outage.begin(self._name, reason, self.node, self._key)
+                    await asyncio.sleep(self._backoff.pause())
         finally:
             if self._key:
                 # The others with this name go on without it.
                 self._outage.end(self._name, "", self._key)
 
     async def _keep(
-        self, protocol: AnyConnection, opened: Callable[[AnyConnection], None]
+        self,
+        protocol: AnyConnection,
+        opened: Callable[[AnyConnection], None],
+        left: asyncio.TaskGroup,
     ) -> str:
         """Return why the connection ended, or why there was none."""
         try:
             connection = await self._connect(protocol)
         except Exception as exc:
             # Each failure of a server, a proxy or redis-py here is tried again.
+            self.node = protocol.node or self.node
+            self.refused = is_refusal(exc)
             return f"{type(exc).__name__}: {exc}"
+        self.node, self.refused = protocol.node, False
+        ending = _end(protocol, connection)
         try:
             opened(protocol)
-            await protocol.closed.wait()
-        finally:
+            await protocol.left.wait()
+        except BaseException:
             protocol.abort("closed")
-            await close_connection(connection)
+            await ending
+            raise
+        if not protocol.reason:
+            left.create_task(ending)
+            return FAILOVER
+        await ending
+        self.refused = protocol.reason == "readonly"
         return protocol.reason
+
+
+async def _end(protocol: RedisConnection[Any], connection: AbstractConnection) -> None:
+    """Close the connection when it has ended, or when the caller is cancelled."""
+    try:
+        await protocol.closed.wait()
+    finally:
+        protocol.abort("closed")
+        await close_connection(connection)

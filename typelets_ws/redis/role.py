@@ -8,8 +8,9 @@ from enum import Enum
 from typing import Any, Final
 
 import hiredis
+from redis.exceptions import AuthenticationError, AuthorizationError, ResponseError
 
-__all__ = ["Mode", "NotMasterError", "is_unknown_command", "role_error"]
+__all__ = ["Mode", "NotMasterError", "is_refusal", "is_unknown_command", "role_error"]
 
 REPLICA: Final = (b"replica", b"slave")
 
@@ -50,6 +51,12 @@ def role_error(hello: Any, mode: Mode, *, replica_allowed: bool = False) -> str:
     if facts.get(b"role") in REPLICA and not replica_allowed:
         return "this is a replica"
     return ""
+
+
+def is_refusal(failure: Exception) -> bool:
+    """Whether a connection failed by the server's answer, not for want of one."""
+    refusals = (NotMasterError, AuthenticationError, AuthorizationError, ResponseError)
+    return isinstance(failure, refusals)
 
 
 def is_unknown_command(error: hiredis.ReplyError | Exception) -> bool:

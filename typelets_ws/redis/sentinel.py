@@ -61,7 +61,7 @@ class SentinelMaster:
         ]
         self._master: Node | None = None
         self._handler: FailoverHandler | None = None
-        self._left: set[Node] = set()
+        self._left: dict[Node, float] = {}
         self._look = asyncio.Event()
 
     async def open(self, protocol: RedisConnection[Any]) -> AbstractConnection:
@@ -117,32 +117,31 @@ class SentinelMaster:
         old, self._master = self._master, node
         if old is None:
             return
-        self._left.discard(node)
-        self._left.add(old)
+        self._left.pop(node, None)
+        self._left[old] = asyncio.get_running_loop().time() + WATCH_OLD_MASTER_S
         self._look.set()
         self._log.warning("redis_failover", node=_name(node), old_node=_name(old))
         if self._handler is not None:
             self._handler.on_failover(_name(node))
 
     async def _watch_left(self) -> None:
-        """Report once when servers that were left have stopped taking writes."""
+        """Report each server that was left when it has stopped taking writes."""
         loop = asyncio.get_running_loop()
         while True:
             await self._look.wait()
             self._look.clear()
-            seen_writable = False
-            give_up_at = loop.time() + WATCH_OLD_MASTER_S
-            while self._left and loop.time() < give_up_at:
-                for node in tuple(self._left):
+            while self._left:
+                for node, give_up_at in tuple(self._left.items()):
                     with suppress(Exception):
-                        if await self._is_replica(node):
-                            self._left.discard(node)
-                        else:
-                            seen_writable = True
+                        if await self._is_replica(node) and self._left.pop(node, 0):
+                            self._settled()
+                    if loop.time() > give_up_at:
+                        self._left.pop(node, None)
                 await asyncio.sleep(ASK_EVERY_S)
-            self._left.clear()
-            if seen_writable and self._handler is not None:
-                self._handler.on_old_master_settled()
+
+    def _settled(self) -> None:
+        if self._handler is not None:
+            self._handler.on_old_master_settled()
 
     async def _is_replica(self, node: Node) -> bool:
         """Raises when the server does not answer."""

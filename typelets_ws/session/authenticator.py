@@ -7,6 +7,7 @@ tests/unit/session/test_authenticator.py.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from msgspec import UNSET
 
@@ -17,6 +18,7 @@ from ..ports import (
     Clerk,
     Clock,
     Identity,
+    LimitsUnavailableError,
     TokenError,
     TokenRejectReason,
 )
@@ -26,10 +28,12 @@ from ..telemetry.telemetry import Telemetry
 from . import signing
 from .presence import Presence
 from .session import Session
+from .unavailable import limits_unavailable
 from .user_rates import UserRates
 
 __all__ = ["Authenticator"]
 
+LIMITS_UNAVAILABLE: Final = "limits_unavailable"
 INNOCENT = frozenset({
     TokenRejectReason.EXPIRED,
     TokenRejectReason.NOT_ACTIVE_YET,
@@ -70,6 +74,8 @@ class Authenticator:
             self._check_revoked(identity)
             if session.authenticated:
                 await self._check_revoked_elsewhere(identity)
+        except LimitsUnavailableError:
+            raise limits_unavailable(message.requestId) from None
         except TokenError as rejection:
             return self._rejected(device, session, rejection, message)
         if session.authenticated:
@@ -90,9 +96,12 @@ class Authenticator:
         message: messages.Auth,
     ) -> bytes:
         user_id, connection_id = identity.user_id, session.connection_id
-        acquired = await self.presence.acquire(
-            user_id, connection_id, identity.session_id
-        )
+        try:
+            acquired = await self.presence.acquire(
+                user_id, connection_id, identity.session_id
+            )
+        except LimitsUnavailableError:
+            raise self._unavailable(device, message) from None
         # No await from here on: no other task can change what is checked.
         attached = False
         try:
@@ -135,6 +144,18 @@ class Authenticator:
                 "too_many_devices",
                 messages.encode(replies.error(refusal)),
             )
+
+    def _unavailable(self, device: Device, message: messages.Auth) -> Disconnect:
+        """The device comes back and asks again; the log line has its error's id."""
+        error = limits_unavailable(message.requestId)
+        self.telemetry.metrics.authentications.labels(LIMITS_UNAVAILABLE).inc()
+        self.telemetry.log.warning(
+            LIMITS_UNAVAILABLE,
+            correlation_id=error.correlation_id,
+            **device.log_fields,
+        )
+        answer = messages.encode(replies.error(error))
+        return Disconnect(CloseCode.TOO_SLOW, LIMITS_UNAVAILABLE, answer)
 
     def _check_revoked(self, identity: Identity) -> None:
         if self.revoked.is_revoked(identity.session_id, self.clock.monotonic()):

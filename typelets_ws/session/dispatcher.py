@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import structs
 
-from ..ports import Updated
+from ..ports import LimitsUnavailableError, Updated
 from ..protocol import decoding, events, messages, replies
 from ..protocol.errors import INVALID_MESSAGE, ClientError, Code, Disconnect
 from ..recovery_ports import RowKey, RowKind
@@ -27,6 +27,7 @@ from .signing import (
     nonce_ttl_ms,
 )
 from .transport import Transport
+from .unavailable import limits_unavailable
 
 __all__ = ["Dispatcher"]
 
@@ -219,11 +220,14 @@ class Dispatcher:
     async def _claim_nonce(
         self, envelope: Envelope, message: messages.ClientMessage
     ) -> None:
-        claimed = await self._context.authenticator.presence.claim_nonce(
-            self.session.user_id,
-            nonce_digest(envelope.nonce),
-            nonce_ttl_ms(envelope.timestamp, self._context.clock.now_ms()),
-        )
+        try:
+            claimed = await self._context.authenticator.presence.claim_nonce(
+                self.session.user_id,
+                nonce_digest(envelope.nonce),
+                nonce_ttl_ms(envelope.timestamp, self._context.clock.now_ms()),
+            )
+        except LimitsUnavailableError:
+            raise limits_unavailable(message.requestId) from None
         if not claimed:
             raise SignatureError(SignatureVerdict.REPLAYED, message.requestId)
 

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from typelets_ws.bus.bus import Bus
+from typelets_ws.bus.pubsub import PubSubConnection
 from typelets_ws.config import model as config
 from typelets_ws.config.live import LiveConfig
 from typelets_ws.ports import Clock
@@ -67,6 +68,14 @@ class RunningBus:
     def payloads(self) -> list[bytes]:
         return [payload for _, payload in self.events]
 
+    def listening_at(self) -> int:
+        """The port of the server that events come from; 0 without a connection."""
+        connection = self.bus._subscriber.connection
+        if not self.bus._subscriber.listening:
+            return 0
+        assert isinstance(connection, PubSubConnection)
+        return int(connection.node.rpartition(":")[2])
+
     def sample(self, name: str, **labels: str) -> float:
         return (
             self.metrics.registry.get_sample_value(f"typelets_ws_{name}", labels) or 0
@@ -79,7 +88,7 @@ class RunningBus:
         return sum(sample.value for sample in family.samples)
 
     async def ready(self, timeout_s: float = 5.0) -> None:
-        """Wait until a probe sent from now on came back."""
+        """Wait until a probe sent from now on came back, and the limits were tried."""
         since = time.monotonic()
 
         def came_back() -> bool:
@@ -87,7 +96,12 @@ class RunningBus:
             return age is not None and time.monotonic() - age > since
 
         await until(
-            lambda: self.bus.proven and self.bus.commands.up and came_back(),
+            lambda: (
+                self.bus.proven
+                and self.bus.commands.up
+                and came_back()
+                and self.limits._failing_since is None
+            ),
             timeout_s,
         )
 

@@ -9,7 +9,8 @@ import pytest
 from tests.daemon import Boot, eventually
 from tests.integration.bus.running_bus import ready, running_bus, until
 from tests.redis import RedisServer, free_port, link_proxy
-from typelets_ws.ports import AcquireResult
+from tests.tokens import mint
+from typelets_ws.ports import AcquireResult, LimitsUnavailableError
 
 ALLOWED = ("&typelets:user:user_*", "&typelets:control", "&typelets:probe:*")
 
@@ -164,8 +165,10 @@ async def test_limits_that_redis_refuses_are_a_fault_shown_by_ready(
         async with boot(redis={"url": url}) as running:
             assert (await running.get("/ready"))[0] == 200
             redis_server.command("ACL", "SETUSER", "weak", "-evalsha", "-eval")
-            async with running.device("alice"):
-                pass
+            async with running.device() as device:
+                refusal = await device.auth(mint("alice"))
+                assert refusal["code"] == "UNAVAILABLE"
+                assert await device.closed() == 1013
             code, _, body = await running.get("/ready")
             assert code == 503
             assert b"limits" in body
@@ -186,4 +189,5 @@ async def test_a_barred_session_stays_out_while_the_slots_cannot_be_counted(
         redis_server.command("SET", "typelets:devices:ann", "of another type")
         redis_server.command("SET", "typelets:barred:sess_1", "1")
         assert await one.limits.acquire("ann", "c", "sess_1") is AcquireResult.REVOKED
-        assert await one.limits.acquire("ann", "c", "sess_2") is AcquireResult.GRANTED
+        with pytest.raises(LimitsUnavailableError):
+            await one.limits.acquire("ann", "c", "sess_2")

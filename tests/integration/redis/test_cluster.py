@@ -1,44 +1,18 @@
 """A Cluster under the bus and the limits: keys by slot, failovers, moved slots."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import pytest
 import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
+from tests.drills.drill import limits_hold, two_buses
 from tests.integration.bus.running_bus import ready, until
 from tests.redis import RedisServer, free_port
-from tests.redis_drill import PlainPublisher, drill, faults, limits_hold, two_buses
-from tests.redis_topologies import Cluster, off_loop
-from typelets_ws._publisher.redis import client
+from tests.redis_topologies import Cluster
 from typelets_ws.ports import AcquireResult
 from typelets_ws.publisher import Publisher
-
-Fault = Callable[[Cluster], Awaitable[None]]
-
-
-def publisher(cluster: Cluster) -> PlainPublisher:
-    """PUBLISH at one node after the other, replicas too, as redis-py and ioredis do."""
-    turn = 0
-
-    def client() -> Any:
-        nonlocal turn
-        turn += 1
-        running = [node for node in cluster.nodes if node.running]
-        return redis.asyncio.Redis(
-            port=running[turn % len(running)].port,
-            socket_timeout=0.5,
-            socket_connect_timeout=0.5,
-            retry=Retry(NoBackoff(), 0),
-        )
-
-    return PlainPublisher(client)
 
 
 async def test_events_and_limits_work_on_a_cluster(cluster: Cluster) -> None:
@@ -74,83 +48,6 @@ async def test_slots_of_two_hundred_users_with_braces(cluster: Cluster) -> None:
         assert not one.limits.refused
 
 
-async def kill_a_master(cluster: Cluster) -> None:
-    cluster.masters()[0].kill()
-
-
-async def freeze_a_master(cluster: Cluster) -> None:
-    master = cluster.masters()[0]
-    master.freeze()
-    await asyncio.sleep(3)
-    master.resume()
-
-
-async def freeze_the_rest(cluster: Cluster) -> None:
-    """A node is cut off for longer than its timeout, its connections never break."""
-    for replica in [n for n in cluster.nodes if n not in cluster.masters()]:
-        replica.freeze()
-    await asyncio.sleep(2.5)
-    for node in cluster.nodes:
-        node.resume()
-
-
-async def cluster_failover(cluster: Cluster) -> None:
-    master = cluster.masters()[0]
-    cluster.replica_of(master).command("CLUSTER", "FAILOVER")
-
-
-async def move_a_slot(cluster: Cluster) -> None:
-    """A slot of a user with devices changes its master, key by key."""
-    slot = key_slot(b"typelets:user:user1")
-    source = cluster.owner(slot)
-    target = next(node for node in cluster.masters() if node is not source)
-    await off_loop(lambda: cluster.move_slot(slot, source, target))
-
-
-async def kill_and_return(cluster: Cluster) -> None:
-    master = cluster.masters()[0]
-    master.kill()
-    await asyncio.sleep(4)
-    await off_loop(master.start)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "fault",
-    faults(
-        [freeze_the_rest, cluster_failover, kill_and_return],
-        kill_a_master,
-        freeze_a_master,
-        move_a_slot,
-    ),
-)
-async def test_a_cluster_heals_itself(cluster: Cluster, fault: Fault) -> None:
-    result = await drill(
-        cluster.url,
-        lambda: fault(cluster),
-        publisher=publisher(cluster),
-        settle_s=1.0,
-    )
-    print(result.row(getattr(fault, "__name__", "")))
-    assert result.silent == []
-
-
-def sharded_publisher(cluster: Cluster) -> PlainPublisher:
-    """SPUBLISH with redis-py's client of a Cluster."""
-
-    class Client:
-        def __init__(self) -> None:
-            self._client = client(cluster.url, 0.5, 10)
-
-        async def publish(self, channel: str, payload: bytes) -> None:
-            await asyncio.to_thread(self._client.spublish, channel, payload)
-
-        async def aclose(self) -> None:
-            await asyncio.to_thread(self._client.close)
-
-    return PlainPublisher(Client)
-
-
 def shard_subscribers(node: RedisServer, channel: bytes) -> int:
     reply = node.command("PUBSUB", "SHARDNUMSUB", channel)
     return int(reply[-1][-1] if isinstance(reply[-1], tuple) else reply[-1])
@@ -179,23 +76,6 @@ async def test_sharded_and_plain_events_are_heard_once(cluster: Cluster) -> None
         assert await a.bus.subscribe("user1")
         await a.barrier("user1")
         assert a.gaps == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "fault",
-    faults([kill_a_master, cluster_failover, move_a_slot], freeze_a_master),
-)
-async def test_sharded_subscriptions_follow(cluster: Cluster, fault: Fault) -> None:
-    result = await drill(
-        cluster.url,
-        lambda: fault(cluster),
-        publisher=sharded_publisher(cluster),
-        settle_s=1.0,
-        sharded=True,
-    )
-    print(result.row(f"sharded {getattr(fault, '__name__', '')}"))
-    assert result.silent == []
 
 
 async def test_a_slot_on_its_way_to_a_new_master(

@@ -3,13 +3,14 @@
 import asyncio
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from tests.integration.bus.running_bus import RunningBus, ready, running_bus, until
-from tests.redis import RedisServer, link_proxy
-from typelets_ws.ports import AcquireResult
+from tests.redis import RedisServer, free_port, link_proxy
+from typelets_ws.ports import AcquireResult, LimitsUnavailableError
 
 GRANTED, FULL, REVOKED = (
     AcquireResult.GRANTED,
@@ -197,14 +198,78 @@ async def test_a_barred_session_gets_no_place_anywhere(
         assert counted(redis_server) == 1
 
 
-async def test_a_refusing_redis_is_the_same_as_none(redis_server: RedisServer) -> None:
+async def test_a_redis_that_answers_with_errors_grants_nothing(
+    redis_server: RedisServer,
+) -> None:
     async with ready(redis_server.url) as one:
         redis_server.command("SET", "typelets:devices:ann", "of another type")
-        assert await one.limits.acquire("ann", "c", None) is GRANTED
+        with pytest.raises(LimitsUnavailableError):
+            await one.limits.acquire("ann", "c", None)
         assert one.sample("shared_limits_up") == 0
+        # Other users are not affected.
+        assert await one.limits.acquire("bob", "c", None) is GRANTED
         redis_server.command("DEL", "typelets:devices:ann")
         await until(lambda: one.sample("shared_limits_up") == 1)
-        await until(lambda: counted(redis_server) == 1)
+        assert await one.limits.acquire("ann", "c", None) is GRANTED
+        assert counted(redis_server) == 1
+
+
+async def test_without_memory_nothing_is_granted(redis_server: RedisServer) -> None:
+    async with ready(redis_server.url) as one:
+        redis_server.command("CONFIG", "SET", "maxmemory", "1")
+        try:
+            with pytest.raises(LimitsUnavailableError):
+                await one.limits.acquire("ann", "c", "sess")
+            with pytest.raises(LimitsUnavailableError):
+                await one.limits.claim_nonce("ann", b"n", 60_000)
+            assert one.limits.refused
+            assert not await one.limits.is_revoked("sess")
+        finally:
+            redis_server.command("CONFIG", "SET", "maxmemory", "0")
+        await until(lambda: not one.limits.refused)
+        assert await one.limits.acquire("ann", "c", "sess") is GRANTED
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_a_replica_admits_no_one(redis_server: RedisServer, shared: bool) -> None:
+    """Its own word on limits is of no use; a failover would end within seconds."""
+    url = redis_server.url
+    async with running_bus(url, shared_limits=shared, shared_nonces=shared) as one:
+        await one.ready()
+        redis_server.command("REPLICAOF", "127.0.0.1", free_port())
+        await until(lambda: not one.bus.commands.up)
+        await until(lambda: not one.bus.proven)
+        await asyncio.sleep(0.3)
+        with pytest.raises(LimitsUnavailableError):
+            await one.limits.acquire("ann", "c", "sess")
+        # A failover may be under way: devices that are connected are not refused yet.
+        assert await one.limits.claim_nonce("ann", b"n", 60_000)
+        redis_server.command("REPLICAOF", "NO", "ONE")
+        await one.ready()
+        await until(lambda: not one.limits.refused)
+        assert await one.limits.acquire("ann", "c", "sess") is GRANTED
+
+
+async def test_a_node_of_a_cluster_admits_no_one(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    node = RedisServer(tmp_path, "--cluster-enabled", "yes")
+    node.start()
+    try:
+        single = redis_server.url.replace("redis:", "redis+cluster:")
+        for url in (node.url, single.removesuffix("/0")):
+            async with running_bus(url) as one:
+                await until(lambda: one.limits.refused or not one.bus.commands.up)
+                await asyncio.sleep(0.3)
+                with pytest.raises(LimitsUnavailableError):
+                    await one.limits.acquire("ann", "c", "sess")
+                with pytest.raises(LimitsUnavailableError):
+                    await one.limits.claim_nonce("ann", b"n", 60_000)
+                with pytest.raises(LimitsUnavailableError):
+                    await one.limits.is_revoked("sess")
+                assert one.limits.refused
+    finally:
+        node.kill()
 
 
 async def test_a_connection_costs_two_commands_and_a_lease_one_for_all(

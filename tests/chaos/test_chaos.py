@@ -19,6 +19,7 @@ async def test_ten_seconds_of_faults_break_no_invariant() -> None:
     assert not verdict.violations, "\n".join(verdict.violations)
     assert verdict.counts["note_update_success"] > 20
     assert verdict.counts["note_sync"] > 20
+    assert verdict.counts["module edits"] > 5
 
 
 def test_a_seed_is_one_schedule_and_each_kind_of_fault_occurs() -> None:

@@ -21,12 +21,13 @@ from tests.daemon import eventually
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.postgres import Database
 from tests.redis import LinkProxy, link_proxy
-from typelets_ws.config.model import Config
 from typelets_ws.dev.postgres import Postgres
 
-__all__ = ["HEALS", "DaemonProcess", "World", "opened"]
+__all__ = ["DEVICES", "DaemonProcess", "World", "opened"]
 
-HEALS = "recovery" in Config.__struct_fields__
+DEVICES = 20
+"""Devices that a user may have."""
+
 START_S = 30.0
 BAD_EVENTS = {"internal_error", "crashed", "task_failed", "unhandled"}
 BAD_TEXTS = ("Traceback (most recent", "was never retrieved", "was never awaited")
@@ -150,12 +151,11 @@ def configuration(redis_url: str, database_url: str) -> dict[str, Any]:
     """Short intervals, so that a minute of faults has many of each."""
     sections: dict[str, Any] = {
         "redis": {"lease_s": 3.0, "unsubscribe_delay_s": 0.5, "resync_spread_s": 0.2},
-        "limits": {"rate_messages": 3_000},
+        "limits": {"rate_messages": 3_000, "devices_per_user": DEVICES},
         "log": {"level": "info"},
-    }
-    if HEALS:
         # Without a share the bound does not depend on how busy the machine is.
-        sections["recovery"] = {"audit_s": 2.0, "quiet_s": 0.3, "audit_share": 1.0}
+        "recovery": {"audit_s": 2.0, "quiet_s": 0.3, "audit_share": 1.0},
+    }
     return settings(redis_url, database_url, **sections)
 
 

@@ -33,7 +33,8 @@ class Clients:
         self._rest = rest
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
-        self.user = "alice"
+        self.users: dict[str, str] = {}
+        """Whose rows each client shows, by its name; the others are alice's."""
 
     async def call(self, command: str, **options: Any) -> Any:
         """Run a command of the driver, and return its result."""
@@ -43,19 +44,20 @@ class Clients:
     async def new(self, name: str, url: str, *tokens: str, **options: Any) -> "Client":
         """A started client; `tokens` are given out in turn, the last one again."""
         options = {"speed": SPEED, "tokens": tokens or [None], **options}
+        self.users[name] = options.pop("user", "alice")
         await self.call("new", name=name, url=url, **options)
         await self.call("start", name=name)
         return Client(self, name)
 
-    def stored(self) -> Message:
-        """The user's rows in the database, in wire format."""
-        return dict(self._rest.listing(self.user))
+    def stored(self, name: str = "") -> Message:
+        """The rows of a client's user in the database, in wire format."""
+        return dict(self._rest.listing(self.users.get(name, "alice")))
 
     def _replace(self, name: str) -> None:
         """Answer a `refetch` event, once Postgres does."""
         loop = asyncio.get_running_loop()
         try:
-            rows = self.stored()
+            rows = self.stored(name)
         except HttpError:
             loop.call_later(0.1, self._replace, name)
             return
@@ -77,6 +79,8 @@ class Clients:
                 self._replace(message["refetch"])
                 continue
             answer = self._answers.pop(message["number"])
+            if answer.done():
+                continue  # the call was cancelled
             if "error" in message:
                 answer.set_exception(AssertionError(message["error"]))
             else:

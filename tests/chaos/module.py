@@ -1,0 +1,93 @@
+"""Devices that use the client module, each in one Node process with the others.
+
+The module keeps the rows, the cursor and the outbox. This side reads what it shows,
+edits, and answers conflicts in favour of the stored row. An edit that was neither
+committed nor handed to the app as a conflict is lost, which is a violation.
+"""
+
+import asyncio
+import random
+
+from tests.chaos.syncing import SyncClient
+from tests.chaos.world import World
+from tests.client.clients import Client, Clients, node_clients
+from tests.tokens import mint
+
+__all__ = ["Clients", "ModuleClient", "node_clients"]
+
+SPEED = 3
+"""The module's clock runs faster: its keepalive and backoff are made for hours."""
+
+
+class ModuleClient(SyncClient):
+    """One instance of the client module, on one of the daemons."""
+
+    def __init__(
+        self, world: World, user: str, rng: random.Random, clients: Clients
+    ) -> None:
+        super().__init__(world, user, rng)
+        self.clients = clients
+        self.name = f"{user}-{rng.getrandbits(32):x}"
+        self.client = Client(self.clients, self.name)
+        self.edits: dict[str, str] = {}
+        """The latest title that was typed for each note."""
+
+        self.handed: set[str] = set()
+        """Titles that were handed to the app as conflicts."""
+
+    async def live(self) -> None:
+        """Start the module, and read what it shows until cancelled."""
+        port = self.rng.choice(self.world.daemons).port
+        await self.clients.new(
+            self.name,
+            f"ws://127.0.0.1:{port}/",
+            mint(self.user, expires_in=36_000),
+            speed=SPEED,
+            user=self.user,
+        )
+        try:
+            while True:
+                await self._read()
+                await asyncio.sleep(0.2)
+        finally:
+            await self.client.call("stop")
+
+    async def save(self) -> None:
+        """Type a title; the outbox keeps it while the module is offline."""
+        if self.notes:
+            self._sent += 1
+            note = self.rng.choice(sorted(self.notes))
+            title = f"{self.user} module {self.name} {self._sent}"
+            try:
+                await self.client.edit(note, title=title)
+            except AssertionError as exc:
+                if "there is no note" not in str(exc):
+                    raise
+                return  # it was deleted since the last look
+            self.edits[note] = title
+            self.seen["module edits"] += 1
+
+    async def _read(self) -> None:
+        # What was typed meanwhile may be in none of the answers.
+        typed = self._sent
+        for conflict in await self.client.heard("conflict"):
+            title = conflict["changes"].get("title")
+            if title is not None and title not in self.handed:
+                self.handed.add(title)
+                self.seen["module conflicts"] += 1
+                await self.client.call("resolve", id=conflict["noteId"], changes=None)
+        rows = await self.client.call("rows")
+        self.notes = {row["id"]: row for row in rows["notes"]}
+        self.folders = {row["id"]: row for row in rows["folders"]}
+        status = await self.client.call("status")
+        self.connected = status == "in sync" and self._sent == typed
+
+    def lost_edits(self, committed: set[tuple[str, str]]) -> list[str]:
+        """The latest edits that no one can find again."""
+        return [
+            f"{self.name} lost {title!r} of {note}"
+            for note, title in self.edits.items()
+            if note in self.notes
+            and (note, title) not in committed
+            and title not in self.handed
+        ]

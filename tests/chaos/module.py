@@ -56,6 +56,7 @@ class ModuleClient(SyncClient):
         """Type a title; the outbox keeps it while the module is offline."""
         if self.notes:
             self._sent += 1
+            self.connected = False  # until the next look
             note = self.rng.choice(sorted(self.notes))
             title = f"{self.user} module {self.name} {self._sent}"
             try:

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash, createHmac, randomBytes } from "node:crypto";
 import test from "node:test";
-import { World } from "./world.mjs";
+import { Locks, World } from "./world.mjs";
 
 const { sha256, TypeletsClient } = await import(process.env.CLIENT);
 const MINUTE = 60_000;
@@ -347,6 +347,108 @@ test("a storage that fails is told, and never overwritten", async () => {
   await inSync(full.world, full.client);
   await full.client.stop();
   assert.match(full.seen.error[0].message, /quota/);
+});
+
+/** Tabs of one browser: a storage and locks for all of them. `open()` opens one. */
+async function tabs(count) {
+  const { world } = scene();
+  const kept = storage();
+  const locks = new Locks();
+  const open = async () => {
+    const owner = {};
+    const tab = device(world, { storage: kept, environment: { locks: locks.of(owner) } });
+    tab.close = () => {
+      tab.dead.now = true;
+      locks.release(owner);
+    };
+    await tab.client.start();
+    await world.time.pass(5_000);
+    return tab;
+  };
+  const opened = [];
+  for (let n = 0; n < count; n += 1) opened.push(await open());
+  const offline = async () => {
+    world.refusing = true;
+    for (const socket of world.sockets) socket.drop(1006);
+    await world.time.pass(100);
+  };
+  return { world, kept, open, opened, offline };
+}
+
+test("tabs that share a storage keep each other's edits", async () => {
+  const { world, open, opened: [one, two, three], offline } = await tabs(3);
+  await offline();
+  one.client.edit("n1", { title: "one" });
+  two.client.edit("n2", { title: "two" });
+  three.client.edit("n3", { title: "three" });
+  three.client.edit("n1", { starred: true, title: "third" });
+  for (const tab of [one, two, three]) tab.close();
+  world.refusing = false;
+  const next = await open();
+  await world.time.pass(MINUTE);
+  const stored = (id) => world.server.tables.notes.get(id).row.title;
+  assert.deepEqual([stored("n2"), stored("n3")], ["two", "three"]);
+  next.client.wake(); // the first edit of n1 is confirmed: the second can be taken over
+  await world.time.pass(MINUTE);
+  assert.deepEqual([stored("n1"), next.seen.conflict.map(({ changes }) => changes)], ["one", [{ starred: true, title: "third" }]]);
+  next.client.resolve("n1", { title: "both" });
+  await inSync(world, next.client);
+  next.close();
+  const last = await open();
+  await inSync(world, last.client);
+  assert.deepEqual([stored("n1"), last.seen.conflict], ["both", []]);
+});
+
+test("the edits of a closed tab are taken over by one that goes on", async () => {
+  const { world, kept, opened: [one, two], offline } = await tabs(2);
+  await offline();
+  two.client.edit("n1", { title: "typed, then closed" });
+  one.client.edit("n2", { title: "goes on" });
+  assert.equal(one.client.get("n1").title, "t");
+  two.close();
+  one.client.wake();
+  await world.time.pass(100);
+  assert.equal(one.client.get("n1").title, "typed, then closed");
+  world.refusing = false;
+  await inSync(world, one.client, MINUTE);
+  assert.equal(world.server.tables.notes.get("n1").row.title, "typed, then closed");
+  for (const [key, text] of kept.kept) if (key !== "rows") assert.deepEqual(JSON.parse(text).entries, [], key);
+});
+
+test("a stopped client gives its outbox away, and starts again", async () => {
+  const { world, kept, opened: [one, two], offline } = await tabs(2);
+  await offline();
+  one.client.edit("n1", { title: "before the stop" });
+  one.client.edit("n2", { title: "given up" });
+  await one.client.stop();
+  one.client.edit("n3", { title: "after the stop" });
+  await one.client.stop();
+  const entries = () => JSON.parse(kept.kept.get("outbox")).entries.map(({ id }) => id);
+  assert.deepEqual(entries(), ["n1", "n2", "n3"]);
+  await one.client.start();
+  await world.time.pass(100);
+  assert.deepEqual(entries(), ["n1", "n2", "n3"]);
+  await one.client.stop();
+  two.client.wake();
+  await world.time.pass(100);
+  assert.equal(two.client.get("n1").title, "before the stop");
+  await one.client.start();
+  world.refusing = false;
+  await world.time.pass(2 * MINUTE);
+  await inSync(world, one.client, MINUTE);
+  await inSync(world, two.client, 100);
+  const titles = world.server.snapshot.notes.map(({ id, title }) => `${id} ${title}`).sort();
+  assert.deepEqual(titles, ["n1 before the stop", "n2 given up", "n3 after the stop"]);
+  assert.deepEqual([...one.seen.conflict, ...two.seen.conflict], []);
+});
+
+test("more tabs than outboxes: the last one says so, and works", async () => {
+  const { world, opened } = await tabs(21);
+  const last = opened.at(-1);
+  assert.match(last.seen.error[0].message, /too many tabs/);
+  last.client.edit("n1", { title: "from the last tab" });
+  await inSync(world, last.client);
+  assert.deepEqual(opened[19].seen.error, []);
 });
 
 test("slow saves do not overtake each other", async () => {

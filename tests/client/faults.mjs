@@ -1,35 +1,38 @@
 /**
  * Seeds of faults: `CLIENT=module node faults.mjs FIRST COUNT`.
  *
- * Three devices of one user edit, disconnect, sleep, are killed and start again; REST
- * hosts with wrong clocks write; publishes get lost; replies too. Afterwards every
- * device holds the server's rows, every edit was stored or handed over as a conflict,
- * and no update overwrote a value that its user had not seen.
+ * Two devices of one user, one of them with two tabs on one storage, edit, disconnect,
+ * sleep, are killed and start again; REST hosts with wrong clocks write; publishes get
+ * lost; replies too. Afterwards every tab holds the server's rows, every edit was stored
+ * or handed over as a conflict, and no update overwrote a value that its user had not seen.
  */
 import assert from "node:assert/strict";
-import { World } from "./world.mjs";
+import { Locks, World } from "./world.mjs";
 
 const { TypeletsClient } = await import(process.env.CLIENT);
 const MINUTE = 60_000;
 const FIELDS = ["title", "content", "starred"];
 
-class Device {
+/** What the tabs of one device share. */
+class Machine {
   kept = new Map();
+  locks = new Locks();
   edits = []; // {id, field, value, kept}: kept once the storage took it
   conflicts = new Set(); // values handed over
   seen = new Map(); // `id field` -> values shown to this user
-  starts = 0;
+}
 
-  constructor(world, name) {
+class Device {
+  constructor(world, name, machine) {
     this.world = world;
     this.name = name;
+    Object.assign(this, machine);
     this.start();
   }
 
   /** The app starts, with what its storage kept. */
   start() {
     const { world } = this;
-    this.starts += 1;
     this.dead = { now: false };
     const delay = (run) => (world.random() < 0.5 ? run() : new Promise((done) => world.time.at(world.random() * 400, () => done(run()))));
     const dead = this.dead;
@@ -37,7 +40,7 @@ class Device {
       getToken: () => (world.random() < world.trouble * 0.2 ? Promise.reject(new Error("no network")) : world.tokens.make()),
       storage: { load: (key) => delay(() => this.kept.get(key)), save: (key, text) => delay(() => void (dead.now || this.kept.set(key, text))) },
       sign: world.random() < 0.3,
-      environment: world.environment(this.name, dead),
+      environment: { ...world.environment(this.name, dead), locks: this.locks.of(this.dead) },
     });
     this.client.on("change", ({ notes }) => notes.forEach((id) => this.look(id)));
     this.client.on("conflict", (conflict) => this.decide(conflict));
@@ -81,6 +84,7 @@ class Device {
 
   kill() {
     this.dead.now = true;
+    this.locks.release(this.dead);
     const socket = this.world.sockets.findLast(({ owner }) => owner === this.name);
     if (socket) socket.onmessage = socket.onclose = socket.onopen = null;
     socket?.drop(1006);
@@ -136,7 +140,8 @@ export async function course(seed) {
   world.trouble = 1;
   const { server } = world;
   for (const id of ["n1", "n2", "n3", "n4"]) server.put("notes", server.note(id));
-  const devices = ["laptop", "phone", "tablet"].map((name) => new Device(world, name));
+  const [laptop, phone] = [new Machine(), new Machine()];
+  const devices = [["laptop", laptop], ["laptop tab", laptop], ["phone", phone]].map(([name, machine]) => new Device(world, name, machine));
   Object.assign(server.faults, { lost: world.random() * 0.5, late: world.random() * 200 });
   server.hiding = true; // a cursor in a pong promises that nothing was lost
   await world.time.pass(5_000);
@@ -166,8 +171,9 @@ function judge({ server }, devices) {
     for (const kind of ["notes", "folders"]) {
       assert.deepEqual(rows(client[kind]), rows(new Map(server.snapshot[kind].map((row) => [row.id, row]))), name);
     }
-    assert.deepEqual(JSON.parse(device.kept.get("outbox") ?? '{"entries":[]}').entries, []);
-    const written = server.writes.filter(({ by }) => by === name);
+    const outboxes = [...device.kept].filter(([key]) => key.startsWith("outbox"));
+    for (const [key, text] of outboxes) assert.deepEqual(JSON.parse(text).entries, [], `${name} ${key}`);
+    const written = server.writes.filter(({ by }) => by.startsWith(name.split(" ")[0]));
     for (const [index, { id, field, value, kept }] of device.edits.entries()) {
       const later = device.edits.slice(index + 1).some((each) => each.id === id && each.field === field);
       const stored = written.some((each) => each.id === id && each.field === field && each.value === value);

@@ -59,6 +59,35 @@ export class Time {
   }
 }
 
+/** Web Locks, as far as the client uses them: `ifAvailable` only. */
+export class Locks {
+  #held = new Map(); // owner by name
+  #ended = new Set();
+
+  of(owner) {
+    return {
+      request: async (name, { ifAvailable }, run) => {
+        await null;
+        if (this.#ended.has(owner)) return new Promise(() => {});
+        if (!ifAvailable) throw new Error("a lock that waits");
+        if (this.#held.has(name)) return run(null);
+        this.#held.set(name, owner);
+        try {
+          return await run({ name });
+        } finally {
+          if (this.#held.get(name) === owner) this.#held.delete(name);
+        }
+      },
+    };
+  }
+
+  /** A tab ends: so do its locks. */
+  release(owner) {
+    this.#ended.add(owner);
+    for (const [name, holder] of this.#held) if (holder === owner) this.#held.delete(name);
+  }
+}
+
 /** A connection; each direction delivers in order, with a delay. */
 export class Socket {
   readyState = 0;
@@ -304,6 +333,7 @@ export class World {
       clearTimeout: (event) => world.time.cancel(event),
       target: undefined,
       document: undefined,
+      locks: undefined,
       WebSocket: class extends Socket {
         constructor(url) {
           super(world, url);

@@ -1,5 +1,6 @@
 """The page of `typelets-ws dev` in a real browser: what it does."""
 
+import json
 from typing import Any
 
 import psycopg
@@ -81,6 +82,33 @@ def test_offline_and_back(open_page: Open) -> None:
     expect(content(phone)).to_have_value("written while the phone was away")
     tab(laptop, "Ideas").click()
     expect(content(laptop)).to_have_value("thought of on the train")
+
+
+def test_the_first_note_is_open_whatever_arrives_first(open_page: Open) -> None:
+    """A row that is healed at sign-in may come before the first page of rows."""
+
+    def an_event_first(page: Page) -> None:
+        def serve(socket: Any) -> None:
+            server = socket.connect_to_server()
+
+            def pass_on(text: str) -> None:
+                if (message := json.loads(text))["type"] == "sync_page":
+                    notes = message["notes"]
+                    [row] = [each for each in notes if each["title"] == "Ideas"]
+                    event = {"type": "note_created_sync", "noteData": row}
+                    socket.send(json.dumps(event))
+                socket.send(text)
+
+            server.on_message(pass_on)
+            socket.on_message(server.send)
+
+        page.route_web_socket("**/*", serve)
+
+    page = open_page(an_event_first)
+    for name in ("Laptop", "Phone"):
+        first = tab(pane(page, name), "Shopping list")
+        expect(first).to_have_attribute("aria-pressed", "true")
+        expect(lines(pane(page, name), "note_joined")).to_have_count(1)
 
 
 def test_signed_messages(open_page: Open) -> None:

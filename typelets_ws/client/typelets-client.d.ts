@@ -18,7 +18,7 @@ export class TypeletsClient {
      * @param {string} url for example wss://ws.example.com/
      * @param {Options} options
      */
-    constructor(url: string, { getToken, storage, saveRows, sign, environment }: Options);
+    constructor(url: string, { getToken, storage, sign, environment }: Options);
     /** @type {ReadonlyMap<string, Note>} rows as the server sent them */
     notes: ReadonlyMap<string, Note>;
     /** @type {ReadonlyMap<string, Folder>} */
@@ -27,10 +27,10 @@ export class TypeletsClient {
     connectionId: string;
     /** Known after the first `auth_success`, or from the storage. */
     userId: string;
+    /** Whether messages are signed from now on. */
+    sign: boolean;
     /** @returns {Status} */
     get status(): Status;
-    /** Messages sent from now on are signed. @param {boolean} on */
-    set sign(on: boolean);
     /**
      * Listen to an event; returns a function that ends it.
      * @template {keyof Events} Name
@@ -88,8 +88,6 @@ export class TypeletsClient {
     request(message: Message, { timeoutMs }?: {
         timeoutMs?: number;
     }): Promise<any>;
-    /** Send a message that has no reply; false when that is not possible now. @param {Message} message */
-    send(message: Message): boolean;
     #private;
 }
 export type Row = {
@@ -220,28 +218,21 @@ export type Events = {
     };
 };
 /**
- * What tests replace.
+ * What tests replace. `target` and `document` have `addEventListener`, or are undefined.
  */
 export type Environment = {
-    /**
-     * ms since the epoch
-     */
     now: () => number;
     random: () => number;
+    WebSocket: any;
+    target: any;
+    document: any;
+    locks: any;
     setTimeout: (run: () => void, ms: number) => any;
     clearTimeout: (timer: any) => void;
-    WebSocket: any;
-    /**
-     * has `addEventListener` for `online` and `pageshow`, or undefined
-     */
-    target: any;
-    /**
-     * has `addEventListener` for `visibilitychange`, or undefined
-     */
-    document: any;
 };
 /**
- * Both functions may be asynchronous. One client at a time per storage.
+ * Both functions may be asynchronous. Keys are `rows`, and `outbox` with the number of a
+ * tab. Tabs may share a storage where there are Web Locks (https).
  */
 export type StorageAdapter = {
     /**
@@ -249,6 +240,10 @@ export type StorageAdapter = {
      */
     load: (key: string) => any;
     save: (key: string, text: string) => any;
+    /**
+     * tells apart several storages of one user and origin
+     */
+    name?: string | undefined;
 };
 export type Options = {
     /**
@@ -262,10 +257,6 @@ export type Options = {
      * keeps edits and rows while the app is not running
      */
     storage?: StorageAdapter | undefined;
-    /**
-     * false: the storage keeps edits only (default true)
-     */
-    saveRows?: boolean | undefined;
     /**
      * sign messages (default false)
      */
@@ -283,8 +274,4 @@ export type Sync = {
      */
     seen: Set<string>;
     again: boolean;
-};
-export type Digest = {
-    count: number;
-    hash: string;
 };

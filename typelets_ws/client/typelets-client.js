@@ -12,6 +12,7 @@
  *   rows and the saved cursor belong together.
  * - One update per note is on its way at a time, and it carries `baseUpdatedAt`. An edit
  *   leaves the outbox when the server confirmed it, or when the app resolved its conflict.
+ * - Each tab saves to an outbox of its own, which it holds by a Web Lock.
  * - SHA-256 is computed here, synchronously: messages leave in the order of the calls,
  *   and React Native and plain http have no WebCrypto.
  */
@@ -69,28 +70,24 @@
  * @property {{ message: Message, signed: boolean }} sent each message sent
  */
 /**
- * What tests replace.
- * @typedef {object} Environment
- * @property {() => number} now ms since the epoch
- * @property {() => number} random
- * @property {(run: () => void, ms: number) => any} setTimeout
- * @property {(timer: any) => void} clearTimeout
- * @property {any} WebSocket
- * @property {any} target has `addEventListener` for `online` and `pageshow`, or undefined
- * @property {any} document has `addEventListener` for `visibilitychange`, or undefined
+ * What tests replace. `target` and `document` have `addEventListener`, or are undefined.
+ * @typedef {{ now: () => number, random: () => number, WebSocket: any, target: any,
+ *   document: any, locks: any, setTimeout: (run: () => void, ms: number) => any,
+ *   clearTimeout: (timer: any) => void }} Environment
  */
 /**
- * Both functions may be asynchronous. One client at a time per storage.
+ * Both functions may be asynchronous. Keys are `rows`, and `outbox` with the number of a
+ * tab. Tabs may share a storage where there are Web Locks (https).
  * @typedef {object} StorageAdapter
  * @property {(key: string) => any} load the text last saved under the key, or null
  * @property {(key: string, text: string) => any} save
+ * @property {string} [name] tells apart several storages of one user and origin
  */
 /**
  * @typedef {object} Options
  * @property {(how: { skipCache: boolean }) => any} getToken a session token; null when
  *   the user is signed out. As Clerk's `session.getToken`.
  * @property {StorageAdapter} [storage] keeps edits and rows while the app is not running
- * @property {boolean} [saveRows] false: the storage keeps edits only (default true)
  * @property {boolean} [sign] sign messages (default false)
  * @property {Partial<Environment>} [environment]
  */
@@ -108,13 +105,14 @@ const SAVE_ROWS_MS = 2_000;
 const RENEW_MS = 10_000; // before the token expires
 const MOST_REQUESTS = 100;
 const MOST_UPDATES = 8; // on their way at once
-const MESSAGE_BYTES = 1_048_576;
+const MOST_TABS = 20;
+const MESSAGE_BYTES = 1_048_576 - 500; // room for what `#ask` adds
 const GIVEN_UP = 4000; // our close code for a connection that does not answer
 
 /** Waits before reconnecting: `least` + random * min(`cap`, `base` * 2^attempt). */
 const BACKOFF = { least: 0, base: 500, cap: 30_000 };
 const PAUSE = { least: 2_000, base: 4_000, cap: 120_000 };
-/** @type {Record<number, { least: number, base: number, cap: number }>} */
+/** @type {Record<number, typeof PAUSE>} */
 const ADVICE = {
   1002: PAUSE, 1007: PAUSE, 1008: PAUSE, 1009: PAUSE, 1011: PAUSE, 1013: PAUSE, 4401: PAUSE,
   4429: { least: 20_000, base: 20_000, cap: 300_000 },
@@ -123,6 +121,8 @@ const TRANSIENT = new Set(["RATE_LIMITED", "UNAVAILABLE", "INTERNAL", "SIGNATURE
   "AUTH_REQUIRED", "TIMEOUT", "DISCONNECTED"]);
 const EDITABLE = new Set(["title", "content", "encryptedTitle", "encryptedContent",
   "starred", "archived", "deleted", "hidden", "folderId"]);
+/** @type {Kind[]} folders first: a note's folder exists before the note */
+const KINDS = ["folders", "notes"];
 
 /**
  * A request that failed. `code` is the server's (`NOT_FOUND`, `RATE_LIMITED`, …) or ours:
@@ -150,20 +150,25 @@ export class TypeletsClient {
   connectionId = "";
   /** Known after the first `auth_success`, or from the storage. */
   userId = "";
+  /** Whether messages are signed from now on. */
+  sign;
 
-  #url; #getToken; #storage; #saveRows; #sign;
+  #url; #getToken; #storage;
   /** @type {Environment} */ #env;
   #tables = { notes: new Table(), folders: new Table() };
   /** @type {Map<string, Entry>} */ #outbox = new Map();
-  /** @type {Map<string, Set<(event: any) => void>>} */ #listeners = new Map();
-  /** @type {Map<string, any>} */ #timers = new Map();
-  /** @type {Map<string, (error: TypeletsError | null, reply?: any) => void>} */
-  #requests = new Map();
+  #listeners = new Map(); // sets of functions by event
+  #timers = new Map(); // by name
+  #requests = new Map(); // functions that settle one, by requestId
   #requestNumber = 0;
   /** @type {any} */ #socket = null;
   /** @type {(() => void)[] | null} */ #stopListening = null; // null: stopped
   /** @type {Promise<void> | null} */ #loading = null;
-  /** @type {Map<string, Promise<void>>} */ #saving = new Map();
+  /** @type {Promise<void> | null} */ #gathering = null;
+  /** @type {number | null} */ #slot = null; // number of the outbox that is held
+  #slotText = ""; // last saved there
+  #release = () => {};
+  #saving = new Map(); // promises by key
   #saveAgain = new Set();
   /** @type {Status} */ #phase = "offline"; // "catching up": connected
   /** @type {Omit<StatusEvent, "status" | "pending">} */ #why = { reason: "stopped" };
@@ -186,31 +191,25 @@ export class TypeletsClient {
    * @param {string} url for example wss://ws.example.com/
    * @param {Options} options
    */
-  constructor(url, { getToken, storage, saveRows = true, sign = false, environment = {} }) {
-    const { WebSocket, document } = globalThis;
+  constructor(url, { getToken, storage, sign = false, environment = {} }) {
+    const { WebSocket, document, navigator } = globalThis;
     this.#env = {
       now: () => Date.now(), random: () => Math.random(), WebSocket, target: globalThis, document,
-      setTimeout: (run, ms) => setTimeout(run, ms), clearTimeout: (timer) => clearTimeout(timer),
-      ...environment,
+      locks: navigator?.locks, setTimeout: (run, ms) => setTimeout(run, ms),
+      clearTimeout: (timer) => clearTimeout(timer), ...environment,
     };
     this.#url = url;
     this.#getToken = getToken;
     this.#storage = storage;
-    this.#saveRows = saveRows;
-    this.#sign = sign;
-    this.notes = /** @type {any} */ (this.#tables.notes.rows);
-    this.folders = /** @type {any} */ (this.#tables.folders.rows);
+    this.sign = sign;
+    this.notes = this.#tables.notes.rows;
+    this.folders = this.#tables.folders.rows;
   }
 
   /** @returns {Status} */
   get status() {
     if (this.#phase !== "catching up") return this.#phase;
     return this.#verified && this.#outbox.size === 0 ? "in sync" : "catching up";
-  }
-
-  /** Messages sent from now on are signed. @param {boolean} on */
-  set sign(on) {
-    this.#sign = on;
   }
 
   /**
@@ -240,6 +239,7 @@ export class TypeletsClient {
     this.#attempt = 0;
     this.#become("connecting", { reason: "" });
     await (this.#loading ??= this.#load());
+    await this.#gather();
     if (this.#stopListening && !this.#socket && !this.#timers.has("connect")) this.#connect();
   }
 
@@ -248,10 +248,14 @@ export class TypeletsClient {
     this.#end("stopped");
     this.#save("rows");
     await this.saved();
+    if (this.#stopListening) return;
+    this.#slot = null;
+    this.#release();
   }
 
   /** Resolves when the storage took all edits made so far. */
   async saved() {
+    await this.#gathering;
     await Promise.all(this.#saving.values());
   }
 
@@ -260,6 +264,7 @@ export class TypeletsClient {
    * back or the page is shown; in React Native call it when AppState becomes `active`.
    */
   wake() {
+    this.#gather();
     if (this.#phase === "catching up") this.#ping(WAKE_PONG_MS);
     else if (this.#timers.has("retry") && !ADVICE[this.#why.code ?? 0]) this.#connect();
   }
@@ -289,16 +294,15 @@ export class TypeletsClient {
   edit(id, changes) {
     const row = this.notes.get(id);
     if (!row) throw new TypeError(`there is no note ${id}`);
-    const names = Object.keys(changes).filter((name) => changes[/** @type {"title"} */ (name)] !== undefined);
-    const wrong = names.find((name) => !EDITABLE.has(name));
-    if (wrong) throw new TypeError(`${wrong} cannot be edited`);
+    const given = Object.entries(changes).filter(([, value]) => value !== undefined);
+    const wrong = given.find(([name]) => !EDITABLE.has(name));
+    if (wrong) throw new TypeError(`${wrong[0]} cannot be edited`);
     const entry = this.#outbox.get(id) ?? new Entry(row);
-    if (!entry.edit(row, changes, names)) return;
+    if (!entry.edit(row, given)) return;
     this.#outbox.set(id, entry);
-    this.#changed("notes", [id]);
-    this.#save("outbox");
-    if (entry.conflict) this.#conflict(entry, entry.conflict.theirs, entry.conflict.error);
-    this.#flush();
+    const { conflict } = entry;
+    this.#edited(id);
+    if (conflict) this.#conflict(entry, conflict.theirs, conflict.error);
   }
 
   /**
@@ -309,10 +313,8 @@ export class TypeletsClient {
   resolve(noteId, changes) {
     const entry = this.#outbox.get(noteId);
     if (!entry?.conflict) return;
-    if (!entry.resolve(changes)) this.#outbox.delete(noteId);
-    this.#changed("notes", [noteId]);
-    this.#save("outbox");
-    this.#flush();
+    entry.resolve(changes);
+    this.#edited(noteId);
   }
 
   /**
@@ -320,9 +322,8 @@ export class TypeletsClient {
    * is ignored. @param {"notes" | "folders"} kind @param {Row} row
    */
   put(kind, row) {
-    const known = this.#tables[kind].rows.get(row.id);
-    if (known && known.updatedAt >= row.updatedAt) return;
-    this.#apply(kind, [row]);
+    const known = this[kind].get(row.id);
+    if (!known || known.updatedAt < row.updatedAt) this.#apply(kind, [row]);
   }
 
   /** Forget a row that your own REST request deleted. @param {"notes" | "folders"} kind @param {string} id */
@@ -351,16 +352,11 @@ export class TypeletsClient {
     });
   }
 
-  /** Send a message that has no reply; false when that is not possible now. @param {Message} message */
-  send(message) {
-    return this.#phase === "catching up" && this.#write(message, this.#sign);
-  }
-
   // Connecting.
 
   async #connect() {
     this.#cancel("retry");
-    this.#after("connect", CONNECT_MS, () => this.#giveUp("connecting took too long"));
+    this.#after("connect", CONNECT_MS, () => this.#retry(BACKOFF, { reason: "connecting took too long" }));
     const timer = this.#timers.get("connect");
     this.#become("connecting", { reason: "" });
     const token = await this.#token();
@@ -368,8 +364,9 @@ export class TypeletsClient {
     if (token instanceof Error) return this.#retry(BACKOFF, { reason: "no token" });
     if (!token) return this.#end("signed out");
     const socket = (this.#socket = new this.#env.WebSocket(this.#url));
-    const mine = (/** @type {(event: any) => void} */ run) => (/** @type {any} */ event) => {
+    const mine = (run) => (event) => {
       if (socket === this.#socket) run(event);
+      else socket.close(GIVEN_UP); // React Native opens a socket that was closed before
     };
     this.#expiredTokens = 0;
     socket.onopen = mine(() => {
@@ -391,9 +388,9 @@ export class TypeletsClient {
     }
   }
 
-  #auth(/** @type {string} */ token) {
+  #auth(token) {
     this.#expiresAt = expiry(token);
-    this.#write({ type: "auth", token }, this.#sign && this.#secret !== "");
+    this.#write({ type: "auth", token }, this.sign && this.#secret !== "");
   }
 
   /** Authenticate again on the same connection, which stays open if that fails. */
@@ -407,7 +404,7 @@ export class TypeletsClient {
     else this.#end("signed out");
   }
 
-  #welcome(/** @type {Message} */ message) {
+  #welcome(message) {
     if (this.userId && this.userId !== message.userId) {
       this.#emit("error", new TypeletsError("OTHER_USER", `the storage is of ${this.userId}`));
       return this.#end("other user");
@@ -429,27 +426,20 @@ export class TypeletsClient {
     this.#syncable = true; // until it answers UNKNOWN_TYPE
     this.#become("catching up", { reason: "" });
     this.#startSync("connected");
+    this.#gather();
   }
 
-  #closed(/** @type {number} */ code, /** @type {string} */ reason) {
+  #closed(code, reason) {
     if (code === 1000) return this.#end(reason || "closed", code);
     if (code === 4401) this.#skipCache = true;
     this.#retry(ADVICE[code] ?? BACKOFF, { code, reason });
   }
 
-  #giveUp(/** @type {string} */ reason) {
-    this.#retry(BACKOFF, { reason });
-  }
-
-  /**
-   * @param {{ least: number, base: number, cap: number }} backoff
-   * @param {Omit<StatusEvent, "status" | "pending">} why
-   */
   #retry({ least, base, cap }, why) {
     const { now, random } = this.#env;
     if (this.#connectedAt && now() - this.#connectedAt > STEADY_MS) this.#attempt = 0;
     const retryInMs = least + random() * Math.min(cap, base * 2 ** this.#attempt++);
-    this.#leave();
+    this.#leave(GIVEN_UP);
     this.#after("retry", retryInMs, () => this.#connect());
     this.#become("offline", { ...why, retryInMs });
   }
@@ -463,7 +453,7 @@ export class TypeletsClient {
   }
 
   /** Forget the connection without waiting for its close: a dead one never closes. */
-  #leave(code = GIVEN_UP) {
+  #leave(code) {
     this.#phase = "offline";
     for (const name of ["connect", "retry", "alive", "pong", "renew", "sync", "flush"]) this.#cancel(name);
     const socket = this.#socket;
@@ -471,10 +461,7 @@ export class TypeletsClient {
     this.#secret = this.connectionId = "";
     this.#connectedAt = 0;
     this.#verified = false;
-    if (socket) {
-      socket.onopen = socket.onmessage = socket.onclose = null;
-      socket.close(code);
-    }
+    socket?.close(code);
     const lost = new TypeletsError("DISCONNECTED", "the connection ended before the reply");
     for (const done of [...this.#requests.values()]) done(lost);
   }
@@ -482,13 +469,14 @@ export class TypeletsClient {
   // Staying connected.
 
   #keepAlive() {
+    this.#gather(); // a tab may have been closed
     const silent = this.#env.now() - this.#heardAt;
     if (silent < KEEPALIVE_MS) this.#after("alive", KEEPALIVE_MS - silent, () => this.#keepAlive());
     else this.#ping(silent > 2 * KEEPALIVE_MS ? WAKE_PONG_MS : PONG_MS);
   }
 
   /** Ping; give the connection up when nothing comes back in time. */
-  #ping(/** @type {number} */ patienceMs) {
+  #ping(patienceMs) {
     if (this.#timers.has("pong")) return;
     const due = this.#env.now() + patienceMs;
     this.#write({ type: "ping" });
@@ -496,29 +484,27 @@ export class TypeletsClient {
     this.#after("pong", patienceMs, () => {
       // Fired late, the tab was frozen: the pong may be waiting behind this timer.
       if (this.#env.now() - due > 1_000) this.#ping(WAKE_PONG_MS);
-      else this.#giveUp("no answer");
+      else this.#retry(BACKOFF, { reason: "no answer" });
     });
   }
 
   // Receiving.
 
-  #receive(/** @type {Message} */ message) {
+  #receive(message) {
     const socket = this.#socket;
     this.#heardAt = this.#env.now();
     this.#cancel("pong");
     this.#emit("message", message);
     if (socket !== this.#socket) return; // a listener stopped the client
     this.#handle(message);
-    const done = message.requestId === undefined ? undefined : this.#requests.get(message.requestId);
-    if (message.type !== "error") done?.(null, message);
-    else {
-      const error = new TypeletsError(message.code, message.message, message);
-      if (done) done(error);
-      else this.#emit("error", error);
-    }
+    const done = this.#requests.get(message.requestId);
+    if (message.type !== "error") return done?.(null, message);
+    const error = new TypeletsError(message.code, message.message, message);
+    if (done) done(error);
+    else this.#emit("error", error);
   }
 
-  #handle(/** @type {Message} */ message) {
+  #handle(message) {
     switch (message.type) {
       case "auth_success": return this.#welcome(message);
       case "auth_failed":
@@ -547,7 +533,7 @@ export class TypeletsClient {
   }
 
   /** A row changed on the server: upsert (fields over the row held) or, with null, delete. */
-  #live(/** @type {Kind} */ kind, /** @type {string} */ id, /** @type {Row | any} */ row) {
+  #live(kind, id, row) {
     if (typeof id !== "string") return;
     this.#sync?.touched.add(id);
     const whole = row && { ...this[kind].get(id), ...row, id };
@@ -557,26 +543,24 @@ export class TypeletsClient {
     this.#flush();
   }
 
-  #apply(/** @type {Kind} */ kind, /** @type {Row[]} */ rows) {
+  #apply(kind, rows) {
     for (const row of rows) this.#tables[kind].set(row);
     this.#changed(kind, rows.map(({ id }) => id));
   }
 
-  #remove(/** @type {Kind} */ kind, /** @type {string[]} */ ids) {
+  #remove(kind, ids) {
     const gone = ids.filter((id) => this.#tables[kind].delete(id));
     this.#changed(kind, gone);
     if (kind === "notes" || gone.length === 0) return;
     // As the database does: ON DELETE SET NULL, which leaves updatedAt as it was.
-    const inside = [...this.notes.values()].filter(({ folderId }) => folderId !== null && gone.includes(folderId));
+    const inside = [...this.notes.values()].filter(({ folderId }) => gone.includes(folderId));
     this.#apply("notes", inside.map((note) => ({ ...note, folderId: null })));
   }
 
-  #changed(/** @type {Kind} */ kind, /** @type {string[]} */ ids) {
+  #changed(kind, ids) {
     if (ids.length === 0) return;
     this.#emit("change", { notes: [], folders: [], [kind]: ids });
-    if (this.#saveRows && !this.#timers.has("rows")) {
-      this.#after("rows", SAVE_ROWS_MS, () => this.#save("rows"));
-    }
+    this.#saveRowsSoon();
     this.#tell();
   }
 
@@ -594,7 +578,7 @@ export class TypeletsClient {
     this.#askPage(cursor);
   }
 
-  #askPage(/** @type {string | null} */ cursor) {
+  #askPage(cursor) {
     const sync = /** @type {Sync} */ (this.#sync);
     const message = { type: "sync", ...(cursor && { cursor }), ...(sync.mode === "ids" && { ids: true }) };
     this.#ask(message, SYNC_MS, (error, page) => {
@@ -604,15 +588,15 @@ export class TypeletsClient {
     });
   }
 
-  #page(/** @type {Sync} */ sync, /** @type {any} */ page) {
+  #page(sync, page) {
     for (const kind of KINDS) {
       this.#apply(kind, page[kind]);
       for (const { id } of page[kind]) sync.seen.add(id);
     }
     if (page.more) return this.#askPage(page.cursor);
-    const listed = page.noteIds ? new Set([...page.noteIds, ...page.folderIds]) : sync.mode === "all" ? sync.seen : null;
+    const listed = page.noteIds ? new Set([...page.noteIds, ...page.folderIds]) : sync.mode === "all" && sync.seen;
     for (const kind of listed ? KINDS : []) {
-      this.#remove(kind, [...this[kind].keys()].filter((id) => !listed?.has(id) && !sync.touched.has(id)));
+      this.#remove(kind, [...this[kind].keys()].filter((id) => !listed.has(id) && !sync.touched.has(id)));
     }
     this.#sync = null;
     if (this.#matches(page.digest)) {
@@ -629,7 +613,7 @@ export class TypeletsClient {
     }
   }
 
-  #syncFailed(/** @type {TypeletsError} */ error) {
+  #syncFailed(error) {
     this.#sync = null;
     if (error.code === "CURSOR_EXPIRED" && this.#cursor) {
       this.#cursor = null;
@@ -650,25 +634,25 @@ export class TypeletsClient {
     this.#tell();
   }
 
-  #healed(/** @type {Message} */ message) {
+  #healed(message) {
     if (this.#sync) return;
     if (!message.digest) this.#syncLater(() => this.#startSync("healed"), 0, HEALED_MS); // one of many
     else if (this.#matches(message.digest)) this.#inSync(message.cursor);
     else this.#startSync("healed");
   }
 
-  #inSync(/** @type {string | null} */ cursor) {
+  #inSync(cursor) {
     this.#cancel("sync");
     this.#cursor = cursor;
     this.#syncTries = 0;
-    if (!this.#verified) this.#save("rows");
-    else if (!this.#timers.has("rows")) this.#after("rows", SAVE_ROWS_MS, () => this.#save("rows"));
+    if (this.#verified) this.#saveRowsSoon();
+    else this.#save("rows");
     this.#verified = true;
     this.#flush();
     this.#tell();
   }
 
-  /** @param {{ notes: Digest, folders: Digest } | undefined} digest absent: nothing to compare */
+  /** Whether all rows are the server's; without a digest there is nothing to compare. */
   #matches(digest) {
     return !digest || KINDS.every((kind) => this.#tables[kind].matches(digest[kind]));
   }
@@ -678,10 +662,10 @@ export class TypeletsClient {
   /** Send what may be sent now; called after each event that may allow more. */
   #flush() {
     if (this.#phase !== "catching up" || !this.#verified) return;
-    let free = MOST_UPDATES;
-    for (const entry of this.#outbox.values()) if (entry.sent) free -= 1;
+    const entries = [...this.#outbox.values()];
+    let free = MOST_UPDATES - entries.filter(({ sent }) => sent).length;
     let next = Infinity;
-    for (const entry of [...this.#outbox.values()]) {
+    for (const entry of entries) {
       if (entry.sent || entry.conflict) continue;
       const wait = entry.notBefore - this.#env.now();
       if (wait > 0) next = Math.min(next, wait);
@@ -694,33 +678,30 @@ export class TypeletsClient {
   }
 
   /** Lay the edits over the row as it is now; whether there is something to send. */
-  #rebased(/** @type {Entry} */ entry) {
+  #rebased(entry) {
     const row = this.notes.get(entry.id) ?? null;
-    const outcome = entry.rebase(row);
-    if (outcome === "conflict") this.#conflict(entry, row);
-    if (outcome === "done") {
+    const fits = entry.rebase(row);
+    if (!fits) this.#conflict(entry, row);
+    else if (entry.isEmpty) {
       this.#outbox.delete(entry.id);
       this.#save("outbox");
       this.#tell();
     }
-    return outcome === "send";
+    return fits && !entry.isEmpty;
   }
 
-  #update(/** @type {Entry} */ entry) {
+  #update(entry) {
     entry.send(this.#env.now());
     const message = { type: "note_update", noteId: entry.id, changes: entry.sent, baseUpdatedAt: entry.version };
     this.#save("outbox"); // before sending: the outcome may never be known
     this.#ask(message, REQUEST_MS, (error, reply) => {
-      if (!error) entry.confirmed(reply.updatedNote);
-      else this.#refused(entry, error);
-      if (entry.isEmpty) this.#outbox.delete(entry.id);
-      this.#save("outbox");
-      this.#changed("notes", [entry.id]);
-      this.#flush();
+      if (error) this.#refused(entry, error);
+      else entry.confirmed(reply.updatedNote);
+      this.#edited(entry.id);
     });
   }
 
-  #refused(/** @type {Entry} */ entry, /** @type {TypeletsError} */ error) {
+  #refused(entry, error) {
     entry.unsend(error.code === "TIMEOUT" || error.code === "DISCONNECTED");
     const theirs = error.reply?.updatedNote;
     if (error.code === "CONFLICT" && theirs) this.#live("notes", theirs.id, theirs);
@@ -736,44 +717,50 @@ export class TypeletsClient {
     }
   }
 
-  #conflict(/** @type {Entry} */ entry, /** @type {Note | null} */ theirs, /** @type {TypeletsError | null} */ error = null) {
+  /** @param {Entry} entry @param {Note | null} theirs @param {TypeletsError | null} [error] */
+  #conflict(entry, theirs, error = null) {
     entry.conflict = { theirs, error };
     const { id: noteId, changes, base } = entry;
     this.#emit("conflict", { noteId, changes: { ...changes }, base: { ...base }, theirs, ...(error && { error }) });
     this.#tell();
   }
 
+  /** The edits of a note changed. */
+  #edited(id) {
+    if (this.#outbox.get(id)?.isEmpty) this.#outbox.delete(id);
+    this.#changed("notes", [id]);
+    this.#save("outbox");
+    this.#flush();
+  }
+
   // Words.
 
-  /** Send a request; `done` is called synchronously with the reply's message, once. */
-  #ask(/** @type {Message} */ message, /** @type {number} */ timeoutMs, /** @type {(error: TypeletsError | null, reply?: any) => void} */ done) {
+  /** Send a request; `done(error, reply)` is called once, synchronously with the reply. */
+  #ask(message, timeoutMs, done) {
     const requestId = `${++this.#requestNumber}`;
-    const fail = (/** @type {string} */ code, /** @type {string} */ text) => done(new TypeletsError(code, text));
+    const fail = (code, text) => done(new TypeletsError(code, text));
     if (this.#phase !== "catching up") return fail("DISCONNECTED", "not connected");
     if (this.#requests.size >= MOST_REQUESTS) return fail("RATE_LIMITED", "too many requests are waiting");
-    const text = JSON.stringify(message);
-    if (text.length * 3 > MESSAGE_BYTES - 500 && utf8(text).length > MESSAGE_BYTES - 500) {
+    if (utf8(JSON.stringify(message)).length > MESSAGE_BYTES) {
       return fail("MESSAGE_TOO_LARGE", "Message too large. Maximum size is 1MB.");
     }
-    const settle = (/** @type {TypeletsError | null} */ error, /** @type {any} */ reply = null) => {
+    const settle = (error, reply) => {
       this.#requests.delete(requestId);
       this.#cancel(`request ${requestId}`);
       done(error, reply);
     };
     this.#requests.set(requestId, settle);
     this.#after(`request ${requestId}`, timeoutMs, () => settle(new TypeletsError("TIMEOUT", "no reply in time")));
-    this.#write({ ...message, requestId }, this.#sign);
+    this.#write({ ...message, requestId }, this.sign);
   }
 
-  /** Write a message, signed or not; false when the socket is not open. */
-  #write(/** @type {Message} */ message, signed = false) {
-    if (this.#socket?.readyState !== 1) return false;
+  #write(message, signed = false) {
+    if (this.#socket?.readyState !== 1) return;
     this.#socket.send(signed ? this.#signed(message) : JSON.stringify(message));
     this.#emit("sent", { message, signed });
-    return true;
   }
 
-  #signed(/** @type {Message} */ payload) {
+  #signed(payload) {
     const timestamp = this.#env.now() + this.#skewMs;
     const nonce = [1, 2, 3].map(() => this.#env.random().toString(36).slice(2)).join("");
     const text = JSON.stringify({ payload, timestamp, nonce });
@@ -781,36 +768,82 @@ export class TypeletsClient {
     return `{"signature":"${signature}",${text.slice(1)}`;
   }
 
-  // Storage: two keys, `outbox` and `rows`. A second save waits for the first.
+  // Storage: the keys `rows` and `outbox`. A second save of a key waits for the first.
 
   async #load() {
-    const read = async (/** @type {string} */ key) => JSON.parse((await this.#storage?.load(key)) ?? "null");
     try {
-      const [outbox, rows] = [await read("outbox"), await read("rows")];
-      this.userId = outbox?.userId || rows?.userId || "";
+      const read = async (key) => JSON.parse((await this.#storage?.load(key)) ?? "null");
+      const rows = await read("rows");
+      this.userId = rows?.userId || (await read("outbox"))?.userId || "";
+      await this.#gather(); // before there are rows to edit
       for (const kind of rows ? KINDS : []) this.#apply(kind, rows[kind]);
       this.#cursor = rows?.cursor ?? null;
-      for (const saved of outbox?.entries ?? []) {
-        if (!this.#outbox.has(saved.id)) this.#outbox.set(saved.id, Entry.from(saved));
-      }
-      this.#changed("notes", [...this.#outbox.keys()]);
     } catch (error) {
+      this.#storageFailed("load", error);
       this.#storage = undefined; // or the edits it holds would be overwritten
-      this.#emit("error", new TypeletsError("STORAGE", `cannot load: ${asError(error).message}`));
     }
   }
 
-  #save(/** @type {"outbox" | "rows"} */ key) {
+  /** Hold an outbox, and take over the edits of tabs that were closed. One at a time. */
+  #gather() {
+    const failed = (error) => this.#storageFailed("load", error);
+    return (this.#gathering ??= this.#gatherAll().catch(failed).then(() => void (this.#gathering = null)));
+  }
+
+  async #gatherAll() {
+    const { locks } = this.#env;
+    const name = `typelets ${this.#storage?.name ?? ""} ${this.userId}`;
+    for (let number = 0; this.#storage && this.userId && number < MOST_TABS; number += 1) {
+      const empty = number === this.#slot || !(await this.#storage.load(outboxKey(number)));
+      if (empty && this.#slot !== null) continue;
+      if (!locks) return void (this.#slot === null && (await this.#take(number)));
+      await new Promise((next, fail) => {
+        const granted = async (lock) => {
+          const held = lock && (await this.#take(number));
+          next(null);
+          if (held) await new Promise((release) => (this.#release = () => release(null)));
+        };
+        locks.request(`${name} ${number}`, { ifAvailable: true }, granted).catch(fail);
+      });
+    }
+    if (this.#storage && this.userId && this.#slot === null) throw new Error("too many tabs use it");
+  }
+
+  /** Take over the edits of an outbox that no tab holds; whether to hold it from now on. */
+  async #take(number) {
+    const storage = /** @type {StorageAdapter} */ (this.#storage);
+    const text = (await storage.load(outboxKey(number))) ?? "";
+    const first = this.#slot === null;
+    // What this client saved before `stop` is older than what it remembers.
+    const entries = !text || (first && text === this.#slotText) ? [] : JSON.parse(text).entries;
+    const left = entries.filter(({ id }) => this.#outbox.has(id)); // one's own are sent first
+    if (first && left.length && this.#env.locks) return false;
+    const taken = entries.filter((saved) => !left.includes(saved));
+    for (const saved of taken) this.#outbox.set(saved.id, Entry.from(saved));
+    if (first) this.#slot = number;
+    if (first || taken.length) this.#save("outbox");
+    if (!first && taken.length) {
+      await Promise.all(this.#saving.values());
+      await storage.save(outboxKey(number), JSON.stringify({ userId: this.userId, entries: left }));
+    }
+    this.#changed("notes", taken.map(({ id }) => id));
+    this.#flush();
+    return first;
+  }
+
+  #save(key) {
     if (key === "rows") this.#cancel("rows");
-    if (!this.#storage || !this.userId || (key === "rows" && !this.#saveRows)) return;
+    if (!this.#storage || !this.userId) return;
+    if (key === "outbox" && this.#slot === null) return void this.#gather();
     if (this.#saving.has(key)) return void this.#saveAgain.add(key);
     const content = key === "outbox"
       ? { userId: this.userId, entries: [...this.#outbox.values()].map((entry) => entry.saved) }
       : { userId: this.userId, cursor: this.#cursor, notes: [...this.notes.values()], folders: [...this.folders.values()] };
-    const failed = (/** @type {unknown} */ error) =>
-      this.#emit("error", new TypeletsError("STORAGE", `cannot save: ${asError(error).message}`));
+    const text = JSON.stringify(content);
+    if (key === "outbox") this.#slotText = text;
+    const failed = (error) => this.#storageFailed("save", error);
     try {
-      const saved = this.#storage.save(key, JSON.stringify(content));
+      const saved = this.#storage.save(key === "outbox" ? outboxKey(this.#slot) : key, text);
       if (typeof saved?.then !== "function") return;
       this.#saving.set(key, saved.then(() => {}, failed).then(() => {
         this.#saving.delete(key);
@@ -822,9 +855,17 @@ export class TypeletsClient {
     }
   }
 
+  #saveRowsSoon() {
+    if (this.#storage && !this.#timers.has("rows")) this.#after("rows", SAVE_ROWS_MS, () => this.#save("rows"));
+  }
+
+  #storageFailed(what, error) {
+    this.#emit("error", new TypeletsError("STORAGE", `cannot ${what}: ${asError(error).message}`));
+  }
+
   // Telling.
 
-  #become(/** @type {Status} */ phase, /** @type {Omit<StatusEvent, "status" | "pending">} */ why) {
+  #become(phase, why) {
     this.#phase = phase;
     this.#why = why;
     this.#tell();
@@ -854,7 +895,7 @@ export class TypeletsClient {
     }
   }
 
-  #after(/** @type {string} */ name, /** @type {number} */ ms, /** @type {() => void} */ run) {
+  #after(name, ms, run) {
     this.#cancel(name);
     const timer = this.#env.setTimeout(() => {
       this.#timers.delete(name);
@@ -863,14 +904,11 @@ export class TypeletsClient {
     this.#timers.set(name, timer);
   }
 
-  #cancel(/** @type {string} */ name) {
+  #cancel(name) {
     this.#env.clearTimeout(this.#timers.get(name));
     this.#timers.delete(name);
   }
 }
-
-/** @type {Kind[]} folders first: a note's folder exists before the note */
-const KINDS = ["folders", "notes"];
 
 /**
  * @typedef {object} Sync
@@ -890,20 +928,19 @@ class Entry {
   notBefore = 0;
   tries = 0;
 
-  constructor(/** @type {{ id: string, updatedAt: string }} */ row) {
-    this.id = row.id;
-    this.version = row.updatedAt;
+  constructor({ id, updatedAt }) {
+    this.id = id;
+    this.version = updatedAt;
   }
 
   /** What the storage keeps. */
   get saved() {
-    const { id, version, base, attempted } = this;
-    const changes = { ...this.sent, ...this.changes };
-    const uncertain = this.sent ? withValues(attempted, this.sent) : attempted;
-    return { id, version, base, attempted: uncertain, changes };
+    const { id, version, base, sent, changes } = this;
+    const attempted = sent ? withValues(this.attempted, sent) : this.attempted;
+    return { id, version, base, attempted, changes: { ...sent, ...changes } };
   }
 
-  static from(/** @type {any} */ { id, version, base, attempted, changes }) {
+  static from({ id, version, base, attempted, changes }) {
     return Object.assign(new Entry({ id, updatedAt: version }), { base, attempted, changes });
   }
 
@@ -911,49 +948,45 @@ class Entry {
     return !this.sent && Object.keys(this.changes).length === 0;
   }
 
-  /** Take an edit; whether it changes what is shown. */
-  edit(/** @type {any} */ row, /** @type {any} */ changes, /** @type {string[]} */ names) {
+  /** Take an edit, as pairs of name and value; whether it changes what is shown. */
+  edit(row, given) {
     const shown = { ...row, ...this.sent, ...this.changes };
-    const changed = names.filter((name) => shown[name] !== changes[name]);
-    for (const name of changed) {
+    const changed = given.filter(([name, value]) => shown[name] !== value);
+    for (const [name, value] of changed) {
       if (!(name in this.base)) this.base[name] = row[name];
-      this.changes[name] = changes[name];
+      this.changes[name] = value;
     }
     return changed.length > 0;
   }
 
   /**
-   * Compare with the stored row, field by field. A field that was not stored by others
-   * since the user saw it is no conflict, even if the row's other fields were.
-   * @param {any} row
-   * @returns {"send" | "done" | "conflict"}
+   * Compare with the stored row, field by field; false when there is a conflict. A field
+   * that was not stored by others since the user saw it is none, even if the row's other
+   * fields were.
    */
   rebase(row) {
-    if (!row) return "conflict";
-    if (row.updatedAt === this.version) return this.isEmpty ? "done" : "send";
-    const base = { ...this.base };
-    for (const name of Object.keys(this.changes)) {
-      const known = row[name] === this.base[name] || this.attempted[name]?.includes(row[name]);
-      if (row[name] !== this.changes[name] && !known) return "conflict";
-      base[name] = row[name];
-    }
-    this.base = base;
+    if (!row) return false;
+    if (row.updatedAt === this.version) return true;
+    const names = Object.keys(this.changes);
+    const known = (name) => row[name] === this.base[name] || this.attempted[name]?.includes(row[name]);
+    if (names.some((name) => row[name] !== this.changes[name] && !known(name))) return false;
     this.version = row.updatedAt;
-    for (const name of Object.keys(this.changes)) {
+    for (const name of names) {
+      this.base[name] = row[name];
       if (row[name] === this.changes[name]) this.#forget(name);
     }
-    return this.isEmpty ? "done" : "send";
+    return true;
   }
 
-  send(/** @type {number} */ now) {
+  send(now) {
     this.sent = this.changes;
     this.changes = {};
     this.notBefore = now + EDIT_MS;
   }
 
   /** The server stored what was sent. */
-  confirmed(/** @type {any} */ row) {
-    const sent = this.sent;
+  confirmed(row) {
+    const { sent } = this;
     this.sent = null;
     this.tries = 0;
     this.version = row.updatedAt;
@@ -965,64 +998,59 @@ class Entry {
   }
 
   /** What was sent is not stored, or perhaps it is. */
-  unsend(/** @type {boolean} */ uncertain) {
+  unsend(uncertain) {
     if (uncertain) this.attempted = withValues(this.attempted, this.sent);
     this.changes = { ...this.sent, ...this.changes };
     this.sent = null;
   }
 
-  /** The app's answer to the conflict; whether something is left to send. */
-  resolve(/** @type {any} */ answer) {
-    const theirs = /** @type {any} */ (this.conflict)?.theirs;
+  /** The app's answer to the conflict. */
+  resolve(answer) {
     const changes = { ...answer };
-    const base = Object.fromEntries(Object.keys(changes).map((name) => [name, theirs?.[name]]));
+    const base = Object.fromEntries(Object.keys(changes).map((name) => [name, this.conflict?.theirs?.[name]]));
     // Compared field by field with the row of then: it may have changed meanwhile.
     Object.assign(this, { conflict: null, changes, base, attempted: {}, version: "", tries: 0, notBefore: 0 });
-    return !this.isEmpty;
   }
 
-  #forget(/** @type {string} */ name) {
+  #forget(name) {
     delete this.changes[name];
     delete this.base[name];
   }
 }
 
 /** Per field the last values that were sent. */
-function withValues(/** @type {any} */ attempted, /** @type {any} */ sent) {
+function withValues(attempted, sent) {
   const result = { ...attempted };
-  for (const name of Object.keys(sent)) {
-    const others = (result[name] ?? []).filter((/** @type {any} */ value) => value !== sent[name]);
-    result[name] = [...others, sent[name]].slice(-4);
+  for (const [name, value] of Object.entries(sent)) {
+    result[name] = [...(result[name] ?? []).filter((other) => other !== value), value].slice(-4);
   }
   return result;
 }
-
-/** @typedef {{ count: number, hash: string }} Digest */
 
 /** Rows by id, and their digest, which each change brings up to date. */
 class Table {
   /** @type {Map<string, any>} */ rows = new Map();
   #xor = new Int32Array(4);
 
-  set(/** @type {Row} */ row) {
+  set(row) {
     const known = this.rows.get(row.id);
     if (known) this.#toggle(known);
     this.#toggle(row);
     this.rows.set(row.id, Object.freeze(row));
   }
 
-  delete(/** @type {string} */ id) {
+  delete(id) {
     const known = this.rows.get(id);
     if (known) this.#toggle(known);
     return this.rows.delete(id);
   }
 
-  matches(/** @type {Digest} */ digest) {
+  matches(digest) {
     const hash = [...this.#xor].map((word) => (word >>> 0).toString(16).padStart(8, "0")).join("");
     return digest.count === this.rows.size && digest.hash === hash;
   }
 
-  #toggle(/** @type {Row} */ row) {
+  #toggle(row) {
     const hash = new DataView(sha256(utf8(`${row.id}:${row.updatedAt}`)).buffer);
     for (let word = 0; word < 4; word += 1) this.#xor[word] ^= hash.getInt32(4 * word);
   }
@@ -1046,6 +1074,10 @@ function listen(/** @type {any} */ target, /** @type {string} */ name, /** @type
 /** @returns {Error} */
 function asError(/** @type {unknown} */ thrown) {
   return thrown instanceof Error ? thrown : new Error(String(thrown));
+}
+
+function outboxKey(number) {
+  return number ? `outbox ${number}` : "outbox";
 }
 
 function utf8(/** @type {string} */ text) {

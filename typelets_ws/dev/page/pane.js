@@ -78,9 +78,15 @@ export class Pane {
     const joined = connectionId && this.#open ? `${connectionId} ${this.#open}` : "";
     if (!connectionId || joined === this.#joined) return;
     const [connection, before] = this.#joined.split(" ");
-    if (before && connection === connectionId) this.#client.send({ type: "leave_note", noteId: before });
+    if (before && connection === connectionId) this.#tell("leave_note", before);
     this.#joined = joined;
-    if (joined) this.#client.send({ type: "join_note", noteId: this.#open });
+    if (joined) this.#tell("join_note", this.#open);
+  }
+
+  #tell(type, noteId) {
+    this.#client.request({ type, noteId }).catch((error) => {
+      if (error.code !== "DISCONNECTED") this.#failed(error); // the next connection joins again
+    });
   }
 
   #toggle() {
@@ -104,6 +110,8 @@ export class Pane {
     why.textContent = status === "offline" ? this.#why.text ?? "" : "";
     toggle.textContent = this.#why.reason === "signed out" ? "Sign in again" : this.#isStopped ? "Go online" : "Go offline";
     const notes = this.#client.list().filter((note) => !note.deleted).sort((a, b) => (a.createdAt + a.id < b.createdAt + b.id ? -1 : 1));
+    // The first one is known when all are: until then events may show some.
+    if (!this.#open && status !== "in sync") notes.length = 0;
     if (!notes.some(({ id }) => id === this.#open)) this.#open = notes[0]?.id ?? "";
     this.#join();
     keyed(tabs, notes, ({ id }) => id, (note) => this.#tab(note.id), (button, note) => {
@@ -111,7 +119,7 @@ export class Pane {
       if (button.textContent !== text) button.textContent = text;
       button.setAttribute("aria-pressed", note.id === this.#open);
     });
-    this.#parts.noNotes.hidden = notes.length > 0;
+    this.#parts.noNotes.hidden = notes.length > 0 || status !== "in sync";
     const names = [...this.#client.folders.values()].map(({ name }) => name);
     folders.textContent = names.length ? `Folders: ${names.join(", ")}` : "No folders";
     const note = this.#client.get(this.#open);
@@ -128,7 +136,8 @@ export class Pane {
   /** Why the open note cannot be edited, or "". */
   #obstacle() {
     if (this.#why.reason === "signed out") return "Signed out: sign in again to edit.";
-    return this.#open ? "" : "There is no note to edit: create one on the REST side.";
+    if (this.#open) return "";
+    return this.#client?.status === "in sync" ? "There is no note to edit: create one on the REST side." : "The notes are not here yet.";
   }
 
   #savedWords(note) {

@@ -792,26 +792,27 @@ export class TypeletsClient {
 
   async #gatherAll() {
     const { locks } = this.#env;
-    const name = `typelets ${this.#storage?.name ?? ""} ${this.userId}`;
-    for (let number = 0; this.#storage && this.userId && number < MOST_TABS; number += 1) {
-      const empty = number === this.#slot || !(await this.#storage.load(outboxKey(number)));
-      if (empty && this.#slot !== null) continue;
-      if (!locks) return void (this.#slot === null && (await this.#take(number)));
-      await new Promise((next, fail) => {
+    const storage = this.#storage;
+    if (!storage || !this.userId) return;
+    const name = `typelets ${storage.name ?? ""} ${this.userId}`;
+    for (let number = 0; number < MOST_TABS; number += 1) {
+      const holds = this.#slot !== null;
+      if (holds && (!locks || number === this.#slot || !(await storage.load(outboxKey(number))))) continue;
+      if (!locks) await this.#take(storage, number);
+      else await new Promise((next, fail) => {
         const granted = async (lock) => {
-          const held = lock && (await this.#take(number));
+          const held = lock && (await this.#take(storage, number));
           next(null);
           if (held) await new Promise((release) => (this.#release = () => release(null)));
         };
         locks.request(`${name} ${number}`, { ifAvailable: true }, granted).catch(fail);
       });
     }
-    if (this.#storage && this.userId && this.#slot === null) throw new Error("too many tabs use it");
+    if (this.#slot === null) throw new Error("too many tabs use it");
   }
 
   /** Take over the edits of an outbox that no tab holds; whether to hold it from now on. */
-  async #take(number) {
-    const storage = /** @type {StorageAdapter} */ (this.#storage);
+  async #take(storage, number) {
     const text = (await storage.load(outboxKey(number))) ?? "";
     const first = this.#slot === null;
     // What this client saved before `stop` is older than what it remembers.

@@ -92,7 +92,8 @@ def test_the_declarations_are_generated_from_the_module(tmp_path: Path) -> None:
     source = tmp_path / "typelets-client.js"
     source.write_bytes((CLIENT / "typelets-client.js").read_bytes())
     compile(
-        tmp_path, "--allowJs", "--checkJs", "--noImplicitAny", "false", "--declaration", "--emitDeclarationOnly",
+        tmp_path, "--allowJs", "--checkJs", "--noImplicitAny", "false",
+        "--declaration", "--emitDeclarationOnly",
         "--outDir", "made", source.name,
     )  # fmt: skip
     made = (tmp_path / "made" / "typelets-client.d.ts").read_text("utf-8")

@@ -9,6 +9,10 @@ from typing import NoReturn
 import pytest
 
 
+NODE = os.environ.get("NODE", "node")
+"""The program; `NODE=/path/to/node` runs the client's tests on another version."""
+
+
 def node_package(name: str) -> Path:
     """The package's directory; without it the test fails in CI and skips at home."""
     if shutil.which("node") is None:

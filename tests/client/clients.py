@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.daemon import eventually
-from tests.node import node_package
+from tests.node import NODE, node_package
 from typelets_ws.dev.rest import HttpError, RestStub
 from typelets_ws.testing import Message
 
@@ -150,15 +150,22 @@ def by_id(rows: Message) -> dict[str, Message]:
 
 @asynccontextmanager
 async def node_clients(
-    place: Path, database_url: str, redis_url: str
+    place: Path, database_url: str, redis_url: str, *, mobile: bool = False
 ) -> AsyncIterator[Clients]:
-    """A Node process for clients; `place` is a directory for the module."""
+    """A Node process for clients; `place` is a directory for the module.
+
+    `mobile`: under the constraints of React Native (`react_native.mjs`).
+    """
     node_package("ws")
     module = place / "typelets-client.mjs"
     source = files("typelets_ws") / "client" / "typelets-client.js"
     module.write_bytes(source.read_bytes())
+    environment = {**os.environ, "CLIENT": str(module)}
+    if mobile:
+        environment["REACT_NATIVE"] = "1"
     process = await asyncio.create_subprocess_exec(
-        "node", "--expose-gc", DRIVER, env={**os.environ, "CLIENT": str(module)},
+        NODE, "--expose-gc", "--experimental-vm-modules", "--no-warnings", DRIVER,
+        env=environment,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         limit=2**24,
     )  # fmt: skip

@@ -2,12 +2,17 @@
  * Clients in a Node process, told what to do by lines of JSON on stdin.
  *
  * `speed` is how much faster than ours the clients' clock runs; `sleep` moves it on.
+ * With REACT_NATIVE set the module runs under React Native's constraints: its own clock,
+ * an asynchronous storage, and `state` for what the system tells the app.
  */
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
-const { WebSocket } = createRequire(`${process.env.NODE_PATH.split(":")[0]}/`)("ws");
-const { TypeletsClient } = await import(process.env.CLIENT);
+const mobile = Boolean(process.env.REACT_NATIVE);
+const { WebSocket: Native } = createRequire(`${process.env.NODE_PATH.split(":")[0]}/`)("ws");
+const WebSocket = globalThis.WebSocket ?? Native; // Node 22 has one
+const { AppState, loadInReactNative } = await import("./react_native.mjs");
+const { TypeletsClient } = await (mobile ? loadInReactNative(process.env.CLIENT, Native) : import(process.env.CLIENT));
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const clients = new Map();
@@ -32,6 +37,7 @@ class Clock {
 class Driven {
   heard = { status: [], conflict: [], error: [], refetch: [] };
   kept = new Map();
+  app = new AppState();
 
   constructor({ name, url, tokens, sign, speed = 1, kept }) {
     this.name = name;
@@ -39,12 +45,17 @@ class Driven {
     this.clock = new Clock(speed);
     if (kept) this.kept = clients.get(kept).kept;
     const { now, setTimeout, clearTimeout } = this.clock;
+    const keep = { load: (key) => this.kept.get(key), save: (key, text) => void this.kept.set(key, text) };
+    const later = (run) => new Promise((done) => setImmediate(() => done(run())));
+    const asyncStorage = { load: (key) => later(() => keep.load(key) ?? null), save: (key, text) => later(() => keep.save(key, text)) };
     this.client = new TypeletsClient(url, {
       getToken: async () => (this.tokens.length > 1 ? this.tokens.shift() : this.tokens[0]),
-      storage: { load: (key) => this.kept.get(key), save: (key, text) => void this.kept.set(key, text) },
+      storage: mobile ? asyncStorage : keep,
       sign,
-      environment: { now, setTimeout, clearTimeout, WebSocket },
+      environment: { now, setTimeout, clearTimeout, ...(!mobile && { WebSocket }), locks: undefined },
     });
+    // As the README says.
+    this.app.addEventListener("change", (state) => (state === "active" ? this.client.start() : this.client.stop()));
     for (const [event, heard] of Object.entries(this.heard)) {
       this.client.on(event, (what) => {
         heard.push(what instanceof Error ? { code: what.code, message: what.message } : what);
@@ -59,6 +70,7 @@ const commands = {
   new: (options) => void clients.set(options.name, new Driven(options)),
   start: ({ name }) => clients.get(name).client.start(),
   stop: ({ name }) => clients.get(name).client.stop(),
+  state: ({ name, state }) => clients.get(name).app.become(state),
   wake: ({ name }) => clients.get(name).client.wake(),
   sleep: ({ name, ms }) => clients.get(name).clock.sleep(ms),
   tokens: ({ name, tokens }) => void (clients.get(name).tokens = tokens),

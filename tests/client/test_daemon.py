@@ -1,5 +1,6 @@
 """The JavaScript client against the real daemon, Postgres, Redis and a bad network."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -37,10 +38,10 @@ class Scene:
 def scene(
     boot: Boot, redis_server: RedisServer, database: Database, tmp_path: Path
 ) -> Any:
-    """`async with scene(limits={...}) as it:`."""
+    """`async with scene(limits={...}) as it:`; `mobile` is for React Native."""
 
     @asynccontextmanager
-    async def opened(**sections: Any) -> AsyncIterator[Scene]:
+    async def opened(*, mobile: bool = False, **sections: Any) -> AsyncIterator[Scene]:
         sections.setdefault("recovery", {"enabled": True})
         database.add_user("alice")
         folder = database.add_folder("alice")
@@ -49,7 +50,9 @@ def scene(
         ]
         async with (
             boot(**sections) as house,
-            node_clients(tmp_path, database.url, redis_server.url) as clients,
+            node_clients(
+                tmp_path, database.url, redis_server.url, mobile=mobile
+            ) as clients,
         ):
             yield Scene(house, clients, notes)
 
@@ -287,6 +290,42 @@ async def test_postgres_down(
         await phone.equals_postgres()
         assert database.note(it.first)["title"] == "without Postgres"
         assert await phone.heard("conflict") == []
+
+
+async def test_react_native(scene: Any, database: Database) -> None:
+    """In the background nothing is connected; what was edited there is kept."""
+    async with scene(mobile=True) as it:
+        phone = await it.client("phone", sign=True)
+        tablet = await it.client("tablet")
+        await phone.equals_postgres()
+        await phone.call("state", state="background")
+        await phone.reported("status", reason="stopped")
+        await tablet.edit(it.first, title="while in the pocket")
+        await phone.edit(it.second, content="as the app went away")
+        await eventually(lambda: database.note(it.first)["title"] != "t1")
+        await phone.call("state", state="active")
+        for client in (phone, tablet):
+            await client.equals_postgres()
+            assert await client.heard("error") == []
+        assert database.note(it.second)["content"] == "as the app went away"
+
+
+async def test_react_native_opens_a_socket_late(scene: Any) -> None:
+    """Its WebSocket opens although it was closed while connecting."""
+    async with scene(mobile=True) as it, link_proxy(it.house.daemon.port) as proxy:
+        phone = await it.client("phone", f"ws://127.0.0.1:{proxy.port}/")
+        await phone.equals_postgres()
+        proxy.stall()
+        proxy.cut()
+        await phone.reported("status", reason="connecting took too long")
+        await proxy.heal()
+        await phone.equals_postgres()
+
+        async def one_is_left() -> bool:
+            answer = await it.house.get("/websocket/status")
+            return bool(json.loads(answer[2])["connections"]["total"] == 1)
+
+        await eventually(one_is_left)
 
 
 async def test_memory_stays_flat(scene: Any, database: Database) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.node import node_package
+from tests.node import NODE, node_package
 from typelets_ws.client.command import client_command
 from typelets_ws.protocol.fields import ALLOWED
 from typelets_ws.schema.json_schema import Note
@@ -61,7 +62,7 @@ def module(tmp_path: Path) -> Path:
 
 def node(module: Path, *arguments: str | Path) -> str:
     ended = subprocess.run(
-        ["node", *arguments], env={**os.environ, "CLIENT": str(module)},
+        [NODE, *arguments], env={**os.environ, "CLIENT": str(module)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -75,6 +76,21 @@ def test_the_client_in_a_simulated_world(module: Path) -> None:
 def test_no_fault_makes_it_wrong_or_loses_an_edit(module: Path) -> None:
     said = node(module, HERE / "faults.mjs", "1", str(FAULT_SEEDS))
     assert said == f"{FAULT_SEEDS} seeds from 1\n"
+
+
+def test_the_engine_of_react_native_compiles_it(module: Path) -> None:
+    """Hermes 1.0; for older ones Babel replaces private members, as it always does."""
+    place = node_package("hermes-compiler") / "hermesc" / "linux64-bin"
+    # Metro replaces `export`, which Hermes does not know.
+    script = module.with_suffix(".js")
+    source = re.sub(r"^export ", "", module.read_text("utf-8"), flags=re.M)
+    script.write_text(source)
+    ended = subprocess.run(
+        [place / "hermesc", "-w", "-emit-binary", "-out", "made.hbc", script.name],
+        cwd=module.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert (module.parent / "made.hbc").stat().st_size > 10_000
 
 
 def compile(place: Path, *arguments: str) -> None:

@@ -88,19 +88,28 @@ export class Locks {
   }
 }
 
+const HANDSHAKE = { request: 160, response: 129 };
+
+/** Bytes of a WebSocket frame (RFC 6455 section 5.2); `mask` is 4 from the client. */
+function frameSize(text, mask) {
+  const length = Buffer.byteLength(text);
+  return length + mask + (length < 126 ? 2 : length < 65_536 ? 4 : 10);
+}
+
 /** A connection; each direction delivers in order, with a delay. */
 export class Socket {
   readyState = 0;
   frozen = false; // half open: nothing arrives any more, in either direction
   bufferedAmount = 0;
-  delivered = 0;
+  bytes = 0; // that passed, in both directions
   #lastDue = { up: 0, down: 0 };
 
   constructor(world, url) {
     this.world = world;
     this.url = url;
     world.sockets.push(this);
-    this.#later("down", () => {
+    this.#later("up", HANDSHAKE.request, () => {});
+    this.#later("down", HANDSHAKE.response, () => {
       if (world.refusing || this.readyState !== 0) return this.drop(1006);
       this.readyState = 1;
       this.onopen?.({});
@@ -108,25 +117,28 @@ export class Socket {
     });
   }
 
-  #later(way, run) {
+  /** Bytes arrive: all of them and `run` is called, or the first connection is cut. */
+  #later(way, size, run) {
     const due = Math.max(this.world.time.now + 1 + this.world.random() * this.world.latencyMs, this.#lastDue[way]);
     this.#lastDue[way] = due;
     this.world.time.at(due - this.world.time.now, () => {
       if (this.frozen) return;
-      this.delivered += 1;
-      if (this.delivered === this.world.cutAfter) return this.drop(1006);
-      run();
+      this.bytes += size;
+      const left = this === this.world.sockets[0] ? this.world.cutAt - this.bytes : Infinity;
+      if (left >= 0) run();
+      if (left <= 0) this.drop(1006);
     });
   }
 
   send(text) {
-    if (this.readyState === 1) this.#later("up", () => this.readyState === 1 && this.world.server.received(this, JSON.parse(text)));
+    if (this.readyState !== 1) return;
+    this.#later("up", frameSize(text, 4), () => this.readyState === 1 && this.world.server.received(this, JSON.parse(text)));
   }
 
   /** From the server to the client. */
   push(message) {
     const text = JSON.stringify(message);
-    this.#later("down", () => this.readyState === 1 && this.onmessage?.({ data: text }));
+    this.#later("down", frameSize(text, 0), () => this.readyState === 1 && this.onmessage?.({ data: text }));
   }
 
   close() {
@@ -303,7 +315,7 @@ export class World {
   sockets = [];
   refusing = false;
   latencyMs = 20;
-  cutAfter = 0;
+  cutAt = Infinity; // bytes of the first connection, after which it is cut
 
   constructor(seed) {
     this.random = randomFrom(seed);

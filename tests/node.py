@@ -8,7 +8,6 @@ from typing import NoReturn
 
 import pytest
 
-
 NODE = os.environ.get("NODE", "node")
 """The program; `NODE=/path/to/node` runs the client's tests on another version."""
 

@@ -100,7 +100,8 @@ class Faults:
         if not times.isdecimal() or not 1 <= int(times) <= MAX_TIMES:
             raise HttpError(400, f"times must be a number from 1 to {MAX_TIMES}")
         self._refusals[user] = deque([code] * int(times))
-        return f"the next {times} note updates of {user} get {code}"
+        which = "note update" if int(times) == 1 else f"{times} note updates"
+        return f"the next {which} of {user} will get {code}"
 
     def _switch_redis(self, query: Query) -> str:
         action = _choice(query, "action", {"start": None, "stop": None})

@@ -1,7 +1,8 @@
 """Measure the daemon beside its baselines: scripts/bench [ROW ...]
 
 Rows: fanout groups burst ping handshake signed updates idle storm active growth
-processes; all of them when none is named, which takes less than five minutes.
+processes returning audit gap; all of them when none is named, which takes less than
+six minutes.
 
 Examples:   scripts/bench fanout ping --json figures.json
             scripts/bench --charts charts
@@ -24,6 +25,7 @@ from .rows_clients import handshake, ping, signed, updates
 from .rows_delivery import burst, fanout, groups
 from .rows_growth import growth
 from .rows_processes import processes
+from .rows_recovery import audit, gap, returning
 from .rows_scale import active, idle, storm
 
 ROWS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
@@ -39,6 +41,9 @@ ROWS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "active": active,
     "growth": growth,
     "processes": processes,
+    "returning": returning,
+    "audit": audit,
+    "gap": gap,
 }
 FILES = 16_000
 
@@ -54,6 +59,9 @@ def main() -> None:
         "rows", nargs="*", metavar="ROW", help="which rows; default all"
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument(
+        "--full", action="store_true", help="audit: with 10,000 users in fact"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all values")
     parser.add_argument("--charts", type=Path, metavar="DIR", help="draw SVG files")
     args = parser.parse_args()
@@ -68,7 +76,7 @@ def main() -> None:
     # Children inherit it: Redis and Postgres run beside the load.
     os.sched_setaffinity(0, cores.load)
     figures: list[Figure] = []
-    with Bench(quick=args.quick, cores=cores) as bench:
+    with Bench(quick=args.quick, cores=cores, full=args.full) as bench:
         for name in args.rows or ROWS:
             figures += ROWS[name](bench)
         bench.tell("done")

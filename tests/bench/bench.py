@@ -37,8 +37,9 @@ def turns(subjects: Sequence[T], number: int) -> Sequence[T]:
 class Bench:
     """One run. Servers are started when a row asks for them, and end with it."""
 
-    def __init__(self, *, quick: bool, cores: Layout) -> None:
+    def __init__(self, *, quick: bool, cores: Layout, full: bool = False) -> None:
         self.quick = quick
+        self.full = full
         self.cores = cores
         self._stack = ExitStack()
         self._tokens: dict[str, str] = {}
@@ -90,7 +91,7 @@ class Bench:
             "log": {"level": "error"},
         }
         for section, keys in sections.items():
-            config[section] = config[section] | keys
+            config[section] = config.get(section, {}) | keys
         if beside:
             return Child("daemon", self.cores.second, beside.prefix, config=config)
         return Child("daemon", self.cores.server, config=config)

@@ -173,6 +173,30 @@ class Crowd:
             (fd, socks[fd].recv_into(room)) for fd, _ in self._epoll.poll(timeout, 4096)
         ]
 
+    def hush(self) -> None:
+        """Read what has come so far."""
+        while self.ready(0):
+            pass
+
+    def await_words(self, words: bytes, timeout: float) -> None:
+        """Read until these words have come to every client."""
+        tails = dict.fromkeys(self.socks, b"")
+        until = time.monotonic() + timeout
+        while tails:
+            for fd, _ in self._epoll.poll(1, 4096):
+                data = self.socks[fd].recv(ROOM)
+                if not data:
+                    raise RefusedError("closed while words were awaited")
+                if fd in tails:
+                    heard = tails[fd] + data
+                    if words in heard:
+                        del tails[fd]
+                    else:
+                        # The words may come in two reads.
+                        tails[fd] = heard[-len(words) :]
+            if time.monotonic() > until:
+                raise RefusedError(f"{len(tails)} clients never heard {words!r}")
+
     def close(self) -> None:
         """Be gone, all at once: resets, which leave no port behind in TIME_WAIT."""
         for sock in self.socks.values():

@@ -7,6 +7,7 @@ so nothing runs inside a server that measures it.
 import itertools
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Child", "Meter"]
+__all__ = ["Child", "Meter", "free_port"]
 
 QUIET_S = 0.03
 PATIENCE_S = 60.0
@@ -149,3 +150,10 @@ def _used(children: Sequence[Child]) -> float:
 
 def _waited(children: Sequence[Child]) -> float:
     return sum(child.waited() for child in children)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -53,7 +53,7 @@ def fanout(bench: Bench) -> Iterator[Figure]:
             mine,
             "bare os.write loop",
             bare,
-            1.3,
+            1.25,
             shares=bench.meter.shares,
         )
         yield Figure(
@@ -87,7 +87,7 @@ def burst(bench: Bench) -> Iterator[Figure]:
             [US * c for c in together],
             "one at a time",
             [US * c for c in single],
-            0.35,
+            0.05,
             shares=bench.meter.shares,
         )
 
@@ -113,7 +113,7 @@ def groups(bench: Bench) -> Iterator[Figure]:
             [US * c / EACH for c in mine],
             "websockets.serve + redis-py",
             [US * c / EACH for c in relayed],
-            0.8,
+            0.55,
             shares=bench.meter.shares,
         )
         rate = 0.5 / median(mine)

@@ -23,17 +23,26 @@ US = 1e6
 
 
 def processes(bench: Bench) -> Iterator[Figure]:
-    """The same users, their devices on one server, or half of them on each of two."""
+    """The same users: on one server, on either of two, or with half the devices on
+    each of two."""
     users = [f"user_{n}" for n in range(USERS)]
-    costs: list[list[float]] = [[], []]
-    rates: list[list[float]] = [[], []]
-    busy = [bench.busy(), bench.busy()]
+    works = {
+        f"two processes, users of {EACH} devices on both, CPU per delivery": 1.3,
+        "the same, each user's devices on one of them": 1.15,
+        "one process": None,
+    }
+    costs: list[list[float]] = [[] for _ in works]
+    rates: list[list[float]] = [[] for _ in works]
+    busy = [bench.busy() for _ in works]
     with ExitStack() as stack:
         first = stack.enter_context(bench.daemon())
         second = stack.enter_context(bench.daemon(first))
+        third = stack.enter_context(bench.daemon())
+        fourth = stack.enter_context(bench.daemon(third))
         alone = stack.enter_context(bench.daemon())
         audiences = [
             Audience(bench, stack, first, users, EACH, other=second),
+            Audience(bench, stack, third, users, EACH, other=fourth, together=True),
             Audience(bench, stack, alone, users, EACH),
         ]
         for number in bench.rounds("processes"):
@@ -46,16 +55,19 @@ def processes(bench: Bench) -> Iterator[Figure]:
                 rates[who].append(EVENTS * EACH / took)
     # The load keeps a server off its core too, which no other row has.
     shares = (bench.meter.busy, 0.0)
-    cores = [each.shares for each in busy]
-    yield Figure(
-        "processes", f"two processes, users of {EACH} devices, CPU per delivery",
-        "µs", [US * c for c in costs[0]], "one process", [US * c for c in costs[1]],
-        shares=shares, cores=cores,
-    )  # fmt: skip
-    yield Figure(
-        "processes", "the same, deliveries at most", "/s", rates[0],
-        "one process", rates[1], shares=shares, cores=cores,
-    )  # fmt: skip
+    for who, (work, target) in enumerate(works.items()):
+        if target is None:
+            continue
+        cores = [busy[who].shares, busy[-1].shares]
+        yield Figure(
+            "processes", work, "µs", [US * c for c in costs[who]],
+            "one process", [US * c for c in costs[-1]], target,
+            shares=shares, cores=cores,
+        )  # fmt: skip
+        yield Figure(
+            "processes", "the same, deliveries at most", "/s", rates[who],
+            "one process", rates[-1], shares=shares, cores=cores,
+        )  # fmt: skip
 
 
 def _flood(audience: Audience) -> None:

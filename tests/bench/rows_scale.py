@@ -47,7 +47,7 @@ def idle(bench: Bench) -> Iterator[Figure]:
         ours,
         "websockets.serve",
         theirs,
-        0.5,
+        0.3,
     )
 
 

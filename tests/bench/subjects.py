@@ -27,12 +27,14 @@ def event() -> bytes:
 class Audience:
     """The devices of some users on one server, and the events for them.
 
-    With an `other` server, half of each user's devices are there.
+    With an `other` server, half of each user's devices are there; `together`: all
+    devices of every other user.
     """
 
     def __init__(
         self, bench: Bench, stack: ExitStack, child: Child, users: Sequence[str],
         each: int, *, relay: bool = False, other: Child | None = None,
+        together: bool = False,
     ) -> None:  # fmt: skip
         self.child = child
         self.servers = [child, other] if other else [child]
@@ -41,10 +43,12 @@ class Audience:
         self.publisher = bench.publisher()
         stack.callback(self.publisher.close)
         script = bench.listener if relay else bench.device
-        here = each // len(self.servers)
-        for server in self.servers:
+        count = len(self.servers)
+        for number, server in enumerate(self.servers):
+            some = users[number::count] if together else users
+            here = each if together else each // count
             self.crowd.open(
-                server.port, [script(user) for user in users for _ in range(here)]
+                server.port, [script(user) for user in some for _ in range(here)]
             )
             server.quiesce()
         self.each = each

@@ -130,6 +130,12 @@ class Hub:
 
 
 def _flush_user(devices: dict[str, Device], pending: list[_Pending]) -> None:
+    if len(pending) == 1:
+        ((frame, exclude),) = pending
+        for connection_id, device in devices.items():
+            if connection_id != exclude:
+                device.send_frame(frame)
+        return
     together = _joined([frame for frame, _ in pending])
     excluded = {exclude for _, exclude in pending if exclude in devices}
     if not excluded:

@@ -11,7 +11,9 @@ matter here: this one may have connected later.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Final
 
 from ..config.model import Recovery as Settings
@@ -56,56 +58,74 @@ class Newcomers:
     horizons: Horizons
     settings: Settings
     monotonic: Callable[[], float]
-    _waiting: dict[str, _Newcomer] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def __contains__(self, connection_id: object) -> bool:
-        return connection_id in self._waiting
+    waiting: dict[str, _Newcomer] = field(default_factory=dict)
+    """By connection id."""
+    _due: list[tuple[float, str]] = field(default_factory=list)
+    """A heap; an entry whose time is not that of its newcomer counts for nothing."""
 
     def add(self, user_id: str, device: Device, due: float) -> None:
         """Replay to this device at this time."""
-        self._waiting[device.connection_id] = _Newcomer(user_id, device, due)
+        one = self.waiting[device.connection_id] = _Newcomer(user_id, device, due)
+        self._schedule(one, due)
 
     def discard(self, connection_id: str) -> None:
         """The device is gone, or asks by itself."""
-        self._waiting.pop(connection_id, None)
+        self.waiting.pop(connection_id, None)
 
     def postpone(self, connection_id: str, due: float) -> None:
         """The device is syncing: do not replay before this time."""
-        if connection_id in self._waiting:
-            self._waiting[connection_id].due = due
+        if connection_id in self.waiting:
+            self._schedule(self.waiting[connection_id], due)
 
     def restart(self) -> None:
         """The database is another one: read all pages from the first."""
-        for one in self._waiting.values():
+        for one in self.waiting.values():
             one.after, one.listed = None, False
             one.again.clear()
 
     def next_due(self) -> float | None:
         """When the next replay is due."""
-        return min((one.due for one in self._waiting.values()), default=None)
+        while self._due:
+            when, connection_id = self._due[0]
+            one = self.waiting.get(connection_id)
+            if one is not None and one.due == when:
+                return when
+            heappop(self._due)
+        return None
 
     async def replay(self, most: int) -> None:
         """Send at most so many devices what is due now."""
         now = self.monotonic()
-        due = [one for one in self._waiting.values() if one.due <= now][:most]
+        due = self._take_due(now, most)
         fresh = [one for one in due if not one.listed]
-        try:
+        with suppress(StoreError):
             if fresh:
                 await self._first(fresh, now)
             if listed := [one for one in due if one.listed and one not in fresh]:
                 await self._again(listed)
-        except StoreError:
-            for one in due:
-                one.due = now + RETRY_S
+
+    def _take_due(self, now: float, most: int) -> list[_Newcomer]:
+        """Those that are due now; they come again unless something else is done."""
+        found: list[_Newcomer] = []
+        while len(found) < most:
+            when = self.next_due()
+            if when is None or when > now:
+                break
+            _, connection_id = heappop(self._due)
+            found.append(self.waiting[connection_id])
+        for one in found:
+            self._schedule(one, now + RETRY_S)
+        return found
+
+    def _schedule(self, one: _Newcomer, due: float) -> None:
+        one.due = due
+        heappush(self._due, (due, one.device.connection_id))
 
     async def _first(self, some: Sequence[_Newcomer], now: float) -> None:
         started, generation = self.shown.sequence, self.horizons.generation
         horizon, age = self.horizons.oldest(self.settings.replay_s, now) or (None, 0.0)
         complete = age >= self.settings.replay_s
-        narrow = complete and len(self._waiting) >= NARROW_FROM
+        narrow = complete and len(self.waiting) >= NARROW_FROM
         within = None if complete and not narrow else self.settings.replay_s
         settled = self.horizons.before(self.settings.quiet_s, now)
         wanted = [
@@ -130,7 +150,8 @@ class Newcomers:
             self._send(one, rows)
             if changes.more:
                 last = changes.rows[-1].key
-                one.after, one.due = (last.kind, last.row_id), now + REREAD_S
+                one.after = (last.kind, last.row_id)
+                self._schedule(one, now + REREAD_S)
             else:
                 one.listed = True
                 self._settle(one, snapshot.identity, snapshot.horizon)
@@ -166,7 +187,7 @@ class Newcomers:
         if one.again:
             shown = any(version == "" for version in one.again.values())
             pause = REREAD_S if shown else self.settings.quiet_s
-            one.due = self.monotonic() + pause
+            self._schedule(one, self.monotonic() + pause)
             return
         self.discard(one.device.connection_id)
         if one.sent and horizon is not None and one.device.open:

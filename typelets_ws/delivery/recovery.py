@@ -12,7 +12,6 @@ While recovery is off (setting, privileges, server version, standby) `heal` send
 
 import asyncio
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from typing import Final, Protocol
 
 from ..config.model import Recovery as Settings
@@ -20,6 +19,7 @@ from ..ports import StoreError, Updated
 from ..protocol import messages
 from ..recovery_ports import Changes, Extent, HorizonMemory, RowKey
 from ..telemetry.telemetry import Telemetry
+from .alarm import Alarm
 from .healing import DATABASE_CHANGED, Healer
 from .horizon_keeper import HorizonKeeper
 from .horizons import Horizons
@@ -103,7 +103,7 @@ class Recovery:
             changes, sender, shown, self.horizons, settings, monotonic
         )
         self.conflicts: dict[RowKey, None] = {}
-        self._wake = asyncio.Event()
+        self._alarm = Alarm(monotonic)
         self._audit_at = 0.0
         self._why: str | None = None
 
@@ -116,10 +116,10 @@ class Recovery:
 
     def pong_cursor(self, session: Peer) -> str | None:
         """All that was committed before it was sent to this device; None: unknown."""
-        if not self.on or not session.authenticated:
+        if not self.on:
             return None
-        state = self.states.get(session.user_id)
-        if state is None or session.connection_id in self._newcomers:
+        state = self.states.get(session.user_id)  # "" before it has authenticated
+        if state is None or session.connection_id in self._newcomers.waiting:
             return None
         return state.cursor if self._generation == self.horizons.generation else None
 
@@ -165,7 +165,7 @@ class Recovery:
         elif state.begun or self.shown.unverified(user_id, self.shown.sequence):
             # The first look takes rows shown before for held by this device as well.
             self._newcomers.add(user_id, device, now + SIGN_IN_S)
-        self._wake.set()
+        self._alarm.ring_by(now + SIGN_IN_S)
 
     def detach(self, user_id: str, device: Device) -> None:
         """The device has left the hub."""
@@ -183,18 +183,19 @@ class Recovery:
             return
         for user_id in user_ids:
             self._healer.heal(user_id, reason, delay)
-        self._wake.set()
+        self._alarm.ring()
 
     def reread(self, key: RowKey) -> None:
         """Versions of this row disagree: read it, and show that."""
         self.conflicts[key] = None
-        self._wake.set()
+        self._alarm.ring()
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             if self._settings.enabled:
                 group.create_task(self._keep_horizon())
+                group.create_task(self._syncer.gathered.run())
             group.create_task(self._work())
 
     async def _keep_horizon(self) -> None:
@@ -219,15 +220,12 @@ class Recovery:
         elif why_not != self._why:
             self._telemetry.log.warning("recovery_off", reason=why_not)
         self._why = why_not
-        self._wake.set()
+        self._alarm.ring()
 
     async def _work(self) -> None:
         while True:
-            self._wake.clear()
             if not await self._try_step():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._pause()):
-                        await self._wake.wait()
+                await self._alarm.sleep(self._pause())
 
     async def _try_step(self) -> bool:
         """A step that fails is logged; the audit looks at its users again."""

@@ -63,7 +63,7 @@ class ShownRows:
         user = self._users.pop(user_id, None)
         if user is not None:
             for key in user.keys:
-                self._used -= self._rows.pop(key).size
+                self._used -= self._rows.pop(key).counted
 
     def get(self, key: RowKey) -> ShownRow | None:
         """The row as shown, if it is remembered."""
@@ -111,14 +111,19 @@ class ShownRows:
         *,
         holder: str | None = None,
         alone: bool = False,
-    ) -> None:
+    ) -> bool:
         """An event of an update was shown to all but its holder, which wrote it.
 
         `alone`: there was no other device, so the holder's copy is all there is.
+        False, and nothing is noted, while the row is shown as deleted: devices that
+        have removed it ignore an update.
         """
-        known = self._touch(key)
+        known = self._rows.get(key)
+        if known is not None and known.gone:
+            return False
+        known = self._touch(key, known)
         if known is None:
-            return
+            return True
         if alone and is_complete(row):
             known.rebase(row)
         else:
@@ -131,10 +136,11 @@ class ShownRows:
         known.event_version = version or known.event_version
         known.last = row
         self._weigh(known)
+        return True
 
     def created(self, key: RowKey, row: bytes, version: str | None) -> None:
         """An event of a creation was shown; devices that know the row ignore it."""
-        known = self._touch(key)
+        known = self._touch(key, self._rows.get(key))
         if known is None:
             return
         if known.base is None or known.gone:
@@ -147,7 +153,7 @@ class ShownRows:
 
     def deleted(self, key: RowKey) -> None:
         """A deletion was shown."""
-        known = self._touch(key)
+        known = self._touch(key, self._rows.get(key))
         if known is None:
             return
         known.version = known.event_version = known.holder = None
@@ -159,7 +165,7 @@ class ShownRows:
 
     def replied(self, key: RowKey, row: Updated, connection_id: str) -> None:
         """The writer was shown the row it wrote; the event is still on its way."""
-        known = self._touch(key)
+        known = self._touch(key, self._rows.get(key))
         if known is None:
             return
         known.version, known.holder, known.replied = row.updated_at, connection_id, True
@@ -168,7 +174,7 @@ class ShownRows:
 
     def sent(self, row: StoredRow) -> None:
         """The stored row was sent whole to all devices, or verified to be held."""
-        known = self._touch(row.key)
+        known = self._touch(row.key, self._rows.get(row.key))
         if known is None:
             return
         known.version = known.event_version = row.updated_at
@@ -202,29 +208,30 @@ class ShownRows:
         self._drop(key)
         self.verified(key)
 
-    def _touch(self, key: RowKey) -> ShownRow | None:
-        """The entry to change; None when no device here is the user's."""
+    def _touch(self, key: RowKey, known: ShownRow | None) -> ShownRow | None:
+        """The entry to change, `known` if there is one; None when no device here is
+        the user's."""
         user = self._users.get(key.user_id)
         if user is None:
             return None
         self.sequence += 1
-        known = self._rows.get(key)
         if known is None:
             known = self._rows[key] = ShownRow()
             user.keys[key] = None
         else:
-            self._used -= known.size
             self._rows.move_to_end(key)
         known.sequence = user.unverified[key] = self.sequence
         return known
 
     def _weigh(self, known: ShownRow) -> None:
-        self._used += known.size
+        size = known.size
+        self._used += size - known.counted
+        known.counted = size
         while self._used > self._max_bytes:
             self._drop(next(iter(self._rows)))
 
     def _drop(self, key: RowKey) -> None:
         known = self._rows.pop(key, None)
         if known is not None:
-            self._used -= known.size
+            self._used -= known.counted
             self._users[key.user_id].keys.pop(key)

@@ -63,8 +63,9 @@ class ShownRow:
     """True until the event of `version` has reached the other devices."""
     gone: bool = False
     """A deletion was shown last."""
-
     overlay_bytes: int = 0
+    counted: int = 0
+    """Bytes that `ShownRows` has counted for it."""
 
     @property
     def size(self) -> int:

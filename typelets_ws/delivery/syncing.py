@@ -28,6 +28,7 @@ from ..recovery_ports import (
 )
 from . import cursors
 from .cursors import Cursor, CursorError
+from .gathered import GatheredChanges
 from .horizons import Horizons
 from .senders import digest_message
 from .shown import ShownRows
@@ -50,6 +51,7 @@ class Syncer:
         monotonic: Callable[[], float],
     ) -> None:
         self._changes = changes
+        self.gathered = GatheredChanges(changes)
         self._shown = shown
         self._horizons = horizons
         self._extent = extent._replace(digest=True)
@@ -67,7 +69,7 @@ class Syncer:
             if message.cursor is not None:
                 identity, cursor = cursors.decode(message.cursor)
             since = _since(user_id, cursor)
-            snapshot, (found,) = await self._changes.changed([since], extent)
+            snapshot, found = await self.gathered.changed(since, extent)
             if cursor is not None:
                 cursors.check(identity, cursor, snapshot)
         except CursorError:

@@ -19,7 +19,12 @@ class _RowHead(msgspec.Struct):
     updatedAt: str | None = None
 
 
+class _Version(msgspec.Struct):
+    updatedAt: str | None = None
+
+
 _head: Final = msgspec.json.Decoder(_RowHead)
+_version: Final = msgspec.json.Decoder(_Version)
 _VERSION: Final = re.compile(
     r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z"
 )
@@ -28,7 +33,11 @@ _VERSION: Final = re.compile(
 
 def version_of(row: bytes) -> str | None:
     """The `updatedAt` of a row's JSON text, when it has the canonical form."""
-    return head_of(row)[1]
+    try:
+        found = _version.decode(row).updatedAt
+    except (msgspec.DecodeError, RecursionError):
+        found = _beside_surrogates(row)[1]
+    return found if found is not None and _VERSION.fullmatch(found) else None
 
 
 def head_of(row: bytes) -> tuple[str | None, str | None]:

@@ -217,14 +217,15 @@ _head: Final = msgspec.json.Decoder(dict[str, Raw])
 _FIELD: Final = re.compile(r"at `\$\.(\w+)|field `(\w+)`|^(\w+) is not")
 _FIELDS: Final = {"event", *(f for kind in EVENTS for f in kind.__struct_fields__)}
 _KINDS: Final = {str(kind.__struct_config__.tag): kind for kind in EVENTS}
-DATA_FIELDS: Final = (
-    "changes", "updatedNote", "noteData", "folderData", "updatedFolder",
-)  # fmt: skip
+_DATA: Final = {"changes", "updatedNote", "noteData", "folderData", "updatedFolder"}
+_DATA_FIELDS: Final = {
+    kind: [f for f in kind.__struct_fields__ if f in _DATA] for kind in EVENTS
+}
 encode: Final = msgspec.json.Encoder().encode
 
 
-def name(event: Event) -> str:
-    """The event's name on the wire."""
+def name(event: Event | type[Event]) -> str:
+    """The name on the wire of an event, or of a type of events."""
     return str(event.__struct_config__.tag)
 
 
@@ -258,8 +259,8 @@ def decode(payload: bytes) -> Event:
 def _normalised(event: Event) -> Event:
     """The event without its nulls and its absurd time. Raises `EventError`."""
     instead: dict[str, Any] = {}
-    for field in DATA_FIELDS:
-        raw = getattr(event, field, UNSET)
+    for field in _DATA_FIELDS[type(event)]:
+        raw = getattr(event, field)
         if raw is UNSET or bytes(memoryview(raw)[:1]) == b"{":
             continue
         if not isinstance(event, FolderUpdated) or bytes(raw) != b"null":

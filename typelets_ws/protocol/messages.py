@@ -255,7 +255,7 @@ encode: Final = msgspec.json.Encoder().encode
 
 def echo(message: ClientMessage) -> str | UnsetType:
     """The `requestId` of a reply to this message."""
-    return given(message.requestId)
+    return UNSET if message.requestId is None else given(message.requestId)
 
 
 def given(text: str | None) -> str | UnsetType:

@@ -82,12 +82,10 @@ class Dispatcher:
         context = self._context
         context.telemetry.metrics.received_bytes.inc(len(data))
         item: bytes | ClientError = data
-        verdict = self.session.count(len(data), context.clock.monotonic())
+        verdict = self.session.count(len(data), context.clock.monotonic()) or refusal
         if isinstance(verdict, Disconnect):
             self._transport.disconnect(verdict)
             return
-        if verdict is None:
-            verdict = refusal
         if verdict is not None:
             verdict.request_id = decoding.request_id(data)
             item = verdict

@@ -122,11 +122,11 @@ class Session:
         if limits is not self._limits:
             self._after_reload(limits)
         verdict = self._window.count(now)
-        retry_after = self._window.retry_after
+        refusing: SlidingWindow | ByteWindow | UserRate = self._window
         if size > SMALL_BYTES:
             of_bytes = self._byte_window.count(size, now)
             if of_bytes > verdict:
-                verdict, retry_after = of_bytes, self._byte_window.retry_after
+                verdict, refusing = of_bytes, self._byte_window
         if verdict is RateVerdict.FLOOD and self._rates is not None:
             self._rates.remember_flood(self.user_id, self._window, now)
         rate = self._user_rate or self._find_rate(now)
@@ -135,9 +135,9 @@ class Session:
             if size > SMALL_BYTES:
                 rate.charge(size * limits.rate_messages // limits.rate_bytes)
             if of_user > verdict:
-                verdict, retry_after = of_user, rate.retry_after
+                verdict, refusing = of_user, rate
         if verdict is not RateVerdict.SERVED:
-            return _rate_refusal(verdict, retry_after(now))
+            return _rate_refusal(verdict, refusing.retry_after(now))
         if size > limits.message_bytes:
             return ClientError(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
         return None

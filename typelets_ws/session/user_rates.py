@@ -14,6 +14,7 @@ Times are monotonic, in seconds. (spec section 5)
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from math import inf
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -29,62 +30,78 @@ SLOTS: Final = 30
 
 
 class UserRate:
-    """One user's count; at most `SLOTS` + 1 numbers, however high the limit is."""
+    """One user's count; at most `SLOTS` + 1 numbers, however high the limit is.
 
-    __slots__ = ("__weakref__", "_limit", "_refused", "_served", "_slot_s", "_slots")
+    A message in the current slot changes one number: `_room`, of those served yet.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_ends",
+        "_limit",
+        "_number",
+        "_refused",
+        "_refused_before",
+        "_room",
+        "_room_before",
+        "_slot_s",
+        "_slots",
+    )
 
     def __init__(self, limit: int, window: float) -> None:
         self._limit = limit
         self._slot_s = window / SLOTS
-        self._slots: deque[list[int]] = deque()
-        self._served = 0
-        self._refused = 0
+        self._slots: deque[tuple[int, int, int]] = deque()
+        """Number, served and refused of each slot before the current one."""
+        self._number = 0
+        self._ends = -inf
+        self._room = self._room_before = limit
+        self._refused = self._refused_before = 0
 
     def arrive(self, now: float) -> RateVerdict:
         """Count one message at `now`."""
-        slot = self._current(now)
-        if self._served < self._limit:
-            self._served += 1
-            slot[1] += 1
+        if now >= self._ends:
+            self._begin(now)
+        if self._room > 0:
+            self._room -= 1
             return RateVerdict.SERVED
-        if self._served + self._refused + 1 >= self._limit * FLOOD_FACTOR:
+        if self._limit + self._refused + 1 >= self._limit * FLOOD_FACTOR:
             return RateVerdict.FLOOD
         self._refused += 1
-        slot[2] += 1
         return RateVerdict.REFUSED
 
     def charge(self, units: int) -> None:
         """Count the last message as `units` more."""
-        if self._slots:
-            units = min(units, self._limit - self._served)
-            self._served += units
-            self._slots[-1][1] += units
+        if self._ends != -inf:
+            self._room -= min(units, self._room)
 
     def retry_after(self, now: float) -> float:
         """Seconds until one more is served."""
-        if self._served < self._limit:
+        if self._room > 0:
             return 0.0
-        oldest = next(number for number, served, _ in self._slots if served)
+        full = (number for number, served, _ in self._slots if served)
+        oldest = next(full, self._number)
         return max(0.0, (oldest + SLOTS + 1) * self._slot_s - now)
 
     def is_idle(self, now: float) -> bool:
         """Whether nothing is counted any more."""
-        self._expire(int(now / self._slot_s))
-        return not self._slots
+        if now >= self._ends:
+            self._begin(now)
+        return self._room == self._limit and not self._refused
 
-    def _current(self, now: float) -> list[int]:
-        number = int(now / self._slot_s)
-        if self._slots and self._slots[-1][0] == number:
-            return self._slots[-1]
-        self._expire(number)
-        self._slots.append([number, 0, 0])
-        return self._slots[-1]
-
-    def _expire(self, number: int) -> None:
-        while self._slots and self._slots[0][0] < number - SLOTS:
-            _, served, refused = self._slots.popleft()
-            self._served -= served
+    def _begin(self, now: float) -> None:
+        """Begin the slot of `now`, and forget what has left the window."""
+        slots, number = self._slots, int(now / self._slot_s)
+        served = self._room_before - self._room
+        refused = self._refused - self._refused_before
+        if served or refused:
+            slots.append((self._number, served, refused))
+        while slots and slots[0][0] < number - SLOTS:
+            _, served, refused = slots.popleft()
+            self._room += served
             self._refused -= refused
+        self._number, self._ends = number, (number + 1) * self._slot_s
+        self._room_before, self._refused_before = self._room, self._refused
 
 
 RateOfAddress = Callable[[float], UserRate | None]

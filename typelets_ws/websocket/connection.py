@@ -24,7 +24,7 @@ from ..protocol.errors import CloseCode, Disconnect
 from ..session.dispatcher import Dispatcher
 from ..session.ids import new_id
 from ..session.session import Session
-from ..wire.frames import PING, Frame, close_frame, inflates
+from ..wire.frames import PING, Frame, close_frame, inflates, plain
 from .inbound import Inbound
 from .state import ServerState
 from .timers import ConnectionTimers, Timer
@@ -166,8 +166,7 @@ class Connection(asyncio.Protocol):
     def send_message(self, text: bytes) -> None:
         """Queue one message; see `transport.Transport`."""
         if self.open:
-            frame = Frame(text)
-            self._writer.queue(frame.deflated if self._deflate else frame.plain)
+            self._writer.queue(Frame(text).deflated if self._deflate else plain(text))
 
     async def drained(self) -> None:
         """Wait for the client to read; see `transport.Transport`."""

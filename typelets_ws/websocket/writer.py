@@ -150,8 +150,9 @@ class Writer:
         if self.backlog:
             self.bytes_written()
         if len(frames) == 1:
-            done = self._write(frames[0])
-        elif queued <= JOIN_BYTES:
+            self.queued = 0
+            return self._write(frames.pop())
+        if queued <= JOIN_BYTES:
             done = self._write(b"".join(frames))
         else:
             done = True

@@ -38,6 +38,7 @@ __all__ = [
     "is_pong",
     "no_pong",
     "no_text",
+    "plain",
     "whole_text",
 ]
 
@@ -66,13 +67,17 @@ DEFLATE: Final = ServerPerMessageDeflateFactory(
 )
 
 
-def _head(size: int) -> bytes:
-    """Return the head of an unmasked, unfragmented text frame."""
-    if size < 126:
-        return _HEAD.pack(_TEXT, size)
+def _long_head(size: int) -> bytes:
+    """Return the head of an unmasked, unfragmented text frame of 126 bytes or more."""
     if size < 65_536:
-        return _HEAD_16.pack(_TEXT, 126, size)
+        return _HEAD_16.pack(_TEXT, _SIZE_16, size)
     return _HEAD_64.pack(_TEXT, 127, size)
+
+
+def plain(text: bytes) -> bytes:
+    """Return one text message as a frame without compression."""
+    size = len(text)
+    return (_HEAD.pack(_TEXT, size) if size < _SIZE_16 else _long_head(size)) + text
 
 
 class Frame:
@@ -83,7 +88,7 @@ class Frame:
     def __init__(self, text: bytes) -> None:
         self._text = text
         self._deflated: bytes | None = None
-        self.plain = _head(len(text)) + text
+        self.plain = plain(text)
 
     @property
     def deflated(self) -> bytes:

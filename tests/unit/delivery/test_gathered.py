@@ -1,0 +1,123 @@
+"""Reads for `sync`: which requests share a statement, and what a failure costs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import pytest
+
+from typelets_ws.delivery.gathered import BATCH, GatheredChanges
+from typelets_ws.ports import StoreError
+from typelets_ws.recovery_ports import Extent, Since, Snapshot, UserChanges
+
+T = TypeVar("T")
+SNAPSHOT = Snapshot("database", 7, 9)
+PAGE = Extent(500, 1_000, digest=True)
+
+
+class Statements:
+    """Records the users of each statement; each waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.users: list[list[str]] = []
+        self.fails: set[str] = set()
+        self.open = asyncio.Event()
+
+    async def changed(
+        self, wanted: Sequence[Since], _extent: Extent
+    ) -> tuple[Snapshot, list[UserChanges]]:
+        self.users.append([since.user_id for since in wanted])
+        await self.open.wait()
+        if self.fails.intersection(since.user_id for since in wanted):
+            raise StoreError("timeout")
+        return SNAPSHOT, [UserChanges([], more=False) for _ in wanted]
+
+
+@asynccontextmanager
+async def running(statements: Statements) -> AsyncIterator[GatheredChanges]:
+    gathered = GatheredChanges(statements)  # type: ignore[arg-type]
+    task = start(gathered.run())
+    try:
+        yield gathered
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    return asyncio.get_running_loop().create_task(work)
+
+
+async def ask(
+    gathered: GatheredChanges, names: Sequence[str], extent: Extent = PAGE
+) -> list[asyncio.Task[tuple[Snapshot, UserChanges]]]:
+    tasks = [start(gathered.changed(Since(name, 5), extent)) for name in names]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_a_request_that_comes_alone_is_read_at_once() -> None:
+    statements = Statements()
+    async with running(statements) as gathered:
+        (task,) = await ask(gathered, ["ada"])
+        assert statements.users == [["ada"]]
+        statements.open.set()
+        assert (await task)[0] is SNAPSHOT
+
+
+async def test_requests_that_wait_share_a_statement() -> None:
+    statements = Statements()
+    names = [f"user_{n}" for n in range(BATCH + 5)]
+    async with running(statements) as gathered:
+        first = await ask(gathered, ["ada"]) + await ask(gathered, ["bob"])
+        rest = await ask(gathered, names)
+        assert statements.users == [["ada"], ["bob"]]
+        statements.open.set()
+        await asyncio.gather(*first, *rest)
+    assert statements.users[2:] == [names[:BATCH], names[BATCH:]]
+
+
+async def test_whole_copies_and_other_extents_are_read_apart() -> None:
+    statements = Statements()
+    async with running(statements) as gathered:
+        first = await ask(gathered, ["ada"]) + await ask(gathered, ["bob"])
+        ids = await ask(gathered, ["ids"], PAGE._replace(ids=True))
+        whole = [start(gathered.changed(Since("whole", None), PAGE)) for _ in range(2)]
+        await asyncio.sleep(0)
+        statements.open.set()
+        await asyncio.gather(*first, *ids, *whole)
+    assert statements.users[2:] == [["ids"], ["whole"], ["whole"]]
+
+
+async def test_a_user_whose_rows_cannot_be_read_costs_no_other_user_the_page() -> None:
+    statements = Statements()
+    statements.fails = {"large"}
+    async with running(statements) as gathered:
+        first = await ask(gathered, ["ada"]) + await ask(gathered, ["bob"])
+        tasks = await ask(gathered, ["carl", "large", "dora"])
+        statements.open.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*first)
+    assert [type(answer) for answer in answers] == [tuple, StoreError, tuple]
+
+
+async def test_a_request_that_is_cancelled_harms_no_other() -> None:
+    statements = Statements()
+    async with running(statements) as gathered:
+        gone, stays = await ask(gathered, ["gone", "stays"])
+        gone.cancel()
+        statements.open.set()
+        assert (await stays)[0] is SNAPSHOT
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+
+async def test_what_is_being_read_fails_when_the_daemon_ends() -> None:
+    statements = Statements()
+    async with running(statements) as gathered:
+        (task,) = await ask(gathered, ["ada"])
+    with pytest.raises(StoreError):
+        await task

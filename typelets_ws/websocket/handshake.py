@@ -40,10 +40,23 @@ _UNREADABLE: Final = {
 }
 
 
-def _select_subprotocol(
-    _library: ServerProtocol, offered: Sequence[Subprotocol]
-) -> Subprotocol | None:
-    return SUBPROTOCOL if SUBPROTOCOL in offered else None
+class _Library(ServerProtocol):
+    """The library's handshake, which leaves no reference cycle behind `judge`."""
+
+    def select_subprotocol(self, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+        return SUBPROTOCOL if SUBPROTOCOL in offered else None
+
+    def judge(self, request: Request) -> Response:
+        """Return the answer to a request."""
+        response = self.accept(request)
+        failure: BaseException | None = self.handshake_exc
+        # Exceptions refer to frames, and a frame of `accept` to the exception.
+        while failure is not None:
+            failure.__traceback__ = None
+            failure = failure.__context__
+        request._exception = self.handshake_exc = None
+        self.parser.close()
+        return response
 
 
 class HandshakeProtocol(asyncio.Protocol):
@@ -219,17 +232,11 @@ class HandshakeProtocol(asyncio.Protocol):
     def _handshake(self, request: Request, reader: RequestReader, address: str) -> None:
         """Have the library judge the upgrade."""
         state, server = self._state, self._state.config.server
-        library = ServerProtocol(
-            select_subprotocol=_select_subprotocol,
-            extensions=[DEFLATE] if server.permessage_deflate else None,
-        )
-        response = library.accept(request)
+        library = _Library(extensions=[DEFLATE] if server.permessage_deflate else None)
+        response = library.judge(request)
         origins = request.headers.get_all("Origin")
         if response.status_code == 101 and not state.allows_origins(origins, address):
             response = text_response(403, "This origin is not allowed.\n")
-        # Exceptions that are kept keep, by their tracebacks, the protocol.
-        request._exception = library.handshake_exc = None
-        library.parser.close()
         if response.status_code == 426:
             response = text_response(426, "A WebSocket client is needed here.\n")
             response.headers["Upgrade"] = "websocket"

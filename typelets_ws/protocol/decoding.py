@@ -8,7 +8,7 @@ UTF-8 is checked by the caller: msgspec does not look inside strings that it ski
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -16,9 +16,12 @@ from msgspec import Raw, Struct
 
 from .errors import INVALID_MESSAGE, UNKNOWN_TYPE, ClientError, Code
 from .json_members import (
+    Charge,
     MemberError,
     NotJsonError,
     build,
+    cost,
+    free,
     has_surrogates,
     members,
     repeats,
@@ -30,10 +33,6 @@ __all__ = ["decode", "request_id"]
 
 SLOW_ECHO_BYTES: Final = 65_536
 """A refused message of more bytes is not read a second time for its `requestId`."""
-SLOW_BYTES: Final = 5_000
-"""So many bytes for the second reader count as one more message: 0.1 ms."""
-Charge = Callable[[int], None]
-"""Called with the number of messages that an expensive one counts for."""
 _NOTHING: Final = Raw(b"")
 
 
@@ -55,11 +54,7 @@ _FIELD: Final = re.compile(r"at `\$\.(\w+)")
 """msgspec ends its error text with the path: "... - at `$.noteId`"."""
 
 
-def _free(_size: int) -> None:
-    """Charge nothing."""
-
-
-def decode(data: bytes, charge: Charge = _free) -> ClientMessage:
+def decode(data: bytes, charge: Charge = free) -> ClientMessage:
     """Read one client message from valid UTF-8. Raises `ClientError`."""
     try:
         message: ClientMessage = _decoder.decode(data)
@@ -140,7 +135,7 @@ def _decode_misfit(data: bytes, complaint: str, charge: Charge) -> ClientMessage
 
 def _decode_members(data: bytes, charge: Charge) -> ClientMessage:
     """Read a message member by member. Raises `ClientError`."""
-    charge(len(data) // SLOW_BYTES)
+    charge(cost(data))
     try:
         found = members(data.decode())
     except NotJsonError:

@@ -165,14 +165,14 @@ class Session:
 
     def accept(self, data: bytes, now_ms: int) -> Received:
         """Open, verify and decode one message of valid UTF-8. Raises `ClientError`."""
-        envelope = signing.open_envelope(data)
+        envelope = signing.open_envelope(data, self.charge)
         if envelope is None:
             message = decoding.decode(data, self.charge)
             self._check_allowed(message, signed=False)
             return Received(message)
         if not self.authenticated:
             return Received(self._auth_in_envelope(envelope))
-        self._verify(envelope, now_ms)
+        self._verify(envelope, len(data), now_ms)
         message = decoding.decode(bytes(envelope.payload), self.charge)
         self._check_allowed(message, signed=True)
         return Received(message, envelope)
@@ -196,7 +196,7 @@ class Session:
         The token alone decides (field-notes, client trap 4).
         """
         try:
-            message = decoding.decode(bytes(envelope.payload))
+            message = decoding.decode(bytes(envelope.payload), self.charge)
         except ClientError as refusal:
             request_id = refusal.request_id
         else:
@@ -205,7 +205,7 @@ class Session:
             request_id = message.requestId
         raise ClientError(Code.AUTH_REQUIRED, AUTH_REQUIRED, request_id=request_id)
 
-    def _verify(self, envelope: signing.Envelope, now_ms: int) -> None:
+    def _verify(self, envelope: signing.Envelope, size: int, now_ms: int) -> None:
         if self._secrets is None or self._registry is None:
             raise AssertionError("authenticated without a secret")
         if self._nonces is None:
@@ -214,7 +214,7 @@ class Session:
         verdict = signing.judge(envelope, self._secrets, self._nonces, now_ms)
         if verdict is not signing.SignatureVerdict.OK:
             if verdict is signing.SignatureVerdict.BAD_SIGNATURE:
-                self.charge(len(envelope.payload) // FORGED_BYTES)
+                self.charge(size // FORGED_BYTES)
             request_id = decoding.request_id(bytes(envelope.payload))
             raise signing.SignatureError(verdict, request_id)
 

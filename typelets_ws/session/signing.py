@@ -22,7 +22,13 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ..protocol.errors import SIGNATURE_REJECTED, ClientError, Code
-from ..protocol.json_members import has_surrogates, members
+from ..protocol.json_members import (
+    Charge,
+    cost,
+    free,
+    has_surrogates,
+    members,
+)
 from .json_stringify import NotJsonError, json_stringify
 from .nonces import (
     MAX_AGE_MS,
@@ -114,7 +120,7 @@ class _Wire(Struct):
 _wire: Final = msgspec.json.Decoder(_Wire)
 
 
-def open_envelope(data: bytes) -> Envelope | None:
+def open_envelope(data: bytes, charge: Charge = free) -> Envelope | None:
     r"""Read an envelope from valid UTF-8; None: treat it as a plain message.
 
     None for text that lacks one of the four or has it of another type, and for text
@@ -127,7 +133,10 @@ def open_envelope(data: bytes) -> Envelope | None:
         wire = _wire.decode(data)
     except (msgspec.DecodeError, RecursionError):
         # msgspec refuses lone surrogates, which JavaScript writes and signs.
-        if not has_surrogates(data) or (slow := _open_slowly(data)) is None:
+        if not has_surrogates(data):
+            return None
+        charge(cost(data))
+        if (slow := _open_slowly(data)) is None:
             return None
         wire = slow
     timestamp = bytes(wire.timestamp)

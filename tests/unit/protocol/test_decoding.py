@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from typelets_ws.protocol import messages
 from typelets_ws.protocol.decoding import decode
 from typelets_ws.protocol.errors import ClientError, Code
-from typelets_ws.protocol.json_members import MAX_VALUES, NotJsonError, members
+from typelets_ws.protocol.json_members import (
+    MAX_MEMBERS,
+    MAX_VALUES,
+    NotJsonError,
+    members,
+)
 
 ID = "00000000-0000-4000-8000-000000000001"
 javascript_text = st.text(st.characters(codec=None), max_size=12)
@@ -135,3 +140,20 @@ def test_members_are_what_json_reads(value: dict[str, Any]) -> None:
 def test_too_many_values_are_not_read() -> None:
     with pytest.raises(NotJsonError):
         members('{"a":[' + "1," * MAX_VALUES + "1]}")
+
+
+@pytest.mark.parametrize("key", ["k%d", "type", "\\u0074ype"])
+def test_too_many_members_are_not_read_one_by_one(key: str) -> None:
+    """Repeated keys are members, too: 70,000 of them took 0.1 s."""
+    some = ",".join(f'"{key.replace("%d", str(n))}":1' for n in range(MAX_MEMBERS))
+    assert members("{" + some + "}")
+    with pytest.raises(NotJsonError):
+        members("{" + some + ',"a":1}')
+
+
+def test_many_members_beside_a_lone_surrogate_are_read_and_charged() -> None:
+    some = b",".join(b'"k%d":"\\ud83d"' % number for number in range(5_000))
+    charged: list[int] = []
+    message = decode(b'{"type":"ping",%s,"requestId":"r"}' % some, charged.append)
+    assert message.requestId == "r"
+    assert sum(charged) >= 100

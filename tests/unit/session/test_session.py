@@ -170,8 +170,29 @@ def test_a_message_that_only_the_second_reader_reads_is_charged_by_its_size() ->
     one = session(Limits())
     lone = b'{"type":"ping","x":"\\ud83d' + b"y" * 999_000 + b'"}'
     assert one.accept(lone, NOW_MS).message == messages.Ping()
-    served = [one.count(1, 0) is None for _ in range(102)]
-    assert served == [True] * 101 + [False]
+    served = [one.count(1, 0) is None for _ in range(202)]
+    assert served == [True] * 201 + [False]
+
+
+def test_an_envelope_is_charged_by_its_whole_size() -> None:
+    """A nonce of 1 MB is signed text as well, and costs as much as a payload."""
+    one = session(Limits())
+    let_in(one)
+    forged = b'{"payload":{},"signature":"%s=","timestamp":%d,"nonce":"%s"}' % (
+        b"A" * 43, NOW_MS, b"y" * 1_000_000,
+    )  # fmt: skip
+    refusal(lambda: one.accept(forged, NOW_MS))
+    served = [one.count(1, 0) is None for _ in range(101)]
+    assert served == [True] * 100 + [False]
+
+
+def test_an_envelope_that_only_the_second_reader_reads_is_charged() -> None:
+    one = session(Limits())
+    lone = b",".join(b'"k%d":"\\ud83d"' % number for number in range(5_000))
+    text = b'{"payload":{"type":"ping"},"signature":"","timestamp":1,"nonce":"",%s}'
+    refusal(lambda: one.accept(text % lone, NOW_MS))
+    served = [one.count(1, 0) is None for _ in range(300)]
+    assert served.count(True) < 200
 
 
 def test_a_message_of_very_many_members_is_not_read_twice() -> None:

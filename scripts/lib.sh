@@ -43,6 +43,37 @@ install_missing() {
   [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 }
 
+# Unpack programs of Debian packages, named package:path, into .venv/tools: installed,
+# the package would start a service. Leaves their names in `missing` where that failed.
+unpack_tools() {
+  local pair tools=.venv/tools/bin
+  missing=()
+  mkdir -p "$tools"
+  for pair in "$@"; do
+    command -v "$(basename "${pair#*:}")" >/dev/null && continue
+    [ ! -x "$tools/$(basename "${pair#*:}")" ] || continue
+    _unpack "${pair%%:*}" "${pair#*:}" "$tools" || missing+=("${pair%%:*}")
+  done
+}
+
+_unpack() {
+  local package=$1 place
+  # package, path in it, directory to put it into
+  command -v apt-get >/dev/null || return 1
+  place=$(mktemp -d -t typelets-tools-XXXXXX)
+  echo "$(basename "$0"): unpacking $package, once ..." >&2
+  if ! (cd "$place" && apt-get -qq download "$package" 2>/dev/null) &&
+    [ "$(id -u)" = 0 ]; then
+    apt-get -qq update
+    (cd "$place" && apt-get -qq download "$package")
+  fi
+  dpkg-deb --fsys-tarfile "$place/$package"_*.deb |
+    tar -xC "$place" ".$2" && mv "$place$2" "$3"
+  local code=$?
+  rm -rf "$place"
+  return $code
+}
+
 # Make .venv with the extras in $1, unless it has them as pyproject.toml is now;
 # sets PYTHON.
 make_venv() {

@@ -1,5 +1,5 @@
 """`python -m typelets_ws`: the same as the command `typelets-ws`."""
 
-from .cli import main
+from .cli import run
 
-main(prog_name="typelets-ws")
+run()

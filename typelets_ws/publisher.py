@@ -99,6 +99,8 @@ class Publisher(Notifications[int]):
             if not self._slots.acquire(timeout=self._timeout_s):
                 raise TimeoutError("all connections are busy")
             try:
+                # Another call may have waited in vain meanwhile.
+                self._outcomes.raise_if_down()
                 return self._publish_now(message)
             finally:
                 self._slots.release()

@@ -9,7 +9,7 @@ import os
 import random
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -33,7 +33,14 @@ def masked(opcode: int, payload: bytes) -> bytes:
 class Crowd:
     """Devices and what became of them; times in seconds of the loop."""
 
-    def __init__(self, port: int, tokens: Sequence[str], backoff: float) -> None:
+    def __init__(
+        self,
+        port: int,
+        tokens: Sequence[str],
+        backoff: float,
+        member: "Callable[[Crowd, str], Member] | None" = None,
+    ) -> None:
+        self._member = member or Member
         self.port = port
         self.tokens = tokens
         self.backoff = backoff
@@ -52,7 +59,7 @@ class Crowd:
 
     async def enter(self, count: int) -> None:
         for index in range(count):
-            member = Member(self, self.tokens[index % len(self.tokens)])
+            member = self._member(self, self.tokens[index % len(self.tokens)])
             self.members.append(member)
             await member.connect()
 
@@ -184,14 +191,18 @@ class Member(asyncio.Protocol):
 
 @asynccontextmanager
 async def crowd(
-    port: int, tokens: Sequence[str], count: int, backoff: float = 1.0
+    port: int,
+    tokens: Sequence[str],
+    count: int,
+    backoff: float = 1.0,
+    member: "Callable[[Crowd, str], Member] | None" = None,
 ) -> AsyncIterator[Crowd]:
     """`count` devices, over these tokens in turn, that have begun to authenticate.
 
     `backoff`: the longest pause before a lost device comes back; half of it the
     shortest.
     """
-    made = Crowd(port, tokens, backoff)
+    made = Crowd(port, tokens, backoff, member)
     try:
         await made.enter(count)
         yield made

@@ -112,6 +112,12 @@ class Process:
         return self._process.poll() is None
 
     @property
+    def cpu_s(self) -> float:
+        """CPU time so far, of a process that runs."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def text(self) -> str:
         return self._log.read_text()
 

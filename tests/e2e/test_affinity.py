@@ -1,8 +1,6 @@
 """A user's devices on one process: a hash of a hint in the query, behind nginx."""
 
 import asyncio
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -12,6 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.daemon import Boot, Device, eventually, publish
+from tests.programs import program
 from tests.readme import blocks
 from tests.redis import RedisServer, free_port
 from tests.tokens import mint
@@ -47,18 +46,13 @@ http {{
 
 @contextmanager
 def nginx(place: Path, balance: str, ports: list[int]) -> Iterator[int]:
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        if "CI" in os.environ:
-            pytest.fail("nginx is not installed")
-        pytest.skip("nginx is not installed")
     port = free_port()
     servers = " ".join(f"server 127.0.0.1:{each};" for each in ports)
     config = place / "nginx.conf"
     config.write_text(
         CONFIG.format(place=place, balance=balance, servers=servers, port=port)
     )
-    process = subprocess.Popen([program, "-p", str(place), "-c", str(config)])
+    process = subprocess.Popen([program("nginx"), "-p", str(place), "-c", str(config)])
     try:
         yield port
     finally:

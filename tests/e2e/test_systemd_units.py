@@ -3,7 +3,6 @@
 import configparser
 import os
 import re
-import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.supervisor import COMMAND
+from tests.programs import program
 from typelets_ws.config.model import Config
 from typelets_ws.daemon import DRAIN_S, HANDLING_S
 
@@ -22,10 +22,7 @@ PROGRAM = "/opt/typelets-ws/bin/typelets-ws"
 
 @pytest.fixture(autouse=True)
 def _analyze() -> None:
-    if shutil.which("systemd-analyze") is None:
-        if "CI" in os.environ:
-            pytest.fail("systemd-analyze is not installed")
-        pytest.skip("systemd-analyze is not installed")
+    program("systemd-analyze")
 
 
 def unit(name: str) -> configparser.ConfigParser:

@@ -1,7 +1,6 @@
 """TLS by the daemon itself, and by a real nginx in front of it."""
 
 import asyncio
-import os
 import shutil
 import signal
 import ssl
@@ -18,6 +17,7 @@ from tests.certificates import issue
 from tests.daemon import Device, eventually, publish
 from tests.e2e.supervisor import quiet_port, supervised
 from tests.postgres import Database
+from tests.programs import program
 from tests.redis import RedisServer
 from tests.tokens import mint
 
@@ -158,20 +158,15 @@ async def test_a_replaced_certificate_is_shown_to_who_comes_and_a_bad_one_to_no_
 @contextmanager
 def nginx(place: Path, upstream: int, timeout: str) -> Iterator[int]:
     """A real nginx with TLS in front of a port; gives its own port."""
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        if "CI" in os.environ:
-            pytest.fail("nginx is not installed")
-        pytest.skip("nginx is not installed")
     port = quiet_port()
     issue(place, "one")
     config = place / "nginx.conf"
     config.write_text(
         NGINX.format(place=place, upstream=upstream, port=port, timeout=timeout)
     )
-    process = subprocess.Popen(
-        [program, "-p", str(place), "-e", str(place / "error.log"), "-c", str(config)]
-    )
+    log = place / "error.log"
+    command = [program("nginx"), "-p", str(place), "-e", str(log), "-c", str(config)]
+    process = subprocess.Popen(command)
     try:
         yield port
     finally:

@@ -143,6 +143,22 @@ async def test_a_redis_that_says_nothing_costs_a_request_a_quarter_of_a_second(
         assert time.monotonic() - began < LONGEST_WAIT_S
 
 
+def test_threads_that_wait_for_a_connection_learn_from_those_that_have_one(
+    redis_server: RedisServer,
+) -> None:
+    with Publisher(redis_server.url, connections=2) as blocking:
+        blocking.disconnect_user("alice")
+        with redis_server.frozen(), ThreadPoolExecutor(20) as pool:
+            began = time.monotonic()
+            list(pool.map(lambda _: blocking.disconnect_user("alice"), range(20)))
+            assert time.monotonic() - began < LONGEST_WAIT_S
+        assert blocking.failures == 20
+        # Those that waited sent nothing: two tried, and the attempts after the outage.
+        while blocking.pending:
+            time.sleep(0.01)
+    assert redis_server.calls("publish") <= 1 + 2 + 20
+
+
 async def test_two_hundred_calls_at_once_are_all_sent(
     redis_server: RedisServer,
 ) -> None:

@@ -3,7 +3,6 @@
 import time
 from typing import Final
 
-from ..clerk.jwks import KeyFetchError, http_fetch, parse_keys
 from ..config.model import Auth
 from .finding import Finding, FindingKind
 
@@ -17,6 +16,9 @@ async def check_keys(config: Auth) -> list[Finding]:
     """Fetch the keys as the daemon does; a PEM needs no network."""
     if config.jwt_key:
         return [Finding(FindingKind.OK, SUBJECT, "jwt_key is an RSA public key")]
+    # 0.1 s of each restart, for those who do not need it.
+    from ..clerk.jwks import KeyFetchError, http_fetch, parse_keys  # noqa: PLC0415
+
     url, secret = config.jwks_url, ""
     if not url:
         url, secret = config.api_url.rstrip("/") + "/jwks", config.secret_key

@@ -6,14 +6,16 @@ here.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from itertools import product
 from typing import Final
 
 import psycopg
 from psycopg import errors
 
 from ..config.model import Database
-from ..postgres import sql
+from ..postgres import changes_sql, sql
+from ..postgres.changes import OLDEST_VERSION
 from ..telemetry.redact import scrub
 from .finding import TIMEOUT_S, Finding, FindingKind
 
@@ -22,11 +24,6 @@ __all__ = ["check_postgres"]
 PostgresConnection = psycopg.AsyncConnection[tuple[object, ...]]
 SUBJECT: Final = "database"
 _NO_ROW: Final = "00000000-0000-4000-8000-000000000000"
-_RECOVERY: Final = {
-    "notes": b"SELECT id, user_id, updated_at, xmin FROM notes",
-    "folders": b"""SELECT id, user_id, name, color, parent_id, sort_order, is_default,
-        created_at, updated_at, xmin FROM folders""",
-}
 _WRONG: Final = (
     errors.InvalidAuthorizationSpecification,
     errors.InvalidPassword,
@@ -64,11 +61,12 @@ async def _check(connection: PostgresConnection) -> list[Finding]:
         problem = await _explain(connection, query, params)
         if problem:
             found.append(Finding(FindingKind.WRONG, SUBJECT, f"{name}: {problem}"))
-    for table, query in _RECOVERY.items():
-        problem = await _explain(connection, query, {})
-        if problem:
-            text = f"recovery is off ({table}): {problem}"
-            found.append(Finding(FindingKind.NOTE, SUBJECT, text))
+    if await _value(connection, b"SHOW transaction_read_only") == "on":
+        text = "read-only, as a standby is: every update would be refused"
+        found.append(Finding(FindingKind.WRONG, SUBJECT, text))
+    for problem in dict.fromkeys([p async for p in _recovery_problems(connection)]):
+        text = f"recovery is off: {problem}"
+        found.append(Finding(FindingKind.NOTE, SUBJECT, text))
     if not any(each.kind is FindingKind.WRONG for each in found):
         text = f"PostgreSQL {version} as {info.user} on {where}"
         found.insert(0, Finding(FindingKind.OK, SUBJECT, text))
@@ -85,6 +83,34 @@ def _statements() -> Iterator[tuple[str, bytes, Mapping[str, object]]]:
             yield "note_update", query, params
     yield "note_owner", sql.NOTE_OWNER, params
     yield "folder_owner", sql.FOLDER_OWNER, params
+
+
+async def _recovery_problems(connection: Connection) -> AsyncIterator[str]:
+    """Why each statement of recovery cannot be run, for those that cannot."""
+    if connection.info.server_version < OLDEST_VERSION:
+        yield f"it needs PostgreSQL {OLDEST_VERSION // 10_000}"
+        return
+    cursor = await connection.execute(changes_sql.ABILITIES)
+    _, system, timeline = await cursor.fetchone() or (None, False, False)
+    abilities = changes_sql.Abilities(bool(system), bool(timeline))
+    params = {"users": "[]", "keys": "[]", "rows": 1, "bytes": 1}
+    for query in _recovery_statements(abilities):
+        problem = await _explain(connection, query, params)
+        if problem:
+            yield problem
+
+
+def _recovery_statements(abilities: changes_sql.Abilities) -> Iterator[bytes]:
+    names = ("digest", "ids", "narrow", "counts")
+    for switches in product((False, True), repeat=len(names)):
+        yield changes_sql.changed(abilities, **dict(zip(names, switches, strict=True)))
+    for versions in (False, True):
+        yield changes_sql.rows(versions=versions)
+
+
+async def _value(connection: Connection, query: bytes) -> object:
+    (value,) = await (await connection.execute(query)).fetchone() or (None,)
+    return value
 
 
 async def _explain(

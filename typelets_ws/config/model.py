@@ -58,7 +58,7 @@ class Server(_Section, frozen=True):
     tls_key: str = ""
     drain_seconds: Spread = -1.0
     """Closing is spread over this long: the web client reconnects without jitter.
-    -1: 20 s, or 0.3 s while systemd holds the port, as devices wait in its queue."""
+    -1: 20 s, or at once while systemd holds the port, as devices wait in its queue."""
     status_token: str = ""
     """Bearer token for perUser on /websocket/status; empty: none is accepted."""
 

@@ -1,7 +1,9 @@
 """The names of series in PromQL, taken from the metrics themselves."""
 
-from collections.abc import Iterable, Mapping
-from typing import Final, Protocol
+import re
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
@@ -11,11 +13,8 @@ from ..telemetry.process_metrics import ProcessMetrics
 
 __all__ = ["SeriesNames"]
 
+_REFERENCE: Final = re.compile(r"\$([a-z_]+(?:\.[a-z_]+)?)")
 _SUFFIX: Final = {"counter": "_total", "histogram": "_bucket"}
-
-
-class _Collector(Protocol):
-    def collect(self) -> Iterable[Metric]: ...
 
 
 class SeriesNames:
@@ -35,23 +34,18 @@ class SeriesNames:
             for family in registry.collect()
         }
 
-    def of(self, figure: _Collector) -> str:
-        """The series of one figure: a counter's with `_total`, and so on."""
-        (family,) = figure.collect()
+    def resolve(self, template: str) -> str:
+        """Put series in place of `$attribute` and `$process_name`.
+
+        Raises `AttributeError` or `KeyError` for one that is not exported.
+        """
+        return _REFERENCE.sub(lambda found: self._series(found[1]), template)
+
+    def _series(self, reference: str) -> str:
+        if reference.startswith("process_"):
+            return _name(self.families()[reference])
+        (family,) = attrgetter(reference)(self.metrics).collect()
         return _name(family)
-
-    def process(self, name: str) -> str:
-        """The series `process_<name>`. Raises `KeyError` when it is not exported."""
-        return _name(self.families()[f"process_{name}"])
-
-    def rate(self, figure: _Collector, window: str = "5m") -> str:
-        """Counts a second of each process."""
-        return f"sum by (instance) (rate({self.of(figure)}[{window}]))"
-
-    def quantile(self, share: float, figure: _Collector, window: str = "5m") -> str:
-        """A quantile of each process's histogram."""
-        rate = f"rate({self.of(figure)}[{window}])"
-        return f"histogram_quantile({share}, sum by (instance, le) ({rate}))"
 
 
 def _name(family: Metric) -> str:

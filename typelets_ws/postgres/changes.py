@@ -42,7 +42,7 @@ from .pool import Columns
 from .semaphore import KeyedSemaphore
 from .statements import Statements
 
-__all__ = ["ChangeReader", "Unsupported"]
+__all__ = ["OLDEST_VERSION", "ChangeReader", "Unsupported"]
 
 WAIT_S: Final = 30.0
 """For one of recovery's connections; 5,000 returning devices take some seconds."""

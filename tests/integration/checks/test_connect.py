@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pytest
 from click.testing import CliRunner, Result
 
 from tests.postgres import Database
@@ -67,6 +68,33 @@ def test_a_missing_column_and_a_missing_grant_are_named(
     assert check(DATABASE_URL=url, REDIS_URL=redis_server.url).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "undo", "named"),
+    [
+        ("REVOKE SELECT (xmin) ON folders FROM typelets_ws", "", "table folders"),
+        ("REVOKE SELECT (tags) ON notes FROM typelets_ws", "", "table notes"),
+        (
+            "ALTER TABLE folders RENAME COLUMN sort_order TO place",
+            "ALTER TABLE folders RENAME COLUMN place TO sort_order",
+            "column f.sort_order does not exist",
+        ),
+    ],
+)
+def test_what_recovery_lacks_is_named(
+    redis_server: RedisServer, database: Database, change: str, undo: str, named: str
+) -> None:
+    database.execute(change)
+    try:
+        url = database.url_as("typelets_ws")
+        result = check(DATABASE_URL=url, REDIS_URL=redis_server.url)
+        assert "database: recovery is off: " in result.output
+        assert named in result.output
+    finally:
+        if undo:
+            database.execute(undo)
+        database.script("grants.sql")
+
+
 def test_what_only_recovery_needs_is_a_note(
     redis_server: RedisServer, database: Database
 ) -> None:
@@ -75,9 +103,26 @@ def test_what_only_recovery_needs_is_a_note(
         url = database.url_as("typelets_ws")
         result = check(DATABASE_URL=url, REDIS_URL=redis_server.url)
         assert result.exit_code == 0, result.output
-        assert "note  database: recovery is off (folders): permission" in result.output
+        notes = [line for line in result.output.splitlines() if line[:4] == "note"]
+        assert notes == [
+            "note  database: recovery is off: permission denied for table folders"
+        ]
     finally:
         database.script("grants.sql")
+
+
+def test_a_database_that_takes_no_updates_is_wrong(
+    redis_server: RedisServer, database: Database
+) -> None:
+    setting = "default_transaction_read_only"
+    database.execute(f"ALTER ROLE typelets_ws SET {setting} = on")
+    try:
+        url = database.url_as("typelets_ws")
+        result = check(DATABASE_URL=url, REDIS_URL=redis_server.url)
+        assert result.exit_code == 1
+        assert "wrong database: read-only" in result.stderr
+    finally:
+        database.execute(f"ALTER ROLE typelets_ws RESET {setting}")
 
 
 def test_each_right_that_redis_lacks_is_named(

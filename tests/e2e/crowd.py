@@ -100,6 +100,8 @@ class Member(asyncio.Protocol):
         self._crowd.empty.clear()
         key = base64.b64encode(os.urandom(16))
         self._transport.write(HANDSHAKE + key + b"\r\n\r\n")
+        if self._crowd.ended:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -208,4 +210,5 @@ async def crowd(
         yield made
     finally:
         made.leave()
-        await made.empty.wait()
+        async with asyncio.timeout(10):
+            await made.empty.wait()

@@ -85,7 +85,7 @@ def _statements() -> Iterator[tuple[str, bytes, Mapping[str, object]]]:
     yield "folder_owner", sql.FOLDER_OWNER, params
 
 
-async def _recovery_problems(connection: Connection) -> AsyncIterator[str]:
+async def _recovery_problems(connection: PostgresConnection) -> AsyncIterator[str]:
     """Why each statement of recovery cannot be run, for those that cannot."""
     if connection.info.server_version < OLDEST_VERSION:
         yield f"it needs PostgreSQL {OLDEST_VERSION // 10_000}"
@@ -108,7 +108,7 @@ def _recovery_statements(abilities: changes_sql.Abilities) -> Iterator[bytes]:
         yield changes_sql.rows(versions=versions)
 
 
-async def _value(connection: Connection, query: bytes) -> object:
+async def _value(connection: PostgresConnection, query: bytes) -> object:
     (value,) = await (await connection.execute(query)).fetchone() or (None,)
     return value
 

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Final
 
 from .ports import TokenRejectReason
-from .protocol import events, messages
+from .protocol import client_messages, events
 from .protocol.errors import CloseCode, Code
 from .protocol.fields import FILTERED_NAMES
 from .session.signing import SignatureVerdict
@@ -114,7 +114,7 @@ def _declare_security(metrics: Metrics) -> None:
 
 
 def _declare_messages(metrics: Metrics) -> None:
-    kinds = [str(k.__struct_config__.tag) for k in messages.CLIENT_MESSAGES]
+    kinds = [str(k.__struct_config__.tag) for k in client_messages.CLIENT_MESSAGES]
     codes = [str(code) for code in Code]
     for kind, result in product((*kinds, "unknown"), ("ok", *codes)):
         metrics.messages.labels(kind, result)

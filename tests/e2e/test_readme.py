@@ -28,7 +28,7 @@ from typelets_ws.cli import main
 from typelets_ws.config.load import ALIASES
 from typelets_ws.config.model import Config
 from typelets_ws.config.types import key_types
-from typelets_ws.protocol import events, messages
+from typelets_ws.protocol import client_messages, events
 from typelets_ws.protocol.errors import CloseCode, Code
 from typelets_ws.protocol.fields import ALLOWED
 from typelets_ws.publisher import AsyncPublisher, Publisher
@@ -104,7 +104,7 @@ def test_every_code_is_reported() -> None:
 
 def test_every_message_and_event_is_reported() -> None:
     told = {row[0].split()[0].strip("`") for row in table("### The conversation")}
-    wire = {str(kind.__struct_config__.tag) for kind in messages.CLIENT_MESSAGES}
+    wire = {str(kind.__struct_config__.tag) for kind in client_messages.CLIENT_MESSAGES}
     assert told == wire
     rows = table("## Publish from your REST service")
     assert [row[0].strip("`") for row in rows] == [

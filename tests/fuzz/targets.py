@@ -27,13 +27,13 @@ from typelets_ws.config.addresses import ClientAddresses, canonical
 from typelets_ws.config.model import Auth, Config, ConfigError
 from typelets_ws.config.origins import AllowedOrigins, canonical_origin
 from typelets_ws.ports import TokenError
-from typelets_ws.protocol import decoding, events, messages, replies
+from typelets_ws.protocol import client_messages, decoding, events, messages, replies
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.session import signing
 
 __all__ = ["TARGETS"]
 
-KINDS = {str(k.__struct_config__.tag): k for k in messages.CLIENT_MESSAGES}
+KINDS = {str(k.__struct_config__.tag): k for k in client_messages.CLIENT_MESSAGES}
 FIELDS = sorted({name for kind in KINDS.values() for name in kind.__struct_fields__})
 EVENTS = [str(kind.__struct_config__.tag) for kind in events.EVENTS]
 EVENT_FIELDS = sorted({f for kind in events.EVENTS for f in kind.__struct_fields__})

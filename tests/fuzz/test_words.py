@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import live
-from typelets_ws.protocol import decoding, events, messages, replies
+from typelets_ws.protocol import client_messages, decoding, events, messages, replies
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.protocol.events import EventError
 from typelets_ws.session import signing
@@ -29,7 +29,7 @@ values = st.recursive(
     max_leaves=6,
 )  # fmt: skip
 WORDS = sorted(
-    {str(kind.__struct_config__.tag) for kind in messages.CLIENT_MESSAGES}
+    {str(kind.__struct_config__.tag) for kind in client_messages.CLIENT_MESSAGES}
     | {str(kind.__struct_config__.tag) for kind in events.EVENTS}
     | {"nonsense", ""}
 )
@@ -62,7 +62,7 @@ def test_a_message_is_read_or_refused(data: bytes) -> None:
     except ClientError as exc:
         refusal = exc
     else:
-        assert isinstance(message, messages.CLIENT_MESSAGES)
+        assert isinstance(message, client_messages.CLIENT_MESSAGES)
     if refusal is not None:
         documented = {Code.INVALID_MESSAGE, Code.UNKNOWN_TYPE, Code.INVALID_FIELD}
         assert refusal.code in documented

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from ..config.model import Recovery as Settings
 from ..ports import StoreError, Updated
-from ..protocol import messages
+from ..protocol import client_messages, messages
 from ..recovery_ports import Changes, Extent, HorizonMemory, RowKey
 from ..telemetry.telemetry import Telemetry
 from .alarm import Alarm
@@ -139,7 +139,7 @@ class Recovery:
             shown.replied(key, row, connection_id)
 
     async def sync(
-        self, user_id: str, connection_id: str, message: messages.Sync
+        self, user_id: str, connection_id: str, message: client_messages.Sync
     ) -> messages.SyncPage:
         """Answer `sync`. Raises `ClientError` or `StoreError`."""
         page = await self._syncer.page(user_id, message)

@@ -15,7 +15,7 @@ from typing import Final
 
 from msgspec import UNSET, Raw
 
-from ..protocol import messages
+from ..protocol import client_messages, messages
 from ..protocol.errors import CURSOR_EXPIRED, ClientError, Code
 from ..recovery_ports import (
     Changes,
@@ -57,7 +57,9 @@ class Syncer:
         self._extent = extent._replace(digest=True)
         self._monotonic = monotonic
 
-    async def page(self, user_id: str, message: messages.Sync) -> messages.SyncPage:
+    async def page(
+        self, user_id: str, message: client_messages.Sync
+    ) -> messages.SyncPage:
         """The next page of one user.
 
         Raises `ClientError` with `Code.CURSOR_EXPIRED`, or `StoreError`.
@@ -128,7 +130,7 @@ def _fitting(rows: list[StoredRow], most: int) -> tuple[list[StoredRow], bool]:
 
 
 def _page(
-    message: messages.Sync,
+    message: client_messages.Sync,
     rows: list[StoredRow],
     cursor: str,
     last: UserChanges | None,

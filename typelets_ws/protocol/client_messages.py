@@ -1,6 +1,8 @@
-"""What clients send (spec section 3): one struct per message, its tag the wire type.
+"""The messages of clients (spec section 3); `decoding` reads them.
 
-`messages` has them all under one name, beside what the daemon sends.
+Invariants. Each struct is one message; its tag is the wire type and its fields carry
+the wire's own names. A field is optional here and required by its handler, so that the
+refusal names it.
 """
 
 from typing import Final, TypeAlias

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
+from .client_messages import CLIENT_MESSAGES, AnyClientMessage, ClientMessage
 from .errors import INVALID_MESSAGE, UNKNOWN_TYPE, ClientError, Code
 from .json_members import (
     Charge,
@@ -27,7 +28,7 @@ from .json_members import (
     repeats,
     text,
 )
-from .messages import CLIENT_MESSAGES, ECHO_LENGTH, AnyClientMessage, ClientMessage
+from .messages import ECHO_LENGTH
 
 __all__ = ["decode", "request_id"]
 

@@ -1,12 +1,7 @@
-"""The wire protocol between clients and the daemon (spec sections 2 to 5).
+"""The messages of the daemon (spec sections 2 to 5); `client_messages` has the others.
 
-Each struct is one message; its tag is the wire type and its fields carry the
-wire's own names. Data that is passed on (`Raw`) is never re-encoded. How client
-messages are read: `decoding`.
-
-Client messages: `auth ping join_note leave_note note_update note_created
-note_deleted folder_created folder_updated folder_deleted sync`. To add one: a
-struct here, a handler in `handlers`.
+Invariants. Each struct is one message; its tag is the wire type and its fields carry
+the wire's own names. Data that is passed on (`Raw`) is never re-encoded.
 """
 
 from typing import Final, Literal
@@ -14,45 +9,10 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from .client_messages import (
-    CLIENT_MESSAGES,
-    AnyClientMessage,
-    Auth,
-    ClientMessage,
-    FolderCreated,
-    FolderDeleted,
-    FolderUpdated,
-    JoinNote,
-    LeaveNote,
-    NoteCreated,
-    NoteDeleted,
-    NoteUpdate,
-    Ping,
-    Sync,
-)
+from .client_messages import ClientMessage
 from .errors import Code
 
-__all__ = [
-    "CLIENT_MESSAGES",
-    "ECHO_LENGTH",
-    "SERVER_MESSAGES",
-    "AnyClientMessage",
-    "Auth",
-    "ClientMessage",
-    "FolderCreated",
-    "FolderDeleted",
-    "FolderUpdated",
-    "JoinNote",
-    "LeaveNote",
-    "NoteCreated",
-    "NoteDeleted",
-    "NoteUpdate",
-    "Ping",
-    "Sync",
-    "echo",
-    "encode",
-    "given",
-]
+__all__ = ["ECHO_LENGTH", "SERVER_MESSAGES", "echo", "encode", "given"]
 
 ECHO_LENGTH: Final = 64
 """Characters of an id that are echoed: its own limit in the spec, and a UUID's 36."""

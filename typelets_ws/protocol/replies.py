@@ -8,8 +8,9 @@ from typing import Final
 
 from msgspec import UNSET, Raw
 
+from .client_messages import Auth
 from .errors import AUTH_TIMEOUT, ClientError, CloseCode, Code, Disconnect
-from .messages import Auth, AuthFailed, Error, echo, encode, given
+from .messages import AuthFailed, Error, echo, encode, given
 
 __all__ = ["AUTH_TIMED_OUT", "auth_failed", "error"]
 

@@ -9,26 +9,27 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from ..protocol import events, messages
+from ..protocol import client_messages, events, messages
 from ..protocol.errors import CloseCode
 from .json_schema import CLOSE_CODES, Schema, SignedMessage, definitions, name_of
 
 __all__ = ["asyncapi"]
 
 REPLIES: Final[Mapping[type[Struct], tuple[type[Struct], ...]]] = {
-    messages.Auth: (messages.AuthSuccess, messages.AuthFailed),
-    messages.Ping: (messages.Pong,),
-    messages.JoinNote: (messages.NoteJoined,),
-    messages.LeaveNote: (messages.NoteLeft,),
-    messages.NoteUpdate: (messages.NoteUpdateSuccess,),
+    client_messages.Auth: (messages.AuthSuccess, messages.AuthFailed),
+    client_messages.Ping: (messages.Pong,),
+    client_messages.JoinNote: (messages.NoteJoined,),
+    client_messages.LeaveNote: (messages.NoteLeft,),
+    client_messages.NoteUpdate: (messages.NoteUpdateSuccess,),
     **dict.fromkeys(
         (
-            messages.NoteCreated, messages.NoteDeleted, messages.FolderCreated,
-            messages.FolderUpdated, messages.FolderDeleted,
+            client_messages.NoteCreated, client_messages.NoteDeleted,
+            client_messages.FolderCreated, client_messages.FolderUpdated,
+            client_messages.FolderDeleted,
         ),
         (messages.Announced,),
     ),
-    messages.Sync: (messages.SyncPage,),
+    client_messages.Sync: (messages.SyncPage,),
 }  # fmt: skip
 """The replies to each message, besides `error`."""
 
@@ -38,7 +39,7 @@ Kinds = tuple[type[Struct], ...]
 def asyncapi(version: str, prefix: str = "typelets:") -> Schema:
     """The document for a version of the daemon; `prefix` is `redis.prefix`."""
     spoken: Kinds = (
-        *messages.CLIENT_MESSAGES,
+        *client_messages.CLIENT_MESSAGES,
         *messages.SERVER_MESSAGES,
         SignedMessage,
     )
@@ -99,7 +100,7 @@ def _by_name(kinds: Iterable[type[Struct]]) -> Schema:
 
 def _operations() -> Mapping[str, Any]:
     found: dict[str, Any] = {}
-    for kind in messages.CLIENT_MESSAGES:
+    for kind in client_messages.CLIENT_MESSAGES:
         answers: Kinds = (*REPLIES.get(kind, ()), messages.Error)
         operation = _operation("receive", "device", [kind])
         operation["reply"] = {

@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Raw, Struct
 
-from ..protocol import events, messages
+from ..protocol import client_messages, events, messages
 from ..protocol.errors import CloseCode, Code
 
 __all__ = [
@@ -100,9 +100,9 @@ class SignedMessage(Struct):
 
 INSIDE: Final[Mapping[tuple[type, str], str]] = {
     (SignedMessage, "payload"): "ClientMessage",
-    (messages.NoteUpdate, "changes"): "NoteChanges",
+    (client_messages.NoteUpdate, "changes"): "NoteChanges",
     (messages.NoteSync, "changes"): "NotePatch",
-    (messages.FolderUpdated, "changes"): "FolderPatch",
+    (client_messages.FolderUpdated, "changes"): "FolderPatch",
     (messages.FolderUpdatedSync, "changes"): "FolderPatch",
     (events.NoteUpdated, "changes"): "NotePatch",
     (events.FolderUpdated, "changes"): "FolderPatch",
@@ -129,8 +129,10 @@ ID_LISTS: Final = frozenset({"noteIds", "folderIds"})
 NAMES: Final = {"Error": "ErrorMessage"}  # JavaScript has a global `Error`
 
 OPTIONAL: Final = frozenset({
-    (messages.NoteCreated, "noteId"), (messages.FolderCreated, "folderId"),
-    (messages.FolderUpdated, "changes"), (messages.FolderUpdated, "updatedFolder"),
+    (client_messages.NoteCreated, "noteId"),
+    (client_messages.FolderCreated, "folderId"),
+    (client_messages.FolderUpdated, "changes"),
+    (client_messages.FolderUpdated, "updatedFolder"),
 })  # fmt: skip
 """Fields that a client may leave out; without another one it gets an error."""
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import msgspec
 from msgspec import Raw, Struct, UnsetType, structs
 
-from ..protocol import events, messages
+from ..protocol import client_messages, events, messages
 from ..protocol.errors import CloseCode, Code
 from ..protocol.fields import ALLOWED
 from .described import (
@@ -82,7 +82,7 @@ class _Definitions:
         yield "Code", _enumeration(Code, CODES)
         yield "CloseCode", _enumeration(CloseCode, CLOSE_CODES)
         groups: list[tuple[str, tuple[type[Struct], ...]]] = [
-            ("ClientMessage", messages.CLIENT_MESSAGES),
+            ("ClientMessage", client_messages.CLIENT_MESSAGES),
             ("ServerMessage", messages.SERVER_MESSAGES),
             ("ServiceEvent", events.EVENTS),
         ]
@@ -168,7 +168,7 @@ def _structs(field: structs.FieldInfo) -> list[type[Struct]]:
 
 def _plain(kind: type[Struct], field: structs.FieldInfo) -> Schema:
     """A field that is a text, a number or a boolean."""
-    if not issubclass(kind, messages.ClientMessage):
+    if not issubclass(kind, client_messages.ClientMessage):
         types = [each for each in get_args(field.type) if each is not UnsetType]
         return msgspec.json.schema(types[0] if len(types) == 1 else field.type)
     if field.name == "requestId":
@@ -180,7 +180,7 @@ def _plain(kind: type[Struct], field: structs.FieldInfo) -> Schema:
 
 
 def _must_be_there(kind: type[Struct], field: structs.FieldInfo) -> bool:
-    if issubclass(kind, messages.ClientMessage):
+    if issubclass(kind, client_messages.ClientMessage):
         optional = field.name in OPTIONAL_NAMES or (kind, field.name) in OPTIONAL
         return not optional
     if issubclass(kind, messages.ServerMessage):

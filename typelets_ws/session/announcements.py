@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import UNSET, Raw
 
-from ..protocol import events, messages
+from ..protocol import client_messages, events, messages
 from ..protocol.errors import (
     FOLDER_NOT_FOUND,
     FOREIGN_RESOURCE,
@@ -30,7 +30,7 @@ __all__ = [
 
 
 async def note_created(
-    context: Context, session: Session, message: messages.NoteCreated
+    context: Context, session: Session, message: client_messages.NoteCreated
 ) -> Outcome:
     """Announce a note of the sender."""
     owner_of = context.store.note_owner
@@ -42,7 +42,7 @@ async def note_created(
 
 
 async def folder_created(
-    context: Context, session: Session, message: messages.FolderCreated
+    context: Context, session: Session, message: client_messages.FolderCreated
 ) -> Outcome:
     """Announce a folder of the sender."""
     owner_of = context.store.folder_owner
@@ -56,7 +56,7 @@ async def folder_created(
 
 
 async def note_deleted(
-    context: Context, session: Session, message: messages.NoteDeleted
+    context: Context, session: Session, message: client_messages.NoteDeleted
 ) -> Outcome:
     """Announce a deletion; the row may be deleted already."""
     note_id = uuid(message.noteId, "noteId")
@@ -67,7 +67,7 @@ async def note_deleted(
 
 
 async def folder_deleted(
-    context: Context, session: Session, message: messages.FolderDeleted
+    context: Context, session: Session, message: client_messages.FolderDeleted
 ) -> Outcome:
     """Announce a deletion; the row may be deleted already."""
     folder_id = uuid(message.folderId, "folderId")
@@ -80,7 +80,7 @@ async def folder_deleted(
 
 
 async def folder_updated(
-    context: Context, session: Session, message: messages.FolderUpdated
+    context: Context, session: Session, message: client_messages.FolderUpdated
 ) -> Outcome:
     """Announce a change to a folder of the sender."""
     folder_id = uuid(message.folderId, "folderId")
@@ -118,7 +118,7 @@ async def _own_row(
 
 
 def _acknowledgement(
-    context: Context, message: messages.ClientMessage, **ids: str
+    context: Context, message: client_messages.ClientMessage, **ids: str
 ) -> messages.Announced | None:
     """The reply for a client that asks for one by a `requestId`."""
     if message.requestId is None:

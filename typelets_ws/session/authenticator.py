@@ -22,7 +22,7 @@ from ..ports import (
     TokenError,
     TokenRejectReason,
 )
-from ..protocol import messages, replies
+from ..protocol import client_messages, messages, replies
 from ..protocol.errors import TOO_MANY_DEVICES, ClientError, CloseCode, Code, Disconnect
 from ..telemetry.telemetry import Telemetry
 from . import signing
@@ -59,7 +59,7 @@ class Authenticator:
     telemetry: Telemetry
 
     async def authenticate(
-        self, device: Device, session: Session, message: messages.Auth
+        self, device: Device, session: Session, message: client_messages.Auth
     ) -> bytes:
         """Verify an `auth` message and attach the device. Returns the answer.
 
@@ -93,7 +93,7 @@ class Authenticator:
         device: Device,
         session: Session,
         identity: Identity,
-        message: messages.Auth,
+        message: client_messages.Auth,
     ) -> bytes:
         user_id, connection_id = identity.user_id, session.connection_id
         try:
@@ -123,7 +123,7 @@ class Authenticator:
         acquired: AcquireResult,
         device: Device,
         identity: Identity,
-        message: messages.Auth,
+        message: client_messages.Auth,
     ) -> None:
         if acquired is AcquireResult.REVOKED:
             raise TokenError(TokenRejectReason.REVOKED, identity.user_id)
@@ -171,7 +171,7 @@ class Authenticator:
         self._check_revoked(identity)
 
     def _auth_success(
-        self, session: Session, identity: Identity, message: messages.Auth
+        self, session: Session, identity: Identity, message: client_messages.Auth
     ) -> bytes:
         now_ms = self.clock.now_ms()
         secret = session.auth_succeeded(identity, message, self.nonces, now_ms)
@@ -192,7 +192,7 @@ class Authenticator:
         device: Device,
         session: Session,
         rejection: TokenError,
-        message: messages.Auth,
+        message: client_messages.Auth,
     ) -> bytes:
         """Log the precise reason; the client gets one of two words."""
         self.telemetry.metrics.authentications.labels(rejection.reason).inc()

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import structs
 
 from ..ports import LimitsUnavailableError, Updated
-from ..protocol import decoding, events, messages, replies
+from ..protocol import client_messages, decoding, events, messages, replies
 from ..protocol.errors import INVALID_MESSAGE, ClientError, Code, Disconnect
 from ..recovery_ports import RowKey, RowKind
 from . import failures, handlers
@@ -216,7 +216,7 @@ class Dispatcher:
         context.telemetry.metrics.handling.labels(name).observe(took)
 
     async def _claim_nonce(
-        self, envelope: Envelope, message: messages.ClientMessage
+        self, envelope: Envelope, message: client_messages.ClientMessage
     ) -> None:
         try:
             claimed = await self._context.authenticator.presence.claim_nonce(
@@ -230,7 +230,7 @@ class Dispatcher:
             raise SignatureError(SignatureVerdict.REPLAYED, message.requestId)
 
     async def _attach(
-        self, attaching: handlers.Attaching, message: messages.ClientMessage
+        self, attaching: handlers.Attaching, message: client_messages.ClientMessage
     ) -> None:
         before = self.session.authenticated
         answer = await attaching(self._context, self._transport, self.session, message)
@@ -238,8 +238,8 @@ class Dispatcher:
             self._transport.authenticated()
         self._transport.send_message(answer)
 
-    async def _answer(self, message: messages.ClientMessage) -> None:
-        if isinstance(message, messages.Sync):
+    async def _answer(self, message: client_messages.ClientMessage) -> None:
+        if isinstance(message, client_messages.Sync):
             # Before the page is read: events that leave while a client is slow to
             # read would overtake its rows.
             await self._transport.drained()
@@ -248,7 +248,7 @@ class Dispatcher:
         self._apply(outcome, message, sequence)
 
     def _apply(
-        self, outcome: Outcome, message: messages.ClientMessage, sequence: int
+        self, outcome: Outcome, message: client_messages.ClientMessage, sequence: int
     ) -> None:
         """Answer the sender, and send the others their event. No await in here.
 
@@ -291,7 +291,7 @@ class Dispatcher:
         self._reply(replies.error(error))
 
     def _internal_error(
-        self, exc: Exception, message: messages.ClientMessage, name: str
+        self, exc: Exception, message: client_messages.ClientMessage, name: str
     ) -> None:
         error = failures.internal_error(self._context, self._transport, exc, name)
         error.request_id = message.requestId

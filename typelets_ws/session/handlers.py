@@ -2,8 +2,8 @@
 
 A handler checks, calls the store, and returns the reply and the event for the user's
 other devices; it never sends. The event takes the same way as one of the REST service:
-bus, relay, hub. To add
-a message: a struct in `messages`, a function here, a line in `HANDLERS`.
+bus, relay, hub. A new message needs a struct in `client_messages`, and a function here
+with its line in a table.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from ..delivery.hub import Device
 from ..ports import Conflict, FieldChanges, Missing, Store, StoreError, Updated
-from ..protocol import events, messages, replies
+from ..protocol import client_messages, events, messages, replies
 from ..protocol.errors import (
     CONFLICT,
     FOLDER_NOT_FOUND,
@@ -54,7 +54,9 @@ Immediate = Callable[[Context, Session, Any], messages.Reply]
 Attaching = Callable[[Context, Device, Session, Any], Awaitable[bytes]]
 
 
-def ping(context: Context, session: Session, message: messages.Ping) -> messages.Pong:
+def ping(
+    context: Context, session: Session, message: client_messages.Ping
+) -> messages.Pong:
     """Answer at once, without I/O."""
     return messages.Pong(
         timestamp=context.clock.now_ms(),
@@ -64,14 +66,14 @@ def ping(context: Context, session: Session, message: messages.Ping) -> messages
 
 
 async def auth(
-    context: Context, device: Device, session: Session, message: messages.Auth
+    context: Context, device: Device, session: Session, message: client_messages.Auth
 ) -> bytes:
     """Verify the token, and attach the device if it is new. Returns the answer."""
     return await context.authenticator.authenticate(device, session, message)
 
 
 async def join_note(
-    context: Context, session: Session, message: messages.JoinNote
+    context: Context, session: Session, message: client_messages.JoinNote
 ) -> Outcome:
     """Check ownership. Nothing is kept: joined or not, a device gets all changes."""
     note_id = uuid(message.noteId, "noteId")
@@ -85,7 +87,7 @@ async def join_note(
 
 
 async def leave_note(
-    _context: Context, _session: Session, message: messages.LeaveNote
+    _context: Context, _session: Session, message: client_messages.LeaveNote
 ) -> Outcome:
     """Answer; leaving a note that was never joined is allowed."""
     uuid(message.noteId, "noteId")
@@ -95,7 +97,7 @@ async def leave_note(
 
 
 async def note_update(
-    context: Context, session: Session, message: messages.NoteUpdate
+    context: Context, session: Session, message: client_messages.NoteUpdate
 ) -> Outcome:
     """Write the allowed fields of the sender's own note."""
     note_id = uuid(message.noteId, "noteId")
@@ -148,7 +150,7 @@ async def _write(
     user_id: str,
     note_id: str,
     changes: FieldChanges,
-    message: messages.NoteUpdate,
+    message: client_messages.NoteUpdate,
 ) -> Updated | Missing | Conflict:
     base = message.baseUpdatedAt
     if base is None:
@@ -157,7 +159,9 @@ async def _write(
     return await store.update_note_based(user_id, note_id, changes, base)
 
 
-async def sync(context: Context, session: Session, message: messages.Sync) -> Outcome:
+async def sync(
+    context: Context, session: Session, message: client_messages.Sync
+) -> Outcome:
     """Send the next page of what changed since the cursor."""
     if not context.recovery.on:
         # As a daemon without this message: the client fetches over REST.
@@ -166,38 +170,38 @@ async def sync(context: Context, session: Session, message: messages.Sync) -> Ou
     return Outcome(page)
 
 
-HANDLERS: Final[Mapping[type[messages.ClientMessage], tuple[Handler, str]]] = {
-    messages.JoinNote: (join_note, "Failed to join note"),
-    messages.LeaveNote: (leave_note, "Failed to leave note"),
-    messages.NoteUpdate: (note_update, "Failed to update note"),
-    messages.NoteCreated: (note_created, "Failed to announce note"),
-    messages.NoteDeleted: (note_deleted, "Failed to delete note"),
-    messages.FolderCreated: (folder_created, "Failed to announce folder"),
-    messages.FolderUpdated: (folder_updated, "Failed to update folder"),
-    messages.FolderDeleted: (folder_deleted, "Failed to delete folder"),
-    messages.Sync: (sync, "Failed to sync"),
+HANDLERS: Final[Mapping[type[client_messages.ClientMessage], tuple[Handler, str]]] = {
+    client_messages.JoinNote: (join_note, "Failed to join note"),
+    client_messages.LeaveNote: (leave_note, "Failed to leave note"),
+    client_messages.NoteUpdate: (note_update, "Failed to update note"),
+    client_messages.NoteCreated: (note_created, "Failed to announce note"),
+    client_messages.NoteDeleted: (note_deleted, "Failed to delete note"),
+    client_messages.FolderCreated: (folder_created, "Failed to announce folder"),
+    client_messages.FolderUpdated: (folder_updated, "Failed to update folder"),
+    client_messages.FolderDeleted: (folder_deleted, "Failed to delete folder"),
+    client_messages.Sync: (sync, "Failed to sync"),
 }
 """By message type: its function, and the text for a failure of the daemon."""
 
-IMMEDIATE: Final[Mapping[type[messages.ClientMessage], Immediate]] = {
-    messages.Ping: ping,
+IMMEDIATE: Final[Mapping[type[client_messages.ClientMessage], Immediate]] = {
+    client_messages.Ping: ping,
 }
 """Messages that a plain function answers: no task, no nonce shared by processes."""
 
-ATTACHING: Final[Mapping[type[messages.ClientMessage], Attaching]] = {
-    messages.Auth: auth,
+ATTACHING: Final[Mapping[type[client_messages.ClientMessage], Attaching]] = {
+    client_messages.Auth: auth,
 }
 """Messages that change which user the device belongs to."""
 
 
-def not_announced(message: messages.ClientMessage) -> messages.Error:
+def not_announced(message: client_messages.ClientMessage) -> messages.Error:
     """The reply to an announcement with a `requestId` that Redis did not take."""
     _, failure = HANDLERS[type(message)]
     return replies.error(_add_ids(ClientError(Code.UNAVAILABLE, failure), message))
 
 
 async def handle(
-    context: Context, session: Session, message: messages.ClientMessage
+    context: Context, session: Session, message: client_messages.ClientMessage
 ) -> Outcome:
     """Hand a message to its function.
 
@@ -223,7 +227,9 @@ async def handle(
         raise
 
 
-def _add_ids(refusal: ClientError, message: messages.ClientMessage) -> ClientError:
+def _add_ids(
+    refusal: ClientError, message: client_messages.ClientMessage
+) -> ClientError:
     """Add which request and which note or folder the refusal is about."""
     refusal.request_id = message.requestId
     refusal.note_id = refusal.note_id or getattr(message, "noteId", None)

@@ -20,6 +20,7 @@ from ..config.live import LiveConfig
 from ..config.model import Limits
 from ..ports import Identity, TokenError, TokenRejectReason
 from ..protocol import decoding, replies
+from ..protocol.client_messages import Auth, ClientMessage, Ping
 from ..protocol.errors import (
     AUTH_REQUIRED,
     MESSAGE_TOO_LARGE,
@@ -29,7 +30,6 @@ from ..protocol.errors import (
     Code,
     Disconnect,
 )
-from ..protocol.messages import Auth, ClientMessage, Ping
 from . import signing
 from .rate_limit import ByteWindow, RateVerdict, SlidingWindow
 from .user_rates import RateOfAddress, UserRate, UserRates

@@ -14,7 +14,7 @@ from tests.node import node_package
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint
-from typelets_ws.protocol import messages
+from typelets_ws.protocol import client_messages, messages
 from typelets_ws.protocol.errors import Code
 from typelets_ws.publisher import AsyncPublisher
 from typelets_ws.schema.asyncapi import asyncapi
@@ -161,7 +161,7 @@ async def test_all_that_is_said_fits(
             await publish_all(house, witness, publisher)
     async with boot(recovery={"enabled": True}) as house:
         await recover(house, witness)
-    kinds = (*messages.CLIENT_MESSAGES, *messages.SERVER_MESSAGES)
+    kinds = (*client_messages.CLIENT_MESSAGES, *messages.SERVER_MESSAGES)
     assert witness.seen == {str(kind.__struct_config__.tag) for kind in kinds}
 
 

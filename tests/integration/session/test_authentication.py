@@ -16,7 +16,7 @@ from tests.daemon import Boot, Device, RunningDaemon, eventually, publish
 from tests.redis import RedisServer
 from tests.tokens import KeyServer, jwk, key_pair, mint, public_pem
 from typelets_ws.dev.samples import note_id
-from typelets_ws.protocol.messages import CLIENT_MESSAGES
+from typelets_ws.protocol.client_messages import CLIENT_MESSAGES
 
 EXPIRED = {"message": "Token expired", "reason": "token-expired"}
 FAILED = {"message": "Authentication failed", "reason": "auth-failed"}

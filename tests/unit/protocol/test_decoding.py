@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typelets_ws.protocol import messages
+from typelets_ws.protocol import client_messages
 from typelets_ws.protocol.decoding import decode
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.protocol.json_members import (
@@ -45,7 +45,7 @@ def refusal_of(data: bytes) -> tuple[Code, str, str | None]:
 def test_relayed_data_is_read_as_it_was_written(data: dict[str, Any]) -> None:
     written = stringify(data)
     message = decode(b'{"type":"note_created","noteData":%s}' % written)
-    assert isinstance(message, messages.NoteCreated)
+    assert isinstance(message, client_messages.NoteCreated)
     assert bytes(message.noteData) == written
 
 
@@ -53,7 +53,7 @@ def test_relayed_data_is_read_as_it_was_written(data: dict[str, Any]) -> None:
 def test_ignored_keys_are_ignored(key: str, value: Any) -> None:
     written = {"type": "join_note", "noteId": ID, "x" + key: value, "requestId": "r"}
     message = decode(stringify(written))
-    assert message == messages.JoinNote(noteId=ID, requestId="r")
+    assert message == client_messages.JoinNote(noteId=ID, requestId="r")
 
 
 def test_an_ignored_field_of_an_update_may_hold_half_a_pair() -> None:
@@ -61,7 +61,7 @@ def test_an_ignored_field_of_an_update_may_hold_half_a_pair() -> None:
         rb'{"type":"note_update","noteId":"n","requestId":"7",'
         rb'"changes":{"starred":true,"tags":["a\ud83d"],"\udc00":1}}'
     )
-    assert isinstance(message, messages.NoteUpdate)
+    assert isinstance(message, client_messages.NoteUpdate)
     assert message.changes is not None
     assert bytes(message.changes["starred"]) == b"true"
     assert bytes(message.changes["tags"]) == rb'["a\ud83d"]'
@@ -97,26 +97,26 @@ def test_a_whole_pair_stays_a_pair() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (b'{"type":"auth","type":"ping"}', messages.Ping()),
-        (b'{"type":"nonsense","type":"ping"}', messages.Ping()),
-        (b'{"type":5,"type":"ping"}', messages.Ping()),
-        (rb'{"type":"auth","t\u0079pe":"ping"}', messages.Ping()),
+        (b'{"type":"auth","type":"ping"}', client_messages.Ping()),
+        (b'{"type":"nonsense","type":"ping"}', client_messages.Ping()),
+        (b'{"type":5,"type":"ping"}', client_messages.Ping()),
+        (rb'{"type":"auth","t\u0079pe":"ping"}', client_messages.Ping()),
         (
             b'{"type":"join_note","noteId":"a","noteId":"b"}',
-            messages.JoinNote(noteId="b"),
+            client_messages.JoinNote(noteId="b"),
         ),
         (
             b'{"type":"join_note","noteId":5,"noteId":"b"}',
-            messages.JoinNote(noteId="b"),
+            client_messages.JoinNote(noteId="b"),
         ),
         (
             b'{"noteId":5,"type":"join_note","noteId":"b","noteId":null}',
-            messages.JoinNote(),
+            client_messages.JoinNote(),
         ),
     ],
 )
 def test_of_repeated_keys_the_last_counts(
-    text: bytes, expected: messages.ClientMessage
+    text: bytes, expected: client_messages.ClientMessage
 ) -> None:
     assert decode(text) == expected
 
@@ -128,7 +128,7 @@ def test_a_repeated_type_that_is_unknown_is_refused() -> None:
 
 def test_a_type_inside_the_data_is_not_the_messages() -> None:
     message = decode(b'{"type":"note_created","noteData":{"type":"ping"}}')
-    assert isinstance(message, messages.NoteCreated)
+    assert isinstance(message, client_messages.NoteCreated)
 
 
 @given(st.dictionaries(javascript_text, javascript_values, max_size=4))

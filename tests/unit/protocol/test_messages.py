@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from typelets_ws.protocol import decoding, messages, replies
+from typelets_ws.protocol import client_messages, decoding, messages, replies
 from typelets_ws.protocol.errors import ClientError, Code
 
 
@@ -15,7 +15,7 @@ def refusal_of(data: bytes) -> ClientError:
     return caught.value
 
 
-@pytest.mark.parametrize("kind", messages.CLIENT_MESSAGES)
+@pytest.mark.parametrize("kind", client_messages.CLIENT_MESSAGES)
 def test_each_client_message_is_read_by_its_type(kind: type) -> None:
     word = kind.__struct_config__.tag  # type: ignore[attr-defined]
     data = json.dumps({"x": 1, "requestId": "r", "type": word}).encode()
@@ -114,7 +114,7 @@ def test_types_of_server_messages_are_distinct_from_the_clients() -> None:
         return {str(kind.__struct_config__.tag) for kind in kinds}
 
     assert len(words(messages.SERVER_MESSAGES)) == len(messages.SERVER_MESSAGES)
-    assert not words(messages.SERVER_MESSAGES) & words(messages.CLIENT_MESSAGES)
+    assert not words(messages.SERVER_MESSAGES) & words(client_messages.CLIENT_MESSAGES)
 
 
 def test_no_server_message_looks_like_an_envelope() -> None:

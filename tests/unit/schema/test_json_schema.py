@@ -11,7 +11,7 @@ from msgspec import Raw, structs
 
 from typelets_ws import __version__
 from typelets_ws.postgres.sql import COLUMNS
-from typelets_ws.protocol import events, messages, replies
+from typelets_ws.protocol import client_messages, events, messages, replies
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code
 from typelets_ws.protocol.fields import ALLOWED
 from typelets_ws.schema.asyncapi import asyncapi
@@ -25,7 +25,7 @@ from typelets_ws.schema.json_schema import (
 )
 from typelets_ws.schema.typescript import typescript
 
-KINDS = (*messages.CLIENT_MESSAGES, *messages.SERVER_MESSAGES, *events.EVENTS)
+KINDS = (*client_messages.CLIENT_MESSAGES, *messages.SERVER_MESSAGES, *events.EVENTS)
 ID = "00000000-0000-4000-8000-000000000001"
 
 
@@ -143,7 +143,7 @@ def test_asyncapi_tells_each_message_in_one_direction() -> None:
         told[operation["action"]] |= {each.rpartition("/")[2] for each in spoken}
         answers = references(operation.get("reply", {}).get("messages", []))
         told["send"] |= {each.rpartition("/")[2] for each in answers}
-    received = (*messages.CLIENT_MESSAGES, *events.EVENTS)
+    received = (*client_messages.CLIENT_MESSAGES, *events.EVENTS)
     assert told["receive"] == {"SignedMessage", *map(name_of, received)}
     assert told["send"] == set(map(name_of, messages.SERVER_MESSAGES))
     assert document["channels"]["device"]["x-close-codes"]["4401"]

@@ -9,7 +9,7 @@ import pytest
 from tests.fakes import NOW_MS, FakeShared, FakeTransport, Stubs
 from typelets_ws.delivery.revocations import RevokedSessions
 from typelets_ws.ports import TokenRejectReason
-from typelets_ws.protocol import messages
+from typelets_ws.protocol import client_messages
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code, Disconnect
 from typelets_ws.session.session import Session
 
@@ -23,7 +23,7 @@ class Guest:
         self.session: Session = world.session(name)
 
     async def auth(self, token: str = "alice/s1") -> dict[str, Any]:
-        message = messages.Auth(token=token, requestId="r")
+        message = client_messages.Auth(token=token, requestId="r")
         answer = await self.world.authenticator.authenticate(
             self.link, self.session, message
         )
@@ -285,7 +285,7 @@ async def test_a_device_that_left_during_a_re_auth_is_not_answered() -> None:
 async def test_an_auth_without_a_token_is_refused_by_name() -> None:
     world = Stubs()
     guest = Guest(world)
-    message = messages.Auth(requestId="r")
+    message = client_messages.Auth(requestId="r")
     with pytest.raises(ClientError) as caught:
         await world.authenticator.authenticate(guest.link, guest.session, message)
     refused = caught.value

@@ -11,7 +11,7 @@ import pytest
 from tests.fakes import FOLDER, NOTE, NOW_MS, UNOWNED, Stubs, live
 from typelets_ws.config.model import Config, Messages
 from typelets_ws.ports import Identity, Missing, StoreError, Updated
-from typelets_ws.protocol import decoding, events, messages
+from typelets_ws.protocol import client_messages, decoding, events, messages
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.protocol.messages import encode
 from typelets_ws.session import handlers
@@ -24,7 +24,7 @@ def session_of(world: Stubs, user: str) -> Session:
     session = world.session()
     session.auth_succeeded(
         Identity(user, None, 0, 60),
-        messages.Auth(token="t"),
+        client_messages.Auth(token="t"),
         NonceRegistry(live(nonces_per_user=1)),
         NOW_MS,
     )
@@ -68,19 +68,21 @@ def event_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def test_every_client_message_has_one_handler_of_its_name() -> None:
-    tables: list[tuple[type[messages.ClientMessage], object]] = [
+    tables: list[tuple[type[client_messages.ClientMessage], object]] = [
         *((kind, handler) for kind, (handler, _) in handlers.HANDLERS.items()),
         *handlers.IMMEDIATE.items(),
         *handlers.ATTACHING.items(),
     ]
-    assert Counter(kind for kind, _ in tables) == Counter(messages.CLIENT_MESSAGES)
+    assert Counter(kind for kind, _ in tables) == Counter(
+        client_messages.CLIENT_MESSAGES
+    )
     for kind, handler in tables:
         assert getattr(handler, "__name__", "") == kind.__struct_config__.tag
 
 
 def test_ping() -> None:
     world = Stubs()
-    message = messages.Ping(requestId="r")
+    message = client_messages.Ping(requestId="r")
     pong = handlers.ping(world.context(), session_of(world, "alice"), message)
     text = f'{{"type":"pong","requestId":"r","timestamp":{NOW_MS}}}'
     assert messages.encode(pong) == text.encode()
@@ -254,7 +256,7 @@ def test_folder_updated_passes_on_what_came() -> None:
 
 def test_what_one_decoder_takes_and_the_next_does_not_is_refused() -> None:
     deep = msgspec.Raw(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
-    message = messages.NoteCreated(noteData=deep, requestId="r")
+    message = client_messages.NoteCreated(noteData=deep, requestId="r")
     world = Stubs()
     with pytest.raises(ClientError) as caught:
         asyncio.run(

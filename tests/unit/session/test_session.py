@@ -13,7 +13,7 @@ from tests.fakes import NOW_MS, live
 from typelets_ws.config.live import LiveConfig
 from typelets_ws.config.model import Config, Limits, Messages
 from typelets_ws.ports import Identity, TokenError, TokenRejectReason
-from typelets_ws.protocol import messages
+from typelets_ws.protocol import client_messages
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code, Disconnect
 from typelets_ws.session.session import Session, State
 from typelets_ws.session.signing import NonceRegistry, SignatureError, SignatureVerdict
@@ -33,7 +33,7 @@ def let_in(
     token: str = "t",
     registry: NonceRegistry | None = None,
 ) -> str:
-    auth = messages.Auth(token=token, requestId="r")
+    auth = client_messages.Auth(token=token, requestId="r")
     # An empty registry counts as false.
     nonces = NonceRegistry(live(nonces_per_user=10)) if registry is None else registry
     return one.auth_succeeded(who, auth, nonces, NOW_MS)
@@ -106,7 +106,7 @@ def test_other_limits_hold_at_once_and_only_another_rate_counts_afresh() -> None
 # admit, before authentication
 
 
-@pytest.mark.parametrize("kind", messages.CLIENT_MESSAGES)
+@pytest.mark.parametrize("kind", client_messages.CLIENT_MESSAGES)
 def test_before_auth_only_auth_and_ping_may_be_said(kind: Any) -> None:
     word = kind.__struct_config__.tag
     data = said({"type": word, "requestId": "r"})
@@ -120,7 +120,7 @@ def test_before_auth_only_auth_and_ping_may_be_said(kind: Any) -> None:
 
 def test_before_auth_an_auth_in_an_envelope_is_unwrapped() -> None:
     admitted = session().accept(signed("x", {"type": "auth", "token": "t"}), NOW_MS)
-    assert admitted.message == messages.Auth(token="t")
+    assert admitted.message == client_messages.Auth(token="t")
     assert admitted.envelope is None
 
 
@@ -148,7 +148,7 @@ def test_after_auth_everything_may_be_said_plain_or_signed() -> None:
     plain = one.accept(said({"type": "join_note"}), NOW_MS)
     assert plain.envelope is None
     admitted = one.accept(signed(secret, {"type": "join_note"}), NOW_MS)
-    assert isinstance(admitted.message, messages.JoinNote)
+    assert isinstance(admitted.message, client_messages.JoinNote)
     assert admitted.envelope is not None
     assert refusal(lambda: one.accept(b"junk", NOW_MS)).code is Code.INVALID_MESSAGE
 
@@ -169,7 +169,7 @@ def test_a_bad_signature_is_charged_by_its_size() -> None:
 def test_a_message_that_only_the_second_reader_reads_is_charged_by_its_size() -> None:
     one = session(Limits())
     lone = b'{"type":"ping","x":"\\ud83d' + b"y" * 999_000 + b'"}'
-    assert one.accept(lone, NOW_MS).message == messages.Ping()
+    assert one.accept(lone, NOW_MS).message == client_messages.Ping()
     served = [one.count(1, 0) is None for _ in range(202)]
     assert served == [True] * 201 + [False]
 
@@ -268,7 +268,7 @@ def test_a_token_of_another_user_ends_it() -> None:
 
 
 def failed(one: Session, reason: TokenRejectReason) -> dict[str, Any]:
-    auth = messages.Auth(requestId="r")
+    auth = client_messages.Auth(requestId="r")
     answer = json.loads(one.auth_failed(TokenError(reason), auth))
     assert answer["requestId"] == "r"
     assert isinstance(answer, dict)

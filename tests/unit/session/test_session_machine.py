@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.fakes import FOLDER, NOTE, UNOWNED, FakeTransport, Stubs
 from typelets_ws.ports import TokenRejectReason
-from typelets_ws.protocol import messages
+from typelets_ws.protocol import client_messages
 from typelets_ws.session.dispatcher import Dispatcher
 from typelets_ws.session.session import State
 
@@ -26,8 +26,8 @@ LIMIT = 2
 TOKENS = ["alice/s1", "alice/s2", "bob/s3", *TokenRejectReason]
 PAYLOADS: list[dict[str, Any]] = [
     {"type": str(kind.__struct_config__.tag), "noteId": row, "folderId": row, **more}
-    for kind in messages.CLIENT_MESSAGES
-    if kind is not messages.Auth
+    for kind in client_messages.CLIENT_MESSAGES
+    if kind is not client_messages.Auth
     for row in (NOTE, FOLDER, UNOWNED, "junk")
     for more in (
         {},

@@ -17,7 +17,7 @@ STATUS_S: Final = 5.0
 
 
 class Systemd:
-    """What systemd requested through the environment.
+    """The requests of systemd, from the environment.
 
     Outside systemd every method does nothing.
     """

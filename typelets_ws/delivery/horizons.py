@@ -21,7 +21,7 @@ order: their statements ran side by side, for seconds at most."""
 
 
 class Horizons:
-    """What is known of the database's history. Times in monotonic seconds."""
+    """The known history of the database. Times in monotonic seconds."""
 
     def __init__(self, keep_s: float) -> None:
         self._keep_s = keep_s

@@ -23,7 +23,7 @@ ABSENT: Final = ""
 
 
 class Verdict(Enum):
-    """What to do with a stored row."""
+    """The verdict on a stored row."""
 
     HELD = auto()
     """The devices hold it."""

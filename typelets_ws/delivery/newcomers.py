@@ -6,8 +6,8 @@ client that sends `sync` first is left out: it asks by itself. The first device 
 user is healed as the user is (`healing`).
 
 Invariant: a row is sent to the device unless it was read while it was shown; then, and
-while it is not stable, it is read again. What other devices have been shown does not
-matter here: this one may have connected later.
+while it is not stable, it is read again. Rows shown to other devices do
+not matter here: this one may have connected later.
 """
 
 from collections.abc import Callable, Sequence

@@ -58,7 +58,7 @@ ABILITIES: Final = b"""SELECT
     has_function_privilege('pg_catalog.pg_control_system()', 'execute'),
     has_function_privilege('pg_catalog.pg_walfile_name(pg_lsn)', 'execute')
         AND has_function_privilege('pg_catalog.pg_current_wal_lsn()', 'execute')"""
-"""What the server is and what the role may call; works on every version."""
+"""The server's version and the role's rights; works on every version."""
 
 
 class Abilities(NamedTuple):

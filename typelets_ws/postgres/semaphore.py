@@ -1,10 +1,11 @@
-"""Turns: at most so many at once for one user, and a bounded line for the rest.
+"""Permits: a bounded number per key, and a bounded line of waiters.
 
-- **A turn is never lost**: it is had by one, or handed on, also when the one who had
-  it handed to them is cancelled in the same moment.
-- **Every wait ends** at its time. One timer serves all who wait, and is moved on when
-  it fires: where many wait for a moment each, a timer each would cost more than the
-  waiting.
+- **A permit is never lost**: it passes to the next waiter, also when that waiter is
+  cancelled in the same moment.
+- **Every wait ends** at its deadline. One timer serves all waiters, and is moved when
+  it fires: most waits are so short that a timer each would cost more than they do.
+
+Tested by tests/unit/postgres/test_semaphore.py.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ __all__ = ["KeyedSemaphore"]
 
 
 class KeyedSemaphore:
-    """At most `each` at once for one user; in all, at most `max_bytes` wait in line."""
+    """At most `each` permits per user; at most `max_waiting` callers wait in all."""
 
     def __init__(self, each: int, max_waiting: int) -> None:
         self._each = each
@@ -29,7 +30,7 @@ class KeyedSemaphore:
         self._alarm = math.inf
 
     async def acquire(self, user_id: str, deadline: float) -> bool:
-        """Wait for a turn until `deadline` (loop time); False when there was none."""
+        """Wait for a permit until `deadline` (loop time); False when none came free."""
         busy = self._busy.get(user_id, 0)
         if busy < self._each:
             self._busy[user_id] = busy + 1
@@ -52,7 +53,7 @@ class KeyedSemaphore:
         return had
 
     def release(self, user_id: str) -> None:
-        """End a turn; the next in line has it at once."""
+        """Return a permit; the next waiter has it at once."""
         line = self._lines.get(user_id)
         while line:
             permit = line.popleft()

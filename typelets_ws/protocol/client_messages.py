@@ -30,7 +30,7 @@ _NOTHING: Final = Raw(b"")
 
 
 class ClientMessage(Struct, tag_field="type", kw_only=True, frozen=True):
-    """What every client message may carry."""
+    """The field that every client message may have."""
 
     requestId: str | None = None
 

@@ -44,7 +44,7 @@ class AuthSuccess(Reply, tag="auth_success", frozen=True, kw_only=True):
     sessionSecret: str
     connectionId: str
     cursor: str | UnsetType = UNSET
-    """What is read after this is at least as new; see `sync`."""
+    """Later reads are at least as new; see `sync`."""
 
 
 class AuthFailed(Reply, tag="auth_failed", frozen=True, kw_only=True):
@@ -172,7 +172,7 @@ class SyncPage(Reply, tag="sync_page", frozen=True, kw_only=True):
 
 
 class Healed(ServerMessage, tag="healed", frozen=True, kw_only=True):
-    """What may have been missed was sent. Another digest of one's own: `sync`."""
+    """Missed changes were sent. A client whose own digest differs sends `sync`."""
 
     reason: str
     cursor: str

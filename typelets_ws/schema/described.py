@@ -1,4 +1,4 @@
-"""What the protocol's types cannot say: advice by code, rows, the contents of `Raw`.
+"""The protocol beyond its types: advice by code, rows, the contents of `Raw`.
 
 Invariant: nothing here repeats a type of `protocol`. `json_schema` puts both together.
 """

@@ -38,7 +38,7 @@ import redis.asyncio
 from ._publisher.events import Data, Notifications
 from ._publisher.redis import async_client, client
 from ._publisher.revoke import revoke, revoke_async
-from ._publisher.unsent import FAILED, Failure, OnFailure, Outcomes, Publication
+from ._publisher.unsent import FAILED, Failure, OnFailure, Publication
 
 __all__ = ["AsyncPublisher", "Data", "Failure", "Publisher"]
 
@@ -69,7 +69,7 @@ class Publisher(Notifications[int]):
         sharded: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(prefix, clock)
+        super().__init__(prefix, clock, on_failure)
         self._own = isinstance(link, str)
         self._redis = (
             client(link, timeout_s, CONNECTIONS) if isinstance(link, str) else link
@@ -78,20 +78,9 @@ class Publisher(Notifications[int]):
         self._raise_errors = raise_errors
         self._publish_one = self._redis.spublish if sharded else self._redis.publish
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
-        self._outcomes = Outcomes(self._resync_message, on_failure)
         self._closed = threading.Event()
         self._healing = threading.Lock()
         self._healer: threading.Thread | None = None
-
-    @property
-    def failures(self) -> int:
-        """How many events Redis did not take."""
-        return self._outcomes.failures
-
-    @property
-    def pending(self) -> int:
-        """Users with a pending `resync_required`, and unsent control events."""
-        return self._outcomes.pending
 
     def _send(self, message: Publication) -> int:
         try:
@@ -181,7 +170,7 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
         sharded: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(prefix, clock)
+        super().__init__(prefix, clock, on_failure)
         self._own = isinstance(link, str)
         self._redis = (
             async_client(link, timeout_s, CONNECTIONS)
@@ -192,18 +181,7 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
         self._raise_errors = raise_errors
         self._publish_one = self._redis.spublish if sharded else self._redis.publish
         self._slots = asyncio.Semaphore(CONNECTIONS)
-        self._outcomes = Outcomes(self._resync_message, on_failure)
         self._healer: asyncio.Task[None] | None = None
-
-    @property
-    def failures(self) -> int:
-        """How many events Redis did not take."""
-        return self._outcomes.failures
-
-    @property
-    def pending(self) -> int:
-        """Users with a pending `resync_required`, and unsent control events."""
-        return self._outcomes.pending
 
     async def _send(self, message: Publication) -> int:
         try:

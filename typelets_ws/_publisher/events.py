@@ -12,7 +12,7 @@ from uuid import UUID
 from ..protocol import events
 from .json_data import data, is_integer, optional_data, text, user_text
 from .rows import check_changes, check_folder, check_note, row_id
-from .unsent import Publication
+from .unsent import OnFailure, Outcomes, Publication
 
 __all__ = ["Data", "Notifications"]
 
@@ -33,9 +33,22 @@ class Notifications(Generic[Heard]):
     `ValueError` for an argument that does not fit.
     """
 
-    def __init__(self, prefix: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, prefix: str, clock: Callable[[], float], on_failure: OnFailure | None
+    ) -> None:
         self._prefix = prefix
         self._clock = clock
+        self._outcomes = Outcomes(self._resync_message, on_failure)
+
+    @property
+    def failures(self) -> int:
+        """How many events Redis did not take."""
+        return self._outcomes.failures
+
+    @property
+    def pending(self) -> int:
+        """Users with a pending `resync_required`, and unsent control events."""
+        return self._outcomes.pending
 
     @abstractmethod
     def _send(self, message: Publication) -> Heard:

@@ -145,7 +145,7 @@ class Authenticator:
                 messages.encode(replies.error(refusal)),
             )
 
-    def _unavailable(self, device: Device, message: messages.Auth) -> Disconnect:
+    def _unavailable(self, device: Device, message: client_messages.Auth) -> Disconnect:
         """The device comes back and asks again; the log line has its error's id."""
         error = limits_unavailable(message.requestId)
         self.telemetry.metrics.authentications.labels(LIMITS_UNAVAILABLE).inc()

@@ -1,12 +1,14 @@
 """A user's devices on this process, from the start of their `auth` to their end.
 
-Invariants. The user's subscription lives while one device is recorded, so a leaving
+Invariants. The user's subscription lives while one device is counted, so a leaving
 device must not unsubscribe a user whose other device is still authenticating. A slot
 that was granted is released once. Tested by tests/unit/session/test_authenticator.py.
 
-`redis.limits` keeps its own record: there a device counts from its request for a slot
-on, not before, or a new lease would grant the slot past the limit.
+Devices are only counted here: `redis.lease` records those that asked for a slot, the
+hub those that are attached.
 """
+
+from collections import Counter
 
 from ..config.live import LiveConfig
 from ..delivery.hub import Device, Hub
@@ -32,10 +34,10 @@ class Presence:
         self._subscriptions = subscriptions
         self._shared = shared
         self._live = live
-        self._users: dict[str, set[str]] = {}
+        self._counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._users)
+        return len(self._counts)
 
     @property
     def devices_per_user(self) -> int:
@@ -51,14 +53,14 @@ class Presence:
         self, user_id: str, connection_id: str, session_id: str | None
     ) -> AcquireResult:
         """Subscribe to the user and take a slot; then call `attach` or `abandon`."""
-        self._users.setdefault(user_id, set()).add(connection_id)
+        self._counts[user_id] += 1
         try:
             # One after the other: a session revoked meanwhile is either reported by
             # its event or found revoked.
             await self._subscriptions.subscribe(user_id)
             return await self._shared.acquire(user_id, connection_id, session_id)
         except BaseException:
-            self._forget(user_id, connection_id)
+            self._forget(user_id)
             raise
 
     def is_full(self, user_id: str, acquired: AcquireResult) -> bool:
@@ -77,14 +79,14 @@ class Presence:
         """End what `acquire` began for a device that is not attached."""
         if acquired is AcquireResult.GRANTED:
             self._shared.release(user_id, connection_id)
-        self._forget(user_id, connection_id)
+        self._forget(user_id)
 
     def detach(self, user_id: str, device: Device) -> None:
         """Release everything of a device that was attached."""
         self._hub.detach(user_id, device)
         self._recovery.detach(user_id, device)
         self._shared.release(user_id, device.connection_id)
-        self._forget(user_id, device.connection_id)
+        self._forget(user_id)
 
     async def is_revoked(self, session_id: str) -> bool:
         """Whether any process revoked the session."""
@@ -94,9 +96,8 @@ class Presence:
         """Return False when the nonce was used before, on any process."""
         return await self._shared.claim_nonce(user_id, nonce, ttl_ms)
 
-    def _forget(self, user_id: str, connection_id: str) -> None:
-        devices = self._users[user_id]
-        devices.discard(connection_id)
-        if not devices:
-            del self._users[user_id]
+    def _forget(self, user_id: str) -> None:
+        self._counts[user_id] -= 1
+        if not self._counts[user_id]:
+            del self._counts[user_id]
             self._subscriptions.unsubscribe(user_id)

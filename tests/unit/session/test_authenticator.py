@@ -108,7 +108,7 @@ def test_over_the_limit_of_all_processes_or_of_this_one_no_one_gets_in() -> None
     world.shared.limit = 100
     assert farewell_of(Guest(world, "c2")).close_code is CloseCode.TOO_MANY
     assert world.shared.slots == {"alice": {"c1"}}
-    assert world.presence._users == {"alice": {"c1"}}
+    assert world.presence._counts == {"alice": 1}
     assert world.subscriptions.held == {"alice"}
 
 

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Final
 
 from .ports import TokenRejectReason
-from .protocol import client_messages, events
+from .protocol import client_messages, event_decoding, events
 from .protocol.errors import CloseCode, Code
 from .protocol.fields import FILTERED_NAMES
 from .session.signing import SignatureVerdict
@@ -130,7 +130,7 @@ def _declare_messages(metrics: Metrics) -> None:
 
 
 def _declare_recovery(metrics: Metrics) -> None:
-    unread = [f"event_{reason}" for reason in events.EventRejectReason]
+    unread = [f"event_{reason}" for reason in event_decoding.EventRejectReason]
     for reason in (*HEALS, *GAPS, *unread):
         metrics.heals.labels(reason)
         metrics.healed_rows.labels(reason)
@@ -141,7 +141,7 @@ def _declare_recovery(metrics: Metrics) -> None:
 def _declare_outside(metrics: Metrics) -> None:
     for event in events.EVENTS:
         metrics.events.labels(str(event.__struct_config__.tag), "ok")
-    for result in (*events.EventRejectReason, "refused", "failed"):
+    for result in (*event_decoding.EventRejectReason, "refused", "failed"):
         metrics.events.labels("unknown", str(result))
     for reason in GAPS:
         metrics.gaps.labels(reason)

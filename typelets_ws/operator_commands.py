@@ -16,7 +16,7 @@ from ._publisher.revoke import revoke
 from ._publisher.unsent import FAILED
 from .command_options import Source, refuse, settings_options
 from .config.model import Config
-from .protocol import events
+from .protocol import event_decoding, events
 from .status import StatusError, as_table, as_user_table, fetch, fetch_user
 
 __all__ = ["disconnect_command", "publish_command", "status_command"]
@@ -49,8 +49,8 @@ def publish_command(source: Source, user_id: str, event: str, fields: str) -> No
         {"event": event, "publishedAt": int(time.time() * 1000), **given}
     )
     try:
-        events.decode(payload)
-    except events.EventError as exc:
+        event_decoding.decode(payload)
+    except event_decoding.EventError as exc:
         known = ", ".join(str(kind.__struct_config__.tag) for kind in events.EVENTS)
         refuse(f"not a valid event: {exc.reason} {exc.detail} (events: {known})", 2)
     _send(config, user_id, payload)

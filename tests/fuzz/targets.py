@@ -27,7 +27,14 @@ from typelets_ws.config.addresses import ClientAddresses, canonical
 from typelets_ws.config.model import Auth, Config, ConfigError
 from typelets_ws.config.origins import AllowedOrigins, canonical_origin
 from typelets_ws.ports import TokenError
-from typelets_ws.protocol import client_messages, decoding, events, messages, replies
+from typelets_ws.protocol import (
+    client_messages,
+    decoding,
+    event_decoding,
+    events,
+    messages,
+    replies,
+)
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.session import signing
 
@@ -139,8 +146,8 @@ def event(rng: random.Random) -> None:
     if rng.random() < 0.5:
         data = spoiled(rng, data)
     try:
-        found = events.decode(data)
-    except events.EventError:
+        found = event_decoding.decode(data)
+    except event_decoding.EventError:
         return
     assert found.publishedAt is None or 0 <= found.publishedAt <= 253_402_300_799_999
     if not isinstance(found, events.ControlEvent):

@@ -6,9 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import live
-from typelets_ws.protocol import client_messages, decoding, events, messages, replies
+from typelets_ws.protocol import (
+    client_messages,
+    decoding,
+    event_decoding,
+    events,
+    messages,
+    replies,
+)
 from typelets_ws.protocol.errors import ClientError, Code
-from typelets_ws.protocol.events import EventError
+from typelets_ws.protocol.event_decoding import EventError
 from typelets_ws.session import signing
 
 PIECES = [
@@ -91,7 +98,7 @@ def test_an_envelope_is_opened_or_none(data: bytes) -> None:
 @given(anything)
 def test_an_event_is_read_or_dropped_by_one_word(data: bytes) -> None:
     try:
-        event = events.decode(data)
+        event = event_decoding.decode(data)
     except EventError:
         return
     if not isinstance(event, events.ControlEvent):

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from tests.notes import whole_note
 from typelets_ws._publisher.json_data import data
 from typelets_ws._publisher.rows import NOTE_KEYS
-from typelets_ws.protocol import events
+from typelets_ws.protocol import event_decoding, events
 from typelets_ws.publisher import Failure, Publisher
 from typelets_ws.schema.json_schema import json_schema
 
@@ -52,7 +52,7 @@ def publish(
     publisher = Publisher(client, prefix=prefix, clock=lambda: NOW)  # type: ignore[arg-type]
     assert call(publisher) == 3
     channel, payload = client.sent[-1]
-    events.decode(payload)
+    event_decoding.decode(payload)
     event = json.loads(payload)
     schema = {**json_schema(), "$ref": f"#/$defs/{type_name(event)}"}
     assert event.pop("publishedAt") == 1_767_225_600_123

@@ -21,8 +21,8 @@ from typelets_ws.clerk import keys
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth
 from typelets_ws.ports import Clock, StoreError, TokenError
-from typelets_ws.protocol import events
-from typelets_ws.protocol.events import EventError
+from typelets_ws.protocol import event_decoding
+from typelets_ws.protocol.event_decoding import EventError
 
 BIG = "x" * 10_000
 BIG_RAW = b"x" * 10_000
@@ -144,7 +144,7 @@ def test_a_malformed_event_is_freed(payload: bytes) -> None:
     with uncollected():
         for _ in range(10):
             with suppress(EventError):
-                events.decode(payload)
+                event_decoding.decode(payload)
 
 
 @pytest.mark.parametrize("token", [

@@ -14,9 +14,9 @@ from msgspec import UNSET, Raw, UnsetType
 
 from ..config.live import LiveConfig
 from ..ports import Clock
-from ..protocol import events, messages
+from ..protocol import event_decoding, events, messages
 from ..protocol.errors import CloseCode
-from ..protocol.events import EventError, EventRejectReason
+from ..protocol.event_decoding import EventError, EventRejectReason
 from ..recovery_ports import RowKey, RowKind
 from ..telemetry.counters import CounterChild
 from ..telemetry.telemetry import Telemetry
@@ -66,7 +66,7 @@ class Relay:
         try:
             if len(payload) > self.live.current.limits.unsent_bytes:
                 raise EventError(EventRejectReason.TOO_LARGE)
-            event = events.decode(payload)
+            event = event_decoding.decode(payload)
         except EventError as rejected:
             self.on_undeliverable(user_id, rejected.reason)
             self.telemetry.metrics.events.labels("unknown", rejected.reason).inc()

@@ -17,7 +17,7 @@ import psycopg
 import redis
 
 from ..postgres.sql import NOTE_ROW
-from ..protocol.events import decode
+from ..protocol.event_decoding import decode
 
 __all__ = ["HttpError", "RestStub"]
 

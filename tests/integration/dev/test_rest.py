@@ -11,7 +11,8 @@ from tests.redis import RedisServer
 from typelets_ws.dev.postgres import Postgres
 from typelets_ws.dev.rest import HttpError, RestStub
 from typelets_ws.dev.samples import NOTES, USERS, fill, note_id
-from typelets_ws.protocol.events import decode, name
+from typelets_ws.protocol.event_decoding import decode
+from typelets_ws.protocol.events import name
 
 ALICE = USERS[0]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from typelets_ws.protocol import events, messages
-from typelets_ws.protocol.events import EventError, EventRejectReason
+from typelets_ws.protocol import event_decoding, events, messages
+from typelets_ws.protocol.event_decoding import EventError, EventRejectReason
 
 SYNCS: dict[str, tuple[dict[str, Any], str]] = {
     "note_updated": ({"noteId": "n", "changes": {}, "updatedNote": {}}, "note_sync"),
@@ -24,14 +24,14 @@ SYNCS: dict[str, tuple[dict[str, Any], str]] = {
 
 def rejection_of(payload: bytes) -> EventError:
     with pytest.raises(EventError) as caught:
-        events.decode(payload)
+        event_decoding.decode(payload)
     return caught.value
 
 
 @pytest.mark.parametrize("name", SYNCS)
 def test_each_event_becomes_its_message(name: str) -> None:
     fields, word = SYNCS[name]
-    event = events.decode(json.dumps({"event": name, **fields}).encode())
+    event = event_decoding.decode(json.dumps({"event": name, **fields}).encode())
     assert events.name(event) == name
     assert event.fromUserId == "server"
     sent = json.loads(messages.encode(event.message(7)))
@@ -46,7 +46,7 @@ def test_orders_have_no_message() -> None:
         b'{"event":"session_revoked","sessionId":"s"}',
         b'{"event":"user_disconnected","reason":null}',
     ):
-        event = events.decode(payload)
+        event = event_decoding.decode(payload)
         assert isinstance(event, events.ControlEvent)
         with pytest.raises(TypeError):
             event.message(0)
@@ -55,13 +55,13 @@ def test_orders_have_no_message() -> None:
 def test_data_leaves_byte_for_byte() -> None:
     data = b'{"id" : "x", "n":1.0e0, "t":"\\u00e9\xc3\xa9"}'
     payload = b'{"noteData":' + data + b',"event":"note_created","publishedAt":1.5}'
-    event = events.decode(payload)
+    event = event_decoding.decode(payload)
     assert data in messages.encode(event.message(0))
     assert data in events.encode(event)
 
 
 def test_absent_folder_fields_stay_absent() -> None:
-    event = events.decode(b'{"event":"folder_updated","folderId":"f"}')
+    event = event_decoding.decode(b'{"event":"folder_updated","folderId":"f"}')
     assert b"changes" not in messages.encode(event.message(0))
 
 
@@ -105,7 +105,7 @@ def test_a_malformed_event_is_dropped_by_one_word(
 
 
 def test_non_ascii_that_is_utf8_is_fine() -> None:
-    event = events.decode('{"event":"note_deleted","noteId":"é"}'.encode())
+    event = event_decoding.decode('{"event":"note_deleted","noteId":"é"}'.encode())
     assert isinstance(event, events.NoteDeleted)
     assert event.noteId == "é"
 

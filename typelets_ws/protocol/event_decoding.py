@@ -1,0 +1,140 @@
+"""Reading events (spec section 6). Pure.
+
+Invariants. An event is decoded in one pass; one that does not fit is rejected with an
+`EventRejectReason`. Null in an optional field means absent, unknown keys are ignored,
+and lone surrogates are passed on in relayed data. Tested by
+tests/unit/protocol/test_events.py.
+"""
+
+import re
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, structs
+
+from .events import EVENTS, AnyEvent, Event, FolderUpdated
+from .json_members import (
+    MemberError,
+    NotJsonError,
+    build,
+    has_surrogates,
+    members,
+    text,
+)
+
+__all__ = ["EventError", "EventRejectReason", "decode"]
+
+MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
+_decoder: Final = msgspec.json.Decoder(AnyEvent)
+_head: Final = msgspec.json.Decoder(dict[str, Raw])
+_FIELD: Final = re.compile(r"at `\$\.(\w+)|field `(\w+)`|^(\w+) is not")
+_FIELDS: Final = {"event", *(f for kind in EVENTS for f in kind.__struct_fields__)}
+_KINDS: Final = {str(kind.__struct_config__.tag): kind for kind in EVENTS}
+_DATA: Final = {"changes", "updatedNote", "noteData", "folderData", "updatedFolder"}
+_DATA_FIELDS: Final = {
+    kind: [f for f in kind.__struct_fields__ if f in _DATA] for kind in EVENTS
+}
+
+
+class EventRejectReason(StrEnum):
+    """Why an event was dropped: metric label and log word."""
+
+    NOT_UTF8 = "not_utf8"
+    NOT_JSON = "not_json"
+    UNKNOWN_EVENT = "unknown_event"
+    INVALID_FIELD = "invalid_field"
+    TOO_LARGE = "too_large"
+    TOO_DEEP = "too_deep"
+
+
+class EventError(Exception):
+    """A malformed event; `reason` says why and `detail` where.
+
+    `detail` may quote the event, `field` is a name of this module: the log has only
+    that.
+    """
+
+    def __init__(self, reason: EventRejectReason, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+    @property
+    def field(self) -> str | None:
+        """The field that does not fit, where `detail` names one."""
+        named = _FIELD.search(self.detail)
+        name = named and (named[1] or named[2] or named[3])
+        return name if name in _FIELDS else None
+
+
+def decode(payload: bytes) -> Event:
+    """Read one event. Raises `EventError`.
+
+    Null in an optional field means absent, unknown keys are ignored, and lone
+    surrogates are passed on in relayed data.
+    """
+    if not payload.isascii():
+        # msgspec does not look inside raw slices, and a text frame must be UTF-8.
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            raise EventError(EventRejectReason.NOT_UTF8) from None
+    try:
+        event: Event = _decoder.decode(payload)
+    except msgspec.ValidationError as exc:
+        if not has_surrogates(payload):
+            raise EventError(_misfit(payload), str(exc)) from None
+        event = _decode_members(payload)
+    except RecursionError:
+        raise EventError(EventRejectReason.TOO_DEEP) from None
+    except msgspec.DecodeError:
+        if not has_surrogates(payload):
+            raise EventError(EventRejectReason.NOT_JSON) from None
+        event = _decode_members(payload)
+    return _normalised(event)
+
+
+def _normalised(event: Event) -> Event:
+    """The event without its nulls and its absurd time. Raises `EventError`."""
+    instead: dict[str, Any] = {}
+    for field in _DATA_FIELDS[type(event)]:
+        raw = getattr(event, field)
+        if raw is UNSET or bytes(memoryview(raw)[:1]) == b"{":
+            continue
+        if not isinstance(event, FolderUpdated) or bytes(raw) != b"null":
+            raise EventError(
+                EventRejectReason.INVALID_FIELD, f"{field} is not an object"
+            )
+        instead[field] = UNSET
+    published = event.publishedAt
+    if published is not None and not 0 <= published <= MAX_TIMESTAMP_MS:
+        instead["publishedAt"] = None
+    return structs.replace(event, **instead) if instead else event
+
+
+def _decode_members(payload: bytes) -> Event:
+    """Read an event with lone surrogates. Raises `EventError`."""
+    try:
+        found = members(payload.decode())
+    except NotJsonError:
+        raise EventError(EventRejectReason.NOT_JSON) from None
+    kind = _KINDS.get(text(found.get("event")) or "")
+    if kind is None:
+        raise EventError(EventRejectReason.UNKNOWN_EVENT)
+    try:
+        return build(kind, found)
+    except MemberError as invalid:
+        complaint = f"field `{invalid.name}`"
+    raise EventError(EventRejectReason.INVALID_FIELD, complaint)
+
+
+def _misfit(payload: bytes) -> EventRejectReason:
+    try:
+        kind = msgspec.json.decode(_head.decode(payload)["event"], type=str)
+    except (KeyError, msgspec.DecodeError, RecursionError):
+        return EventRejectReason.UNKNOWN_EVENT
+    if kind in _KINDS:
+        return EventRejectReason.INVALID_FIELD
+    return EventRejectReason.UNKNOWN_EVENT

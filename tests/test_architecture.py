@@ -43,7 +43,7 @@ ROOMS = {
     "checks": names("postgres clerk config telemetry redis _publisher"),
     # What a Python REST service imports: no server, no database, no keys.
     "publisher": names("_publisher protocol"),
-    "_publisher": names("protocol config.redis_address"),
+    "_publisher": names("protocol config.redis_address redis.dialled"),
 }
 ROOT = names(
     """app daemon health process systemd cli status operator_commands check_command

@@ -19,6 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from ..config.redis_address import RedisAddress, Topology, parse
+from ..redis.dialled import dialled
 from .sentinel import async_sentinel_client, options, sentinel_client
 
 __all__ = ["Cluster", "async_client", "client", "publish_and_count"]
@@ -65,6 +66,8 @@ def async_client(url: str, timeout_s: float, connections: int) -> Any:
         socket_connect_timeout=timeout_s,
         retry=AsyncRetry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
+    # redis-py gives the whole timeout to the first address of a host name.
+    pool.connection_class = dialled(pool.connection_class)
     return redis.asyncio.Redis.from_pool(pool)
 
 

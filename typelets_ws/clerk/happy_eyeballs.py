@@ -1,9 +1,10 @@
 """Connect to a host name with several addresses within one timeout (RFC 8305).
 
-Invariants. A new attempt starts every `ATTEMPT_DELAY_S`, earlier when one fails; the
-first address that accepts wins and all other sockets are closed. An address that
-swallows packets therefore costs 0.25 s, and not the whole timeout. For threads: on
-the event loop, `loop.create_connection(happy_eyeballs_delay=...)` does the same.
+Invariants. A new attempt starts every `ATTEMPT_DELAY_S`, earlier when one fails or when
+there are many addresses; the first one that accepts wins and all other sockets are
+closed. An address that swallows packets costs 0.25 s at most, not the whole timeout.
+For threads: on the event loop, `loop.create_connection(happy_eyeballs_delay=...)` does
+the same.
 """
 
 import os
@@ -32,8 +33,10 @@ def connect(address: tuple[str, int], timeout_s: float) -> socket.socket:
         while targets or attempts.pending:
             if targets:
                 attempts.start(targets.pop(0))
-            wait_s = ATTEMPT_DELAY_S if targets else timeout_s
-            wait_s = min(wait_s, deadline - time.monotonic())
+            left_s = deadline - time.monotonic()
+            # Each address that is left gets a share of the time that is left.
+            share_s = min(ATTEMPT_DELAY_S, left_s / (len(targets) + 1))
+            wait_s = share_s if targets else left_s
             if wait_s <= 0:
                 break
             winner = attempts.wait(wait_s)

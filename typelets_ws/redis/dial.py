@@ -19,18 +19,19 @@ ATTEMPT_DELAY_S: Final = 0.25
 Result = TypeVar("Result")
 
 
-async def dial(host: str, port: int) -> socket.socket:
+async def dial(host: str, port: int, timeout_s: float) -> socket.socket:
     """Return a connected non-blocking socket.
 
-    The caller limits the time. Raises `OSError`: that of the first address when
-    every address failed, `socket.gaierror` for an unknown name.
+    The caller limits the time to `timeout_s`; every address is tried in it. Raises
+    `OSError`: that of the first address when every address failed, `socket.gaierror`
+    for an unknown name.
     """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = _alternate_families([(each[0], each[4]) for each in found])
     return await first_success(
         [partial(_connect, *target) for target in addresses],
-        delay_s=ATTEMPT_DELAY_S,
+        delay_s=min(ATTEMPT_DELAY_S, timeout_s / (len(addresses) + 1)),
         discard=socket.socket.close,
     )
 

@@ -6,6 +6,7 @@ tests/integration/redis/test_dial.py fails when they are gone.
 """
 
 from collections.abc import Mapping
+from math import inf
 from socket import socket
 from typing import Any
 
@@ -20,7 +21,7 @@ class _DialledConnection(Connection):
     _socket: socket
 
     async def _connect(self) -> None:
-        self._socket = await dial(self.host, self.port)
+        self._socket = await _dial(self)
         await super()._connect()  # type: ignore[no-untyped-call]
 
     def _connection_arguments(self) -> Mapping[str, Any]:
@@ -31,13 +32,20 @@ class _DialledSSLConnection(SSLConnection):
     _socket: socket
 
     async def _connect(self) -> None:
-        self._socket = await dial(self.host, self.port)
+        self._socket = await _dial(self)
         await super()._connect()  # type: ignore[no-untyped-call]
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         arguments = super()._connection_arguments()
         tls = arguments["ssl"]
         return {"sock": self._socket, "ssl": tls, "server_hostname": self.host}
+
+
+async def _dial(connection: Connection) -> socket:
+    timeout_s = connection.socket_connect_timeout
+    return await dial(
+        connection.host, connection.port, inf if timeout_s is None else timeout_s
+    )
 
 
 def dialled(kind: type[AbstractConnection]) -> type[AbstractConnection]:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.integration.bus.running_bus import ready
 from tests.redis import RedisServer
+from typelets_ws.publisher import AsyncPublisher
 from typelets_ws.redis import dial as dial_module
 from typelets_ws.redis.dial import dial, first_success
 
@@ -45,12 +46,7 @@ def two_addresses(
 async def test_a_daemon_reaches_redis_behind_a_dead_address(
     two_addresses: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = asyncio.get_running_loop()
-
-    async def resolve(host: str, port: int, **kwargs: object) -> object:
-        return socket.getaddrinfo(host, port)
-
-    monkeypatch.setattr(loop, "getaddrinfo", resolve, raising=False)
+    resolve_on_the_loop(monkeypatch)
     began = time.monotonic()
     url = f"redis://redis.test:{two_addresses.port}/0"
     async with ready(url, connect_timeout_s=1.0) as one:
@@ -59,11 +55,54 @@ async def test_a_daemon_reaches_redis_behind_a_dead_address(
         await one.barrier("ann")
 
 
+async def test_a_publisher_reaches_redis_behind_a_dead_address(
+    two_addresses: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with its short timeout: each address gets a share of it."""
+    resolve_on_the_loop(monkeypatch)
+    url = f"redis://redis.test:{two_addresses.port}/0"
+    async with AsyncPublisher(url, raise_errors=True, timeout_s=1.0) as publisher:
+        await publisher.disconnect_user("ann")
+
+
+async def test_each_of_many_addresses_gets_a_share(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect(family: int, address: tuple[str, int]) -> socket.socket:
+        tried.append(address)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    tried: list[tuple[str, int]] = []
+    addresses = [(f"10.255.255.{n}", redis_server.port) for n in range(1, 21)]
+    monkeypatch.setattr(dial_module, "_connect", connect)
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda *_args, **_kwargs: [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", each) for each in addresses
+        ],
+    )
+    resolve_on_the_loop(monkeypatch)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await dial("redis.test", redis_server.port, 1.0)
+    assert tried == addresses
+
+
+def resolve_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolve(host: str, port: int, **kwargs: object) -> object:
+        return socket.getaddrinfo(host, port)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "getaddrinfo", resolve, raising=False)
+
+
 async def test_the_first_addresss_error_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectionRefusedError):
-            await dial("127.0.0.1", taken.getsockname()[1])
+            await dial("127.0.0.1", taken.getsockname()[1], 1.0)
 
 
 async def test_the_first_result_wins_and_the_others_are_discarded() -> None:

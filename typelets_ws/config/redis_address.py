@@ -19,6 +19,20 @@ Node = tuple[str, int]
 SENTINEL_PORT: Final = 26_379
 SERVER_PORT: Final = 6_379
 _SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
+_OPTIONS: Final = (
+    *("client_name", "db", "health_check_interval", "max_connections", "password"),
+    *("protocol", "socket_connect_timeout", "socket_keepalive", "socket_read_size"),
+    *("socket_timeout", "username"),
+)
+_TLS_OPTIONS: Final = (
+    *("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile"),
+    *("ssl_check_hostname", "ssl_ciphers", "ssl_keyfile", "ssl_min_version"),
+    "ssl_password",
+)
+_EXPECTED_OPTIONS: Final = (
+    f"one with no other options than {' '.join(_OPTIONS)}; and with rediss:// "
+    f"{' '.join(_TLS_OPTIONS)}"
+)
 _EXPECTED_SERVER: Final = (
     "one server with redis://, rediss:// or unix://; for several servers "
     "redis+sentinel://host,host/master or redis+cluster://host,host"
@@ -59,6 +73,7 @@ def parse(url: str) -> RedisAddress:
     """Raises `ValueError` with what was expected."""
     parts = urlsplit(url)
     scheme, plus, kind = parts.scheme.partition("+")
+    _check_options(parts.query, tls=scheme == "rediss", sentinel=kind == "sentinel")
     if scheme == "unix" and not plus:
         if not parts.path.strip("/"):
             raise ValueError("unix:///path/of/the/socket")
@@ -67,7 +82,7 @@ def parse(url: str) -> RedisAddress:
         raise ValueError(_EXPECTED_SERVER)
     credentials, at, hosts = parts.netloc.rpartition("@")
     if not plus:
-        return _server(url, hosts)
+        return _server(url, hosts, parts.path.strip("/"))
     base = f"{scheme}://{credentials}{at}"
     if kind == "sentinel":
         return _sentinel(scheme, base, hosts, parts.path, parts.query)
@@ -78,9 +93,19 @@ def parse(url: str) -> RedisAddress:
     return RedisAddress(Topology.CLUSTER, nodes, f"{base}{_text(nodes[0])}/0{query}")
 
 
-def _server(url: str, hosts: str) -> RedisAddress:
+def _check_options(query: str, *, tls: bool, sentinel: bool) -> None:
+    """Raises ValueError for an option that no connection has."""
+    known = {*_OPTIONS, *(_TLS_OPTIONS if tls else ())}
+    if sentinel:
+        known.update(_SENTINEL_OPTIONS)
+    names = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
+    if names - known:
+        raise ValueError(_EXPECTED_OPTIONS)
+
+
+def _server(url: str, hosts: str, database: str) -> RedisAddress:
     nodes = _nodes(hosts, SERVER_PORT, _EXPECTED_SERVER)
-    if len(nodes) != 1:
+    if len(nodes) != 1 or (database and not database.isdecimal()):
         raise ValueError(_EXPECTED_SERVER)
     return RedisAddress(Topology.SERVER, nodes, url)
 

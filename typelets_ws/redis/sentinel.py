@@ -5,8 +5,9 @@ name; with less the master is unknown, and nothing is proven. All sentinels are 
 once, so a frozen one delays nothing while the others agree. They are asked every
 second: an operator's failover leaves the connections to the old master open for ten
 seconds and more. The hint `+switch-master` is not subscribed to: it saves half a second
-on average, may be lost, and events at the old master are received meanwhile. A server that was left while it still was a master is watched until it
-is a replica: until then events of publishers that have not moved reach no process.
+on average, may be lost, and events at the old master are received meanwhile. A server
+that was left while it still was a master is watched until it is a replica: until then
+events of publishers that have not moved reach only users who were subscribed there.
 """
 
 import asyncio

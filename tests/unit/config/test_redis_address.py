@@ -55,6 +55,11 @@ def test_a_cluster() -> None:
     [
         ("redis://secret@h1:6379,h2:6379", "for several servers redis[+]sentinel"),
         ("redis://secret@h1:port", "one server"),
+        ("redis://secret@h1/notes", "one server"),
+        ("redis://secret@h1/0?pasword=secret", "no other options"),
+        ("redis://secret@h1/0?ssl_ca_certs=secret", "no other options"),
+        ("redis+cluster://secret@h1?sentinel_password=secret", "no other options"),
+        ("redis+sentinel://secret@h1/m?master=secret", "no other options"),
         ("redis://secret@h1:70000", "one server"),
         ("http://secret@h1", "one server"),
         ("redis+proxy://secret@h1", "one server"),

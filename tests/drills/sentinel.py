@@ -50,6 +50,13 @@ async def operator(group: SentinelGroup) -> None:
     group.failover()
 
 
+async def operator_to_the_end(group: SentinelGroup) -> None:
+    """Until the sentinels have made the old master a replica: ten seconds and more."""
+    old = group.master
+    group.failover()
+    await until(lambda: _role(old) == "slave", 30)
+
+
 async def operator_twice(group: SentinelGroup) -> None:
     """The second as soon as the sentinels allow it, perhaps back to the first."""
     for _ in range(2):
@@ -88,6 +95,10 @@ FAULTS: dict[str, tuple[Fault, bool]] = {
     "master killed": (kill, False),
     "master frozen, replaced, resumed": (freeze_and_resume, False),
     "`SENTINEL FAILOVER`": (operator, True),
+    "`SENTINEL FAILOVER`, until the old master is a replica": (
+        operator_to_the_end,
+        False,
+    ),
     "`SENTINEL FAILOVER` twice": (operator_twice, False),
     "master killed, returns as a replica": (kill_and_return, False),
     "scripts flushed": (flush_scripts, True),

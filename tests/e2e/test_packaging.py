@@ -119,7 +119,7 @@ def test_an_empty_environment_is_enough(built: Path, tmp_path: Path) -> None:
         "print(*sorted(n for n in sys.modules if n.startswith('typelets_ws')))",
     )  # fmt: skip
     rooms = {name.split(".")[1] for name in loaded.split() if "." in name}
-    assert rooms <= {"_publisher", "config", "protocol", "publisher"}
+    assert rooms <= {"_publisher", "config", "protocol", "publisher", "redis"}
 
 
 def test_the_publisher_alone_needs_redis_and_msgspec(

@@ -29,7 +29,7 @@ QUICK: dict[str, Any] = {
 }
 
 
-async def until(holds: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(holds: Callable[[], object], timeout_s: float = 10.0) -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + timeout_s
     while not (held := holds()) and time.monotonic() < deadline:  # noqa: ASYNC110
@@ -87,7 +87,7 @@ class RunningBus:
         (family,) = self.metrics.publish_failures.collect()
         return sum(sample.value for sample in family.samples)
 
-    async def ready(self, timeout_s: float = 5.0) -> None:
+    async def ready(self, timeout_s: float = 10.0) -> None:
         """Wait until a probe sent from now on came back, and the limits were tried."""
         since = time.monotonic()
 

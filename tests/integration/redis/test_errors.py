@@ -139,8 +139,11 @@ async def test_an_unreachable_redis_is_tolerated_and_named(
         async with unready(proxy.url, database) as one:
             await eventually(lambda: bool(one.logged("redis_down")))
             assert str(proxy.port) in await reasons(one)
+            labels = {"link": "commands", "node": f"127.0.0.1:{proxy.port}"}
+            assert one.figure("redis_node_up", **labels) == 0
             async with one.device("alice") as device:
                 signed = device.signed({"type": "ping"})
                 assert (await device.ask(signed))["type"] == "pong"
             await proxy.heal()
             await eventually(lambda: not one.daemon.health.unready_reasons())
+            assert one.figure("redis_node_up", **labels) == 1

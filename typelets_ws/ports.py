@@ -71,7 +71,6 @@ class TokenRejectReason(StrEnum):
     UNKNOWN_KEY = "unknown_key"
     KEYS_UNAVAILABLE = "keys_unavailable"
     REVOKED = "revoked"
-    OTHER_USER = "other_user"
 
 
 class TokenError(Exception):

@@ -6,15 +6,15 @@ daemon tells it to run rarely, so that garbage is as good as a leak.
 
 import ast
 import asyncio
-import gc
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import typelets_ws
+from tests.collector import uncollected
 from tests.fakes import FOLDER, NOTE, UNOWNED, Stubs
 from tests.unit.session.test_dispatcher import DispatcherHarness
 from typelets_ws.clerk import keys
@@ -27,20 +27,6 @@ from typelets_ws.protocol.event_decoding import EventError
 BIG = "x" * 10_000
 BIG_RAW = b"x" * 10_000
 UPDATE = {"type": "note_update", "noteId": NOTE}
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Run with the collector off; fail when it would have found anything."""
-    gc.collect(1)
-    gc.freeze()  # what is there already costs each collection 0.2 s
-    gc.disable()
-    try:
-        yield
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
-        gc.unfreeze()
 
 
 def text(**message: object) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.collector import collector_off
 from tests.daemon import Boot, RunningDaemon, configured, eventually, raw_http
 from tests.fakes import make_logger
 from tests.hostile.clients import masked
@@ -244,16 +245,10 @@ async def test_refused_input_leaves_nothing_to_the_collector(boot: Boot) -> None
     async with boot(limits={"refused_tokens": 1_000}) as house:
         await once(house)
         ours = (Connection,)
-        gc.collect(1)
-        gc.freeze()
-        gc.disable()
-        try:
+        with collector_off():
             await once(house)
             left = [thing for thing in gc.get_objects() if isinstance(thing, ours)]
             assert left == []
-        finally:
-            gc.enable()
-            gc.unfreeze()
 
 
 # Sockets.

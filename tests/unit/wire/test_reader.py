@@ -1,12 +1,12 @@
 """Frames found and read: sizes, order, and what differs from the library."""
 
-import gc
 import zlib
 
 import pytest
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Opcode
 
+from tests.collector import uncollected
 from tests.hostile.clients import masked
 from typelets_ws.protocol.errors import CloseCode
 from typelets_ws.wire.reader import FrameReader
@@ -104,17 +104,10 @@ def test_an_extension_needs_the_library_for_every_frame() -> None:
     ],
 )
 def test_a_closed_reader_leaves_nothing_to_the_collector(data: bytes) -> None:
-    gc.collect(1)
-    gc.freeze()
-    gc.disable()
-    try:
+    with uncollected():
         for _ in range(10):
             reader = FrameReader([])
             drive(reader, data)
             reader.close()
             assert reader.held == 0
         del reader
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
-        gc.unfreeze()

@@ -1,9 +1,8 @@
 """A request head: read like the library does, but for bodies and longer lines."""
 
-import gc
-
 import pytest
 
+from tests.collector import uncollected
 from typelets_ws.wire.request import MAX_HEAD, MAX_LINE, RequestReader
 
 HEAD = b"GET /a?b HTTP/1.1\r\nHost: x\r\nA: 1\r\nA: 2\r\n\r\n"
@@ -82,16 +81,9 @@ def test_lines_and_heads_up_to_the_limits_are_read() -> None:
 
 @pytest.mark.parametrize("data", [HEAD, HEAD[:20], b"nonsense\r\n"])
 def test_a_closed_reader_leaves_nothing_to_the_collector(data: bytes) -> None:
-    gc.collect(1)
-    gc.freeze()
-    gc.disable()
-    try:
+    with uncollected():
         for _ in range(10):
             reader = read(data)
             reader.close()
             assert reader.size == 0
         del reader
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
-        gc.unfreeze()

@@ -89,7 +89,10 @@ class DeviceClient:
             ) from None
 
     async def ask(self, message: Mapping[str, Any] | str | bytes) -> Message:
-        """Send, and return the next message."""
+        """Send, and return the next message.
+
+        Rows healed at sign-in may come first: `send` and `expect` pass them over.
+        """
         await self.send(message)
         return await self.receive()
 

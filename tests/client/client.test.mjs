@@ -268,6 +268,21 @@ test("an edit the server refuses is handed to the app", async () => {
   await inSync(world, client);
 });
 
+test("a code of a later version is waited for, as INTERNAL is", async () => {
+  const { world, client, seen } = scene();
+  await client.start();
+  await inSync(world, client);
+  const { server } = world;
+  const update = server.update;
+  server.update = (socket, message, reply, fail) => fail("NEWER");
+  client.edit("n1", { title: "kept" });
+  await world.time.pass(1_000);
+  server.update = update;
+  await inSync(world, client, MINUTE);
+  assert.deepEqual([seen.conflict, [...new Set(seen.error.map(({ code }) => code))]], [[], ["NEWER"]]);
+  assert.equal(server.tables.notes.get("n1").row.title, "kept");
+});
+
 test("RATE_LIMITED and UNAVAILABLE are waited for", async () => {
   const { world, client, seen } = scene();
   await client.start();
@@ -542,7 +557,7 @@ test("signed out: no more attempts", async () => {
 });
 
 test("close codes are obeyed", async () => {
-  for (const [code, least, most] of [[1012, 0, 600], [1013, 2_000, 6_100], [4401, 2_000, 6_100], [4429, 20_000, 40_100]]) {
+  for (const [code, least, most] of [[1012, 0, 600], [1013, 2_000, 6_100], [4401, 2_000, 6_100], [4429, 20_000, 40_100], [4999, 2_000, 6_100]]) {
     const { world, client, seen } = scene();
     await client.start();
     await inSync(world, client);

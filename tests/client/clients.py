@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.daemon import eventually
 from tests.node import NODE, node_package
+from tests.readme import unpack
 from typelets_ws.dev.rest import HttpError, RestStub
 from typelets_ws.testing import Message
 
@@ -134,13 +135,13 @@ class Client:
             if await self.call("status") != "in sync":
                 return False
             rows = await self.call("rows")
-            return by_id(rows) == by_id(self._clients.stored())
+            return by_id(rows) == by_id(self._clients.stored(self.name))
 
         try:
             await eventually(same, PATIENCE_S)
         except AssertionError:
             status, heard = await self.call("status"), await self.call("heard")
-            rows, stored = await self.call("rows"), self._clients.stored()
+            rows, stored = await self.call("rows"), self._clients.stored(self.name)
             raise AssertionError(f"{status}: {rows} != {stored}\n{heard}") from None
 
 
@@ -160,7 +161,12 @@ async def node_clients(
     module = place / "typelets-client.mjs"
     source = files("typelets_ws") / "client" / "typelets-client.js"
     module.write_bytes(source.read_bytes())
-    environment = {**os.environ, "CLIENT": str(module)}
+    unpack(place)
+    environment = {
+        **os.environ,
+        "CLIENT": str(module),
+        "README_MOBILE": str(place / "mobile.mjs"),
+    }
     if mobile:
         environment["REACT_NATIVE"] = "1"
     process = await asyncio.create_subprocess_exec(

@@ -14,6 +14,8 @@ const WebSocket = globalThis.WebSocket ?? Native; // Node 22 has one
 const { AppState, loadInReactNative } = await import("./react_native.mjs");
 const { TypeletsClient } = await (mobile ? loadInReactNative(process.env.CLIENT, Native) : import(process.env.CLIENT));
 
+const { followAppState } = await import(process.env.README_MOBILE);
+
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const clients = new Map();
 
@@ -54,8 +56,7 @@ class Driven {
       sign,
       environment: { now, setTimeout, clearTimeout, ...(!mobile && { WebSocket }), locks: undefined },
     });
-    // As the README says.
-    this.app.addEventListener("change", (state) => (state === "active" ? this.client.start() : this.client.stop()));
+    followAppState(this.client, this.app);
     for (const [event, heard] of Object.entries(this.heard)) {
       this.client.on(event, (what) => {
         heard.push(what instanceof Error ? { code: what.code, message: what.message } : what);

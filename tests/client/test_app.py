@@ -1,6 +1,7 @@
 """A notes list of about fifty lines, written from the README, in a real browser.
 
 The app (`app.js`) runs against `typelets-ws dev` and must come through every fault.
+`/readme` is the README's own example.
 """
 
 import json
@@ -21,6 +22,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.dev import Dev, dev
 from tests.page import browser, fresh_notes
+from tests.readme import blocks
 from typelets_ws.dev.samples import USERS, note_id
 from typelets_ws.testing import dev_token
 
@@ -32,6 +34,23 @@ PAGE = """<!doctype html><html lang="en"><title>Notes</title><p id="status"></p>
 <p id="pending"></p><ul id="notes"></ul><script type="module" src="app.js"></script>"""
 
 
+README_PAGE = """<!doctype html><html lang="en"><title>Notes</title>
+<ul id="notes"></ul><script type="module">
+import { notesApp } from "./notes-app.mjs";
+
+const { daemon, user } = await (await fetch("/settings")).json();
+const session = { getToken: async () => (await fetch(`/token?user=${user}`)).json() };
+window.client = notesApp(daemon, session, (notes) => {
+  const items = notes.map(({ title }) => {
+    const item = document.createElement("li");
+    item.textContent = title;
+    return item;
+  });
+  document.getElementById("notes").replaceChildren(...items);
+});
+</script>"""
+
+
 class App:
     """The app's own web server: its files, and tokens for its user."""
 
@@ -39,15 +58,17 @@ class App:
         self.dev = dev
         self.session = f"sess_{token_hex(4)}"
         self.signed_in = True
-        script = Path(__file__).with_name("app.js").read_text("utf-8")
+        script = "text/javascript"
+        module = (files("typelets_ws") / "client" / "typelets-client.js").read_text()
+        [example] = [each.text for each in blocks() if each.name == "notes-app.mjs"]
         files_ = {
             "/": ("text/html", PAGE),
-            "/app.js": ("text/javascript", script),
-            "/typelets-client.js": (
-                "text/javascript",
-                (files("typelets_ws") / "client" / "typelets-client.js").read_text(),
-            ),
-        }  # fmt: skip
+            "/app.js": (script, Path(__file__).with_name("app.js").read_text("utf-8")),
+            "/typelets-client.js": (script, module),
+            "/readme": ("text/html", README_PAGE),
+            "/notes-app.mjs": (script, example),
+            "/typelets-client.mjs": (script, module),
+        }
         self.server = ThreadingHTTPServer(
             ("127.0.0.1", 0), partial(Handler, self, files_)
         )
@@ -61,7 +82,7 @@ class App:
         if path == "/settings":
             return {"daemon": self.daemon, "user": ALICE}
         query = parse_qs(urlsplit(path).query)
-        if not self.signed_in:
+        if "user" not in query or not self.signed_in:
             return None
         return dev_token(self.daemon, query["user"][0], session=self.session)
 
@@ -122,9 +143,9 @@ def title(page: Page) -> Locator:
     return page.locator(f'[id="{NOTE}"] input')
 
 
-def stored(dev: Dev) -> str:
+def stored(dev: Dev, note: str = NOTE) -> str:
     with psycopg.connect(dev.told("PostgreSQL"), autocommit=True) as db:
-        row = db.execute("SELECT title FROM notes WHERE id = %s", [NOTE]).fetchone()
+        row = db.execute("SELECT title FROM notes WHERE id = %s", [note]).fetchone()
         assert row is not None
         return str(row[0])
 
@@ -221,3 +242,53 @@ def test_a_revoked_session_is_signed_out_and_keeps_the_edit(
     page.reload()
     in_sync(page)
     assert stored(dev) == "typed after that"
+
+
+SHOWN_AGAIN = """() => {
+  document.dispatchEvent(new Event("visibilitychange"));
+  return document.getElementById("pending").textContent === "2 not stored yet";
+}"""
+
+
+def test_two_tabs_share_a_storage(page: Page, app: App, dev: Dev) -> None:
+    """Both edit offline and are closed; the next tab has all of it."""
+    other = page.context.new_page()
+    other.goto(app.url)
+    in_sync(other)
+    page.context.set_offline(True)
+    fault(dev, kind="close", code=1012)
+    second = note_id(1, 2)
+    for tab, note, text in [(page, NOTE, "first tab"), (other, second, "second tab")]:
+        expect(tab.locator("#status")).to_have_text("offline")
+        tab.locator(f'[id="{note}"] input').fill(text)
+        expect(tab.locator("#pending")).to_have_text("1 not stored yet")
+    other.close()
+    page.wait_for_function(SHOWN_AGAIN)  # the lock of the closed tab ends some time
+    expect(page.locator(f'[id="{second}"] input')).to_have_value("second tab")
+    page.goto("about:blank")
+    page.context.set_offline(False)
+    page.goto(app.url)
+    in_sync(page)
+    assert stored(dev) == "first tab"
+    assert stored(dev, second) == "second tab"
+
+
+def test_the_example_of_the_readme(browser: Browser, app: App, dev: Dev) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    page.goto(f"{app.url}readme")
+    shown = page.locator("#notes")
+    expect(shown).to_contain_text("Shopping list")
+    rename_by_rest(dev, "by REST")
+    expect(shown).to_contain_text("by REST")
+    page.evaluate("window.client.stop()")
+    page.evaluate("id => window.client.edit(id, { title: 'mine' })", NOTE)
+    expect(shown).to_contain_text("mine")
+    rename_by_rest(dev, "theirs")
+    page.evaluate("window.client.start()")
+    page.wait_for_function("window.client.status === 'in sync'")
+    assert asked == ['Changed elsewhere: "theirs". Keep yours?']
+    assert stored(dev) == "mine"
+    context.close()

@@ -1,22 +1,31 @@
 """The JavaScript client against the real daemon, Postgres, Redis and a bad network."""
 
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.client.clients import ByteCutter, Client, Clients, node_clients
+from tests.client.clients import (
+    PATIENCE_S,
+    ByteCutter,
+    Client,
+    Clients,
+    node_clients,
+)
 from tests.daemon import Boot, RunningDaemon, eventually, publish
 from tests.postgres import Database
 from tests.redis import LinkProxy, RedisServer, link_proxy
 from tests.tokens import mint
 from typelets_ws.dev.postgres import Postgres
 
-CUTS = 40
-"""Of some 4,000 bytes; `test_cut_at_every_byte` with all of them is run by hand."""
+CUTS = int(os.environ.get("CUTS", "40"))
+"""Of some 4,000 bytes; `CUTS=10000` takes each of them, by hand."""
+GROUP = 40
+"""Clients at once."""
 
 
 class Scene:
@@ -165,34 +174,47 @@ async def test_edits_outlive_the_app(scene: Any, database: Database) -> None:
         assert database.note(it.first)["title"] == "typed offline"
 
 
-async def cut_at(it: Scene, database: Database, cuts: list[int]) -> int:
-    """One client for each cut, all at once; returns the longest conversation."""
-    cutter = ByteCutter(it.house.daemon.port, cuts)
-    async with cutter.serving():
-        url = f"ws://127.0.0.1:{cutter.port}/"
-        notes = [database.add_note("alice", title="before") for _ in cuts]
-        names = [f"cut at {cut}" for cut in cuts]
-
-        clients = [await it.client(name, url) for name in names]
-        for client, note, name in zip(clients, notes, names, strict=True):
+async def cut_at(
+    it: Scene, database: Database, cuts: Sequence[int], **options: Any
+) -> int:
+    """One user for each cut, all at once; returns the bytes of the longest."""
+    clients, notes, cutters = [], [], []
+    async with AsyncExitStack() as stack:
+        for cut in cuts:
+            cutter = ByteCutter(it.house.daemon.port, [cut])
+            await stack.enter_async_context(cutter.serving())
+            cutters.append(cutter)
+            user = f"user_{cut:05}"
+            database.add_user(user)
+            notes.append(database.add_note(user, title="before"))
+            url = f"ws://127.0.0.1:{cutter.port}/"
+            client = await it.client(
+                user, url, user=user, tokens=[mint(user)], **options
+            )
+            clients.append(client)
+        for client, note in zip(clients, notes, strict=True):
 
             async def known(client: Client = client, note: str = note) -> bool:
                 return bool(await client.call("shown", id=note))
 
-            await eventually(known, 25)
-            await client.edit(note, title=name)
-        for client in clients:
+            await eventually(known, PATIENCE_S)
+            await client.edit(note, title=client.name)
+        for client, note in zip(clients, notes, strict=True):
             await client.equals_postgres()
             assert await client.heard("conflict") == []
-        for note, name in zip(notes, names, strict=True):
-            assert database.note(note)["title"] == name
-    return cutter.longest
+            assert database.note(note)["title"] == client.name
+            await client.call("stop")
+    return max(cutter.longest for cutter in cutters)
 
 
 async def test_cut_at_many_bytes(scene: Any, database: Database) -> None:
-    async with scene(limits={"devices_per_user": 1_000, "per_address": 5_000}) as it:
-        step = 4_000 // CUTS
-        await cut_at(it, database, [7 + step * number for number in range(CUTS)])
+    limits = {"per_address": 5_000, "accept_share": 1.0}
+    async with scene(limits=limits) as it:
+        # At this speed there are no pings in between.
+        length = await cut_at(it, database, [1_000_000], speed=1)
+        positions = range(1, length + 10, max(length // CUTS, 1))
+        for first in range(0, len(positions), GROUP):
+            await cut_at(it, database, positions[first : first + GROUP])
 
 
 @pytest.mark.parametrize("slept_ms", [0, 3_600_000])

@@ -108,7 +108,7 @@ async def test_no_fault_makes_clients_differ_or_loses_an_edit(
         handed = await course.settle()
         for client in course.clients:
             await client.equals_postgres()
-        rows = by_id(it.clients.stored())
+        rows = by_id(it.clients.stored(NAMES[0]))
         for note, title in zip(course.own, course.last, strict=True):
             assert rows[note]["title"] == title
         newest = {client.name: text for client, text in course.shared}

@@ -112,13 +112,14 @@ const GIVEN_UP = 4000; // our close code for a connection that does not answer
 /** Waits before reconnecting: `least` + random * min(`cap`, `base` * 2^attempt). */
 const BACKOFF = { least: 0, base: 500, cap: 30_000 };
 const PAUSE = { least: 2_000, base: 4_000, cap: 120_000 };
-/** @type {Record<number, typeof PAUSE>} */
+/** By close code; others, known or not, are a PAUSE. @type {Record<number, typeof PAUSE>} */
 const ADVICE = {
-  1002: PAUSE, 1007: PAUSE, 1008: PAUSE, 1009: PAUSE, 1011: PAUSE, 1013: PAUSE, 4401: PAUSE,
+  1001: BACKOFF, 1005: BACKOFF, 1006: BACKOFF, 1012: BACKOFF, 4408: BACKOFF,
   4429: { least: 20_000, base: 20_000, cap: 300_000 },
 };
-const TRANSIENT = new Set(["RATE_LIMITED", "UNAVAILABLE", "INTERNAL", "SIGNATURE_REJECTED",
-  "AUTH_REQUIRED", "TIMEOUT", "DISCONNECTED"]);
+/** The server will not take the update; after other codes, known or not, it is sent again. */
+const REFUSALS = new Set(["INVALID_MESSAGE", "INVALID_FIELD", "UNKNOWN_TYPE", "NOT_FOUND",
+  "ACCESS_DENIED", "MESSAGE_TOO_LARGE", "CONFLICT"]);
 const EDITABLE = new Set(["title", "content", "encryptedTitle", "encryptedContent",
   "starred", "archived", "deleted", "hidden", "folderId"]);
 /** @type {Kind[]} folders first: a note's folder exists before the note */
@@ -266,7 +267,7 @@ export class TypeletsClient {
   wake() {
     this.#gather();
     if (this.#phase === "catching up") this.#ping(WAKE_PONG_MS);
-    else if (this.#timers.has("retry") && !ADVICE[this.#why.code ?? 0]) this.#connect();
+    else if (this.#timers.has("retry") && ADVICE[this.#why.code ?? 1006] === BACKOFF) this.#connect();
   }
 
   /** The note with unconfirmed edits laid over it. @param {string} id @returns {Note | undefined} */
@@ -432,7 +433,7 @@ export class TypeletsClient {
   #closed(code, reason) {
     if (code === 1000) return this.#end(reason || "closed", code);
     if (code === 4401) this.#skipCache = true;
-    this.#retry(ADVICE[code] ?? BACKOFF, { code, reason });
+    this.#retry(ADVICE[code] ?? PAUSE, { code, reason });
   }
 
   #retry({ least, base, cap }, why) {
@@ -705,15 +706,15 @@ export class TypeletsClient {
     entry.unsend(error.code === "TIMEOUT" || error.code === "DISCONNECTED");
     const theirs = error.reply?.updatedNote;
     if (error.code === "CONFLICT" && theirs) this.#live("notes", theirs.id, theirs);
-    else if (TRANSIENT.has(error.code)) {
-      const backoff = Math.min(60_000, 1_000 * 2 ** entry.tries++) * (0.5 + this.#env.random() / 2);
-      entry.notBefore = this.#env.now() + (error.retryAfterMs ?? 0) + backoff;
-      if (error.code === "DISCONNECTED") entry.notBefore = 0;
-      else this.#emit("error", error);
-      if (error.code === "TIMEOUT") this.#ping(PONG_MS);
-    } else {
+    else if (REFUSALS.has(error.code)) {
       this.#conflict(entry, this.notes.get(entry.id) ?? null, error);
       if (error.code === "NOT_FOUND") this.#startSync("not found");
+    } else if (error.code === "DISCONNECTED") entry.notBefore = 0;
+    else {
+      this.#emit("error", error);
+      const backoff = Math.min(60_000, 1_000 * 2 ** entry.tries++) * (0.5 + this.#env.random() / 2);
+      entry.notBefore = this.#env.now() + (error.retryAfterMs ?? 0) + backoff;
+      if (error.code === "TIMEOUT") this.#ping(PONG_MS);
     }
   }
 

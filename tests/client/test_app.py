@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Dialog, Locator, Page, expect
 
 from tests.dev import Dev, dev
 from tests.page import browser, fresh_notes
@@ -277,7 +277,12 @@ def test_the_example_of_the_readme(browser: Browser, app: App, dev: Dev) -> None
     context = browser.new_context()
     page = context.new_page()
     asked: list[str] = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.accept()
+
+    page.on("dialog", answer)
     page.goto(f"{app.url}readme")
     shown = page.locator("#notes")
     expect(shown).to_contain_text("Shopping list")

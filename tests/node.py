@@ -1,4 +1,4 @@
-"""Node and its packages, as scripts/test provides them (NODE_PATH says where)."""
+"""Node and its packages: where NODE_PATH says, or where scripts/test puts them."""
 
 import os
 import shutil
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+PACKAGES = Path(__file__).parent.parent / ".venv" / "node" / "node_modules"
+os.environ.setdefault("NODE_PATH", str(PACKAGES))  # for all Node processes of the tests
 
 NODE = os.environ.get("NODE", "node")
 """The program; `NODE=/path/to/node` runs the client's tests on another version."""

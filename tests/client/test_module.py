@@ -15,6 +15,7 @@ from typelets_ws.client.command import client_command
 from typelets_ws.protocol.fields import ALLOWED
 from typelets_ws.schema.json_schema import Note
 
+pytestmark = pytest.mark.timeout(300)  # compilers take seconds of CPU
 HERE = Path(__file__).parent
 CLIENT = files("typelets_ws") / "client"
 FAULT_SEEDS = 12

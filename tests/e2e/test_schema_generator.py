@@ -6,10 +6,14 @@ import subprocess
 from importlib.resources import files
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.test_schema_typescript import compile_types
 from tests.node import node_package
 from typelets_ws.schema.asyncapi import asyncapi
 from typelets_ws.schema.json_schema import definitions
+
+pytestmark = pytest.mark.timeout(300)  # compilers take seconds of CPU
 
 GENERATE = """
 const { TypeScriptGenerator } = require("@asyncapi/modelina");

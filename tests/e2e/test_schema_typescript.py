@@ -4,7 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.node import node_package
+
+pytestmark = pytest.mark.timeout(300)  # compilers take seconds of CPU
 
 USE = """
 import type {

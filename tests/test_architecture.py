@@ -5,6 +5,7 @@ in a package needs no entry; a new package, and a new module at the root, needs 
 """
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -326,3 +327,12 @@ def test_packages_import_nothing_by_themselves() -> None:
     for init in PACKAGE.rglob("__init__.py"):
         if init.parent != PACKAGE:
             assert not init.read_text("utf-8").strip(), f"{init} is not empty"
+
+
+def test_the_readme_names_functions_that_exist() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    answers = re.findall(r"`([\w/]+\.py)` `(\w+)`", readme)
+    assert len(answers) >= 15
+    for path, function in answers:
+        code = (PACKAGE / path).read_text("utf-8")
+        assert re.search(rf"def {function}\b", code), f"{path} has no {function}"

@@ -5,7 +5,7 @@ class joins them, and is the `Device` of the hub. Invariants:
 
 1. No task and no timer belong to an idle connection: the `TimerWheel` calls `on_timer`,
    and `timers` knows for what (auth, ping, unfinished message, stalled write, abort).
-2. Bytes that a client fails to read are bounded (`Writer.overflows`); beyond it the
+2. Bytes that a client fails to read are bounded (`Writer.backlog`); beyond it the
    connection is closed with 1013. While they are many, its own messages wait.
 3. After our Close frame input is discarded, the socket is half-closed, and aborted
    `limits.abort_s` later. The connection is detached before that, so that no further

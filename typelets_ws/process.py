@@ -8,7 +8,9 @@ import asyncio
 import gc
 import resource
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
 from .app import Daemon, running
@@ -17,12 +19,14 @@ from .systemd import Systemd
 from .telemetry.log import FilteringBoundLogger, Output
 from .websocket.http import Page
 
-__all__ = ["heartbeat", "run", "serve"]
+__all__ = ["OTHER_FILES", "heartbeat", "run", "serve"]
 
 START_S: Final = 30
 """EXTEND_TIMEOUT_USEC of each notification before READY."""
 HURRY_S: Final = 0.5
 """From the second signal to `exit_now`."""
+OTHER_FILES: Final = 100
+"""Descriptors for Postgres, Redis, the admin port, the key source."""
 UNREADY_S: Final = 0.2
 """Between checks while not ready yet."""
 
@@ -62,7 +66,10 @@ async def serve(
     """
     _raise_file_limit(config, log)
     sockets = systemd.sockets()
-    async with running(config, log=log, pages=pages, sockets=sockets) as daemon:
+    async with (
+        _ignored_exceptions_logged(log),
+        running(config, log=log, pages=pages, sockets=sockets) as daemon,
+    ):
         _record_reload(daemon, taken=True)
         stop = _on_signals(daemon, reload, systemd, output, exit_now)
         passed = bool(sockets)
@@ -165,6 +172,24 @@ def _record_reload(daemon: Daemon, *, taken: bool) -> None:
         daemon.metrics.reload_time.set_to_current_time()
 
 
+@asynccontextmanager
+async def _ignored_exceptions_logged(log: FilteringBoundLogger) -> AsyncIterator[None]:
+    """Log exceptions that Python cannot raise, in place of its lines on stderr.
+
+    A TLS client causes one by a server name that is not ASCII: a flood of them is one
+    summary in the log.
+    """
+
+    def ignored(event: "sys.UnraisableHookArgs") -> None:
+        log.warning("exception_ignored", error=event.exc_type.__name__)
+
+    before, sys.unraisablehook = sys.unraisablehook, ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def _freeze_startup_objects() -> None:
     """Freeze start-up objects, so that the garbage collector skips them.
 
@@ -176,8 +201,11 @@ def _freeze_startup_objects() -> None:
 
 
 def _raise_file_limit(config: Config, log: FilteringBoundLogger) -> None:
-    """Allow one descriptor per connection and 1,100 more; warn when impossible."""
-    wanted = config.limits.connections + config.limits.unauthenticated + 1_100
+    """Allow a descriptor for each socket, and more; warn when impossible."""
+    limits = config.limits
+    # As many sockets as `ServerState.add_socket` lets in.
+    sockets = limits.connections + limits.unauthenticated + 2 * limits.handshakes
+    wanted = sockets + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
         return

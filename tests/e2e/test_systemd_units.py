@@ -13,6 +13,7 @@ from tests.e2e.supervisor import COMMAND
 from tests.programs import program
 from typelets_ws.config.model import Config
 from typelets_ws.daemon import DRAIN_S, HANDLING_S
+from typelets_ws.process import OTHER_FILES
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICES = ["typelets-ws.service", "typelets-ws@.service"]
@@ -95,8 +96,9 @@ def test_times_and_limits_fit_the_daemon_s_defaults(name: str) -> None:
         + 5  # the pool's own patience
     )
     assert float(service["TimeoutStopSec"]) > longest
-    descriptors = config.limits.connections + config.limits.unauthenticated + 1_100
-    assert int(service["LimitNOFILE"]) >= descriptors
+    limits = config.limits
+    sockets = limits.connections + limits.unauthenticated + 2 * limits.handshakes
+    assert int(service["LimitNOFILE"]) >= sockets + OTHER_FILES
     assert service["Type"] == "notify"
     assert service["KillMode"] == "mixed"
     assert service["RestartPreventExitStatus"] == "78"

@@ -6,7 +6,7 @@ import signal
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -153,6 +153,39 @@ async def test_a_replaced_certificate_is_shown_to_who_comes_and_a_bad_one_to_no_
         assert "MARKER" not in process.text
         process.send(signal.SIGTERM)
         assert await process.ended() == 0
+
+
+def hello(name: bytes) -> bytes:
+    """The first bytes of a TLS client that asks for this server name."""
+    context, out = ssl.create_default_context(), ssl.MemoryBIO()
+    instead = "a" * len(name)
+    client = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=instead)
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return out.read().replace(instead.encode(), name)
+
+
+async def test_a_server_name_that_is_no_text_is_a_log_line(
+    redis_server: RedisServer, database: Database, tmp_path: Path
+) -> None:
+    issue(tmp_path, "one")
+    files = {
+        "tls_certificate": str(tmp_path / "one.pem"),
+        "tls_key": str(tmp_path / "one.key"),
+    }
+    with supervised(redis_server.url, database.url, server=files) as supervisor:
+        process = supervisor.start()
+        await process.heard("READY=1")
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", supervisor.port)
+            writer.write(hello(b"\xff\xfe.example"))
+            await reader.read()
+            writer.close()
+        context = trusting(tmp_path, "one")
+        async with connect(f"wss://localhost:{supervisor.port}/", ssl=context) as one:
+            await one.recv()
+        assert len(process.logged("exception_ignored")) == 3
+        assert len(process.lines) == len(process.text.splitlines())
 
 
 @contextmanager

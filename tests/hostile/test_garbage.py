@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -130,8 +130,22 @@ class Client:
         self.target.drop()
 
 
+@pytest.fixture
+def uncollected() -> Iterator[Callable[[], None]]:
+    """Call it to switch the collector off for the rest of the test."""
+
+    def start() -> None:
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    yield start
+    gc.enable()
+    gc.unfreeze()
+
+
 async def test_what_is_refused_on_a_socket_is_freed(
-    boot: Boot, database: Database, request: pytest.FixtureRequest
+    boot: Boot, database: Database, uncollected: Callable[[], None]
 ) -> None:
     server = {
         "port": 0, "drain_seconds": 0.0, "permessage_deflate": True,
@@ -155,14 +169,28 @@ async def test_what_is_refused_on_a_socket_is_freed(
         ]  # fmt: skip
         for send, _, data in cases:
             await act(send, data)
-        request.addfinalizer(gc.enable)
-        request.addfinalizer(gc.unfreeze)
-        gc.collect()
-        gc.freeze()
-        gc.disable()
+        uncollected()
         left = {}
         for send, name, data in cases:
             for _ in range(ROUNDS):
                 await act(send, data)
             left[name] = gc.collect() // ROUNDS
     assert not {name: count for name, count in left.items() if count}
+
+
+async def test_a_message_of_a_failed_statement_is_freed(
+    boot: Boot, database: Database, uncollected: Callable[[], None]
+) -> None:
+    note = database.add_note(database.add_user("alice"))
+    limits = {"abort_s": 0.2}
+    async with boot(database={"statement_timeout_ms": 150}, limits=limits) as house:
+        client = Client(house)
+        message = text(type="note_update", noteId=note, changes={"title": BIG.decode()})
+        with database.locked(note):
+            for round_ in range(ROUNDS):
+                if round_ == 1:
+                    uncollected()
+                await asyncio.to_thread(client.messages, message * 2)
+                await eventually(lambda: not house.daemon.state.connections)
+        assert house.logged("message_failed")
+        assert gc.collect() == 0

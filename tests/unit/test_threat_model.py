@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile import ALL
+from tests.hostile.__main__ import HEAD
+from tests.hostile.clients import ATTACKS
+
 ROOT = Path(__file__).parents[2]
 PROOF = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
@@ -34,3 +38,10 @@ def test_the_named_test_exists(file: str, name: str) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert not name or name in names
+
+
+def test_the_attack_table_has_a_row_for_each_attack() -> None:
+    assert ALL
+    text = (ROOT / "README.md").read_text("utf-8")
+    table = text.partition(HEAD)[2].partition("\n\n")[0]
+    assert re.findall(r"^\| (.+?) \| \d+% ", table, re.MULTILINE) == list(ATTACKS)

@@ -27,7 +27,7 @@ __all__ = [
 
 MAX_AGE_MS: Final = 300_000
 MOST_NONCES: Final = 1_000_000
-"""Of all users, before shares are enforced: some 110 bytes each."""
+"""Of all users, before shares are enforced: some 100 bytes each."""
 _BUCKET_MS: Final = 10_000
 
 

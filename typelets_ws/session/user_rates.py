@@ -24,7 +24,9 @@ from .rate_limit import FLOOD_FACTOR, RateVerdict, SlidingWindow
 __all__ = ["RateOfAddress", "UserRate", "UserRates"]
 
 MOST_KEPT: Final = 20_000
-"""1 KB each."""
+"""1.2 KB each."""
+MOST_FLOODS: Final = 2_000
+"""10 KB each."""
 SLOTS: Final = 30
 """The window in parts: a count is forgotten up to a part late, never early."""
 
@@ -139,7 +141,7 @@ class UserRates:
         self._refresh()
         self._floods[user_id] = (now + self._rate[1], window.without_refused())
         self._floods.move_to_end(user_id)
-        if len(self._floods) > MOST_KEPT:
+        if len(self._floods) > MOST_FLOODS:
             self._floods.popitem(last=False)
         self._forget_floods(now)
 

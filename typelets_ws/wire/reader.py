@@ -9,9 +9,8 @@ byte by byte:
 2. The frames found do not depend on how the bytes were split into reads.
 3. While a frame is incomplete, its bytes are in the library's buffer, and nowhere else.
 
-Two things differ from the library. A Close inside a fragmented message is answered with
-a Close (RFC 6455 section 5.5.1), not with 1002. A compressed fragment is never inflated
-without a limit: the library takes "0 bytes left" for "no limit".
+One thing differs from the library: a Close inside a fragmented message is answered with
+a Close (RFC 6455 section 5.5.1), not with 1002.
 """
 
 from typing import Final
@@ -140,8 +139,6 @@ class FrameReader:
         protocol = self._protocol
         size = protocol.current_size
         if size is not None:
-            if not self._plain:
-                max_size = max(max_size, size + 1)
             # A Close that exceeds what is left was refused when its head was read.
             left = max_size - size
             closing = self.complete and self.opcode == Opcode.CLOSE

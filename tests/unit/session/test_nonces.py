@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import live
+from typelets_ws.session import nonces
 from typelets_ws.session.nonces import (
     NonceMemory,
     NonceRegistry,
@@ -139,3 +140,25 @@ def test_another_limit_holds_for_memories_in_use_and_for_new_ones() -> None:
         memory.claim("3", NOW, NOW)
         assert memory.claim("1", NOW, NOW) is not NonceVerdict.FULL
         assert memory.claim("4", NOW, NOW) is NonceVerdict.FULL
+
+
+def test_all_users_together_are_bounded_and_a_small_user_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nonces, "MOST_NONCES", 100)
+    registry = NonceRegistry(live(nonces_per_user=1_000))
+    hogs = [registry.of(f"hog{n}", NOW) for n in range(4)]
+    for number in range(300):
+        for hog in hogs:
+            hog.claim(f"{number}", NOW, NOW)
+    honest = [registry.of(f"user{n}", NOW) for n in range(4)]
+    assert {one.claim("a", NOW, NOW) for one in honest} == {FRESH}
+    assert hogs[0].claim("new", NOW, NOW) is FULL
+    assert hogs[0].claim("1", NOW, NOW) is USED, "nothing is forgotten early"
+    assert registry.total == sum(map(len, (*hogs, *honest))) <= 200
+    later = NOW + 400_000
+    assert hogs[0].claim("new", later, later) is FRESH
+    assert registry.total < 200
+    for number in range(10):
+        registry.of(f"new{number}", later)
+    assert registry.total == 1

@@ -77,7 +77,7 @@ def deflating() -> FrameReader:
 
 
 def test_no_fragment_is_inflated_without_a_limit() -> None:
-    """The library takes 0 bytes left for no limit."""
+    """zlib takes 0 bytes left for no limit; the library refuses the frame before."""
     squeezer = zlib.compressobj(9, zlib.DEFLATED, -12)
     first = squeezer.compress(b"x" * 1_000) + squeezer.flush(zlib.Z_SYNC_FLUSH)
     rest = squeezer.compress(b"y" * 50_000_000) + squeezer.flush(zlib.Z_SYNC_FLUSH)

@@ -74,20 +74,27 @@ _unpack() {
   return $code
 }
 
+# Make .venv, with nothing in it but pip, unless there is one that works.
+make_empty_venv() {
+  [ -z "${PYTHON:-}" ] || return 0
+  ! { [ -x .venv/bin/pip ] && .venv/bin/pip --version; } >/dev/null 2>&1 || return 0
+  local base
+  base=$(base_python)
+  # Debian's python3 comes without the parts that make environments.
+  if ! "$base" -c 'import ensurepip, venv' 2>/dev/null; then
+    apt_install python3-venv || die "then run this again"
+  fi
+  "$base" -m venv --clear .venv
+}
+
 # Make .venv with the extras in $1, unless it has them as pyproject.toml is now;
 # sets PYTHON.
 make_venv() {
   [ -z "${PYTHON:-}" ] || return 0
-  local base stamp
+  local stamp
   stamp=".venv/installed-$1-$(sha256sum <pyproject.toml | cut -c1-16)"
   if ! { [ -e "$stamp" ] && .venv/bin/python -c ''; } 2>/dev/null; then
-    base=$(base_python)
-    # Debian's python3 comes without the parts that make environments.
-    if ! "$base" -c 'import ensurepip, venv' 2>/dev/null; then
-      apt_install python3-venv || die "then run this again"
-    fi
-    [ -x .venv/bin/pip ] && .venv/bin/pip --version >/dev/null 2>&1 ||
-      "$base" -m venv --clear .venv
+    make_empty_venv
     echo "$(basename "$0"): installing Python packages into .venv, once ..." >&2
     .venv/bin/pip install --disable-pip-version-check --progress-bar off -e ".[$1]" |
       sed -un 's/^Collecting \([^ ]*\).*/  \1/p; s/^Installing .*/  unpacking .../p' >&2

@@ -9,6 +9,7 @@ its pong, and `eventually` polls what no protocol tells.
 import asyncio
 import io
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -23,13 +24,14 @@ import uvloop
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint, public_pem
-from typelets_ws import testing
+from typelets_ws import fastpaths, testing
 from typelets_ws.app import Daemon, running
 from typelets_ws.config.model import Config
 from typelets_ws.telemetry.log import Output
 from typelets_ws.websocket.http import Page
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
+"""A busy machine may take long for what is done at last."""
 Device = testing.DeviceClient
 Message = testing.Message
 Boot = Callable[..., AbstractAsyncContextManager["RunningDaemon"]]
@@ -102,7 +104,7 @@ class RunningDaemon:
     ) -> AsyncIterator["Device"]:
         """A connected device, authenticated when `user` is given."""
         token = None if user is None else mint(user, **claims)
-        async with testing.connect(self.url) as device:
+        async with testing.connect(self.url, timeout_s=PATIENCE_S) as device:
             if token is not None:
                 await device.auth(token)
             yield device
@@ -164,8 +166,20 @@ async def daemon(
         yield house
 
 
+WITH_FAST_PATHS = pytest.mark.parametrize("fast_paths", ["all"], indirect=True)
+"""For an integration test of what only a fast path does."""
+
+
 @pytest.fixture
-def boot(redis_server: RedisServer, database: Database) -> Boot:
+def fast_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The fast paths of daemons and stores: the test's, or the environment's."""
+    chosen = str(getattr(request, "param", os.environ.get(fastpaths.VARIABLE, "all")))
+    monkeypatch.setenv(fastpaths.VARIABLE, chosen)
+    return chosen
+
+
+@pytest.fixture
+def boot(redis_server: RedisServer, database: Database, fast_paths: str) -> Boot:
     """`daemon` with its Redis and Postgres; call it once for each daemon."""
     return partial(daemon, redis_server.url, database.url)
 

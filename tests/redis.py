@@ -23,7 +23,7 @@ import pytest
 import redis
 
 CHANCE = random.SystemRandom()
-"""Not seeded: two halves of the suite with one seed must not choose the same ports."""
+"""Not seeded: workers of one seed must not choose the same ports."""
 
 
 def free_port() -> int:

@@ -157,7 +157,7 @@ def command(*args: str | Path, **environ: str) -> Result:
         [COMMAND, *map(str, args)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
         env={**os.environ, **environ},
     )
@@ -257,7 +257,7 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "typelets_ws", "--version"],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert found.returncode == 0
@@ -417,7 +417,7 @@ def test_dev_starts_prints_lines_that_work_as_pasted_and_ends_with_ctrl_c(
                     },
                     capture_output=True,
                     text=True,
-                    timeout=20,
+                    timeout=60,
                     check=False,
                 )
                 assert pasted.returncode == 0, pasted.stderr

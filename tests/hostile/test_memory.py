@@ -20,7 +20,9 @@ async def test_memory_held_for_clients_stays_within_the_budget(
     attack = Attack(holding.name, attacks.unfinished, {"limits": limits})
     with victim(redis_server.url, database.url, attack) as target:
         result = await measure(target, attack, 3.0)
-        closed = target.evictions("memory")
+        if not (closed := target.evictions("memory")):  # a busy machine sends less
+            result = await measure(target, attack, 15.0)
+            closed = target.evictions("memory")
     assert closed > 0, "the budget was never reached"
     assert result.peak - result.before <= BUDGET_MIB + SLACK_MIB, result
     assert result.after - result.before <= SLACK_MIB, result

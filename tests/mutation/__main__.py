@@ -2,7 +2,8 @@
 
 Each mutant runs in a forked child, which has pytest and the libraries already and
 loads the mutant in place of the module. First the module's own test file, then the
-other tests of its room. A child that takes too long counts as noticed.
+other tests of its room. A child that takes ten times as long as without a mutant counts
+as noticed.
 """
 
 import argparse
@@ -25,7 +26,8 @@ import pytest
 from tests.mutation.mutants import Mutant, mutants
 
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
-TIMEOUT_S = 60
+SLOWER = 10
+LEAST_TIMEOUT_S = 30.0
 LIBRARIES = [
     "hypothesis.extra.pytestplugin", "jwt", "cryptography.x509", "websockets.server",
     "structlog.testing", "msgspec", "psycopg_pool", "prometheus_client", "uvloop",
@@ -54,12 +56,14 @@ class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, f"<{self.name}>", "exec"), module.__dict__)
 
 
-def noticed(name: str, mutant: Mutant, stages: Sequence[Sequence[str]]) -> bool:
+def noticed(
+    name: str, mutant: Mutant, stages: Sequence[Sequence[str]], timeout_s: float
+) -> bool:
     """Run the tests against the mutant, stage by stage."""
-    return any(not _passes(name, mutant, stage) for stage in stages if stage)
+    return any(not _passes(name, mutant, stage, timeout_s) for stage in stages if stage)
 
 
-def _passes(name: str, mutant: Mutant, tests: Sequence[str]) -> bool:
+def _passes(name: str, mutant: Mutant, tests: Sequence[str], timeout_s: float) -> bool:
     child = os.fork()
     if child == 0:
         code = 1
@@ -68,7 +72,7 @@ def _passes(name: str, mutant: Mutant, tests: Sequence[str]) -> bool:
             code = _run(tests)
         finally:
             os._exit(code)
-    end = time.monotonic() + TIMEOUT_S
+    end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
@@ -119,11 +123,13 @@ def main() -> int:
         name = ".".join(path.with_suffix("").parts)
         stages = [*stages_of(path), options.also]
         lines, survivors, equivalent = source.splitlines(), [], 0
-        if noticed(name, Mutant(0, "nothing", source), stages):
+        began = time.monotonic()
+        if noticed(name, Mutant(0, "nothing", source), stages, 600.0):
             print(f"{path}: its tests fail without a change")
             return 2
+        timeout_s = max(LEAST_TIMEOUT_S, SLOWER * (time.monotonic() - began))
         for mutant in sorted(found, key=lambda one: one.line):
-            if noticed(name, mutant, stages):
+            if noticed(name, mutant, stages, timeout_s):
                 continue
             text = f"{path}: {lines[mutant.line - 1].strip()} | {mutant.change}"
             if text in known:

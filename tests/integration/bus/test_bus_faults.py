@@ -142,7 +142,9 @@ async def test_events_flow_soon_after_a_long_outage(redis_server: RedisServer) -
 async def test_a_cluster_node_is_named_and_never_ready(
     redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    server = RedisServer(tmp_path_factory.mktemp("node"), "--cluster-enabled", "yes")
+    # The default is 10,000 above the port, where outgoing connections have theirs.
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    server = RedisServer(tmp_path_factory.mktemp("node"), *options)
     server.start()
     try:
         async with running_bus(server.url) as one:

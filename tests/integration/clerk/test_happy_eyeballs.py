@@ -15,7 +15,8 @@ from typelets_ws.clerk.happy_eyeballs import alternating, connect
 from typelets_ws.clerk.jwks import http_fetch
 
 GOOD = "127.0.0.1"
-HOLE = "127.0.0.2"
+HOLE = "127.7.7.2"
+"""No other test connects from it: its ports are free."""
 
 
 @contextmanager

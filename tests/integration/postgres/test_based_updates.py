@@ -13,6 +13,7 @@ from tests.postgres import Database
 from typelets_ws.ports import Conflict, Missing, Updated
 from typelets_ws.postgres.store import Store
 
+pytestmark = pytest.mark.usefixtures("fast_paths")
 ABSENT = "00000000-0000-4000-8000-000000000000"
 OTHER = "2001-01-01T00:00:00.000Z"
 

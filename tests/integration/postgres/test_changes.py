@@ -14,7 +14,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from tests.postgres import Database
+from tests.postgres import Database, chosen_paths
 from typelets_ws.config import model as config
 from typelets_ws.ports import StoreError
 from typelets_ws.postgres.changes import ChangeReader, Unsupported
@@ -33,6 +33,7 @@ from typelets_ws.recovery_ports import (
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
+pytestmark = pytest.mark.usefixtures("fast_paths")
 ALICE, BOB = "user_alice", "user_bob"
 WIDE = Extent(rows=10_000, bytes=100_000_000)
 EMPTY = TableContents(0, "0" * 32)
@@ -44,6 +45,7 @@ async def opened(url: str, **settings: Any) -> AsyncIterator[Store]:
     store = Store(
         config.Database(url=url, **settings),
         Telemetry(Metrics(), structlog.get_logger()),
+        chosen_paths(),
     )
     await store.start()
     try:

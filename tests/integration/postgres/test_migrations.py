@@ -9,6 +9,8 @@ from tests.integration.postgres.test_changes import ALICE, opened
 from tests.postgres import Database
 from typelets_ws.ports import Missing, StoreError, Updated
 
+pytestmark = pytest.mark.usefixtures("fast_paths")
+
 
 @pytest.mark.parametrize("prepare", [True, False])
 async def test_a_changed_column_type_fails_no_statement(

@@ -17,7 +17,8 @@ from psycopg_pool.base import BasePool
 from psycopg_pool.pool_async import WaitingClient
 from structlog.testing import capture_logs
 
-from tests.postgres import Database
+from tests.daemon import WITH_FAST_PATHS
+from tests.postgres import Database, chosen_paths
 from typelets_ws.config import model as config
 from typelets_ws.ports import Missing, StoreError, Updated
 from typelets_ws.postgres import pool as store_pool
@@ -27,6 +28,7 @@ from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
 T = TypeVar("T")
+pytestmark = pytest.mark.usefixtures("fast_paths")
 ABSENT = "00000000-0000-4000-8000-000000000000"
 
 
@@ -37,7 +39,11 @@ async def opened(
     database = config.Database(
         url=url, **{"statement_timeout_ms": 400, "wait_ms": 400, **settings}
     )
-    store = Store(database, Telemetry(metrics or Metrics(), structlog.get_logger()))
+    store = Store(
+        database,
+        Telemetry(metrics or Metrics(), structlog.get_logger()),
+        chosen_paths(),
+    )
     await store.start()
     try:
         yield store
@@ -407,9 +413,10 @@ async def test_a_locked_row_costs_its_user_and_no_one_else(database: Database) -
     database.add_user("v")
     locked, other = database.add_note("u"), database.add_note("v")
     metrics = Metrics()
-    async with opened(database.url, metrics, wait_ms=200) as store:
+    times = {"statement_timeout_ms": 1_500, "wait_ms": 200}
+    async with opened(database.url, metrics, **times) as store:
         await store.ping()
-        with database.locked(locked), quick(1.5):
+        with database.locked(locked), quick(5.0):
             async with asyncio.TaskGroup() as tasks:
                 stuck = [
                     tasks.create_task(
@@ -419,7 +426,7 @@ async def test_a_locked_row_costs_its_user_and_no_one_else(database: Database) -
                 ]
                 await until(lambda: database.waiting_for_locks() == 2)
                 for _ in range(20):
-                    with quick(0.3):
+                    with quick(1.0):
                         written = await store.update_note("v", other, {"title": "y"})
                         await store.ping()
                     assert isinstance(written, Updated)
@@ -834,6 +841,7 @@ async def test_an_old_connection_is_renewed(
         assert len(seen) > 1
 
 
+@WITH_FAST_PATHS
 async def test_what_is_not_needed_goes_back(database: Database) -> None:
     async with opened(database.url, pool_min=4) as store:
         at_hand = vars(vars(store)["_pool"])["_idle"]

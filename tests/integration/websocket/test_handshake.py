@@ -1,6 +1,5 @@
 """Spec section 1: who may open a WebSocket, and the answers to plain requests."""
 
-import os
 import socket
 
 import pytest
@@ -8,8 +7,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from tests.daemon import Boot, RunningDaemon, eventually, raw_http
-from typelets_ws import fastpaths
+from tests.daemon import WITH_FAST_PATHS, Boot, RunningDaemon, eventually, raw_http
 from typelets_ws.websocket.connection import Connection
 from typelets_ws.websocket.timers import NEVER
 from typelets_ws.wire.frames import PING
@@ -269,9 +267,7 @@ async def test_a_path_of_the_daemon_is_no_websocket(boot: Boot, path: str) -> No
         assert not house.figure("handshakes_total", status="101")
 
 
-@pytest.mark.skipif(
-    os.environ.get(fastpaths.VARIABLE, "all") != "all", reason="a fast path is off"
-)
+@WITH_FAST_PATHS
 async def test_what_is_common_needs_no_protocol_of_the_library(boot: Boot) -> None:
     """It is 2 KB of each connection; a message in two frames needs it."""
     async with boot() as house, house.device("alice") as device:

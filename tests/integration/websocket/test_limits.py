@@ -186,17 +186,29 @@ async def test_fragments_make_one_message_with_pings_between(boot: Boot) -> None
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (frame(TEXT, b"\xff"), 1007),
-        (frame(TEXT, b'{"type":"ping","x":"\xc3"}'), 1007),
-        (frame(TEXT, b"\xed\xa0\x80"), 1007),
-        (frame(TEXT, b"\xc3", fin=False) + frame(CONT, b"\x28"), 1007),
-        (frame(TEXT, b"x", masked=False), 1002),
-        (frame(CONT, b"x"), 1002),
-        (frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"), 1002),
-        (frame(3, b"x"), 1002),
-        (frame(PING, b"x" * 126), 1002),
-        (frame(PING, b"x", fin=False), 1002),
-        (bytes([0xC1, 0x80, 0, 0, 0, 0]), 1002),
+        pytest.param(frame(TEXT, b"\xff"), 1007, id="not UTF-8"),
+        pytest.param(
+            frame(TEXT, b'{"type":"ping","x":"\xc3"}'),
+            1007,
+            id="half a character at the end",
+        ),
+        pytest.param(frame(TEXT, b"\xed\xa0\x80"), 1007, id="a surrogate"),
+        pytest.param(
+            frame(TEXT, b"\xc3", fin=False) + frame(CONT, b"\x28"),
+            1007,
+            id="half a character in a fragment",
+        ),
+        pytest.param(frame(TEXT, b"x", masked=False), 1002, id="not masked"),
+        pytest.param(frame(CONT, b"x"), 1002, id="a continuation of nothing"),
+        pytest.param(
+            frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"),
+            1002,
+            id="a text in a fragmented text",
+        ),
+        pytest.param(frame(3, b"x"), 1002, id="a reserved opcode"),
+        pytest.param(frame(PING, b"x" * 126), 1002, id="a long ping"),
+        pytest.param(frame(PING, b"x", fin=False), 1002, id="a fragmented ping"),
+        pytest.param(bytes([0xC1, 0x80, 0, 0, 0, 0]), 1002, id="a reserved bit"),
     ],
 )
 async def test_broken_frames_close_with_the_code_of_the_rfc(

@@ -11,7 +11,13 @@ from typelets_ws.delivery.revocations import RevokedSessions
 from typelets_ws.ports import TokenRejectReason
 from typelets_ws.protocol import client_messages
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code, Disconnect
+from typelets_ws.session.presence import Presence
 from typelets_ws.session.session import Session
+
+EXCUSED = {
+    "expired", "not_active_yet", "issued_in_future", "keys_unavailable", "revoked",
+}  # fmt: skip
+"""Reasons that a client without a fault can meet."""
 
 
 class Guest:
@@ -83,8 +89,13 @@ def test_a_bad_token_is_the_end_and_its_reason_is_for_the_log(
     reason: TokenRejectReason,
 ) -> None:
     world = Stubs()
-    end = farewell_of(Guest(world), str(reason))
+    guest = Guest(world)
+    end = farewell_of(guest, str(reason))
     assert end.close_code is CloseCode.UNAUTHENTICATED
+    assert guest.link.tokens_refused == (reason not in EXCUSED)
+    (line,) = world.log.lines
+    assert (line["event"], line["reason"]) == ("auth_rejected", reason)
+    assert "user" not in line
     assert str(reason).encode() not in (end.answer or b"").replace(b"auth_failed", b"")
     assert empty(world)
     assert world.figure("authentications_total", result=reason) == 1
@@ -154,7 +165,8 @@ def test_a_revoked_session_does_not_come_in() -> None:
     assert asyncio.run(Guest(world).auth("alice/s2"))["type"] == "auth_success"
 
 
-async def test_a_session_revoked_on_its_way_in_does_not_come_in() -> None:
+@pytest.mark.parametrize("in_redis", [True, False])
+async def test_a_session_revoked_on_its_way_in_does_not_come_in(in_redis: bool) -> None:
     world = Stubs()
 
     async def ends(guest: Guest) -> Disconnect:
@@ -167,9 +179,41 @@ async def test_a_session_revoked_on_its_way_in_does_not_come_in() -> None:
         coming = group.create_task(ends(Guest(world)))
         await asyncio.sleep(0)
         world.revoked.revoke("s1", NOW_MS)
+        if not in_redis:
+            world.shared.revoked.clear()
         world.shared.gate.set()
     assert coming.result().reason == "auth_failed"
     assert empty(world)
+    (line,) = world.log.lines
+    assert (line["reason"], line["user"]) == ("revoked", "alice")
+
+
+def test_a_session_revoked_here_is_refused_whatever_redis_says() -> None:
+    world = Stubs()
+    world.revoked.revoke("s1", NOW_MS)
+    world.shared.revoked.clear()
+    world.shared.failing = True
+    assert farewell_of(Guest(world)).reason == "auth_failed"
+
+
+def test_a_cursor_comes_with_auth_success_where_recovery_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Stubs()
+    assert "cursor" not in asyncio.run(Guest(world, "c1").auth())
+    monkeypatch.setattr(Presence, "cursor", "a1")
+    assert asyncio.run(Guest(world, "c2").auth())["cursor"] == "a1"
+
+
+def test_messages_count_for_the_user_over_all_devices() -> None:
+    world = Stubs(rate_messages=1, user_rate_factor=1)
+    first, second = Guest(world, "c1"), Guest(world, "c2")
+    asyncio.run(first.auth())
+    asyncio.run(second.auth())
+    assert first.session.count(1, 0.0) is None
+    refusal = second.session.count(1, 0.0)
+    assert isinstance(refusal, ClientError)
+    assert refusal.code is Code.RATE_LIMITED
 
 
 def test_who_is_gone_before_it_is_in_leaves_nothing_behind() -> None:
@@ -265,6 +309,7 @@ async def test_a_session_barred_during_a_re_auth_is_refused() -> None:
         again = tasks.create_task(reason_of(guest))
         await asyncio.sleep(0)
         world.revoked.revoke("s1", world.now_ms / 1000)
+        world.shared.revoked.clear()
         world.shared.gate.set()
     assert again.result() == "auth_failed"
 

@@ -130,6 +130,18 @@ def test_an_update_with_nothing_left_is_refused_and_counted() -> None:
     assert world.figure("filtered_fields_total", field="other") == 1
 
 
+def test_an_update_with_a_base_applies_to_that_version_only() -> None:
+    world = Stubs()
+    based = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
+    written = handle(world, based).row
+    assert written is not None
+    refusal = refused(world, {**based, "baseUpdatedAt": "2026-01-01T00:00:00.000Z"})
+    assert (refusal.code, refusal.updated_note) == (Code.CONFLICT, written.row)
+    again = handle(world, {**based, "baseUpdatedAt": written.updated_at}).row
+    assert again is not None
+    assert again.updated_at > written.updated_at
+
+
 def test_an_update_of_very_many_fields_is_charged_as_many_messages() -> None:
     world = Stubs()
     session = session_of(world, "alice")

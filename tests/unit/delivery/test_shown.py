@@ -163,3 +163,106 @@ def test_with_another_database_every_row_is_verified_again() -> None:
     assert shown.unverified("alice", shown.sequence) == []
     shown.unverify()
     assert shown.unverified("alice", shown.sequence) == [KEY]
+
+
+def test_creations_and_deletions_are_reported_once() -> None:
+    shown = of_alice()
+    assert not shown.take_came_or_went("alice")
+    show(shown, stored(1))
+    assert not shown.take_came_or_went("alice")
+    shown.created(KEY, stored(2).text, at(2))
+    assert shown.take_came_or_went("alice")
+    assert not shown.take_came_or_went("alice")
+    shown.deleted(KEY)
+    assert shown.take_came_or_went("alice")
+    assert not shown.take_came_or_went("bob")
+
+
+def test_the_same_version_again_is_not_stale() -> None:
+    shown = of_alice()
+    show(shown, stored(2))
+    assert not shown.is_stale(KEY, at(2))
+    assert shown.is_stale(KEY, at(1))
+
+
+def test_an_update_without_other_devices_leaves_its_whole_row() -> None:
+    """Its sender has the row from the reply; no one had to lay changes over a copy."""
+    row = stored(1, title="x")
+    for alone, found in ((True, Agreement.SHOWN), (False, Agreement.ANNOUNCED)):
+        shown = of_alice()
+        show(shown, row, "title", alone=alone)
+        assert agreement(shown, row) is found
+    shown = of_alice()
+    shown.updated(KEY, b"{}", b'{"title":"x"}', at(1), alone=True)
+    assert agreement(shown, row) is Agreement.ANNOUNCED
+
+
+def test_the_holder_is_the_writer_of_the_version_shown() -> None:
+    shown = of_alice()
+    show(shown, stored(1, title="a"), "title", holder="c1")
+    known = shown.get(KEY)
+    assert known is not None
+    assert known.holder_of(stored(1, title="a")) == "c1"
+    show(shown, stored(1, title="a"), "title")
+    assert known.holder_of(stored(1, title="a")) == "c1"
+    show(shown, stored(2, title="b"), "title")
+    assert known.holder_of(stored(2, title="b")) is None
+
+
+def test_an_event_of_an_older_update_leaves_the_replied_row_with_its_writer() -> None:
+    shown = of_alice()
+    newer = stored(3, title="c")
+    shown.replied(KEY, Updated(newer.text, newer.updated_at), "c1")
+    show(shown, stored(2, title="b"), "title", holder="c1")
+    known = shown.get(KEY)
+    assert known is not None
+    assert (known.version, known.event_version) == (at(3), at(2))
+    assert known.replied
+    # Another device's update is shown to all, to c1 as well.
+    show(shown, stored(4, title="d"), "title", holder="c2")
+    assert (known.version, known.holder, known.replied) == (at(4), "c2", False)
+
+
+def test_an_event_without_a_version_leaves_the_one_shown() -> None:
+    shown = of_alice()
+    shown.sent(stored(2))
+    row = stored(2, title="x")
+    shown.updated(KEY, b'{"title":"x"}', row.text, None)
+    assert shown.is_stale(KEY, at(1))
+    shown.created(KEY, row.text, None)
+    assert shown.is_stale(KEY, at(1))
+    assert not shown.is_stale(KEY, at(2))
+
+
+def test_a_creation_is_the_whole_row_only_where_it_was_unknown() -> None:
+    row = stored(2, title="b")
+    shown = of_alice()
+    shown.created(KEY, row.text, at(2))
+    assert agreement(shown, row) is Agreement.SHOWN
+    # Devices that know the row ignore the event.
+    shown = of_alice()
+    shown.sent(stored(1, title="a"))
+    shown.created(KEY, row.text, at(2))
+    assert agreement(shown, row) is Agreement.DIFFERENT
+    # What a row without some of its fields leaves on the devices is unknown.
+    shown = of_alice()
+    shown.created(KEY, b'{"title":"b"}', at(2))
+    assert agreement(shown, row) is Agreement.ANNOUNCED
+    # A newer client takes the row that it is sent, whatever it holds.
+    shown = of_alice()
+    shown.sent(row)
+    shown.created(KEY, stored(2, title="c").text, at(2))
+    assert agreement(shown, row) is Agreement.DIFFERENT
+
+
+def test_a_deleted_row_takes_no_room_for_texts() -> None:
+    shown = of_alice()
+    shown.sent(stored(1, content="x" * 5_000))
+    show(shown, stored(2, content="y" * 5_000), "content")
+    assert shown.used_bytes > 15_000
+    shown.deleted(KEY)
+    assert shown.used_bytes < 1_000
+    known = shown.get(KEY)
+    assert known is not None
+    assert (known.version, known.event_version, known.holder) == (None, None, None)
+    assert not shown.is_stale(KEY, at(1))

@@ -11,7 +11,10 @@ APPLICATION = "typelets-ws"
 
 
 def fill(url: str, users: Sequence[str], notes: int) -> None:
-    """Give each user so many notes of about 300 bytes, and one folder."""
+    """Give each user so many notes of about 300 bytes, and one folder.
+
+    They are a day old: what is new is sent to each device that signs in.
+    """
     with psycopg.connect(url, autocommit=True) as db:
         names = list(users)
         db.execute(
@@ -19,14 +22,14 @@ def fill(url: str, users: Sequence[str], notes: int) -> None:
             [names],
         )
         db.execute(
-            "INSERT INTO folders (user_id, name)"
-            " SELECT u, 'Home' FROM unnest(%s::text[]) AS u",
+            "INSERT INTO folders (user_id, name, updated_at)"
+            " SELECT u, 'Home', now() - interval '1 day' FROM unnest(%s::text[]) AS u",
             [names],
         )
         # Note by note, so that the rows of a user are not side by side on the disk.
         db.execute(
-            "INSERT INTO notes (user_id, title, content)"
-            " SELECT u, '[ENCRYPTED]', repeat('c', 200)"
+            "INSERT INTO notes (user_id, title, content, updated_at)"
+            " SELECT u, '[ENCRYPTED]', repeat('c', 200), now() - interval '1 day'"
             " FROM generate_series(1, %s), unnest(%s::text[]) AS u",
             [notes, names],
         )

@@ -90,7 +90,10 @@ class Crowd:
                 return
             for fd, _ in self._epoll.poll(1, 1024):
                 if fd not in connecting:
-                    raise RefusedError(f"unasked: {self.socks[fd].recv(ROOM)!r}")
+                    # Rows that a device may have missed are sent after its sign-in.
+                    if not self.socks[fd].recv_into(self._room):
+                        raise RefusedError("closed after it was served")
+                    continue
                 client = connecting[fd]
                 if self._advance(client):
                     self.heard[fd] = client.heard

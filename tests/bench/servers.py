@@ -76,7 +76,7 @@ def daemon(prefix: str, config: dict[str, dict[str, Any]]) -> None:
     """Serve with this configuration."""
     config["redis"]["prefix"] = prefix
     settings = msgspec.convert(config, Config)
-    lines = Output(sys.stderr, time.time, level="info", form="json", burst=50)
+    lines = Output(sys.stderr, time.time, level="error", form="json", burst=50)
     service.run(
         service.serve(
             settings,

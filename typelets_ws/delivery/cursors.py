@@ -17,6 +17,7 @@ import binascii
 import hashlib
 import struct
 import uuid
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ..recovery_ports import RowKind, Snapshot
@@ -48,8 +49,12 @@ class Cursor(NamedTuple):
     after: tuple[RowKind, str] | None = None
 
 
+@lru_cache(maxsize=64)
 def encode(identity: str, cursor: Cursor) -> str:
-    """The cursor's text for the database named `identity`."""
+    """The cursor's text for the database named `identity`.
+
+    The users of one look have the same one: made once, and one text in memory.
+    """
     version = _PLAIN if cursor.after is None else _PAGING
     packed = _HEAD.pack(version, _digest(identity), cursor.horizon)
     if cursor.after is not None:

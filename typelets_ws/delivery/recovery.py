@@ -12,6 +12,7 @@ While recovery is off (setting, privileges, server version, standby) `heal` send
 
 import asyncio
 from collections.abc import Callable, Collection
+from math import ceil
 from typing import Final, Protocol
 
 from ..config.model import Recovery as Settings
@@ -42,7 +43,9 @@ UNSUPPORTED_S: Final = 30.0
 """Between looks for missing privileges: a GRANT needs no restart."""
 AWAY_S: Final = 1.0
 SIGN_IN_S: Final = 0.5
-"""After `auth_success`: a client that syncs has asked by then, and users gather."""
+"""After `auth_success`: a client that syncs has asked by then."""
+GATHERED_S: Final = 0.25
+"""Sign-ins within this time are looked at in one statement."""
 SYNCING_S: Final = 10.0
 """Between two pages of a client that syncs after it has signed in."""
 CONFLICT_S: Final = 0.02
@@ -51,8 +54,7 @@ AUDIT_GAP_S: Final = 0.05
 BATCH: Final = 50
 AUDIT_BATCH: Final = 100
 DIGESTS: Final = 10
-"""Larger batches of heals have no digest unless rows came or went: 2 ms of Postgres
-each. The audit has none otherwise."""
+"""Larger batches of heals have none unless rows came or went: 2 ms of Postgres each."""
 
 
 class Peer(Protocol):
@@ -159,13 +161,14 @@ class Recovery:
         self.shown.add_user(user_id)
         if not self._settings.enabled:
             return
+        due = ceil((now + SIGN_IN_S) / GATHERED_S) * GATHERED_S
         if state is None:
             self.states.add(user_id, now).reason = SIGN_IN
-            self.states.schedule(user_id, now + SIGN_IN_S)
+            self.states.schedule(user_id, due)
         elif state.begun or self.shown.unverified(user_id, self.shown.sequence):
             # The first look takes rows shown before for held by this device as well.
-            self._newcomers.add(user_id, device, now + SIGN_IN_S)
-        self._alarm.ring_by(now + SIGN_IN_S)
+            self._newcomers.add(user_id, device, due)
+        self._alarm.ring_by(due)
 
     def detach(self, user_id: str, device: Device) -> None:
         """The device has left the hub."""

@@ -42,9 +42,9 @@ HORIZON_S: Final = 2.0
 UNSUPPORTED_S: Final = 30.0
 """Between looks for missing privileges: a GRANT needs no restart."""
 AWAY_S: Final = 1.0
-SIGN_IN_S: Final = 0.5
+SIGN_IN_S: Final = 0.4
 """After `auth_success`: a client that syncs has asked by then."""
-GATHERED_S: Final = 0.25
+GATHERED_S: Final = 0.1
 """Sign-ins within this time are looked at in one statement."""
 SYNCING_S: Final = 10.0
 """Between two pages of a client that syncs after it has signed in."""

@@ -152,6 +152,10 @@ class Dispatcher:
         except ClientError as error:
             self._refuse(error, "unknown")
             return None
+        except Exception as exc:
+            # In a task, a mistake in reading a message would end the daemon.
+            self._internal_error(exc, None, "unknown")
+            return None
         message = received.message
         immediate = handlers.IMMEDIATE.get(type(message))
         if immediate is None:
@@ -211,7 +215,7 @@ class Dispatcher:
             context.observe(name, disconnect.reason, self._transport)
             self._transport.disconnect(disconnect)
         except Exception as exc:
-            self._internal_error(exc, message, name)
+            self._internal_error(exc, message.requestId, name)
         took = context.clock.monotonic() - started
         context.telemetry.metrics.handling.labels(name).observe(took)
 
@@ -290,9 +294,7 @@ class Dispatcher:
         failures.record(self._context, self._transport, error, name)
         self._reply(replies.error(error))
 
-    def _internal_error(
-        self, exc: Exception, message: client_messages.ClientMessage, name: str
-    ) -> None:
+    def _internal_error(self, exc: Exception, echo: str | None, name: str) -> None:
         error = failures.internal_error(self._context, self._transport, exc, name)
-        error.request_id = message.requestId
+        error.request_id = echo
         self._reply(replies.error(error))

@@ -84,8 +84,9 @@ class Output:
             return
         now = self._now()
         with self._lock:
-            warning = _LEVELS[level] >= logging.WARNING
-            if self._burst.allow(event, now, warning=warning):
+            # A flood may be of refusals at level info: requests, closes.
+            lasting = level != "debug"
+            if self._burst.allow(event, now, lasting=lasting):
                 self._line(level, event, fields, now)
             self._summarise(now)
 

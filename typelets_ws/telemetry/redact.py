@@ -126,9 +126,9 @@ def _describe(exc: BaseException) -> str:
 class BurstLimiter:
     """Allows the first lines of one name in each second and counts the others.
 
-    A warning whose lines were counted is not written again before the summary: a flood
-    of refusals that lasts is one burst and one summary in ten seconds. `now` is in
-    seconds; a clock that is set back only starts a new second.
+    With `lasting`, a name whose lines were counted is not written again before the
+    summary: a flood of refusals is one burst and one summary in ten seconds. `now` is
+    in seconds; a clock that is set back only starts a new second.
     """
 
     def __init__(self, first: int) -> None:
@@ -138,9 +138,9 @@ class BurstLimiter:
         self._suppressed: dict[str, int] = {}
         self._since = 0.0
 
-    def allow(self, name: str, now: float, *, warning: bool = False) -> bool:
+    def allow(self, name: str, now: float, *, lasting: bool = False) -> bool:
         """Return whether this line may be written; if not, it is counted."""
-        if warning and name in self._suppressed:
+        if lasting and name in self._suppressed:
             _count(self._suppressed, name)
             return False
         if int(now) != self._second:

@@ -49,9 +49,12 @@ class ReadQueue:
 
     def _serve(self) -> None:
         self._scheduled = False
-        for _ in range(min(TURNS, len(self._waiting))):
-            reader, _ = self._waiting.popitem(last=False)
-            reader.read_rest()
-        if self._waiting and not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self._serve)
+        try:
+            for _ in range(min(TURNS, len(self._waiting))):
+                reader, _ = self._waiting.popitem(last=False)
+                reader.read_rest()
+        finally:
+            # A mistake in serving one leaves the others their turns.
+            if self._waiting and not self._scheduled:
+                self._scheduled = True
+                self._call_soon(self._serve)

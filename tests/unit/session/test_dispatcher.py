@@ -22,6 +22,7 @@ from typelets_ws.session.dispatcher import (
     Dispatcher,
 )
 from typelets_ws.session.nonces import nonce_digest
+from typelets_ws.session.session import Received, Session
 
 UPDATE = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
 
@@ -333,3 +334,25 @@ async def test_other_settings_hold_from_the_next_message_on() -> None:
         rules = Messages(require_encrypted=True)
         talk.world.live.current = Config(messages=rules)
         assert (await talk.ask(UPDATE))["message"] == "title must be encrypted"
+
+
+async def test_a_mistake_in_reading_a_message_ends_neither_task_nor_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with talking() as talk:
+        await talk.come_in()
+        accept = Session.accept
+
+        def broken(session: Session, data: bytes, now_ms: int) -> Received:
+            if b"broken" in data:
+                raise ZeroDivisionError
+            return accept(session, data, now_ms)
+
+        monkeypatch.setattr(Session, "accept", broken)
+        talk.say({"type": "join_note", "noteId": NOTE})
+        talk.say({"type": "broken"})
+        talk.say({"type": "ping"})
+        await talk.idle()
+        talk.say({"type": "broken"})
+        assert kinds(talk.heard())[-3:] == ["INTERNAL", "pong", "INTERNAL"]
+        assert talk.link.open

@@ -158,6 +158,21 @@ def test_flood_is_counted_and_reported_once() -> None:
     )
 
 
+def test_a_flood_that_lasts_is_one_summary_also_at_level_info() -> None:
+    clock = Clock()
+    out, stream = output(clock, burst=2)
+    for _ in range(90):
+        for _ in range(10):
+            out.logger().info("request_refused")
+        clock.now += 0.1
+    out.logger().debug("request_refused")
+    clock.now += 2
+    out.summarise()
+    events = [line["event"] for line in lines(stream)]
+    assert events == ["request_refused"] * 2 + ["suppressed"]
+    assert lines(stream)[-1]["count"] == 898
+
+
 def test_broken_stream_does_not_reach_the_caller() -> None:
     out = written_to(Broken())
     out.logger().info("started")

@@ -166,10 +166,10 @@ def test_burst_sums_up_every_ten_seconds() -> None:
 
 def test_a_flood_of_warnings_is_one_burst_and_one_summary() -> None:
     burst = BurstLimiter(2)
-    written = [burst.allow("a", n / 10, warning=True) for n in range(100)]
+    written = [burst.allow("a", n / 10, lasting=True) for n in range(100)]
     assert written == [True, True] + [False] * 98
     assert burst.take_suppressed(10.2) == [("a", 98)]
-    assert burst.allow("a", 10.3, warning=True)
+    assert burst.allow("a", 10.3, lasting=True)
 
 
 def test_burst_can_be_emptied_at_the_end() -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from typelets_ws.websocket.read_queue import TURNS, ReadQueue
 
 
@@ -43,3 +45,19 @@ def test_connections_take_turns_a_few_in_each_iteration() -> None:
     assert [flood.turns for flood in floods] == [3] * (2 * TURNS)
     assert gone.turns == 0
     assert not scheduled
+
+
+def test_a_mistake_in_one_turn_leaves_the_others_theirs() -> None:
+    class Broken(Flood):
+        def read_rest(self) -> None:
+            raise ZeroDivisionError
+
+    scheduled: list[Callable[[], None]] = []
+    queue = ReadQueue(scheduled.append)
+    flood = Flood(queue, 1)
+    queue.add(Broken(queue, 1))
+    queue.add(flood)
+    with pytest.raises(ZeroDivisionError):
+        scheduled.pop()()
+    scheduled.pop()()
+    assert flood.turns == 1

@@ -21,7 +21,7 @@ from typelets_ws.dev.rest import HttpError, RestStub
 from typelets_ws.testing import Message
 
 DRIVER = Path(__file__).with_name("driver.mjs")
-SPEED = 20
+SPEED = 10
 PATIENCE_S = 25.0
 ENDED = (OSError, ExceptionGroup)
 

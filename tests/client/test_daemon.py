@@ -262,7 +262,7 @@ async def test_too_many_devices(scene: Any) -> None:
     async with scene(limits={"devices_per_user": 1}) as it:
         phone = await it.client("phone")
         await phone.equals_postgres()
-        laptop = await it.client("laptop", speed=200)
+        laptop = await it.client("laptop")
         refused = await laptop.reported("status", code=4429)
         assert refused["retryInMs"] >= 20_000
         await phone.call("stop")
@@ -352,7 +352,7 @@ async def test_react_native_opens_a_socket_late(scene: Any) -> None:
 
 async def test_memory_stays_flat(scene: Any, database: Database) -> None:
     async with scene(limits={"rate_messages": 100_000}) as it:
-        phone = await it.client("phone", speed=1_000)
+        phone = await it.client("phone")
         await phone.equals_postgres()
 
         async def work(rounds: int) -> int:

@@ -90,13 +90,18 @@ def test_the_first_note_is_open_whatever_arrives_first(open_page: Open) -> None:
     def an_event_first(page: Page) -> None:
         def serve(socket: Any) -> None:
             server = socket.connect_to_server()
+            shown: list[str] = []
 
             def pass_on(text: str) -> None:
-                if (message := json.loads(text))["type"] == "sync_page":
+                message = json.loads(text)
+                if message["type"].endswith("_sync") and not shown:
+                    return
+                if message["type"] == "sync_page" and not shown:
                     notes = message["notes"]
                     [row] = [each for each in notes if each["title"] == "Ideas"]
                     event = {"type": "note_created_sync", "noteData": row}
                     socket.send(json.dumps(event))
+                    shown.append(row["id"])
                 socket.send(text)
 
             server.on_message(pass_on)

@@ -457,6 +457,20 @@ test("a stopped client gives its outbox away, and starts again", async () => {
   assert.deepEqual([...one.seen.conflict, ...two.seen.conflict], []);
 });
 
+test("signed out: the client of the next sign-in has the edits", async () => {
+  const { world, open, opened: [before], offline } = await tabs(1);
+  await offline();
+  before.client.edit("n1", { title: "before the sign-out" });
+  world.refusing = false;
+  world.tokens.user = null;
+  await world.time.pass(MINUTE);
+  assert.equal(before.seen.status.at(-1).reason, "signed out");
+  world.tokens.user = "alice";
+  const after = await open(); // in the same page: the old client was not stopped
+  await inSync(world, after.client);
+  assert.equal(world.server.tables.notes.get("n1").row.title, "before the sign-out");
+});
+
 test("more tabs than outboxes: the last one says so, and works", async () => {
   const { world, opened } = await tabs(21);
   const last = opened.at(-1);

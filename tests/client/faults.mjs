@@ -114,8 +114,9 @@ function restWrites(world, number) {
     server.publish("notes", note.id, { [field]: value });
   } else if (chance < 0.8 && server.tables.notes.size > 2) server.delete("notes", note.id);
   else if (chance < 0.9) {
-    server.put("folders", { id: `f${number % 3}`, userId: "alice", name: `folder ${number}`, updatedAt: server.moment(skewMs + number) });
-    server.publish("folders", `f${number % 3}`);
+    const id = folder && world.random() < 0.5 ? folder.id : `f${number}`; // none comes back
+    server.put("folders", { id, userId: "alice", name: `folder ${number}`, updatedAt: server.moment(skewMs + number) });
+    server.publish("folders", id);
   } else if (folder) server.delete("folders", folder.id);
 }
 

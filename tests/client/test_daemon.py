@@ -23,7 +23,7 @@ from tests.tokens import mint
 from typelets_ws.dev.postgres import Postgres
 
 CUTS = int(os.environ.get("CUTS", "40"))
-"""Of some 4,000 bytes; `CUTS=10000` takes each of them, by hand."""
+"""Of some 2,800 bytes; `CUTS=10000` takes each of them, by hand."""
 GROUP = 40
 """Clients at once."""
 

@@ -246,12 +246,7 @@ export class TypeletsClient {
 
   /** Disconnect. Edits stay in the outbox. Resolves when the storage took them. */
   async stop() {
-    this.#end("stopped");
-    this.#save("rows");
-    await this.saved();
-    if (this.#stopListening) return;
-    this.#slot = null;
-    this.#release();
+    await this.#end("stopped");
   }
 
   /** Resolves when the storage took all edits made so far. */
@@ -265,7 +260,7 @@ export class TypeletsClient {
    * back or the page is shown; in React Native call it when AppState becomes `active`.
    */
   wake() {
-    this.#gather();
+    if (this.#stopListening) this.#gather();
     if (this.#phase === "catching up") this.#ping(WAKE_PONG_MS);
     else if (this.#timers.has("retry") && ADVICE[this.#why.code ?? 1006] === BACKOFF) this.#connect();
   }
@@ -439,18 +434,26 @@ export class TypeletsClient {
   #retry({ least, base, cap }, why) {
     const { now, random } = this.#env;
     if (this.#connectedAt && now() - this.#connectedAt > STEADY_MS) this.#attempt = 0;
-    const retryInMs = least + random() * Math.min(cap, base * 2 ** this.#attempt++);
+    const retryInMs = Math.round(least + random() * Math.min(cap, base * 2 ** this.#attempt++));
     this.#leave(GIVEN_UP);
     this.#after("retry", retryInMs, () => this.#connect());
     this.#become("offline", { ...why, retryInMs });
   }
 
-  /** Disconnect until `start` is called. @param {string} reason @param {number} [code] */
-  #end(reason, code) {
+  /**
+   * Disconnect until `start` is called, and let another client have the outbox.
+   * @param {string} reason @param {number} [code]
+   */
+  async #end(reason, code) {
     this.#stopListening?.forEach((stop) => stop());
     this.#stopListening = null;
     this.#leave(1000);
     this.#become("offline", code ? { reason, code } : { reason });
+    this.#save("rows");
+    await this.saved();
+    if (this.#stopListening) return;
+    this.#slot = null;
+    this.#release();
   }
 
   /** Forget the connection without waiting for its close: a dead one never closes. */

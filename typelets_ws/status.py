@@ -52,7 +52,8 @@ def _get(url: str) -> Any:
             return json.load(answer)
     except urllib.error.HTTPError as answer:
         # 503 of /ready carries the reasons.
-        return json.load(answer)
+        with answer:
+            return json.load(answer)
 
 
 def as_table(status: Mapping[str, Any]) -> str:

@@ -123,11 +123,11 @@ class Member(asyncio.Protocol):
         data = self._buffer
         if len(data) < 2:
             return False
-        size, start = data[1], 2
-        if size == 126:
-            if len(data) < 4:
-                return False
-            size, start = int.from_bytes(data[2:4], "big"), 4
+        size, start = data[1], {126: 4, 127: 10}.get(data[1], 2)
+        if len(data) < start:
+            return False
+        if start > 2:
+            size = int.from_bytes(data[2:start], "big")
         if len(data) < start + size:
             return False
         payload, self._buffer = data[start : start + size], data[start + size :]

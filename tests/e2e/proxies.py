@@ -12,7 +12,7 @@ from tests.e2e.supervisor import quiet_port
 from tests.programs import program
 from tests.readme import blocks
 
-__all__ = ["caddy", "listens", "nginx"]
+__all__ = ["caddy", "haproxy", "listens", "nginx"]
 
 NGINX = """
 daemon off;
@@ -35,6 +35,16 @@ CADDY = """{{
 	auto_https off
 	default_bind 127.0.0.1
 }}
+{site}
+"""
+
+
+HAPROXY = """
+frontend public
+  mode http
+  bind 127.0.0.1:{port}
+  timeout client 90s
+  default_backend typelets_ws
 {site}
 """
 
@@ -78,6 +88,16 @@ def caddy(place: Path, ports: Sequence[int]) -> Iterator[int]:
     command = [program("caddy"), "run", "--config", str(config)]
     command += ["--adapter", "caddyfile"]
     with _running(command, place / "caddy.log"):
+        yield port
+
+
+@contextmanager
+def haproxy(place: Path, ports: Sequence[int]) -> Iterator[int]:
+    """Gives the port of HAProxy."""
+    port = quiet_port()
+    config = place / "haproxy.cfg"
+    config.write_text(HAPROXY.format(port=port, site=_site("haproxy", ports)))
+    with _running([program("haproxy"), "-f", str(config)], place / "haproxy.log"):
         yield port
 
 

@@ -82,7 +82,10 @@ class Events:
         """Write, commit, publish; until cancelled."""
         async with (
             await psycopg.AsyncConnection.connect(
-                database_url, autocommit=True, row_factory=dict_row
+                database_url,
+                autocommit=True,
+                row_factory=dict_row,
+                prepare_threshold=None,  # a migration would break it
             ) as database,
             AsyncPublisher(redis_url, timeout_s=5) as publisher,
         ):

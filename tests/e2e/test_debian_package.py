@@ -1,22 +1,22 @@
-"""The Debian package through an operator's day, in a copy of this system: installed,
-configured, checked, started, reloaded, upgraded, removed, purged.
+"""The Debian package through an operator's day, on a machine with systemd.
 
-The copy is an overlay over the root of this machine, entered by chroot: what the
-package does to /etc, /opt and the users stays there. Nothing of it runs under systemd,
-so the units' commands are run by hand, as the user they name.
+Installed, configured, checked, started, reloaded with a good and a bad file, restarted,
+rolled and upgraded under load while a table is migrated and a publish fails, rolled
+back, removed, purged. Each step is the README's command, by systemctl and apt-get.
 """
 
+import asyncio
 import json
 import os
 import re
 import shlex
 import shutil
-import signal
+import socket
+import statistics
 import subprocess
-import urllib.request
+import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,18 +24,27 @@ from psycopg.conninfo import conninfo_to_dict
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.e2e.supervisor import quiet_port, wait_until
+from tests.daemon import eventually, run
+from tests.e2e.crowd import crowd
+from tests.e2e.machine import Machine, booted
+from tests.e2e.proxies import listens, nginx
+from tests.e2e.readers import Events, Reader, assert_none_lost, publishing
+from tests.e2e.supervisor import quiet_port, toml
+from tests.notes import whole_note
 from tests.postgres import Database
 from tests.readme import ROOT
-from tests.redis import RedisServer
+from tests.redis import CHANCE, RedisServer, link_proxy
 from tests.tokens import mint, public_pem
 from typelets_ws import __version__
+from typelets_ws.publisher import AsyncPublisher
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CONFIG = "/etc/typelets-ws/config.toml"
 ENVIRONMENT = "/etc/typelets-ws/environment"
-AS_SERVICE = "setpriv --reuid=typelets-ws --regid=typelets-ws --clear-groups"
+ONE = "typelets-ws.service"
+DEVICES = 20
+APT = "apt-get -qq -o Dpkg::Options::=--force-unsafe-io --allow-downgrades install -y"
 
 
 def output(*command: str | Path) -> str:
@@ -44,45 +53,10 @@ def output(*command: str | Path) -> str:
     return done.stdout
 
 
-@dataclass
-class System:
-    """A copy of this system; what is written stays in `place`."""
-
-    place: Path
-
-    def command(self, line: str) -> list[str]:
-        """A command that runs `line` in the copy, in place of itself."""
-        root = self.place / "root"
-        lower, upper = "lowerdir=/", f"upperdir={self.place}/upper"
-        options = f"{lower},{upper},workdir={self.place}/work"
-        script = (
-            f"mount -t overlay overlay -o {options} {root} && "
-            f"mount -t proc proc {root}/proc && mount --bind /dev {root}/dev && "
-            # An overlay shows a socket of the lower system, and does not reach it.
-            f"mount --bind /tmp {root}/tmp && "
-            f"exec chroot {root} bash -c {shlex.quote('exec ' + line)}"
-        )
-        return ["unshare", "--mount", "bash", "-c", script]
-
-    def run(self, line: str, code: int = 0) -> str:
-        """Run a shell line; returns what it said on both streams."""
-        done = subprocess.run(
-            self.command(f"bash -c {shlex.quote(line)}"),
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, done.stdout
-        return done.stdout
-
-    def write(self, path: str, text: str) -> None:
-        (self.place / "text").write_text(text)
-        self.run(f"cat {self.place}/text > {path}")
-
-
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The package, and the same as a later version."""
-    for program in ("dpkg-deb", "unshare", "setpriv"):
+    for program in ("dpkg-deb", "unshare"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed: this is for Debian")
     place = tmp_path_factory.mktemp("packages")
@@ -99,22 +73,19 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     control.write_text(text.replace(f"Version: {version[1]}", f"Version: {later}"))
     (tree / "opt" / "typelets-ws" / "later").write_text("")
     second = place / "later.deb"
-    output("dpkg-deb", "--root-owner-group", "-b", tree, second)
+    output("dpkg-deb", "--root-owner-group", "-Znone", "-b", tree, second)
     return first, second
 
 
 @pytest.fixture
-def system(packages: tuple[Path, Path], tmp_path: Path) -> Iterator[System]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can make a copy of the system")
-    for name in ("upper", "work", "root"):
-        (tmp_path / name).mkdir()
-    made = System(tmp_path)
-    probe = subprocess.run(made.command("true"), capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip(f"no overlay can be mounted here: {probe.stderr.decode()[:200]}")
-    yield made
-    shutil.rmtree(tmp_path, ignore_errors=True)
+def machine(packages: tuple[Path, Path], database: Database) -> Iterator[Machine]:
+    """With the packages in /srv/packages and Postgres' socket in /srv/postgres."""
+    postgres = Path(str(conninfo_to_dict(database.url)["host"]))
+    # The service's user may reach the test server's socket.
+    postgres.chmod(0o711)
+    binds = {packages[0].parent: "/srv/packages", postgres: "/srv/postgres"}
+    with booted(binds) as made:
+        yield made
 
 
 def test_the_package_holds_what_it_should(packages: tuple[Path, Path]) -> None:
@@ -138,126 +109,209 @@ def test_the_package_holds_what_it_should(packages: tuple[Path, Path]) -> None:
 
 def test_an_operators_day(
     packages: tuple[Path, Path],
-    system: System,
+    machine: Machine,
     redis_server: RedisServer,
     database: Database,
+    tmp_path: Path,
 ) -> None:
-    first, later = packages
-    port, admin = quiet_port(), quiet_port()
-    # The service's user may reach the test server's socket.
-    Path(str(conninfo_to_dict(database.url)["host"])).chmod(0o711)
+    first, later = (f"/srv/packages/{package.name}" for package in packages)
+    port = quiet_port()
+    listen = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
+    machine.write("/etc/systemd/system/typelets-ws.socket.d/port.conf", listen)
+    install(machine, first)
+    configure(machine, redis_server, database)
 
-    # Install: nothing runs yet, and what to do next is printed.
-    said = system.run(f"dpkg -i {first}")
+    # One process, whose port systemd holds.
+    machine.run(f"systemctl enable --now typelets-ws.socket {ONE}")
+    assert "0 devices" in machine.run(f"systemctl status {ONE}")
+    a_user(machine, port)
+    reloads(machine)
+    run(a_restart(machine, port, redis_server, database))
+    machine.run(f"systemctl disable --now typelets-ws.socket {ONE}")
+
+    # Several, each on a port of its own.
+    instances = [instance_port() for _ in range(2)]
+    units = " ".join(f"typelets-ws@{each}.service" for each in instances)
+    machine.run(f"systemctl enable --now {units}")
+    with nginx(tmp_path, [int(each) for each in instances]) as proxy:
+        run(upgrade_under_load(machine, later, proxy, redis_server, database))
+    for each in instances:
+        status = machine.run(f"typelets-ws status --instance {each}")
+        assert re.search(r"^ready +yes$", status, re.MULTILINE)
+    roll_back_and_remove(machine, first, units)
+
+
+def install(machine: Machine, package: str) -> None:
+    """Nothing runs yet, and what to do next is printed."""
+    said = machine.run(f"{APT} {package}")
     assert "typelets-ws check-config --connect" in said
-    assert __version__ in system.run("typelets-ws --version")
-    assert "typelets-ws:" in system.run("getent passwd typelets-ws")
-    assert system.run(f"stat -c '%a %U' {ENVIRONMENT}").strip() == "600 root"
-    assert "nothing to check tokens with" in system.run("typelets-ws check-config", 78)
+    assert __version__ in machine.run("typelets-ws --version")
+    assert "typelets-ws:" in machine.run("getent passwd typelets-ws")
+    assert machine.run(f"stat -c '%a %U' {ENVIRONMENT}").strip() == "600 root"
+    assert "nothing to check tokens with" in machine.run("typelets-ws check-config", 78)
+    # A start that cannot work fails at once, and says why.
+    machine.run(f"systemctl start {ONE}", 1)
+    assert "nothing to check tokens with" in machine.journal(ONE)
+    machine.run(f"systemctl reset-failed {ONE}")
 
-    # Configure: the commands find both files by themselves.
-    system.write(CONFIG, f"[server]\nport = {port}\n[admin]\nport = {admin}\n")
+
+def configure(machine: Machine, redis_server: RedisServer, database: Database) -> None:
+    """The commands find both files by themselves."""
+    config: dict[str, dict[str, object]] = {
+        "server": {"drain_seconds": -1.0},
+        "admin": {"port": quiet_port()},
+        "recovery": {"quiet_s": 0.3},
+    }
+    machine.write(CONFIG, toml(config))
+    user = conninfo_to_dict(database.url_as("typelets_ws"))["user"]
     key = public_pem().replace("\n", "\\n")
-    system.write(
+    machine.write(
         ENVIRONMENT,
-        f"DATABASE_URL='{database.url_as('typelets_ws')}'\n"
+        f"DATABASE_URL='postgresql:///postgres?host=/srv/postgres&user={user}'\n"
         f"REDIS_URL={redis_server.url}\nCLERK_JWT_KEY='{key}'\n",
     )
-    checked = system.run("typelets-ws check-config --connect")
+    checked = machine.run("typelets-ws check-config --connect")
     assert re.findall(r"^ok +(\w+):", checked, re.MULTILINE) == [
         "database",
         "redis",
         "keys",
     ]
-    assert "no answer from" in system.run("typelets-ws status", 1)
-
-    # Start, as the unit does: variables from the file, then the user's rights alone.
-    environment = f"set -a; . {ENVIRONMENT}; set +a"
-    service = system.run("grep ^ExecStart= /lib/systemd/system/typelets-ws.service")
-    start = service.strip().partition("=")[2]
-    log = system.place / "log"
-    with log.open("wb") as stream:
-        daemon = subprocess.Popen(
-            system.command(
-                f"bash -c {shlex.quote(f'{environment}; exec {AS_SERVICE} {start}')}"
-            ),
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            stdout=stream,
-            stderr=stream,
-        )
-    try:
-        wait_until_ready(admin, log)
-        day_of(system, daemon, port, log)
-    finally:
-        daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(30) == 0, log.read_text()
-
-    # Upgrade and roll back: the settings stay.
-    system.run(f"dpkg -i {later}")
-    assert "+later" in system.run("dpkg-query -W typelets-ws")
-    assert f"port = {port}" in system.run(f"cat {CONFIG}")
-    system.run("typelets-ws check-config --connect --quiet")
-    system.run(f"dpkg -i {first}")
-    assert "+later" not in system.run("dpkg-query -W typelets-ws")
-    system.run("test ! -e /opt/typelets-ws/later")
-
-    # Remove: settings stay. Purge: nothing stays.
-    system.run("dpkg -r typelets-ws")
-    system.run("test ! -e /opt/typelets-ws && test ! -e /usr/bin/typelets-ws")
-    assert f"port = {port}" in system.run(f"cat {CONFIG}")
-    system.run("dpkg -P typelets-ws")
-    system.run("test ! -e /etc/typelets-ws")
-    system.run("getent passwd typelets-ws", 2)
+    assert "no answer from" in machine.run("typelets-ws status", 1)
 
 
-def wait_until_ready(admin: int, log: Path) -> None:
-    def ready() -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{admin}/ready") as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    try:
-        wait_until(ready, 30)
-    except AssertionError:
-        pytest.fail(log.read_text())
-
-
-def day_of(
-    system: System, daemon: "subprocess.Popen[bytes]", port: int, log: Path
-) -> None:
-    """A user, a status, a publication, a good reload and a bad one."""
+def a_user(machine: Machine, port: int) -> None:
+    """A publication, a status, and a disconnection."""
     user = "alice"
     deleted = '{"noteId": "00000000-0000-4000-8000-000000000001"}'
     publish = f"typelets-ws publish --user {user} note_deleted {shlex.quote(deleted)}"
-    assert "no process heard it" in system.run(publish, 1)
+    assert "no process heard it" in machine.run(publish, 1)
     with connect(f"ws://127.0.0.1:{port}/", compression=None) as device:
         device.recv(5)
         device.send(json.dumps({"type": "auth", "token": mint(user)}))
         assert json.loads(device.recv(5))["type"] == "auth_success"
-        assert "1 process(es) heard it" in system.run(publish)
+        assert "1 process(es) heard it" in machine.run(publish)
         while json.loads(device.recv(5))["type"] != "note_deleted_sync":
             pass
-        assert "1 connection(s)" in system.run(f"typelets-ws status --user {user}")
-
-        system.run(f"echo '[limits]' >> {CONFIG}; echo 'rate_messages = 7' >> {CONFIG}")
-        reload(daemon, log, "reloaded")
-        system.run(f"echo 'rate_messages_typo = 1' >> {CONFIG}")
-        # The unit runs the check first, so that `systemctl reload` fails.
-        assert "unknown key" in system.run("typelets-ws check-config --quiet", 78)
-        reload(daemon, log, "reload_refused")
-        device.send(json.dumps({"type": "ping"}))
-        while json.loads(device.recv(5))["type"] != "pong":
-            pass
-        system.run(f"sed -i /typo/d {CONFIG}")
-        system.run(f"typelets-ws disconnect --user {user}")
+        assert "1 connection(s)" in machine.run(f"typelets-ws status --user {user}")
+        machine.run(f"typelets-ws disconnect --user {user}")
         with suppress(ConnectionClosed):
             while True:
                 device.recv(5)
         assert device.close_code == 4401
 
 
-def reload(daemon: "subprocess.Popen[bytes]", log: Path, event: str) -> None:
-    daemon.send_signal(signal.SIGHUP)
-    wait_until(lambda: f'"event": "{event}"' in log.read_text())
+def reloads(machine: Machine) -> None:
+    """A good file is taken; a bad one makes `systemctl reload` fail, and is not."""
+    machine.run(f"printf '[limits]\\nrate_messages = 290\\n' >> {CONFIG}")
+    machine.run(f"systemctl reload {ONE}")
+    assert '"event": "reloaded"' in machine.journal(ONE)
+    machine.run(f"echo 'rate_messages_typo = 1' >> {CONFIG}")
+    machine.run(f"systemctl reload {ONE}", 1)
+    assert "rate_messages_typo: unknown key" in machine.journal(ONE)
+    assert "Active: active (running)" in machine.run(f"systemctl status {ONE}")
+    machine.run(f"sed -i /typo/d {CONFIG}; systemctl reload {ONE}")
+
+
+async def a_restart(
+    machine: Machine, port: int, redis_server: RedisServer, database: Database
+) -> None:
+    """No device is refused and no event is lost; prints how long devices were away."""
+    users = [database.add_user(f"user_{number}") for number in range(5)]
+    tokens = [mint(user, expires_in=600) for user in users]
+    async with crowd(port, tokens, DEVICES, 0, Reader) as devices:
+        await eventually(lambda: devices.authenticated == DEVICES, 20)
+        async with publishing(users, redis_server.url, database.url) as events:
+            began = time.monotonic()
+            await asyncio.to_thread(machine.run, f"systemctl restart {ONE}")
+            took = time.monotonic() - began
+            await eventually(lambda: devices.authenticated == DEVICES, 20)
+        await assert_none_lost(devices, events)
+        away = statistics.median(devices.away)
+        print(f"systemctl restart took {took:.2f} s, devices were away {away:.2f} s")
+        assert not devices.trouble, devices.trouble
+        assert devices.closes == {1012: DEVICES}
+
+
+def instance_port() -> str:
+    """A port of four digits, free as that of the metrics is."""
+    while True:
+        instance = CHANCE.randrange(2_000, 9_999)
+        try:
+            for port in (instance, 10_000 + instance):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return str(instance)
+
+
+async def upgrade_under_load(
+    machine: Machine,
+    package: str,
+    proxy: int,
+    redis_server: RedisServer,
+    database: Database,
+) -> None:
+    """The package restarts both processes, one after the other. Then a table is
+    migrated and a publish fails. No device is refused, and each ends with all rows."""
+    users = [database.add_user(f"roller_{number}") for number in range(5)]
+    tokens = [mint(user, expires_in=600) for user in users]
+    await eventually(lambda: listens(proxy))
+    # Shorter than by default: two drains of 20 s prove no more.
+    await asyncio.to_thread(
+        machine.run,
+        f"sed -i 's/drain_seconds = .*/drain_seconds = 1.0/' {CONFIG}; "
+        "systemctl reload 'typelets-ws@*.service'",
+    )
+    async with crowd(proxy, tokens, DEVICES, 0, Reader) as devices:
+        await eventually(lambda: devices.authenticated == DEVICES, 20)
+        async with publishing(users, redis_server.url, database.url) as events:
+            await asyncio.to_thread(machine.run, f"{APT} {package}")
+            await eventually(lambda: devices.authenticated == DEVICES, 20)
+            assert len(devices.away) >= DEVICES
+            await asyncio.to_thread(migrate, database)
+            migrated = events.count
+            await eventually(lambda: events.count > migrated + 25)
+            await fail_a_publish(redis_server, database, users[0], events)
+        await assert_none_lost(devices, events)
+        assert not devices.trouble, devices.trouble
+        assert set(devices.closes) == {1012}
+
+
+def migrate(database: Database) -> None:
+    """A migration of the REST service, and back: the statements' results change."""
+    for kind in ("varchar(500)", "text"):
+        database.execute(f"ALTER TABLE notes ALTER COLUMN title TYPE {kind}")
+
+
+async def fail_a_publish(
+    redis_server: RedisServer, database: Database, user: str, events: Events
+) -> None:
+    """The request does not fail, and the devices get the row when Redis is back."""
+    async with link_proxy(redis_server.port) as link, AsyncPublisher(link.url) as rest:
+        await link.refuse()
+        note = database.add_note(user, title="unpublished")
+        events.of[user].add("unpublished")
+        row = whole_note(user, id=note, title="unpublished")
+        assert await rest.notify_note_created(user, row) == 0
+        assert rest.failures == 1
+        await link.heal()
+        await eventually(lambda: rest.pending == 0)
+
+
+def roll_back_and_remove(machine: Machine, first: str, units: str) -> None:
+    """Settings outlive an upgrade, a step back and a removal; purge leaves nothing."""
+    assert "+later" in machine.run("dpkg-query -W typelets-ws")
+    assert "quiet_s" in machine.run(f"cat {CONFIG}")
+    machine.run("typelets-ws check-config --connect --quiet")
+    machine.run(f"{APT} {first}")
+    assert "+later" not in machine.run("dpkg-query -W typelets-ws")
+    machine.run("test ! -e /opt/typelets-ws/later")
+    machine.run(f"systemctl is-active {units}")
+
+    machine.run("apt-get -qq remove -y typelets-ws")
+    assert "active" not in machine.run(f"systemctl is-active {units}", 3).split()
+    machine.run("test ! -e /opt/typelets-ws && test ! -e /usr/bin/typelets-ws")
+    assert "quiet_s" in machine.run(f"cat {CONFIG}")
+    machine.run("apt-get -qq purge -y typelets-ws")
+    machine.run("test ! -e /etc/typelets-ws")
+    machine.run("getent passwd typelets-ws", 2)

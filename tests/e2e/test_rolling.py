@@ -17,7 +17,7 @@ import pytest
 
 from tests.daemon import eventually
 from tests.e2e.crowd import Crowd, crowd
-from tests.e2e.proxies import caddy, listens, nginx
+from tests.e2e.proxies import caddy, haproxy, listens, nginx
 from tests.e2e.readers import Reader, assert_none_lost, publishing
 from tests.e2e.supervisor import COMMAND, Process, Supervisor, supervised, wait_until
 from tests.postgres import Database
@@ -112,7 +112,7 @@ async def test_one_process_whose_port_systemd_holds(
             assert_short(devices, waited_s)
 
 
-@pytest.mark.parametrize("proxy", [nginx, caddy])
+@pytest.mark.parametrize("proxy", [nginx, caddy, haproxy])
 async def test_two_processes_behind_a_proxy_restarted_one_after_the_other(
     proxy: Callable[[Path, Sequence[int]], AbstractContextManager[int]],
     redis_server: RedisServer,

@@ -6,6 +6,7 @@ may hold a password. A server's options (database, TLS, credentials) are those o
 redis-py's URLs; `user:pass@` are the credentials of the Redis servers.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -71,8 +72,11 @@ class RedisAddress:
 
 def parse(url: str) -> RedisAddress:
     """Raises `ValueError` with what was expected."""
-    parts = urlsplit(url)
-    scheme, plus, kind = parts.scheme.partition("+")
+    prefix, _, rest = url.partition("://")
+    netloc = re.split("[/?#]", rest, maxsplit=1)[0]
+    # From Python 3.14 on urlsplit refuses an IPv6 host behind others.
+    parts = urlsplit(f"redis://host{rest.removeprefix(netloc)}")
+    scheme, plus, kind = prefix.lower().partition("+")
     _check_options(parts.query, tls=scheme == "rediss", sentinel=kind == "sentinel")
     if scheme == "unix" and not plus:
         if not parts.path.strip("/"):
@@ -80,7 +84,7 @@ def parse(url: str) -> RedisAddress:
         return RedisAddress(Topology.SERVER, (), url)
     if scheme not in {"redis", "rediss"} or kind not in {"", "sentinel", "cluster"}:
         raise ValueError(_EXPECTED_SERVER)
-    credentials, at, hosts = parts.netloc.rpartition("@")
+    credentials, at, hosts = netloc.rpartition("@")
     if not plus:
         return _server(url, hosts, parts.path.strip("/"))
     base = f"{scheme}://{credentials}{at}"

@@ -111,5 +111,5 @@ def test_non_ascii_that_is_utf8_is_fine() -> None:
 
 
 def test_nesting_beyond_the_decoder_has_a_word_of_its_own() -> None:
-    payload = b'{"event":"note_created","noteData":{"x":' + b"[" * 100_000
+    payload = b'{"event":"note_created","noteData":{"x":' + b"[" * 1_000_000
     assert rejection_of(payload).reason is EventRejectReason.TOO_DEEP

@@ -267,7 +267,7 @@ def test_folder_updated_passes_on_what_came() -> None:
 
 
 def test_what_one_decoder_takes_and_the_next_does_not_is_refused() -> None:
-    deep = msgspec.Raw(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    deep = msgspec.Raw(b'{"x":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}")
     message = client_messages.NoteCreated(noteData=deep, requestId="r")
     world = Stubs()
     with pytest.raises(ClientError) as caught:

@@ -117,8 +117,8 @@ def test_of_a_repeated_key_the_last_value_counts() -> None:
         wire(payload='"\\ud800', nonce='"n"'),
         wire(payload='"\\ud800\xff"').replace(b"\xc3\xbf", b"\xff"),
         wire(payload='{"\\ud800":NaN}'),
-        wire(payload="[" * 200_000 + "]" * 200_000),
-        wire(payload='["\\ud800",' + "[" * 200_000 + "]" * 200_001),
+        wire(payload="[" * 500_000 + "]" * 500_000),
+        wire(payload='["\\ud800",' + "[" * 500_000 + "]" * 500_001),
     ],
     ids=range(15),
 )

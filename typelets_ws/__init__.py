@@ -13,9 +13,10 @@ The map; tests/test_architecture.py checks it against every import::
 A client's message: websocket.connection -> session.dispatcher -> session.session ->
 session.handlers -> ports.Store, and the reply goes back the same way. An event for
 other devices: session.handlers -> bus -> Redis -> delivery.relay -> delivery.hub ->
-websocket.connection, as do events of the REST service. `publisher` is what a Python
-REST service imports; it needs `protocol` and redis only. `schema/` and `client/` hold
-the protocol for programs in other languages.
+websocket.connection, as do events of the REST service. A Python REST service imports
+`publisher`; it needs `protocol` and redis only. `schema/` and `client/` hold
+the protocol for programs in other languages. Commands beside the daemon: `checks/`
+(`check-config --connect`), `monitoring/` (alerts and a dashboard), `dev/`.
 """
 
 __version__ = "0.1.0"

@@ -70,7 +70,7 @@ class FakeClerk:
         if token in set(TokenRejectReason):
             raise TokenError(TokenRejectReason(token))
         user, _, session = token.partition("/")
-        return Identity(user, session or None, 0.0, 60.0)
+        return Identity(user, session or None, 0.0)
 
 
 class FakeSubscriptions:

@@ -43,12 +43,11 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The user and session of a token; times in seconds since 1970."""
+    """The user and session of a token; `issued_at` in seconds since 1970."""
 
     user_id: str
     session_id: str | None
     issued_at: float
-    expires_at: float
 
 
 class TokenRejectReason(StrEnum):

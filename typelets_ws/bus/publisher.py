@@ -71,11 +71,6 @@ class EventPublisher:
         # Users of acknowledged events: before the last proof, since, and during.
         self._unproven: deque[dict[str, None]] = deque([{}, {}], maxlen=3)
 
-    @property
-    def unsynced_users(self) -> int:
-        """Users with a `resync_required` still to be published."""
-        return len(self._unsynced_users)
-
     def publish(
         self, user_id: str, event: bytes, on_published: OnPublished | None = None
     ) -> None:

@@ -60,7 +60,7 @@ def _identity(claims: Claims, config: Auth, now: float) -> Identity:
         raise TokenError(TokenRejectReason.NOT_ACTIVE_YET)
     if iat > now + config.leeway_s:
         raise TokenError(TokenRejectReason.ISSUED_IN_FUTURE)
-    return Identity(user_id, session_id, iat, exp)
+    return Identity(user_id, session_id, iat)
 
 
 def _user_id(sub: object) -> str:

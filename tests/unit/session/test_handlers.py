@@ -23,7 +23,7 @@ from typelets_ws.session.signing import NonceRegistry
 def session_of(world: Stubs, user: str) -> Session:
     session = world.session()
     session.auth_succeeded(
-        Identity(user, None, 0, 60),
+        Identity(user, None, 0),
         client_messages.Auth(token="t"),
         NonceRegistry(live(nonces_per_user=1)),
         NOW_MS,

@@ -19,7 +19,7 @@ from typelets_ws.session.session import Session, State
 from typelets_ws.session.signing import NonceRegistry, SignatureError, SignatureVerdict
 
 LIMITS = Limits(rate_messages=3, rate_window_ms=1000, message_bytes=100)
-ALICE = Identity("alice", "s1", 0, 60)
+ALICE = Identity("alice", "s1", 0)
 
 
 def session(limits: Limits = LIMITS, *, signed: bool = False) -> Session:
@@ -248,7 +248,7 @@ def test_a_valid_token_authenticates_and_another_replaces_it() -> None:
         "alice",
         "s1",
     )
-    second = let_in(one, Identity("alice", "s2", 0, 60), "other")
+    second = let_in(one, Identity("alice", "s2", 0), "other")
     assert first != second
     assert one.session_id == "s2"
     one.accept(signed(first, {"type": "ping"}, "n1"), NOW_MS)
@@ -258,7 +258,7 @@ def test_a_valid_token_authenticates_and_another_replaces_it() -> None:
 def test_a_token_of_another_user_ends_it() -> None:
     one = session()
     let_in(one)
-    end = farewell(lambda: let_in(one, Identity("bob", None, 0, 60)))
+    end = farewell(lambda: let_in(one, Identity("bob", None, 0)))
     assert (end.close_code, end.reason) == (CloseCode.UNAUTHENTICATED, "other_user")
     assert json.loads(end.answer or b"") == {
         "type": "auth_failed", "message": "Authentication failed",

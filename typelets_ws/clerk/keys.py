@@ -14,10 +14,10 @@ from typing import Protocol
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from structlog.typing import FilteringBoundLogger
 
+from ..config.model import Auth
 from ..ports import TokenError, TokenRejectReason
-from ..telemetry.metrics import Metrics
+from ..telemetry.telemetry import Telemetry
 from .jwks import LEAST_BITS, KeyFetchError, KeySet, parse_keys
 
 __all__ = ["FetchedKeys", "FixedKey", "Keys", "retry_delay"]
@@ -84,19 +84,14 @@ class FetchedKeys:
     def __init__(
         self,
         fetch: Callable[[], Awaitable[bytes]],
-        *,
-        cache_s: float,
-        refetch_s: float,
+        config: Auth,
         monotonic: Callable[[], float],
-        metrics: Metrics,
-        log: FilteringBoundLogger,
+        telemetry: Telemetry,
     ) -> None:
         self._fetch = fetch
-        self._cache_s = cache_s
-        self._refetch_s = refetch_s
+        self._config = config
         self._monotonic = monotonic
-        self._metrics = metrics
-        self._log = log
+        self._telemetry = telemetry
         self._keys: KeySet | None = None
         self._stale_at = 0.0
         self._due = monotonic()
@@ -151,7 +146,10 @@ class FetchedKeys:
 
     def _force(self) -> bool:
         now = self._monotonic()
-        if self._forced_at is not None and now - self._forced_at < self._refetch_s:
+        if (
+            self._forced_at is not None
+            and now - self._forced_at < self._config.key_refetch_s
+        ):
             return False
         self._forced_at = now
         self._wanted.set()
@@ -184,17 +182,17 @@ class FetchedKeys:
     def _took(self, keys: KeySet) -> None:
         self._keys = keys
         self._failures = 0
-        self._due = self._stale_at = self._monotonic() + self._cache_s
-        self._metrics.key_fetches.labels("ok").inc()
-        self._log.info("keys_fetched", kids=len(keys.by_kid))
+        self._due = self._stale_at = self._monotonic() + self._config.key_cache_s
+        self._telemetry.metrics.key_fetches.labels("ok").inc()
+        self._telemetry.log.info("keys_fetched", kids=len(keys.by_kid))
 
     def _failed(self, reason: str, error: str = "") -> None:
         self._failures += 1
         retry_at = self._monotonic() + retry_delay(self._failures)
         # While keys are fresh, a forced fetch that failed asks for no others.
         self._due = max(retry_at, self._stale_at)
-        self._metrics.key_fetches.labels(reason).inc()
-        self._log.warning(
+        self._telemetry.metrics.key_fetches.labels(reason).inc()
+        self._telemetry.log.warning(
             "key_fetch_failed",
             reason=reason,
             error=error,

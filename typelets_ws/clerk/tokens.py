@@ -151,11 +151,9 @@ class Clerk:
             url, secret = config.api_url.rstrip("/") + "/jwks", config.secret_key
         return FetchedKeys(
             self._fetch or http_fetch(url, secret, self._clock.monotonic),
-            cache_s=config.key_cache_s,
-            refetch_s=config.key_refetch_s,
-            monotonic=self._clock.monotonic,
-            metrics=self._telemetry.metrics,
-            log=self._telemetry.log,
+            config,
+            self._clock.monotonic,
+            self._telemetry,
         )
 
 

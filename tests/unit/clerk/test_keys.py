@@ -12,8 +12,10 @@ from tests.fakes import make_logger
 from tests.tokens import jwk, jwks, public_pem
 from typelets_ws.clerk.jwks import KeyFetchError
 from typelets_ws.clerk.keys import FetchedKeys, FixedKey, retry_delay
+from typelets_ws.config.model import Auth
 from typelets_ws.ports import TokenError, TokenRejectReason
 from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
 
 
 class Clock:
@@ -27,14 +29,9 @@ class Clock:
 def store(
     fetch: Callable[[], Awaitable[bytes]], clock: Clock, log: io.StringIO | None = None
 ) -> FetchedKeys:
-    return FetchedKeys(
-        fetch,
-        cache_s=300.0,
-        refetch_s=30.0,
-        monotonic=clock,
-        metrics=Metrics(),
-        log=make_logger(log or io.StringIO(), lambda: 0.0),
-    )
+    logger = make_logger(log or io.StringIO(), lambda: 0.0)
+    settings = Auth(key_cache_s=300.0, key_refetch_s=30.0)
+    return FetchedKeys(fetch, settings, clock, Telemetry(Metrics(), logger))
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from tests.streams import cut, frames, request, streams
 from typelets_ws.config.live import LiveConfig
 from typelets_ws.config.model import Config, Limits
 from typelets_ws.protocol.errors import Disconnect
-from typelets_ws.websocket import handshake
+from typelets_ws.websocket import handshake, inbound
 from typelets_ws.websocket.handshake import HandshakeProtocol
 from typelets_ws.websocket.inbound import Inbound
 from typelets_ws.websocket.timers import ConnectionTimers
@@ -48,7 +48,7 @@ class Recorder:
         self.busy = False
         self.transport = self
         self.least_unread = MAX_SIZE
-        self.read_queue = SimpleNamespace(busy=False)
+        self.read_queue = SimpleNamespace(busy=False, spent=False, spend=lambda: None)
         self.inbound = Inbound(
             cast(Any, self), cast(Any, self), cast(Any, self),
             ConnectionTimers(LiveConfig(self.config), 0), cast(Any, self), [],
@@ -171,7 +171,10 @@ def same(events: list[Event]) -> list[Event]:
     ]  # fmt: skip
 
 
-def test_frames_mean_the_same_however_they_are_cut() -> None:
+def test_frames_mean_the_same_however_they_are_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbound, "LARGE_BYTES", 100)
     rng = random.Random(1)
     closes = 0
     for number in range(streams(30_000)):
@@ -180,6 +183,7 @@ def test_frames_mean_the_same_however_they_are_cut() -> None:
         recorder = Recorder(rng.choice((1, 2, 64)), rng.choice((1, 20, 65_536)))
         for piece in cut(rng, stream):
             recorder.read_queue.busy = rng.random() < 0.3
+            recorder.read_queue.spent = rng.random() < 0.3
             recorder.feed(piece)
             if rng.random() < 0.5 and recorder.later:
                 recorder.later.pop(0)()

@@ -7,7 +7,8 @@ one frame at a time (`wire.reader`). Invariants:
 1. One loop iteration handles at most `limits.iteration_frames` frames, and starts none
    beyond `limits.iteration_bytes` bytes. The rest waits in `_unread` and for a turn in
    the `ReadQueue`, while the socket is not read. While others wait, a read begins with
-   `FIRST_FRAMES` only. Tested by tests/hostile/test_frames.py.
+   `FIRST_FRAMES` only, and after a large message of any connection bytes of another one
+   wait. Tested by tests/hostile/test_frames.py.
 2. Frames are handled one after the other, each to its end: nothing behind a frame that
    closes the connection is parsed.
 3. Messages behind `auth` wait for its outcome: until then a larger limit may not apply.
@@ -35,6 +36,8 @@ __all__ = ["Inbound"]
 
 FIRST_FRAMES: Final = 8
 """More than an honest device sends at once; of 1,000 connections 0.1 s."""
+LARGE_BYTES: Final = 65_536
+"""A larger message may cost 2 ms or more."""
 
 
 class Inbound:
@@ -125,6 +128,9 @@ class Inbound:
         if self._unread is not None:
             unread, at = self._unread
             self._unread = (unread[at:] + data, 0)
+        elif self._state.read_queue.spent and self._is_large(data):
+            self._unread = (data, 0)
+            self._wait()
         elif (reader is None or reader.needless) and (
             not dispatcher.busy or dispatcher.session.authenticated
         ):
@@ -135,6 +141,17 @@ class Inbound:
                 self._handle(data, 0, self._first_share)
         else:
             self._handle(data, 0, self._first_share)
+
+    def _is_large(self, data: bytes) -> bool:
+        """Whether these bytes may be, or may end, a large message."""
+        held = 0 if self._reader is None else self._reader.held
+        return held + len(data) > LARGE_BYTES
+
+    def _wait(self) -> None:
+        """Read no more from the socket before `_unread` is handled."""
+        self.stop_socket()
+        if self._may_read:
+            self._connection.read_on()
 
     def resume(self) -> None:
         """Handle what was left, as much as one iteration may."""
@@ -181,9 +198,7 @@ class Inbound:
                 return
         if at < len(data):
             self._unread = (data, at)
-            self.stop_socket()
-            if self._may_read:
-                self._connection.read_on()
+            self._wait()
         if reader.between_messages:
             self._timers.message_finished()
         elif self._timers.message_unfinished(self._state.monotonic()):
@@ -248,6 +263,8 @@ class Inbound:
         frame.data = b""
         if whole is not None:
             data, text = whole
+            if len(data) > LARGE_BYTES:
+                self._state.read_queue.spend()
             refusal = assembler.take_refusal()
             self._dispatcher.receive(data, text=text, refusal=refusal)
 

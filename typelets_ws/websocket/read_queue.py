@@ -2,8 +2,9 @@
 
 Invariant: input that waits costs one loop iteration at most `TURNS` shares
 (`limits.iteration_frames`), however many connections flood. They take turns, the
-longest waiting first. Tested by tests/unit/websocket/test_read_queue.py and
-tests/hostile/test_frames.py.
+longest waiting first. One large message is handled per iteration: it may cost 30 ms,
+and a hundred connections may each end one at the same time.
+Tested by tests/unit/websocket/test_read_queue.py and tests/hostile/test_frames.py.
 """
 
 from collections import OrderedDict
@@ -30,6 +31,8 @@ class ReadQueue:
         self._call_soon = call_soon
         self._waiting: OrderedDict[Reader, None] = OrderedDict()
         self._scheduled = False
+        self.spent = False
+        """True once a large message was handled in this loop iteration."""
 
     @property
     def busy(self) -> bool:
@@ -43,6 +46,15 @@ class ReadQueue:
             self._scheduled = True
             self._call_soon(self._serve)
 
+    def spend(self) -> None:
+        """A large message was handled: the next one waits for another iteration."""
+        if not self.spent:
+            self.spent = True
+            self._call_soon(self._renew)
+
+    def _renew(self) -> None:
+        self.spent = False
+
     def discard(self, reader: Reader) -> None:
         """Forget a connection that is gone."""
         self._waiting.pop(reader, None)
@@ -51,6 +63,8 @@ class ReadQueue:
         self._scheduled = False
         try:
             for _ in range(min(TURNS, len(self._waiting))):
+                if self.spent:
+                    break
                 reader, _ = self._waiting.popitem(last=False)
                 reader.read_rest()
         finally:

@@ -1,11 +1,12 @@
 """Measure the daemon beside its baselines: scripts/bench [ROW ...]
 
 Rows: fanout groups burst ping handshake signed updates idle storm active growth
-processes returning audit gap; all of them when none is named, which takes less than
-six minutes.
+processes returning audit gap; all of them when none is named, which takes about six
+minutes. A row that fails costs only itself.
 
 Examples:   scripts/bench fanout ping --json figures.json
-            scripts/bench --charts charts
+            scripts/bench --charts tests/bench --readme README.md
+            scripts/bench fanout --peer 'relay=python relay.py {port} {redis} {prefix}'
 """
 
 import argparse
@@ -14,13 +15,16 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from .bench import Bench
 from .charts import charts
 from .cores import layout
 from .figure import Figure
-from .report import LEGEND, as_json, table
+from .load import RefusedError
+from .peers import Peer, peer_rows
+from .report import LEGEND, as_json, readme, table
 from .rows_clients import handshake, ping, signed, updates
 from .rows_delivery import burst, fanout, groups
 from .rows_growth import growth
@@ -63,6 +67,20 @@ def main() -> None:
         "--full", action="store_true", help="audit: with 10,000 users in fact"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all values")
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="put the table in place of the one between its marks",
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        type=Peer.named,
+        default=[],
+        metavar="NAME=COMMAND",
+        help="rows beside another server as well: see tests/bench/peers.py",
+    )
     parser.add_argument("--charts", type=Path, metavar="DIR", help="draw SVG files")
     args = parser.parse_args()
     unknown = set(args.rows) - ROWS.keys()
@@ -77,17 +95,27 @@ def main() -> None:
     os.sched_setaffinity(0, cores.load)
     figures: list[Figure] = []
     with Bench(quick=args.quick, cores=cores, full=args.full) as bench:
-        for name in args.rows or ROWS:
-            figures += ROWS[name](bench)
+        rows = {name: ROWS[name] for name in args.rows or ROWS}
+        rows |= {one.name: partial(peer_rows, peer=one) for one in args.peer}
+        failed = False
+        for name, row in rows.items():
+            try:
+                figures += row(bench)
+            except (RefusedError, OSError) as error:
+                failed = True
+                bench.tell(f"{name} failed: {error!r:.300}\n")
         bench.tell("done")
     print(table(figures), LEGEND, sep="\n\n")
+    if args.readme:
+        text = args.readme.read_text(encoding="utf-8")
+        args.readme.write_text(readme(text, figures), encoding="utf-8")
     if args.charts:
         args.charts.mkdir(parents=True, exist_ok=True)
         for name, picture in charts(figures).items():
             Path(args.charts, f"{name}.svg").write_text(picture, encoding="utf-8")
     if args.json:
         args.json.write_text(as_json(figures, quick=args.quick) + "\n")
-    sys.exit(any(figure.met is False for figure in figures))
+    sys.exit(failed or any(figure.met is False for figure in figures))
 
 
 def _allow_files() -> None:

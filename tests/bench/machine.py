@@ -17,53 +17,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Child", "Meter", "free_port"]
+__all__ = ["Child", "Meter", "Process", "free_port"]
 
 QUIET_S = 0.03
 PATIENCE_S = 60.0
 _numbers = itertools.count(1)
 
 
-class Child:
-    """A server in a process of its own on `core`; ready when entered.
+class Process:
+    """A server that listens on `port`: what it has used, and whether it is at work."""
 
-    `settings` go to `servers.main`; it answers with one line of JSON. Each has its own
-    `prefix` on Redis, so that none hears what is published for another, unless it is
-    to hear what that other server hears.
-    """
+    prefix: str
+    """Of its channels on Redis."""
 
-    def __init__(
-        self, kind: str, core: int, prefix: str | None = None, **settings: Any
-    ) -> None:
-        setpriv = shutil.which("setpriv")
-        bound = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
-        self.prefix = prefix or f"bench-{next(_numbers)}:"
-        order = {"kind": kind, "core": core, "prefix": self.prefix, **settings}
-        self._process = subprocess.Popen(
-            [*bound, sys.executable, "-m", "tests.bench.servers", json.dumps(order)],
-            stdout=subprocess.PIPE,
-        )
-        self.pid = self._process.pid
-        self.port = 0
-
-    def __enter__(self) -> Self:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            raise RuntimeError("a server did not start; its last words are above")
-        self.port = json.loads(line)["port"]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # The daemon would close ten thousand devices; the bench does not wait for it.
-        self._process.kill()
-        self._process.communicate()
+    def __init__(self, pid: int, port: int = 0) -> None:
+        self.pid = pid
+        self.port = port
 
     def cpu(self) -> float:
         """Seconds of CPU time used so far, all threads."""
@@ -103,6 +72,47 @@ class Child:
         raise RuntimeError(f"no {name} of process {self.pid}")
 
 
+class Child(Process):
+    """A server in a process of its own on `core`; ready when entered.
+
+    `settings` go to `servers.main`; it answers with one line of JSON. Each has its own
+    `prefix` on Redis, so that none hears what is published for another, unless it is
+    to hear what that other server hears.
+    """
+
+    def __init__(
+        self, kind: str, core: int, prefix: str | None = None, **settings: Any
+    ) -> None:
+        setpriv = shutil.which("setpriv")
+        bound = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+        self.prefix = prefix or f"bench-{next(_numbers)}:"
+        order = {"kind": kind, "core": core, "prefix": self.prefix, **settings}
+        self._process = subprocess.Popen(
+            [*bound, sys.executable, "-m", "tests.bench.servers", json.dumps(order)],
+            stdout=subprocess.PIPE,
+        )
+        super().__init__(self._process.pid)
+
+    def __enter__(self) -> Self:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            raise RuntimeError("a server did not start; its last words are above")
+        self.port = json.loads(line)["port"]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # The daemon would close ten thousand devices; the bench does not wait for it.
+        self._process.kill()
+        self._process.communicate()
+
+
 class Meter:
     """CPU of servers, and what may have spoilt the figures meanwhile.
 
@@ -124,13 +134,13 @@ class Meter:
 
     @contextmanager
     def watch(
-        self, child: Child | Sequence[Child], cost: list[float], units: int
+        self, child: Process | Sequence[Process], cost: list[float], units: int
     ) -> Iterator[None]:
         """Add the CPU time per unit of what happens inside, in seconds.
 
         Of several children: what they used together.
         """
-        children = [child] if isinstance(child, Child) else child
+        children = [child] if isinstance(child, Process) else child
         for each in children:
             each.quiesce()
         before, waited = _used(children), _waited(children)
@@ -144,11 +154,11 @@ class Meter:
         cost.append((_used(children) - before) / units)
 
 
-def _used(children: Sequence[Child]) -> float:
+def _used(children: Sequence[Process]) -> float:
     return sum(child.cpu() for child in children)
 
 
-def _waited(children: Sequence[Child]) -> float:
+def _waited(children: Sequence[Process]) -> float:
     return sum(child.waited() for child in children)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .figure import Figure
 
-__all__ = ["LEGEND", "as_json", "table"]
+__all__ = ["LEGEND", "MARKS", "as_json", "readme", "table"]
 
 HEAD = ["work", "daemon", "baseline", "", "ratio", "target", "", "load", "robbed"]
 LEGEND = """\
@@ -37,6 +37,23 @@ def table(figures: Iterable[Figure]) -> str:
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
         for line in lines
     )
+
+
+MARKS = "<!-- scripts/bench --readme -->", "<!-- end -->"
+
+
+def readme(text: str, figures: Iterable[Figure]) -> str:
+    """The text with a new table between `MARKS`: without the columns of the machine.
+
+    Raises `ValueError` if the marks are not there.
+    """
+    begin, end = MARKS
+    head, rest = text.split(begin, 1)
+    _, tail = rest.split(end, 1)
+    columns = len(HEAD) - 2
+    lines = ["| " + " | ".join(HEAD[:columns]) + " |", "|---|--:|---|--:|--:|--:|---|"]
+    lines += ["| " + " | ".join(_cells(f)[:columns]) + " |" for f in figures]
+    return "".join([head, begin, "\n\n", "\n".join(lines), "\n\n", end, tail])
 
 
 def _cells(figure: Figure) -> list[str]:

@@ -6,7 +6,7 @@ from statistics import median
 
 from .bench import Bench, turns
 from .figure import Figure
-from .machine import Child
+from .machine import Process
 from .paced import Run, percentile
 from .subjects import Audience, Floor, throughput
 
@@ -34,7 +34,7 @@ def fanout(bench: Bench) -> Iterator[Figure]:
         floor = Floor(bench, stack, DEVICES, ours.size)
         costs: list[list[float]] = [[], [], []]
         units = SINGLES * DEVICES
-        subjects: list[tuple[Child, Callable[[int], None]]] = [
+        subjects: list[tuple[Process, Callable[[int], None]]] = [
             (ours.child, ours.singles),
             (theirs.child, theirs.singles),
             (floor.child, floor.all),

@@ -185,8 +185,10 @@ def _audited(port: int) -> dict[str, float]:
 
 def gap(bench: Bench) -> Iterator[Figure]:
     """Redis is away for some seconds, and each user's row changes meanwhile."""
-    users = [f"gap_{n}" for n in range(GAP_USERS)]
     each = GAP_DEVICES // GAP_USERS
+    count = GAP_USERS // 5 if bench.quick else GAP_USERS
+    users = [f"gap_{n}" for n in range(count)]
+    devices = count * each
     fill(bench.database_url, users, MISSED)
     took: list[float] = []
     late: list[float] = []
@@ -196,7 +198,7 @@ def gap(bench: Bench) -> Iterator[Figure]:
         prober = stack.enter_context(Prober(bench, child))
         crowd = Crowd()
         stack.callback(crowd.close)
-        bench.tell(f"gap: {GAP_DEVICES} devices connect")
+        bench.tell(f"gap: {devices} devices connect")
         crowd.open(child.port, [bench.device(u) for u in users for _ in range(each)])
         child.quiesce()
         time.sleep(CALM_S)
@@ -214,7 +216,7 @@ def gap(bench: Bench) -> Iterator[Figure]:
             crowd.await_words(b'"type":"healed"', HEAL_TIMEOUT_S)
             took.append(time.monotonic() - began)
             late += prober.latencies(0)
-    work = f"Redis away for {GAP_S:g} s under {GAP_DEVICES} devices"
+    work = f"Redis away for {GAP_S:g} s under {devices} devices"
     yield Figure(
         "gap", f"{work}, until the last is healed", "s", took, target=10.0,
         shares=bench.meter.shares,

@@ -6,7 +6,7 @@ from itertools import cycle, islice
 
 from .bench import Bench
 from .load import Crowd
-from .machine import Child
+from .machine import Process
 
 __all__ = ["OUTSTANDING", "Audience", "Floor", "throughput"]
 
@@ -32,8 +32,8 @@ class Audience:
     """
 
     def __init__(
-        self, bench: Bench, stack: ExitStack, child: Child, users: Sequence[str],
-        each: int, *, relay: bool = False, other: Child | None = None,
+        self, bench: Bench, stack: ExitStack, child: Process, users: Sequence[str],
+        each: int, *, relay: bool = False, other: Process | None = None,
         together: bool = False,
     ) -> None:  # fmt: skip
         self.child = child

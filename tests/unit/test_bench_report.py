@@ -3,10 +3,13 @@
 import json
 from xml.etree import ElementTree
 
+import pytest
+
 from tests.bench.charts import charts
 from tests.bench.cores import Layout, layout, times
 from tests.bench.figure import Figure
-from tests.bench.report import as_json, table
+from tests.bench.peers import Peer
+from tests.bench.report import MARKS, as_json, readme, table
 
 MET = Figure("ping", "ping <1>", "µs", [4.0, 6.0], "serve", [10.0, 10.0], 0.6)
 MISSED = Figure("idle", "weight", "B", [9000.0], "websockets.serve", [10000.0], 0.5)
@@ -88,3 +91,23 @@ def test_load_and_second_server_get_cores_of_their_own_where_there_are_some() ->
 def test_waiting_for_a_disk_is_idle() -> None:
     text = "cpu  9 9 9 9\ncpu1 10 0 5 80 3 1 1 0 7 0\nintr 5\n"
     assert times(text) == {1: (17, 100)}
+
+
+def test_the_table_of_a_readme_is_replaced_between_its_marks() -> None:
+    begin, end = MARKS
+    text = f"before\n{begin}\nold\n{end}\nafter\n"
+    written = readme(text, [MET, MISSED])
+    assert written.startswith(f"before\n{begin}\n\n| work | daemon | baseline |")
+    assert written.endswith(f"\n\n{end}\nafter\n")
+    assert "old" not in written
+    assert readme(written, [MET, MISSED]) == written
+    with pytest.raises(ValueError, match="unpack"):
+        readme("no marks", [MET])
+
+
+def test_a_peer_is_a_name_and_a_command() -> None:
+    assert Peer.named("mine=node x.js --port={port}") == Peer(
+        "mine", "node x.js --port={port}"
+    )
+    with pytest.raises(ValueError, match="NAME=COMMAND"):
+        Peer.named("mine")

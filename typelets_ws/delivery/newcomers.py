@@ -24,7 +24,7 @@ from .horizons import Horizons
 from .hub import Device
 from .senders import RowSender
 from .shown import ShownRows
-from .sign_ins import SIGN_IN
+from .sign_ins import SIGN_IN, SYNCING_S
 
 __all__ = ["Newcomers"]
 
@@ -72,9 +72,10 @@ class Newcomers:
         """The device is gone, or asks by itself."""
         self.waiting.pop(connection_id, None)
 
-    def postpone(self, connection_id: str, due: float) -> None:
-        """The device is syncing: do not replay before this time."""
+    def postpone(self, connection_id: str) -> None:
+        """The device is syncing by itself: do not replay for a while."""
         if connection_id in self.waiting:
+            due = self.monotonic() + SYNCING_S
             self._schedule(self.waiting[connection_id], due)
 
     def restart(self) -> None:

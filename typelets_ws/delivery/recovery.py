@@ -46,8 +46,6 @@ SIGN_IN_S: Final = 0.4
 """After `auth_success`: a client that syncs has asked by then."""
 GATHERED_S: Final = 0.1
 """Sign-ins within this time are looked at in one statement."""
-SYNCING_S: Final = 10.0
-"""Between two pages of a client that syncs after it has signed in."""
 CONFLICT_S: Final = 0.02
 """Rows in conflict gather for so long: two processes writing one note make many."""
 AUDIT_GAP_S: Final = 0.05
@@ -144,12 +142,13 @@ class Recovery:
         self, user_id: str, connection_id: str, message: client_messages.Sync
     ) -> messages.SyncPage:
         """Answer `sync`. Raises `ClientError` or `StoreError`."""
+        self._newcomers.postpone(connection_id)
+        self._sign_ins.postpone(user_id, connection_id)
         page = await self._syncer.page(user_id, message)
         self._telemetry.metrics.syncs.inc()
         if page.more:
-            due = self._monotonic() + SYNCING_S
-            self._newcomers.postpone(connection_id, due)
-            self._sign_ins.postpone(user_id, connection_id, due)
+            self._newcomers.postpone(connection_id)
+            self._sign_ins.postpone(user_id, connection_id)
         else:
             self._newcomers.discard(connection_id)
             self._sign_ins.cancel(user_id, connection_id)

@@ -13,10 +13,12 @@ from .horizons import Horizons
 from .hub import Hub
 from .user_states import UserStates
 
-__all__ = ["SIGN_IN", "SignIns"]
+__all__ = ["SIGN_IN", "SYNCING_S", "SignIns"]
 
 SIGN_IN: Final = "sign_in"
 """The reason of a heal."""
+SYNCING_S: Final = 10.0
+"""For the next page of a client that syncs after it has signed in, or its `sync`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,13 @@ class SignIns:
     horizons: Horizons
     monotonic: Callable[[], float]
 
-    def postpone(self, user_id: str, connection_id: str, due: float) -> None:
+    def postpone(self, user_id: str, connection_id: str) -> None:
         """The device is syncing by itself; heal it later if it is the only one."""
         state = self.states.get(user_id)
         only = self._is_only(user_id, connection_id)
         if state is not None and state.reason == SIGN_IN and only:
             state.due = None
-            self.states.schedule(user_id, due)
+            self.states.schedule(user_id, self.monotonic() + SYNCING_S)
 
     def cancel(self, user_id: str, connection_id: str) -> None:
         """The device has synced; if it is the only one, nothing is left to replay."""

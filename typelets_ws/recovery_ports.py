@@ -74,7 +74,7 @@ class Since:
 
     `after` is where the last page ended. With `since_s`, rows whose updatedAt is at
     most so many seconds old are wanted as well, or none but those if `horizon` is None.
-    Without `digest` the user has none, whatever `Extent.digest` is.
+    Without `digest` the user has none, even if `Extent.digest` is True.
     """
 
     user_id: str

@@ -1,8 +1,8 @@
-"""What a failed command of the shared limits means for its caller. Pure.
+"""The meaning of a failed command of the shared limits, for its caller. Pure.
 
 Invariants. A server that is unreachable or starting is away: its absence is tolerated
 (spec section 6). A server that answers with an error is a fault, and nothing is granted
-on its word. Errors of a failover are told apart, because they end by themselves.
+on its word. Errors of a failover are distinguished, because they end by themselves.
 """
 
 from enum import Enum

@@ -40,5 +40,5 @@ class PendingSocket(ClientSocket, Holder, Protocol):
     """A socket before its handshake; `evict` answers 503 and closes."""
 
     def refuse(self, reason: str) -> None:
-        """Answer 503 to whatever comes."""
+        """Answer 503 to every request."""
         ...

@@ -92,7 +92,7 @@ class _AcceptedSocket:
                 # The deadline of the timer wheel comes first.
                 ssl_handshake_timeout=state.config.limits.handshake_s + 1,
             )
-        # Whatever a client sends: an exception in a task would end the daemon.
+        # No input of a client may raise: an exception in a task would end the daemon.
         except Exception as exc:
             state.record_handshake("tls_failed")
             state.log.debug("tls_failed", address=self._peer, error=type(exc).__name__)

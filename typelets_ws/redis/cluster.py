@@ -7,7 +7,7 @@ on. PUBLISH is heard from any node, so one whose own master is away goes to anot
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import hiredis
 
 from ..config.redis_address import Node
 from ..telemetry.telemetry import Telemetry
-from .commands import Argument, NodeClient, ReplyCallback, settle
+from .commands import Argument, NodeClient, ReplyCallback, reply_to
 from .connection import RedisUnavailableError
 from .role import Mode, is_refusal, role_error
 from .slots import redirection, slot_of
@@ -103,17 +103,9 @@ class ClusterClient:
             return
         self._send(callback, args, 0)
 
-    async def call(self, *args: Argument) -> Any:
+    def call(self, *args: Argument) -> Coroutine[Any, Any, Any]:
         """See `NodeClient.call`."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.send(partial(settle, answer), *args)
-        reply = await answer
-        try:
-            if isinstance(reply, Exception):
-                raise reply
-            return reply
-        finally:
-            del reply, answer
+        return reply_to(self.send, *args)
 
     async def flush(self) -> None:
         """See `RedisClient.flush`."""

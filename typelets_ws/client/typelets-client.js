@@ -529,6 +529,8 @@ export class TypeletsClient {
       case "folder_updated_sync":
         return this.#live("folders", message.folderId, { ...message.changes, ...message.updatedFolder });
       case "folder_deleted_sync": return this.#live("folders", message.folderId, null);
+      case "sync_page": // also of a sync that timed out: the cursor of a pong counts it as sent
+        return KINDS.forEach((kind) => this.#apply(kind, message[kind]));
       case "resync_required":
         this.#verified = false;
         return this.#startSync(message.reason);
@@ -593,10 +595,7 @@ export class TypeletsClient {
   }
 
   #page(sync, page) {
-    for (const kind of KINDS) {
-      this.#apply(kind, page[kind]);
-      for (const { id } of page[kind]) sync.seen.add(id);
-    }
+    for (const { id } of [...page.folders, ...page.notes]) sync.seen.add(id);
     if (page.more) return this.#askPage(page.cursor);
     const listed = page.noteIds ? new Set([...page.noteIds, ...page.folderIds]) : sync.mode === "all" && sync.seen;
     for (const kind of listed ? KINDS : []) {

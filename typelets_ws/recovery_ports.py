@@ -15,6 +15,7 @@ __all__ = [
     "Digest",
     "Extent",
     "HorizonMemory",
+    "PackedIds",
     "RowIds",
     "RowKey",
     "RowKind",
@@ -74,7 +75,8 @@ class Since:
 
     `after` is where the last page ended. With `since_s`, rows whose updatedAt is at
     most so many seconds old are wanted as well, or none but those if `horizon` is None.
-    Without `digest` the user has none, even if `Extent.digest` is True.
+    Without `digest` the user has none, even if `Extent.digest` is True. With `packed`
+    the user's ids are read.
     """
 
     user_id: str
@@ -83,6 +85,7 @@ class Since:
     settled: int | None = None
     since_s: float | None = None
     digest: bool = True
+    packed: bool = False
 
 
 class TableContents(NamedTuple):
@@ -106,6 +109,13 @@ class RowIds(NamedTuple):
     folders: bytes
 
 
+class PackedIds(NamedTuple):
+    """The ids of one user, 16 bytes each: `Extent.packed` and one more at most."""
+
+    notes: bytes
+    folders: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class UserChanges:
     """The changes of one user, in the order of pages; `more` when some are left."""
@@ -116,6 +126,7 @@ class UserChanges:
     ids: RowIds | None = None
     count: int | None = None
     """Notes and folders of the user, changed or not."""
+    packed: PackedIds | None = None
 
 
 class Extent(NamedTuple):
@@ -131,6 +142,8 @@ class Extent(NamedTuple):
     ids: bool = False
     narrow: bool = False
     counts: bool = False
+    packed: int = 0
+    """At most so many ids of a user, for those with `Since.packed`."""
 
 
 class Changes(Protocol):

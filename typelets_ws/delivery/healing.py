@@ -33,19 +33,17 @@ from ..recovery_ports import (
 )
 from ..telemetry.telemetry import Telemetry
 from .cursors import Cursor, encode
+from .deletions import Deletions
 from .horizons import Horizons
-from .hub import Hub
 from .judging import Judge, Verdict
+from .kept_ids import MOST_IDS
 from .resync import ResyncSender
 from .senders import RowSender
 from .shown import ShownRows
-from .sign_ins import SIGN_IN
-from .user_states import UserState, UserStates
+from .user_states import AUDIT, SIGN_IN, UserState, UserStates
 
-__all__ = ["AUDIT", "DATABASE_CHANGED", "Healer"]
+__all__ = ["Healer"]
 
-AUDIT: Final = "audit"
-DATABASE_CHANGED: Final = "database_changed"
 MOST_KNOWN: Final = 5_000
 """Versions remembered of one user; without them rows are compared once more."""
 MOST_UNVERIFIED: Final = 1_000
@@ -73,11 +71,7 @@ class Healer:
     telemetry: Telemetry
     monotonic: Callable[[], float]
     resync: ResyncSender
-
-    @property
-    def hub(self) -> Hub:
-        """The devices."""
-        return self.sender.hub
+    deletions: Deletions
 
     def heal(self, user_id: str, reason: str, delay: float = 0.0) -> None:
         """Check the user in `delay` seconds, and send `healed` afterwards."""
@@ -90,7 +84,7 @@ class Healer:
     async def look(self, user_ids: Sequence[str], *, digest: bool) -> None:
         """Look at these users' rows, and send what is missing.
 
-        Without `digest` only those users have one whose rows came or went.
+        Without `digest` only those users have one whose rows may have gone.
         """
         started, now = self.shown.sequence, self.monotonic()
         generation = self.horizons.generation
@@ -99,23 +93,17 @@ class Healer:
             for user_id in user_ids
             if (state := self.states.get(user_id)) is not None
         ]
-        for user_id, state in users:
+        for _, state in users:
             state.begun = True
-            state.recount |= self.shown.take_came_or_went(user_id)
         wanted = [
-            self._since(user_id, state, now, digest=digest or state.recount)
-            for user_id, state in users
+            self._since(user_id, state, now, digest=digest) for user_id, state in users
         ]
-        extent = Extent(
-            self.settings.page_rows,
-            self.settings.page_bytes,
-            any(since.digest for since in wanted),
-            counts=True,
-        )
+        rows, size = self.settings.page_rows, self.settings.page_bytes
+        extent = Extent(rows, size, digest=True, counts=True, packed=MOST_IDS)
         try:
             snapshot, found = await self.changes.changed(wanted, extent)
             self.horizons.observe(snapshot, now)
-            rows = await self._read_unverified(users, found, started)
+            unverified = await self._read_unverified(users, found, started)
         except StoreError:
             self._retry(users)
             return
@@ -127,10 +115,13 @@ class Healer:
             if self.states.get(user_id) is not state:
                 continue  # its last device has gone meanwhile
             judge = Judge(self.shown, state, started, now, self.settings.quiet_s)
+            if state.horizon is None and state.after is None:
+                self.deletions.repeat(user_id, now)
             for row in changes.rows:
+                self.deletions.kept.add(row.key)
                 self._judge(judge, row, changed=True)
-            for key in [key for key in rows if key.user_id == user_id]:
-                self._judge_shown(judge, key, rows[key])
+            for key in [key for key in unverified if key.user_id == user_id]:
+                self._judge_shown(judge, key, unverified[key])
             self._finish(user_id, judge, changes, snapshot)
 
     async def reread(self, keys: Collection[RowKey]) -> list[RowKey]:
@@ -152,7 +143,7 @@ class Healer:
                 self.sender.send(row)
                 self.shown.sent(row)
                 self.telemetry.metrics.repairs.inc()
-        self.hub.flush()
+        self.sender.hub.flush()
         return again
 
     def _since(
@@ -166,7 +157,9 @@ class Healer:
             replay_s = self.settings.replay_s
             horizon, age = self.horizons.oldest(replay_s, now) or (None, 0.0)
             within = None if age >= replay_s else replay_s
-        return Since(user_id, horizon, state.after, settled, within, digest)
+        packed = self.deletions.wants_ids(user_id, state, few=digest)
+        digest = digest or state.recount
+        return Since(user_id, horizon, state.after, settled, within, digest, packed)
 
     async def _read_unverified(
         self,
@@ -200,7 +193,7 @@ class Healer:
             return
         known = self.shown.get(row.key)
         holder = None if known is None else known.holder_of(row)
-        if self.hub.has_other(row.key.user_id, holder):
+        if self.sender.hub.has_other(row.key.user_id, holder):
             self.sender.send(row, holder)
             self._count(judge.state, verdict, row.key)
         judge.held(row)
@@ -209,10 +202,17 @@ class Healer:
         if row is not None:
             # Below a horizon it is as it was when the devices were known to hold it.
             self._judge(judge, row, changed=judge.state.horizon is None)
-        elif judge.absent(key) is Verdict.UNANNOUNCED:
-            self.sender.send_deletion(key)
-            self.shown.forget(key)
-            self._count(judge.state, Verdict.UNANNOUNCED, key)
+            return
+        verdict = judge.absent(key)
+        if verdict is Verdict.UNANNOUNCED:
+            self._send_deletion(judge.state, key)
+        if verdict is not Verdict.WAIT:
+            self.deletions.kept.remove(key, judge.now)
+
+    def _send_deletion(self, state: UserState, key: RowKey) -> None:
+        self.sender.send_deletion(key)
+        self.shown.forget(key)
+        self._count(state, Verdict.UNANNOUNCED, key)
 
     def _count(self, state: UserState, verdict: Verdict, key: RowKey) -> None:
         """Count a row sent; one that no event announced also as a fault of others."""
@@ -232,7 +232,7 @@ class Healer:
     ) -> None:
         """Move on: to the next page, the next look, or the next horizon."""
         state, now = judge.state, self.monotonic()
-        self.hub.flush()
+        self.sender.hub.flush()
         state.collected = {**(state.collected or {}), **judge.waiting}
         if state.following is None:
             state.following = snapshot.horizon
@@ -245,6 +245,7 @@ class Healer:
         following, state.following = state.following, None
         single, state.after = state.after is None, None
         state.waiting, state.collected = state.collected or None, None
+        self._find_gone(user_id, judge, changes)
         if state.waiting:
             self.states.schedule(user_id, now + self.settings.quiet_s)
             return
@@ -253,23 +254,32 @@ class Healer:
         if single or len(state.known or ()) > MOST_KNOWN:
             state.known = {row.key: row.version for row in changes.rows} or None
         self.states.looked(user_id, now)
-        # With as many rows as before and nothing announced, none has gone.
-        counts = {state.count, changes.count} - {None}
-        state.recount |= len(counts) > 1
-        state.count = changes.count
-        state.recount |= state.sent and state.reason is None
-        if state.recount and changes.digest is None:
-            self.states.schedule(user_id, now)  # for the digest
+        unproven = state.sent and state.reason is None and changes.digest is None
+        if state.recount or unproven:
+            # An event of a deletion may be on its way.
+            later = state.recount and state.reason is None
+            state.recount = True
+            pause = self.settings.quiet_s if later else 0.0
+            self.states.schedule(user_id, now + pause)
             return
         self._healed(user_id, state, changes.digest)
 
+    def _find_gone(self, user_id: str, judge: Judge, changes: UserChanges) -> None:
+        """Send the deletion of rows that have gone, or have their ids read."""
+        state, known = judge.state, self.deletions.kept.count(user_id) is not None
+        gone = self.deletions.compare(user_id, state, changes, judge.now)
+        state.recount = gone is not None and self.deletions.lacks_ids(changes)
+        state.sent |= gone is not None and not (known and state.recount)
+        for key in gone or ():
+            self._send_deletion(state, key)
+        self.sender.hub.flush()
+
     def _healed(self, user_id: str, state: UserState, digest: Digest | None) -> None:
-        reason: str | None = state.reason or AUDIT
-        if reason in {AUDIT, SIGN_IN} and not state.sent and not state.recount:
-            reason = None
-        state.reason, state.sent, state.told, state.recount = None, False, False, False
-        if reason is not None and state.cursor is not None:
-            devices = self.hub.devices_of(user_id)
+        reason = state.reason or AUDIT
+        news = state.sent or reason not in {AUDIT, SIGN_IN}
+        state.reason, state.sent, state.told = None, False, False
+        if news and state.cursor is not None:
+            devices = self.sender.hub.devices_of(user_id)
             self.sender.send_healed(devices, reason, state.cursor, digest)
             self.telemetry.metrics.heals.labels(reason).inc()
 
@@ -282,7 +292,6 @@ class Healer:
 
     def _tell(self, user_id: str, state: UserState) -> None:
         """Send `resync_required`, once for each reason."""
-        if not state.told and state.reason not in {None, SIGN_IN}:
-            assert state.reason is not None
+        if state.reason and state.reason != SIGN_IN and not state.told:
             state.told = True
             self.resync.send([user_id], state.reason)

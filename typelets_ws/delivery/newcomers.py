@@ -20,11 +20,13 @@ from ..config.model import Recovery as Settings
 from ..ports import StoreError
 from ..recovery_ports import Changes, Extent, RowKey, RowKind, Since, StoredRow
 from .cursors import Cursor, encode
+from .deletions import Deletions
 from .horizons import Horizons
 from .hub import Device
 from .senders import RowSender
 from .shown import ShownRows
-from .sign_ins import SIGN_IN, SYNCING_S
+from .sign_ins import SYNCING_S
+from .user_states import SIGN_IN
 
 __all__ = ["Newcomers"]
 
@@ -58,6 +60,7 @@ class Newcomers:
     horizons: Horizons
     settings: Settings
     monotonic: Callable[[], float]
+    deletions: Deletions
     waiting: dict[str, _Newcomer] = field(default_factory=dict)
     """By connection id."""
     _due: list[tuple[float, str]] = field(default_factory=list)
@@ -140,6 +143,8 @@ class Newcomers:
         if self.horizons.generation != generation:
             return  # read with the horizon of another database; `restart` follows
         for one, changes in zip(some, found, strict=True):
+            if one.after is None and one.device.open:
+                one.sent = self.deletions.repeat_to(one.user_id, one.device, now)
             rows = []
             for row in changes.rows:
                 if self.shown.touched(row.key, started):
@@ -179,6 +184,8 @@ class Newcomers:
             self._settle(one, self.horizons.identity, horizon)
 
     def _send(self, one: _Newcomer, rows: list[StoredRow]) -> None:
+        for row in rows:
+            self.deletions.kept.add(row.key)
         if rows and one.device.open:
             self.sender.send_to([one.device], rows)
             one.sent = True

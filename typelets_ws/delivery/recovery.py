@@ -18,25 +18,25 @@ from typing import Final, Protocol
 from ..config.model import Recovery as Settings
 from ..ports import StoreError, Updated
 from ..protocol import client_messages, messages
-from ..recovery_ports import Changes, Extent, HorizonMemory, RowKey
+from ..recovery_ports import Changes, HorizonMemory, RowKey
 from ..telemetry.telemetry import Telemetry
 from .alarm import Alarm
-from .healing import DATABASE_CHANGED, Healer
+from .deletions import KEPT_BYTES, Deletions
+from .healing import Healer
 from .horizon_keeper import HorizonKeeper
 from .horizons import Horizons
 from .hub import Device
+from .kept_ids import KeptIds
 from .newcomers import Newcomers
 from .resync import ResyncSender
 from .senders import RowSender
-from .shown import ShownRows
-from .sign_ins import SIGN_IN, SignIns
+from .shown import SHOWN_BYTES, ShownRows
+from .sign_ins import SignIns
 from .syncing import Syncer
-from .user_states import UserStates
+from .user_states import DATABASE_CHANGED, SIGN_IN, UserStates
 
 __all__ = ["Recovery"]
 
-SHOWN_BYTES: Final = 32 * 1_048_576
-"""Of rows shown and their changes: some 20,000 rows of 1 KB."""
 HORIZON_S: Final = 2.0
 """Between horizons: `auth_success` has the newest one."""
 UNSUPPORTED_S: Final = 30.0
@@ -83,7 +83,6 @@ class Recovery:
         monotonic: Callable[[], float],
     ) -> None:
         self._monotonic = monotonic
-        self._generation = 0
         self._changes, self._hub = changes, sender.hub
         self._settings, self._telemetry = settings, telemetry
         self.on = False
@@ -93,18 +92,19 @@ class Recovery:
         self.horizons = Horizons(settings.replay_s + 2 * HORIZON_S)
         self._keeper = HorizonKeeper(changes, memory, self.horizons, monotonic)
         self._sign_ins = SignIns(self._hub, self.states, self.horizons, monotonic)
-        extent = Extent(settings.page_rows, settings.page_bytes)
-        self._syncer = Syncer(changes, shown, self.horizons, extent, monotonic)
+        kept = KeptIds(KEPT_BYTES, settings.replay_s)
+        self.deletions = Deletions(kept, shown, sender)
+        self._syncer = Syncer(changes, shown, self.horizons, settings, monotonic)
         self._healer = Healer(
             changes, sender, shown, self.horizons, self.states, settings, telemetry,
-            monotonic, resync,
+            monotonic, resync, self.deletions,
         )  # fmt: skip
         self._newcomers = Newcomers(
-            changes, sender, shown, self.horizons, settings, monotonic
+            changes, sender, shown, self.horizons, settings, monotonic, self.deletions
         )
         self.conflicts: dict[RowKey, None] = {}
         self._alarm = Alarm(monotonic)
-        self._audit_at = 0.0
+        self._audit_at, self._generation = 0.0, 0
         self._why: str | None = None
 
     # What the session asks.
@@ -162,6 +162,7 @@ class Recovery:
             return
         due = ceil((now + SIGN_IN_S) / GATHERED_S) * GATHERED_S
         if state is None:
+            self.deletions.kept.enter(user_id, now)
             self.states.add(user_id, now).reason = SIGN_IN
             self.states.schedule(user_id, due)
         elif state.begun or self.shown.unverified(user_id, self.shown.sequence):
@@ -175,8 +176,7 @@ class Recovery:
         if not self._hub.count(user_id):
             self.states.discard(user_id)
             self.shown.discard_user(user_id)
-
-    # What the relay asks.
+            self.deletions.kept.leave(user_id, self._monotonic())
 
     def heal(self, user_ids: Collection[str], reason: str, delay: float = 0.0) -> None:
         """The users' devices may have missed something: heal them in `delay` s."""
@@ -270,15 +270,15 @@ class Recovery:
             self._telemetry.log.warning("database_changed")
             self.states.restart()
             self._newcomers.restart()
+            self.deletions.restart(self.states)
             self.shown.unverify()
             self.heal(tuple(self.states), DATABASE_CHANGED)
 
     async def _audit(self, now: float) -> bool:
         self._telemetry.metrics.audit_round.set(self.states.staleness(now))
-        if now < self._audit_at:
-            return False
-        oldest = self.states.oldest(now - self._settings.audit_s, AUDIT_BATCH)
-        if not oldest:
+        before = now - self._settings.audit_s
+        oldest = self.states.oldest(before, AUDIT_BATCH)
+        if not oldest or now < self._audit_at:
             return False
         await self._healer.look(oldest, digest=False)
         spent = self._monotonic() - now

@@ -47,19 +47,22 @@ class RowSender:
             self.metrics.deliveries.inc(len(frames))
 
     def send_deletion(self, key: RowKey) -> None:
-        """Send all devices of the user that the row is gone."""
-        timestamp = self.now_ms()
-        message: messages.ServerMessage
-        if key.kind is RowKind.NOTE:
-            message = messages.NoteDeletedSync(
-                noteId=key.row_id, timestamp=timestamp, fromUserId=SERVER
-            )
-        else:
-            message = messages.FolderDeletedSync(
-                folderId=key.row_id, timestamp=timestamp, fromUserId=SERVER
-            )
-        count = self.hub.queue(key.user_id, Frame(messages.encode(message)))
+        """Send all devices of the user that the row is gone.
+
+        It leaves with the next `hub.flush`.
+        """
+        count = self.hub.queue(key.user_id, self._deletion(key))
         self.metrics.deliveries.inc(count)
+
+    def send_deletions(
+        self, devices: Iterable[Device], keys: Collection[RowKey]
+    ) -> None:
+        """Send some devices at once that rows are gone."""
+        frames = [self._deletion(key) for key in keys]
+        for device in devices:
+            for frame in frames:
+                device.send_frame(frame)
+            self.metrics.deliveries.inc(len(frames))
 
     def send_healed(
         self,
@@ -77,6 +80,19 @@ class RowSender:
         frame = Frame(messages.encode(message))
         for device in devices:
             device.send_frame(frame)
+
+    def _deletion(self, key: RowKey) -> Frame:
+        timestamp = self.now_ms()
+        message: messages.ServerMessage
+        if key.kind is RowKind.NOTE:
+            message = messages.NoteDeletedSync(
+                noteId=key.row_id, timestamp=timestamp, fromUserId=SERVER
+            )
+        else:
+            message = messages.FolderDeletedSync(
+                folderId=key.row_id, timestamp=timestamp, fromUserId=SERVER
+            )
+        return Frame(messages.encode(message))
 
     def _pair(self, row: StoredRow) -> tuple[Frame, Frame]:
         timestamp, text = self.now_ms(), Raw(row.text)

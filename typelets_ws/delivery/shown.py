@@ -15,24 +15,27 @@ Invariants:
 """
 
 from collections import OrderedDict
+from typing import Final
 
 from ..ports import Updated
 from ..recovery_ports import RowKey, StoredRow
 from .shown_row import ShownRow, is_complete
 
-__all__ = ["ShownRows"]
+__all__ = ["SHOWN_BYTES", "ShownRows"]
+
+SHOWN_BYTES: Final = 32 * 1_048_576
+"""Of rows shown and their changes: some 20,000 rows of 1 KB."""
 
 
 class _User:
     """The keys of one user's rows: remembered, and shown since they were verified."""
 
-    __slots__ = ("came_or_went", "keys", "unverified")
+    __slots__ = ("keys", "unverified")
 
     def __init__(self) -> None:
         self.keys: dict[RowKey, None] = {}
         self.unverified: dict[RowKey, int] = {}
         """With the sequence of the last showing."""
-        self.came_or_went = False
 
 
 class ShownRows:
@@ -145,7 +148,6 @@ class ShownRows:
             return
         if known.base is None or known.gone:
             known.rebase(row if is_complete(row) else None)
-        self._users[key.user_id].came_or_went = True
         known.version = known.event_version = version or known.version
         known.last = row
         known.gone = known.replied = False
@@ -159,7 +161,6 @@ class ShownRows:
         known.version = known.event_version = known.holder = None
         known.rebase(None)
         known.last = b""
-        self._users[key.user_id].came_or_went = True
         known.gone, known.replied = True, False
         self._weigh(known)
 
@@ -184,13 +185,10 @@ class ShownRows:
         known.gone = known.replied = False
         self._weigh(known)
 
-    def take_came_or_went(self, user_id: str) -> bool:
-        """Whether creations or deletions were shown since the last call."""
+    def deletions(self, user_id: str) -> list[RowKey]:
+        """The user's rows whose deletion was shown last, and is not verified."""
         user = self._users.get(user_id)
-        if user is None:
-            return False
-        found, user.came_or_went = user.came_or_went, False
-        return found
+        return [] if user is None else [k for k in user.keys if self._rows[k].gone]
 
     def is_unverified(self, key: RowKey) -> bool:
         """Whether the row was shown since it was verified."""

@@ -11,12 +11,10 @@ from typing import Final
 from .cursors import Cursor, encode
 from .horizons import Horizons
 from .hub import Hub
-from .user_states import UserStates
+from .user_states import SIGN_IN, UserStates
 
-__all__ = ["SIGN_IN", "SYNCING_S", "SignIns"]
+__all__ = ["SYNCING_S", "SignIns"]
 
-SIGN_IN: Final = "sign_in"
-"""The reason of a heal."""
 SYNCING_S: Final = 10.0
 """For the next page of a client that syncs after it has signed in, or its `sync`."""
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from msgspec import UNSET, Raw
 
+from ..config.model import Recovery as Settings
 from ..protocol import client_messages, messages
 from ..protocol.errors import CURSOR_EXPIRED, ClientError, Code
 from ..recovery_ports import (
@@ -47,14 +48,14 @@ class Syncer:
         changes: Changes,
         shown: ShownRows,
         horizons: Horizons,
-        extent: Extent,
+        settings: Settings,
         monotonic: Callable[[], float],
     ) -> None:
         self._changes = changes
         self.gathered = GatheredChanges(changes)
         self._shown = shown
         self._horizons = horizons
-        self._extent = extent._replace(digest=True)
+        self._extent = Extent(settings.page_rows, settings.page_bytes, digest=True)
         self._monotonic = monotonic
 
     async def page(
@@ -104,7 +105,7 @@ class Syncer:
                 if key in found:
                     current[key] = found[key]
                 else:
-                    del current[key]
+                    current.pop(key, None)
             touched = [key for key in touched if self._shown.touched(key, again)]
         for key in touched:
             current.pop(key, None)

@@ -10,10 +10,18 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import Final
 
 from ..recovery_ports import RowKey, RowKind
 
-__all__ = ["FirstLook", "UserState", "UserStates"]
+__all__ = [
+    "AUDIT", "DATABASE_CHANGED", "SIGN_IN", "FirstLook", "UserState", "UserStates",
+]  # fmt: skip
+
+AUDIT: Final = "audit"
+SIGN_IN: Final = "sign_in"
+DATABASE_CHANGED: Final = "database_changed"
+"""Reasons of a heal, beside those of gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class UserState:
     sent: bool = False
     """Whether rows were sent since the last `healed`."""
     recount: bool = False
-    """Whether devices need a digest: it shows them a deletion that no event named."""
+    """Whether the next look reads the ids and the digest: rows may have gone."""
     due: float | None = None
     """When the next look is due; None leaves it to the audit."""
     after: tuple[RowKind, str] | None = None
@@ -65,6 +73,7 @@ class UserState:
         self.horizon = self.following = self.count = None
         self.cursor = self.after = None
         self.known = self.waiting = self.collected = None
+        self.recount = True
 
 
 class UserStates:

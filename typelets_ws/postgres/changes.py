@@ -25,6 +25,7 @@ from ..ports import StoreError
 from ..recovery_ports import (
     Digest,
     Extent,
+    PackedIds,
     RowIds,
     RowKey,
     RowKind,
@@ -52,6 +53,8 @@ OLDEST_VERSION: Final = 140_000
 _RECOVERY: Final = "recovery"
 _KINDS: Final = {RowKind.FOLDER: "f", RowKind.NOTE: "n"}
 _BY_LETTER: Final = {b"f": RowKind.FOLDER, b"n": RowKind.NOTE}
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""As Postgres writes it; an event may name any text as an id."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _NONE: Final = "0" * 32
 
@@ -112,12 +115,14 @@ class ChangeReader:
             ids=extent.ids,
             narrow=extent.narrow,
             counts=extent.counts,
+            packed=extent.packed > 0,
         )
         users = [_wanted(number, since) for number, since in enumerate(wanted)]
         params = {
             "users": msgspec.json.encode([user for user in users if user]),
             "rows": extent.rows,
             "bytes": extent.bytes,
+            "packed": extent.packed + 1,
         }
         found = await self._all_rows("changed", query, params)
         return _snapshot(found[0]), _by_user(wanted, found[1:], extent.rows)
@@ -144,7 +149,7 @@ class ChangeReader:
                 "before": str(horizons[user_id]) if user_id in horizons else None,
             }
             for number, (user_id, kind, row_id) in enumerate(keys)
-            if _storable(user_id)
+            if _storable(user_id) and _UUID.fullmatch(row_id)
         ]
         query = changes_sql.rows(versions=versions)
         params = {"keys": msgspec.json.encode(asked)}
@@ -198,6 +203,7 @@ def _wanted(number: int, since: Since) -> dict[str, object] | None:
         "after": since.after and since.after[1],
         "since_s": since.since_s,
         "digest": since.digest,
+        "packed": since.packed,
     }
 
 
@@ -218,6 +224,7 @@ def _by_user(
     digests: dict[int, Digest] = {}
     ids: dict[int, RowIds] = {}
     counts: dict[int, int] = {}
+    packed: dict[int, PackedIds] = {}
     for row in found:
         letter, number = row[0] or b"", int(row[1] or b"0")
         if letter in _BY_LETTER:
@@ -228,6 +235,9 @@ def _by_user(
             counts[number] = int(row[3] or b"0") + int(row[5] or b"0")
         elif letter == b"d":
             digests[number] = Digest(_table_digest(row[3]), _table_digest(row[5]))
+        elif letter == b"p":
+            notes, folders = (row[3] or b"").decode(), (row[5] or b"").decode()
+            packed[number] = PackedIds(bytes.fromhex(notes), bytes.fromhex(folders))
         else:
             ids[number] = RowIds(row[3] or b"[]", row[5] or b"[]")
     changes = []
@@ -240,6 +250,7 @@ def _by_user(
                 digests.get(number),
                 ids.get(number),
                 counts.get(number),
+                packed.get(number),
             )
         )
     return changes

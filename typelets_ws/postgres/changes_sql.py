@@ -17,6 +17,7 @@ Invariants, each checked in tests/integration/postgres/test_changes.py:
 No text of a client becomes part of a statement. The users travel as one JSON value.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -141,8 +142,21 @@ def _count(table: str) -> str:
 
 
 def _ids(table: str) -> str:
-    return f"""(SELECT coalesce(json_agg(d.id), '[]') FROM {table} AS d
+    return f"""(SELECT coalesce(json_agg(d.id), '[]')::text FROM {table} AS d
         WHERE d.user_id = w.user_id)"""  # noqa: S608
+
+
+def _packed(table: str) -> str:
+    return f"""(SELECT encode(string_agg(uuid_send(d.id), ''::bytea), 'hex')
+        FROM (SELECT id FROM {table} WHERE user_id = w.user_id
+            LIMIT %(packed)s::int) AS d)"""  # noqa: S608
+
+
+def _part(kind: str, of_table: Callable[[str], str], condition: str) -> str:
+    """One row for each user: something of its notes, and the same of its folders."""
+    notes, folders = of_table("notes"), of_table("folders")
+    return f"""UNION ALL SELECT '{kind}', w.n, NULL, {notes}, NULL, {folders}, NULL
+        FROM w WHERE {condition} """  # noqa: S608
 
 
 @lru_cache
@@ -153,30 +167,29 @@ def changed(
     ids: bool = False,
     narrow: bool = False,
     counts: bool = False,
+    packed: bool = False,
 ) -> bytes:
     """The statement that reads the changes of several users.
 
     Its parameters: ``users``, a JSON array of objects ``{n, user_id, horizon,
-    settled, kind, after, since_s, digest}``; ``rows`` and ``bytes``, the most of one
-    user. Its rows are ``kind n id version settled at row``, n being the user's number:
-    ``h`` the head, ``f`` and ``n`` folders and notes in the order of a page, ``m`` a
-    user of whom there is more, ``c`` the row count, ``d`` the digest and ``i`` the ids
-    of a user of whom there is not. Rows of the last ``since_s`` seconds by their own
-    ``updated_at`` are changes as well. With `narrow` none but those can be, with an
-    hour's margin: the index on ``updated_at`` finds them, and the horizon selects
-    among them.
+    settled, kind, after, since_s, digest, packed}``; ``rows``, ``bytes`` and
+    ``packed``, the most of one user. Its rows are ``kind n id version settled at
+    row``, n being the user's number: ``h`` the head, ``f`` and ``n`` folders and notes
+    in the order of a page, ``m`` a user of whom there is more, ``c`` the row count,
+    ``d`` the digest, ``i`` the ids and ``p`` the packed ids of a user of whom there is
+    not. Rows of the last ``since_s`` seconds by their own ``updated_at`` are changes as
+    well. With `narrow` none but those can be, with an hour's margin: the index on
+    ``updated_at`` finds them, and the horizon selects among them.
     """
     last = "NOT EXISTS (SELECT FROM m WHERE m.n = w.n)"
-    tail = ""
-    if digest:
-        tail += f"""UNION ALL SELECT 'd', w.n, NULL, {_digest("notes")}, NULL,
-            {_digest("folders")}, NULL FROM w WHERE w.digest AND {last} """  # noqa: S608
-    if counts:
-        tail += f"""UNION ALL SELECT 'c', w.n, NULL, {_count("notes")}, NULL,
-            {_count("folders")}, NULL FROM w """  # noqa: S608
-    if ids:
-        tail += f"""UNION ALL SELECT 'i', w.n, NULL, {_ids("notes")}::text, NULL,
-            {_ids("folders")}::text, NULL FROM w WHERE {last} """  # noqa: S608
+    tail = "".join(
+        [
+            _part("d", _digest, f"w.digest AND {last}") if digest else "",
+            _part("c", _count, "true") if counts else "",
+            _part("p", _packed, f"w.packed AND {last}") if packed else "",
+            _part("i", _ids, last) if ids else "",
+        ]
+    )
     notes = _NOTES % (_NARROW if narrow else _WIDE.format("n"))
     folders = _FOLDERS % (_AGED if narrow else _WIDE).format("f")
     # The columns of a CTE keep their compressed and external values as they are.
@@ -186,7 +199,7 @@ def changed(
                 age(settled::xid8::xid) AS settled_age
             FROM json_to_recordset(%(users)s::json) AS u(n int, user_id text,
                 horizon text, settled text, kind text, after uuid, since_s float8,
-                digest bool)),
+                digest bool, packed bool)),
         fc AS MATERIALIZED (SELECT w.n, f.* FROM w CROSS JOIN LATERAL ({folders}) AS f),
         nc AS MATERIALIZED (SELECT w.n, n.* FROM w CROSS JOIN LATERAL ({notes}) AS n),
         fs AS (SELECT n, count(*) AS rows, sum(size) AS size FROM fc GROUP BY n),

@@ -14,6 +14,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
@@ -43,7 +44,7 @@ SETTINGS = {
     "enabled": True, "replay_s": 60.0, "audit_s": 0.6, "audit_share": 0.3,
     "quiet_s": 0.3, "page_rows": 5, "page_bytes": 8_000,
 }  # fmt: skip
-PROCESSES = 4
+PROCESSES = 8
 """One seed in so many has daemons as processes."""
 PATIENCE_S = 25.0
 POLL_S = 0.1
@@ -259,8 +260,8 @@ async def by_hand(first: int, count: int, at_once: int) -> int:
                 began = time.monotonic()
                 try:
                     wrong = await play(seed, database, redis, daemons)
-                except Exception as exc:
-                    wrong = [repr(exc)]
+                except Exception:
+                    wrong = [traceback.format_exc()]
                 kind = type(daemons).__name__
                 took = f"{time.monotonic() - began:.1f} s"
                 print(f"seed {seed} {kind} {took}: {'WRONG' if wrong else 'equal'}")
@@ -278,7 +279,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Seeds of faults, by hand.")
     parser.add_argument("--first", type=int, default=1_000)
     parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--at-once", type=int, default=4)
+    parser.add_argument("--at-once", type=int, default=3)
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         playing = by_hand(options.first, options.seeds, options.at_once)

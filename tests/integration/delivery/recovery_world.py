@@ -72,6 +72,7 @@ class Client:
         self.device: Device | None = None
         self.foreign: list[Message] = []
         self.heard: list[tuple[float, Message]] = []
+        self.learned: set[str] = set()
 
     def load(self) -> None:
         """Fetch everything over REST, as a page does when it is loaded."""
@@ -148,10 +149,12 @@ class OldClient(Client):
     def on_note_created_sync(self, message: Message) -> None:
         row = message["noteData"]
         self.notes.setdefault(row["id"], dict(row))
+        self.learned.add(row["id"])
 
     def on_folder_created_sync(self, message: Message) -> None:
         row = message["folderData"]
         self.folders.setdefault(row["id"], dict(row))
+        self.learned.add(row["id"])
 
     def on_note_sync(self, message: Message) -> None:
         if message["noteId"] in self.notes and message["updatedNote"]:
@@ -164,10 +167,20 @@ class OldClient(Client):
     def on_note_update_success(self, message: Message) -> None:
         self.notes[message["noteId"]] = dict(message["updatedNote"])
 
+    async def connected(self) -> None:
+        self.learned.clear()
+
     def differs(self) -> list[str]:
-        """Rows of Postgres that it does not hold; a lost deletion leaves no trace."""
+        """Rows that are not as Postgres holds them.
+
+        Of the rows that it shows and that do not exist, those are wrong that it has
+        learned of in this session. It may have missed the others' deletion before.
+        """
         notes, folders = self.tables.of(self.user)
-        return differing(self.notes, notes) + differing(self.folders, folders)
+        found = differing(self.notes, notes) + differing(self.folders, folders)
+        extra = (self.notes.keys() | self.folders.keys()) - notes.keys()
+        extra = (extra - folders.keys()) & self.learned
+        return found + [f"extra {row_id}" for row_id in extra]
 
 
 class SyncClient(Client):

@@ -165,17 +165,13 @@ def test_with_another_database_every_row_is_verified_again() -> None:
     assert shown.unverified("alice", shown.sequence) == [KEY]
 
 
-def test_creations_and_deletions_are_reported_once() -> None:
+def test_deletions_shown_last_are_listed() -> None:
     shown = of_alice()
-    assert not shown.take_came_or_went("alice")
-    show(shown, stored(1))
-    assert not shown.take_came_or_went("alice")
-    shown.created(KEY, stored(2).text, at(2))
-    assert shown.take_came_or_went("alice")
-    assert not shown.take_came_or_went("alice")
+    assert shown.deletions("alice") == shown.deletions("bob") == []
     shown.deleted(KEY)
-    assert shown.take_came_or_went("alice")
-    assert not shown.take_came_or_went("bob")
+    assert shown.deletions("alice") == [KEY]
+    shown.created(KEY, stored(2).text, at(2))
+    assert shown.deletions("alice") == []
 
 
 def test_the_same_version_again_is_not_stale() -> None:

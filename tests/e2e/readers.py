@@ -76,10 +76,11 @@ class Events:
     def __init__(self, users: Sequence[str]) -> None:
         self.of: dict[str, set[str]] = {user: set() for user in users}
         self.count = 0
+        self.stopped = False
         self._users = users
 
     async def run(self, redis_url: str, database_url: str) -> None:
-        """Write, commit, publish; until cancelled."""
+        """Write, commit, publish; until stopped."""
         async with (
             await psycopg.AsyncConnection.connect(
                 database_url,
@@ -89,7 +90,7 @@ class Events:
             ) as database,
             AsyncPublisher(redis_url, timeout_s=5) as publisher,
         ):
-            while True:
+            while not self.stopped:
                 user, number = self._users[self.count % len(self._users)], self.count
                 row = await database.execute(INSERT, (user, str(number)))
                 note = whole_note(user, **(await row.fetchone() or {}))
@@ -117,9 +118,10 @@ async def publishing(
     """Publish in the background for as long as the context is entered."""
     events = Events(users)
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(events.run(redis_url, database_url))
+        group.create_task(events.run(redis_url, database_url))
         yield events
-        task.cancel()
+        # Not cancelled: each event that is written is published as well.
+        events.stopped = True
 
 
 async def assert_none_lost(devices: Crowd, events: Events) -> None:

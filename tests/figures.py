@@ -12,7 +12,12 @@ from pathlib import Path
 from statistics import median
 
 import typelets_ws
-from tests.test_architecture import MODULES, collisions, own_imports
+from tests.test_architecture import (
+    MODULES,
+    collisions,
+    constructor_arguments,
+    own_imports,
+)
 from tests.unit.test_prose import KINDS, WORD, hits, texts_of
 
 PACKAGE = Path(typelets_ws.__file__).parent
@@ -68,9 +73,8 @@ def composition() -> Iterator[tuple[str, object]]:
     arguments, abstract, reconfigure = [], 0, 0
     for module in MODULES:
         for node in ast.walk(module.tree):
-            if isinstance(node, Function) and node.name == "__init__":
-                count = len([*node.args.posonlyargs, *node.args.args])
-                arguments.append(count + len(node.args.kwonlyargs) - 1)
+            if isinstance(node, ast.ClassDef):
+                arguments.append(constructor_arguments(node))
             if isinstance(node, Function) and node.name == "reconfigure":
                 reconfigure += 1
             if isinstance(node, ast.Raise) and "NotImplementedError" in ast.dump(node):

@@ -1,7 +1,8 @@
 """The fast paths: code that replaces a library for speed, each with a switch.
 
 Invariants. With its path switched off, a part behaves the same and only takes longer;
-one differential test per path in tests/fastpaths checks it. A path is chosen when its
+one differential test per path in tests/fastpaths checks it, and the integration tests
+run with all and with none (tests/integration/conftest.py). A path is chosen when its
 part is built: no hot code reads a switch. The variable `TYPELETS_WS_FASTPATHS` is
 ``all`` (the default), ``none`` or names separated by commas; it is read at start.
 

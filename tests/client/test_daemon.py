@@ -22,6 +22,8 @@ from tests.redis import LinkProxy, RedisServer, link_proxy
 from tests.tokens import mint
 from typelets_ws.dev.postgres import Postgres
 
+pytestmark = pytest.mark.slow
+
 CUTS = int(os.environ.get("CUTS", "40"))
 """Of some 2,800 bytes; `CUTS=10000` takes each of them, by hand."""
 GROUP = 40

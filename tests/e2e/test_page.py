@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import psycopg
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.dev import Dev, dev
@@ -19,6 +20,8 @@ from tests.page import (
     rest,
     tab,
 )  # fmt: skip
+
+pytestmark = pytest.mark.slow
 
 __all__ = ["browser", "dev", "fresh_notes", "open_page"]
 

@@ -35,6 +35,8 @@ from typelets_ws.publisher import AsyncPublisher, Publisher
 from typelets_ws.schema.json_schema import Note
 from typelets_ws.telemetry.metrics import Metrics
 
+pytestmark = pytest.mark.slow
+
 NODE_PACKAGES = ("ioredis", "redis", "pg", "ws")
 SHELL = {
     "python3",

@@ -13,6 +13,8 @@ from . import ALL
 from .clients import ATTACKS, Attack
 from .measure import MEMORY_MIB, attacking, measure, victim
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 1.0
 TRIES = 3
 """A busy machine delays the honest client, too; a daemon that stands still does so

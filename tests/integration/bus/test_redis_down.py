@@ -10,7 +10,15 @@ from contextlib import AsyncExitStack
 import pytest
 import redis.asyncio as redis_client
 
-from tests.daemon import Boot, Device, RunningDaemon, daemon, eventually, publish
+from tests.daemon import (
+    IMPATIENT,
+    Boot,
+    Device,
+    RunningDaemon,
+    daemon,
+    eventually,
+    publish,
+)
 from tests.postgres import Database
 from tests.redis import LinkProxy, RedisServer, link_proxy
 
@@ -77,7 +85,7 @@ async def test_a_bad_link_is_noticed_and_nothing_is_lost_silently(
 
     async with (
         link_proxy(redis_server.port) as proxy,
-        daemon(proxy.url, database.url) as house,
+        daemon(proxy.url, database.url, redis=IMPATIENT) as house,
         house.device("alice") as device,
     ):
         await spoil(proxy)
@@ -110,7 +118,7 @@ async def test_others_are_reported_of_what_one_process_could_not_publish(
 ) -> None:
     async with (
         link_proxy(redis_server.port) as proxy,
-        daemon(proxy.url, database.url) as cut_off,
+        daemon(proxy.url, database.url, redis=IMPATIENT) as cut_off,
         boot() as well,
         cut_off.device("alice") as phone,
         well.device("alice") as laptop,
@@ -200,7 +208,7 @@ async def test_no_event_is_lost_without_a_word(
     chance = random.Random(seed)
     async with (
         link_proxy(redis_server.port) as proxy,
-        daemon(proxy.url, database.url) as house,
+        daemon(proxy.url, database.url, redis=IMPATIENT) as house,
         AsyncExitStack() as stack,
         asyncio.TaskGroup() as tasks,
     ):

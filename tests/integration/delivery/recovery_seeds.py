@@ -23,7 +23,7 @@ from typing import Protocol
 
 import uvloop
 
-from tests.daemon import Boot, RunningDaemon, daemon
+from tests.daemon import IMPATIENT, Boot, RunningDaemon, daemon
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.integration.delivery.recovery_world import (
     Client,
@@ -83,7 +83,9 @@ class InProcess:
 
     async def start(self) -> None:
         stack = AsyncExitStack()
-        house = await stack.enter_async_context(self._boot(recovery=SETTINGS))
+        house = await stack.enter_async_context(
+            self._boot(recovery=SETTINGS, redis=IMPATIENT)
+        )
         self._houses.append((house, stack))
         self.running.append(house)
 

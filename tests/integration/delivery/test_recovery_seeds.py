@@ -17,8 +17,14 @@ from tests.integration.delivery.recovery_seeds import (
 from tests.postgres import Database
 from tests.redis import RedisServer
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.parametrize("seed", range(24))
+
+@pytest.mark.parametrize(
+    ("seed", "fast_paths"),
+    [(seed, ("all", "none")[seed % 2]) for seed in range(24)],
+    indirect=["fast_paths"],
+)
 async def test_every_device_ends_with_what_postgres_holds(
     boot: Boot, database: Database, redis_server: RedisServer, seed: int
 ) -> None:

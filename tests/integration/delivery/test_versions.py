@@ -100,7 +100,11 @@ async def storm(
     """Five devices write `updates` times; returns what they hold, and the repairs."""
     chance = random.Random(seed)
     async with AsyncExitStack() as stack:
-        houses = [await stack.enter_async_context(boot()) for _ in range(2)]
+        # All writers wait for two statements at a time; none of them gives up.
+        patient = {"wait_ms": 30_000, "statement_timeout_ms": 30_000}
+        houses = [
+            await stack.enter_async_context(boot(database=patient)) for _ in range(2)
+        ]
         copies = [
             Copy(await stack.enter_async_context(houses[n % 2].device(ALICE)), rows)
             for n in range(5)

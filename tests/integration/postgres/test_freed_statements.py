@@ -5,11 +5,13 @@ import gc
 import logging
 import traceback
 import weakref
+from contextlib import suppress
 
 import psycopg
 import pytest
 
 from tests.collector import collector_off
+from tests.daemon import eventually
 from tests.fakes import Log
 from tests.postgres import Database
 from typelets_ws.config.model import Database as Settings
@@ -31,6 +33,13 @@ class Text(str):
     """A text that can be asked whether it is still there."""
 
 
+async def answers(store: Store) -> bool:
+    with suppress(StoreError):
+        await store.ping()
+        return True
+    return False
+
+
 async def test_the_values_of_statements_that_fail_are_freed(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -38,8 +47,6 @@ async def test_the_values_of_statements_that_fail_are_freed(
     caplog.set_level(logging.CRITICAL, "psycopg.pool")
     settings = Settings(url=database.url, wait_ms=200, statement_timeout_ms=200)
     store = Store(settings, Telemetry(Metrics(), Log().bound()))
-    await store.start()
-    await store.ping()
     left: list[weakref.ref[Text]] = []
 
     async def update(number: int) -> None:
@@ -49,7 +56,9 @@ async def test_the_values_of_statements_that_fail_are_freed(
             await store.update_note("alice", NOTE, {"content": text})
         del text
 
+    await store.start()
     try:
+        await eventually(lambda: answers(store))
         with collector_off():
             database.crash()
             await asyncio.gather(*(update(number) for number in range(20)))

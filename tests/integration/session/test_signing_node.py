@@ -16,6 +16,8 @@ from typelets_ws.protocol.json_members import members
 from typelets_ws.session.json_stringify import NotJsonError, json_stringify
 from typelets_ws.session.signing import open_envelope, session_secret, verify
 
+pytestmark = pytest.mark.slow
+
 ORACLE = r"""
 const crypto = require("crypto");
 const hmac = (secret, text) =>

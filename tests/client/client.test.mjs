@@ -164,6 +164,25 @@ test("a page that comes after the timeout is applied", async () => {
   assert.deepEqual(seen.error.map(({ code }) => code), ["TIMEOUT"]);
 });
 
+test("a conflict that comes after the timeout shows its row", async () => {
+  const { world, client, seen } = scene();
+  await client.start();
+  await inSync(world, client);
+  const { server } = world;
+  const { row } = server.tables.notes.get("n1");
+  server.put("notes", { ...row, content: "theirs", updatedAt: server.moment(5) });
+  const { update } = server;
+  server.update = (...asked) => {
+    server.update = () => {}; // and no reply to what is sent again
+    world.time.at(11_000, () => update.apply(server, asked));
+  };
+  client.edit("n1", { content: "mine" });
+  await world.time.pass(11_500);
+  assert.equal(client.notes.get("n1").content, "theirs");
+  await world.time.pass(12_000);
+  assert.equal(seen.conflict[0]?.theirs.content, "theirs");
+});
+
 test("without sync in the server the app refetches", async () => {
   const { world, client, seen } = scene();
   world.server.recovery = false;

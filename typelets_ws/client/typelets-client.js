@@ -529,7 +529,9 @@ export class TypeletsClient {
       case "folder_updated_sync":
         return this.#live("folders", message.folderId, { ...message.changes, ...message.updatedFolder });
       case "folder_deleted_sync": return this.#live("folders", message.folderId, null);
-      case "sync_page": // also of a sync that timed out: the cursor of a pong counts it as sent
+      // Also after the timeout of a request: the cursor of a pong counts their rows as sent.
+      case "error": return message.updatedNote && this.#live("notes", message.updatedNote.id, message.updatedNote);
+      case "sync_page":
         return KINDS.forEach((kind) => this.#apply(kind, message[kind]));
       case "resync_required":
         this.#verified = false;
@@ -706,9 +708,8 @@ export class TypeletsClient {
 
   #refused(entry, error) {
     entry.unsend(error.code === "TIMEOUT" || error.code === "DISCONNECTED");
-    const theirs = error.reply?.updatedNote;
-    if (error.code === "CONFLICT" && theirs) this.#live("notes", theirs.id, theirs);
-    else if (REFUSALS.has(error.code)) {
+    if (error.code === "CONFLICT" && error.reply?.updatedNote) return; // the row is applied
+    if (REFUSALS.has(error.code)) {
       this.#conflict(entry, this.notes.get(entry.id) ?? null, error);
       if (error.code === "NOT_FOUND") this.#startSync("not found");
     } else if (error.code === "DISCONNECTED") entry.notBefore = 0;

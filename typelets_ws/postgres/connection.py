@@ -56,6 +56,11 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
     link: Any
     """`LibpqConnection`, or its twin `plain_connection.PlainConnection`."""
 
+    async def close(self) -> None:
+        """Close it, and end the reference cycle with `link`."""
+        self.__dict__.pop("link", None)
+        await super().close()
+
 
 class LibpqConnection:
     """Statements over one connection of a pool, between `attach` and `detach`."""

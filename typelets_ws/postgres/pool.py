@@ -249,9 +249,12 @@ class Pool:
     async def _putconn(self, link: Link) -> None:
         """Return it to the pool, even when cancelled: putconn may have to wait."""
         link.detach()
+        connection = link.connection
         if not link.free:
             link.close()
-        await asyncio.shield(self._pool.putconn(link.connection))
+            # The pool drops it: what refers to each other is left to the collector.
+            del connection.link
+        await asyncio.shield(self._pool.putconn(connection))
 
     async def _configure(self, connection: PooledConnection) -> None:
         """Make a new connection ours.

@@ -9,10 +9,12 @@ more per message.
 import asyncio
 from typing import Any
 
+from redis._parsers import _AsyncRESP2Parser
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from ..config.redis_address import Node
 from .connection import RedisConnection
@@ -39,7 +41,12 @@ class RedisConnector:
         self._timeout = timeout
         self._mode = mode
         self._replica_allowed = replica_allowed
-        self._pool = ConnectionPool.from_url(url)
+        # Three defaults of redis-py leave a connection in reference cycles, and the
+        # collector of a daemon runs rarely: maintenance notifications (which need
+        # RESP3), CLIENT SETINFO (an error before Redis 7.2), the parser over hiredis.
+        self._pool = ConnectionPool.from_url(
+            url, maint_notifications_config=MaintNotificationsConfig(enabled=False)
+        )
         self._pool.connection_class = dialled(self._pool.connection_class)
         self._pool.connection_kwargs.update(
             protocol=2,
@@ -50,6 +57,8 @@ class RedisConnector:
             socket_timeout=None,
             # `Reconnector` tries again, and reports why the last attempt failed.
             retry=Retry(NoBackoff(), 0),
+            driver_info=None,
+            parser_class=_AsyncRESP2Parser,
         )
         self._pool.connection_kwargs.setdefault("client_name", "typelets-ws")
         self._make(None)

@@ -80,6 +80,8 @@ async def first_success(
     finally:
         for result in results[kept:]:
             discard(result)
+        # What was raised refers to this frame, which must not refer to it.
+        failures.clear()
     return results[0]
 
 

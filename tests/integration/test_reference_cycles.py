@@ -6,10 +6,13 @@ reference cycle is memory of a daemon that lives through faults for months.
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.collector import uncollected
 from tests.daemon import Device, daemon, eventually
@@ -20,11 +23,26 @@ from tests.redis import LinkProxy, RedisServer, link_proxy
 Fault = Callable[[Database, LinkProxy], Awaitable[None]]
 
 
+END_BACKENDS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+)
+
+
 async def end_backends(database: Database, proxy: LinkProxy) -> None:
-    database.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
-    )
+    database.execute(END_BACKENDS)
+
+
+async def hide_postgres(database: Database, proxy: LinkProxy) -> None:
+    place = str(conninfo_to_dict(database.url)["host"])
+    address, hidden = f"{place}/.s.PGSQL.5432", f"{place}/hidden"
+    with psycopg.connect(database.url) as link:
+        os.rename(address, hidden)
+        try:
+            link.execute(END_BACKENDS)
+            await asyncio.sleep(0.5)  # some attempts to connect fail
+        finally:
+            os.rename(hidden, address)
 
 
 async def cut(database: Database, proxy: LinkProxy) -> None:
@@ -37,7 +55,7 @@ async def refuse(database: Database, proxy: LinkProxy) -> None:
     await proxy.heal()
 
 
-@pytest.mark.parametrize("fault", [end_backends, cut, refuse])
+@pytest.mark.parametrize("fault", [end_backends, hide_postgres, cut, refuse])
 async def test_lost_connections_are_freed_at_once(
     database: Database,
     redis_server: RedisServer,
@@ -65,6 +83,8 @@ async def test_lost_connections_are_freed_at_once(
             proxy.url,
             database.url,
             limits={"rate_messages": 1_000_000},
+            # No update gives up waiting: the pool's own error for that is a cycle.
+            database={"wait_ms": 5_000},
             recovery={"enabled": True, "audit_s": 0.5, "quiet_s": 0.1},
         ) as house,
         house.device(ALICE) as other,

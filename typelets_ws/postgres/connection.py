@@ -18,7 +18,7 @@ import select
 import socket
 from asyncio import Future, TimerHandle
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg.errors import error_from_result
@@ -55,6 +55,14 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
 
     link: Any
     """`LibpqConnection`, or its twin `plain_connection.PlainConnection`."""
+
+    @classmethod
+    async def connect(cls, *args: Any, **options: Any) -> Self:
+        """As psycopg's, whose error refers to a frame that refers to the error."""
+        try:
+            return await super().connect(*args, **options)
+        except psycopg.Error as error:
+            raise error.with_traceback(None) from None
 
     async def close(self) -> None:
         """Close it, and end the reference cycle with `link`."""

@@ -50,16 +50,15 @@ def test_names_and_help_follow_promtool_s_rules() -> None:
 
 
 def test_every_figure_is_fed_somewhere() -> None:
-    text = "\n".join(
-        path.read_text() for path in SOURCES.rglob("*.py") if path.name != "metrics.py"
-    )
+    text = "\n".join(path.read_text() for path in SOURCES.rglob("*.py"))
     figures = [
         name
         for name, value in vars(Metrics()).items()
         if not isinstance(value, CollectorRegistry) and not name.startswith("_")
     ]
     assert len(figures) > 20
-    unfed = [name for name in figures if not re.search(rf"\.{name}\b", text)]
+    # Its definition in metrics.py is an assignment.
+    unfed = [name for name in figures if not re.search(rf"\.{name}\b(?! =)", text)]
     assert not unfed
 
 

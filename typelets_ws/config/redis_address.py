@@ -21,7 +21,8 @@ SENTINEL_PORT: Final = 26_379
 SERVER_PORT: Final = 6_379
 _SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
 _OPTIONS: Final = (
-    *("client_name", "db", "health_check_interval", "max_connections", "password"),
+    *("client_name", "db", "decode_responses", "health_check_interval"),
+    *("max_connections", "password"),
     *("protocol", "socket_connect_timeout", "socket_keepalive", "socket_read_size"),
     *("socket_timeout", "username"),
 )

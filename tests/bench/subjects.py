@@ -1,5 +1,6 @@
 """Who hears events: the devices of a server, and the bare sockets beside them."""
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import cycle, islice
@@ -50,6 +51,8 @@ class Audience:
             self.crowd.open(
                 server.port, [script(user) for user in some for _ in range(here)]
             )
+            # Recovery looks at who signed in, within a tenth of a second.
+            time.sleep(0.5)
             server.quiesce()
         self.each = each
         self.commands = [

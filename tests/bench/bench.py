@@ -76,6 +76,7 @@ class Bench:
             "admin": {"enabled": False},
             "auth": {"jwt_key": public_pem()},
             "limits": {
+                "connections": PLENTY,
                 "devices_per_user": PLENTY,
                 "accepts_per_second": PLENTY,
                 "unauthenticated": PLENTY,

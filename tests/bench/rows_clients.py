@@ -204,6 +204,10 @@ def updates(bench: Bench) -> Iterator[Figure]:
         crowd = Crowd()
         stack.callback(crowd.close)
         crowd.open(child.port, [bench.device(user) for user, _ in notes])
+        # The notes are new: recovery sends them to who signs in.
+        time.sleep(0.5)
+        child.quiesce()
+        crowd.hush()
         text = '{"type":"note_update","noteId":"%s","changes":{"content":"c"}}'
         wanted = {
             fd: frame((text % note).encode())

@@ -77,6 +77,7 @@ class Bench:
             "auth": {"jwt_key": public_pem()},
             "limits": {
                 "connections": PLENTY,
+                "handshakes": PLENTY,
                 "devices_per_user": PLENTY,
                 "accepts_per_second": PLENTY,
                 "unauthenticated": PLENTY,

@@ -5,9 +5,10 @@ import ipaddress
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -532,8 +533,12 @@ async def test_missing_rights_are_named_and_granting_them_is_enough(
     try:
         url = f"redis://ws:pw@127.0.0.1:{redis_server.port}/0"
         with capture_logs() as logs:
+
+            def refused() -> list[MutableMapping[str, Any]]:
+                return [one for one in logs if "subscribe_refused" in one["event"]]
+
             async with running_bus(url) as one:
-                await until(lambda: one.bus.commands.up and logs)
+                await until(lambda: one.bus.commands.up and refused())
                 one.bus.publish("ann", b"event")
                 assert await one.bus.flush()
                 assert one.unpublished == [("ann", b"event")]
@@ -550,7 +555,7 @@ async def test_missing_rights_are_named_and_granting_them_is_enough(
                 one.limits.release("ann", "c")
                 assert await one.bus.flush()
                 await until(lambda: one.sample("shared_limits_up") == 1)
-        named = [line for line in logs if line["event"] == "redis_subscribe_refused"]
+        named = refused()
         assert "NOPERM" in named[0]["reason"]
     finally:
         redis_server.command("ACL", "DELUSER", "ws")

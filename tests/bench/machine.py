@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 __all__ = ["Child", "Meter", "Process", "free_port"]
 
 QUIET_S = 0.03
+SIGN_IN_S = 0.5
+"""Recovery gathers sign-ins for a tenth of a second before it looks."""
 PATIENCE_S = 60.0
 _numbers = itertools.count(1)
 
@@ -54,6 +55,11 @@ class Process:
     def forget_peak(self) -> None:
         """Measure the peak from now on."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def settle(self) -> None:
+        """Return when recovery has looked at who signed in, and the rest is done."""
+        time.sleep(SIGN_IN_S)
+        self.quiesce()
 
     def quiesce(self) -> None:
         """Return when the process has nothing to do any more."""
@@ -102,12 +108,7 @@ class Child(Process):
         self.port = json.loads(line)["port"]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # The daemon would close ten thousand devices; the bench does not wait for it.
         self._process.kill()
         self._process.communicate()

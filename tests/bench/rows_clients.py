@@ -205,8 +205,7 @@ def updates(bench: Bench) -> Iterator[Figure]:
         stack.callback(crowd.close)
         crowd.open(child.port, [bench.device(user) for user, _ in notes])
         # The notes are new: recovery sends them to who signs in.
-        time.sleep(0.5)
-        child.quiesce()
+        child.settle()
         crowd.hush()
         text = '{"type":"note_update","noteId":"%s","changes":{"content":"c"}}'
         wanted = {

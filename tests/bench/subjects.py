@@ -1,6 +1,5 @@
 """Who hears events: the devices of a server, and the bare sockets beside them."""
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import cycle, islice
@@ -51,9 +50,7 @@ class Audience:
             self.crowd.open(
                 server.port, [script(user) for user in some for _ in range(here)]
             )
-            # Recovery looks at who signed in, within a tenth of a second.
-            time.sleep(0.5)
-            server.quiesce()
+            server.settle()
         self.each = each
         self.commands = [
             self.publisher.command(child.prefix, user, event()) for user in users

@@ -12,7 +12,7 @@ from tests.e2e.supervisor import quiet_port
 from tests.programs import program
 from tests.readme import blocks
 
-__all__ = ["caddy", "haproxy", "listens", "nginx"]
+__all__ = ["NGINX", "caddy", "haproxy", "listens", "nginx"]
 
 NGINX = """
 daemon off;

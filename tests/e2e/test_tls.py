@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.certificates import issue
 from tests.daemon import Device, eventually, publish
+from tests.e2e.proxies import NGINX
 from tests.e2e.supervisor import quiet_port, supervised
 from tests.postgres import Database
 from tests.programs import program
@@ -26,19 +27,7 @@ DELETED = {"event": "note_deleted", "noteId": NOTE}
 CLIENT = ("127.0.0.2", 0)
 """A client's address that is not the proxy's."""
 
-NGINX = """
-daemon off;
-pid {place}/nginx.pid;
-error_log {place}/error.log;
-worker_processes 1;
-events {{ worker_connections 256; }}
-http {{
-  access_log off;
-  client_body_temp_path {place}/body;
-  proxy_temp_path {place}/proxy;
-  fastcgi_temp_path {place}/fastcgi;
-  uwsgi_temp_path {place}/uwsgi;
-  scgi_temp_path {place}/scgi;
+SITE = """\
   upstream typelets_ws {{
     least_conn;
     server 127.0.0.1:{upstream};
@@ -58,7 +47,6 @@ http {{
       proxy_send_timeout {timeout};
     }}
   }}
-}}
 """
 
 
@@ -195,7 +183,12 @@ def nginx(place: Path, upstream: int, timeout: str) -> Iterator[int]:
     issue(place, "one")
     config = place / "nginx.conf"
     config.write_text(
-        NGINX.format(place=place, upstream=upstream, port=port, timeout=timeout)
+        NGINX.format(
+            place=place,
+            site=SITE.format(
+                place=place, upstream=upstream, port=port, timeout=timeout
+            ),
+        )
     )
     log = place / "error.log"
     command = [program("nginx"), "-p", str(place), "-e", str(log), "-c", str(config)]

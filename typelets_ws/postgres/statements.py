@@ -22,7 +22,7 @@ __all__ = ["Statements"]
 
 EVERYBODY: Final = ""
 """The one key of the line in which all statements wait for a connection."""
-PROBES: Final = frozenset({"ping", "abilities"})
+PROBES: Final = frozenset({"ping", "abilities", "horizon"})
 """They fail every few seconds during an outage, which is logged once."""
 
 Result = TypeVar("Result")

@@ -4,6 +4,7 @@ import asyncio
 import io
 import uuid
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -95,6 +96,21 @@ async def test_while_it_is_down_each_message_is_refused_and_the_rest_goes_on(
         assert (await other.receive())["type"] == "note_sync"
         await eventually(lambda: not house.daemon.health.unready_reasons())
         assert not house.logged("internal_error")
+
+
+@pytest.mark.parametrize("fast_paths", ["all"], indirect=True)
+async def test_what_asks_again_and_again_does_not_fill_the_log(
+    boot: Boot, database: Database
+) -> None:
+    async with boot(database=BRIEF, recovery={"enabled": True}) as house:
+        count = partial(house.figure, "query_seconds_count", query="horizon")
+        await eventually(lambda: count() > 0)
+        await asyncio.to_thread(database.stop)
+        await eventually(lambda: bool(house.logged("postgres_unreachable")))
+        seen = count()
+        await eventually(lambda: count() > seen + 1, 10)
+        assert not house.logged("statement_failed")
+        await asyncio.to_thread(database.start)
 
 
 async def test_a_daemon_that_starts_before_postgres_serves_when_it_comes(

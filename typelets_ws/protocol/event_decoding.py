@@ -2,7 +2,8 @@
 
 Invariants. An event is decoded in one pass; one that does not fit is rejected with an
 `EventRejectReason`. Null in an optional field means absent, unknown keys are ignored,
-and lone surrogates are passed on in relayed data. Tested by
+and lone surrogates are passed on in relayed data. An optional field of a control event
+that does not fit counts as absent: healing repairs no lost revocation. Tested by
 tests/unit/protocol/test_events.py.
 """
 
@@ -13,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, structs
 
-from .events import EVENTS, AnyEvent, Event, FolderUpdated
+from .events import EVENTS, AnyEvent, ControlEvent, Event, FolderUpdated
 from .json_members import (
     MemberError,
     NotJsonError,
@@ -35,6 +36,12 @@ _KINDS: Final = {str(kind.__struct_config__.tag): kind for kind in EVENTS}
 _DATA: Final = {"changes", "updatedNote", "noteData", "folderData", "updatedFolder"}
 _DATA_FIELDS: Final = {
     kind: [f for f in kind.__struct_fields__ if f in _DATA] for kind in EVENTS
+}
+
+_REQUIRED: Final = {
+    kind: [field.name for field in structs.fields(kind) if field.required]
+    for kind in EVENTS
+    if issubclass(kind, ControlEvent)
 }
 
 
@@ -84,8 +91,9 @@ def decode(payload: bytes) -> Event:
     try:
         event: Event = _decoder.decode(payload)
     except msgspec.ValidationError as exc:
-        if not has_surrogates(payload):
-            raise EventError(_misfit(payload), str(exc)) from None
+        kind = _kind(payload)
+        if not has_surrogates(payload) and kind not in _REQUIRED:
+            raise EventError(_misfit(kind), str(exc)) from None
         event = _decode_members(payload)
     except RecursionError:
         raise EventError(EventRejectReason.TOO_DEEP) from None
@@ -123,6 +131,8 @@ def _decode_members(payload: bytes) -> Event:
     kind = _KINDS.get(text(found.get("event")) or "")
     if kind is None:
         raise EventError(EventRejectReason.UNKNOWN_EVENT)
+    if kind in _REQUIRED:
+        found = {name: found[name] for name in _REQUIRED[kind] if name in found}
     try:
         return build(kind, found)
     except MemberError as invalid:
@@ -130,11 +140,15 @@ def _decode_members(payload: bytes) -> Event:
     raise EventError(EventRejectReason.INVALID_FIELD, complaint)
 
 
-def _misfit(payload: bytes) -> EventRejectReason:
+def _kind(payload: bytes) -> type[Event] | None:
+    """The type of the event; None for an unknown one, and for no event."""
     try:
-        kind = msgspec.json.decode(_head.decode(payload)["event"], type=str)
+        return _KINDS.get(msgspec.json.decode(_head.decode(payload)["event"], type=str))
     except (KeyError, msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _misfit(kind: type[Event] | None) -> EventRejectReason:
+    if kind is None:
         return EventRejectReason.UNKNOWN_EVENT
-    if kind in _KINDS:
-        return EventRejectReason.INVALID_FIELD
-    return EventRejectReason.UNKNOWN_EVENT
+    return EventRejectReason.INVALID_FIELD

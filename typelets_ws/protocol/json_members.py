@@ -174,7 +174,8 @@ def build(kind: type[_T], found: Mapping[str, str]) -> _T:
     try:
         return kind(**values)
     except TypeError:
-        missing = [n for n in kind.__struct_fields__ if n not in values]
+        fields = msgspec.structs.fields(kind)
+        missing = [f.name for f in fields if f.required and f.name not in values]
         raise MemberError(missing[0]) from None
 
 

@@ -17,6 +17,7 @@ from ..config.redis_address import Node
 from ..telemetry.telemetry import Telemetry
 from .commands import Argument, NodeClient, ReplyCallback, reply_to
 from .connection import RedisUnavailableError
+from .lost_nodes import LostNodes
 from .role import Mode, is_refusal, role_error
 from .slots import redirection, slot_of
 from .topology import ClusterTopology
@@ -52,6 +53,8 @@ class ClusterClient:
         self._on_connect: list[Callable[[], None]] = []
         self._on_lost: list[Callable[[str], None]] = []
         self._on_map: list[Callable[[], None]] = []
+        self._on_settled: list[Callable[[], None]] = []
+        self._lost_nodes = LostNodes(topology.answers, self._settled)
         self._refresh_due = asyncio.Event()
         self._refused = False
         self._asked: dict[Node, float] = {}
@@ -85,7 +88,8 @@ class ClusterClient:
         self._on_lost.append(callback)
 
     def on_settled(self, callback: Callable[[], None]) -> None:
-        """Never called: PUBLISH at an old master of a Cluster is heard everywhere."""
+        """Call `callback` when events at a node that was lost may be missing."""
+        self._on_settled.append(callback)
 
     def on_map(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each refresh of the map."""
@@ -141,7 +145,7 @@ class ClusterClient:
         """Keep the map and the connections until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                pause = REFRESH_S
+                pause = min(REFRESH_S, self._topology.node_timeout_s)
                 try:
                     await self._topology.refresh()
                     self._refused = False
@@ -151,6 +155,7 @@ class ClusterClient:
                     self._log.warning("redis_cluster_unknown", reason=str(exc))
                     pause = 1.0
                 self._follow(group)
+                self._lost_nodes.follow(self._topology.slots.nodes, group)
                 for notify in self._on_map:
                     notify()
                 self._refresh_due.clear()
@@ -268,6 +273,10 @@ class ClusterClient:
     def _notify_lost(self, reason: str) -> None:
         for notify in self._on_lost:
             notify(reason)
+
+    def _settled(self) -> None:
+        for notify in self._on_settled:
+            notify()
 
     def _is_up(self, node: Node) -> bool:
         member = self._members.get(node)

@@ -5,7 +5,7 @@ master serves. A map comes from one reply to CLUSTER SLOTS.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from redis.crc import key_slot
@@ -21,12 +21,17 @@ def slot_of(key: bytes) -> int:
 
 
 class SlotMap:
-    """Ranges of slots with their masters: (first, last, master)."""
+    """Ranges of slots with their masters: (first, last, master); and all replicas."""
 
-    def __init__(self, ranges: Sequence[tuple[int, int, Node]] = ()) -> None:
+    def __init__(
+        self,
+        ranges: Sequence[tuple[int, int, Node]] = (),
+        replicas: Collection[Node] = (),
+    ) -> None:
         self._ranges = sorted(ranges)
         self._firsts = [first for first, _, _ in self._ranges]
         self.masters = frozenset(master for _, _, master in self._ranges)
+        self.nodes = self.masters | frozenset(replicas)
 
     def owner(self, slot: int) -> Node | None:
         """The master of a slot."""
@@ -43,14 +48,17 @@ def parse_slots(reply: Any, asked: Node) -> SlotMap:
     """
     if not isinstance(reply, list) or not reply:
         raise ValueError("no slots are served")
-    ranges = []
-    for entry in reply:
-        first, last, master = entry[:3]
-        host, port = master[0], int(master[1])
-        name = host.decode() if isinstance(host, bytes) else (host or "")
-        node = (name, port) if name and name != "?" else (asked[0], port)
-        ranges.append((int(first), int(last), node))
-    return SlotMap(ranges)
+    ranges, replicas = [], set()
+    for first, last, *nodes in reply:
+        master, *others = [_node(host, int(port), asked) for host, port, *_ in nodes]
+        ranges.append((int(first), int(last), master))
+        replicas.update(others)
+    return SlotMap(ranges, replicas)
+
+
+def _node(host: object, port: int, asked: Node) -> Node:
+    name = host.decode() if isinstance(host, bytes) else (host or "")
+    return (str(name), port) if name and name != "?" else (asked[0], port)
 
 
 def redirection(error: str, asked: Node) -> tuple[str, Node] | None:

@@ -8,11 +8,12 @@ import redis.asyncio
 from redis.crc import key_slot
 
 from tests.drills.drill import limits_hold, two_buses
-from tests.integration.bus.running_bus import ready, until
+from tests.integration.bus.running_bus import RunningBus, ready, until
 from tests.redis import RedisServer, free_port
 from tests.redis_topologies import Cluster
 from typelets_ws.ports import AcquireResult
 from typelets_ws.publisher import Publisher
+from typelets_ws.redis.cluster import ClusterClient
 
 
 async def test_events_and_limits_work_on_a_cluster(cluster: Cluster) -> None:
@@ -46,6 +47,34 @@ async def test_slots_of_two_hundred_users_with_braces(cluster: Cluster) -> None:
         )
         assert set(results) == {AcquireResult.GRANTED}
         assert not one.limits.refused
+
+
+async def test_events_at_a_node_that_the_cluster_lost_are_reported(
+    cluster: Cluster,
+) -> None:
+    """It acknowledges them, and no process hears them."""
+    node = cluster.replica_of(cluster.masters()[0])
+    async with two_buses(cluster.url) as receivers:
+        buses = [receiver.bus for receiver in receivers]
+
+        cluster.forget(node)
+        try:
+            await until(lambda: not any(knows(bus, node) for bus in buses))
+            await until(lambda: all(bus.bus.proven for bus in buses))
+            for bus in buses:
+                bus.gaps.clear()
+            assert node.command("PUBLISH", "typelets:user:user1", "1") == 0
+        finally:
+            cluster.meet(node)
+        await until(lambda: all(("user1", "failover") in bus.gaps for bus in buses))
+        assert all(knows(bus, node) for bus in buses)
+
+
+def knows(bus: RunningBus, node: RedisServer) -> bool:
+    """Whether the process' map of the Cluster has the node."""
+    client = bus.bus.commands
+    assert isinstance(client, ClusterClient)
+    return ("127.0.0.1", node.port) in client._topology.slots.nodes
 
 
 def shard_subscribers(node: RedisServer, channel: bytes) -> int:

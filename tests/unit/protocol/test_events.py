@@ -52,6 +52,31 @@ def test_orders_have_no_message() -> None:
             event.message(0)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"reason": 5},
+        {"reason": ""},
+        {"reason": "x" * 1000},
+        {"reason": "\ud83d"},
+        {"fromUserId": ["x"], "exceptConnectionId": "", "publishedAt": "now"},
+        {"publishedAt": 1e300, "reason": {}},
+    ],
+)
+def test_an_odd_option_loses_no_control_event(odd: dict[str, Any]) -> None:
+    for fields in ({"event": "user_disconnected"}, {"sessionId": "s"}):
+        payload = {"event": "session_revoked", **fields, **odd}
+        event = event_decoding.decode(json.dumps(payload).encode())
+        assert isinstance(event, events.ControlEvent)
+        assert getattr(event, "sessionId", "s") == "s"
+        assert event.publishedAt is None
+    for session in ({}, {"sessionId": 5}, {"sessionId": ""}):
+        payload = {"event": "session_revoked", **session, **odd}
+        rejected = rejection_of(json.dumps(payload).encode())
+        assert rejected.reason is EventRejectReason.INVALID_FIELD
+        assert rejected.field == "sessionId"
+
+
 def test_data_leaves_byte_for_byte() -> None:
     data = b'{"id" : "x", "n":1.0e0, "t":"\\u00e9\xc3\xa9"}'
     payload = b'{"noteData":' + data + b',"event":"note_created","publishedAt":1.5}'

@@ -1,6 +1,7 @@
 """The page of `typelets-ws dev` in a real browser: fixtures and words of its tests."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -88,6 +89,11 @@ def content(where: Locator) -> Locator:
 
 def is_in(where: Locator, state: str) -> None:
     expect(where).to_have_attribute("data-state", state)
+
+
+def is_stored(where: Locator) -> None:
+    """The pane's open note is; "not stored" is the word for a conflict."""
+    expect(where.locator(".saved")).to_have_text(re.compile("^stored "))
 
 
 def lines(where: Locator, kind: str) -> Locator:

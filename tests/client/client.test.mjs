@@ -108,6 +108,26 @@ test("a heal of many users has no digest: the client syncs a little later", asyn
   await inSync(world, client, 8_000);
 });
 
+test("a heal does not stand for a sync that is still due", async () => {
+  const { world, client } = scene();
+  await client.start();
+  await inSync(world, client);
+  world.refusing = true;
+  world.sockets[0].drop(1006);
+  const { server } = world;
+  // By hand: the digest does not show it, and it is older than what the server heals.
+  server.put("notes", { ...server.tables.notes.get("n1").row, title: "while away" });
+  await world.time.pass(MINUTE);
+  server.faults.unavailable = 1;
+  world.refusing = false;
+  while (client.status !== "catching up") await world.time.pass(1_000);
+  await world.time.pass(200);
+  server.heal();
+  await world.time.pass(100);
+  server.faults.unavailable = 0;
+  await inSync(world, client, MINUTE);
+});
+
 test("a row that differs in a hidden way is found by reading everything", async () => {
   const { world, client } = scene();
   await client.start();
@@ -333,6 +353,59 @@ test("RATE_LIMITED and UNAVAILABLE are waited for", async () => {
   await inSync(world, client, 2 * MINUTE);
 });
 
+/** As the daemon: 300 messages a minute; refusals do not count, 600 of them close. */
+function limitRate({ server, time }) {
+  const received = server.received.bind(server);
+  const counts = new Map();
+  server.received = (socket, message) => {
+    const recent = (list) => list.filter((at) => at > time.now - MINUTE);
+    const { taken, refused } = counts.get(socket) ?? { taken: [], refused: [] };
+    const count = { taken: recent(taken), refused: recent(refused) };
+    counts.set(socket, count);
+    if (count.taken.length < 300) {
+      count.taken.push(time.now);
+      return received(socket, message);
+    }
+    count.refused.push(time.now);
+    if (count.refused.length > 600) return socket.drop(4429);
+    const retryAfterMs = count.taken[0] + MINUTE - time.now;
+    socket.push({ type: "error", code: "RATE_LIMITED", message: "slow down", retryAfterMs, requestId: message.requestId });
+  };
+}
+
+test("a thousand notes edited offline are stored within the rate limit", async () => {
+  const { world, client, seen } = scene();
+  const { server } = world;
+  server.pageRows = 500;
+  for (let n = 0; n < 1_000; n += 1) server.put("notes", server.note(`m${n}`));
+  limitRate(world);
+  await client.start();
+  await inSync(world, client);
+  world.refusing = true;
+  world.sockets[0].drop(1006);
+  for (const { id } of client.list()) client.edit(id, { archived: true });
+  world.refusing = false;
+  await world.time.pass(8 * MINUTE);
+  await inSync(world, client);
+  assert.equal(world.sockets.filter(({ readyState }) => readyState === 1).length, 1);
+  assert.ok(!seen.status.some(({ code }) => code === 4429));
+  assert.deepEqual(seen.conflict, []);
+});
+
+test("fast typing stays within the rate limit, also when each edit is confirmed at once", async () => {
+  const { world, client, seen } = scene();
+  world.latencyMs = 0;
+  limitRate(world);
+  await client.start();
+  await inSync(world, client);
+  for (let n = 0; n < 3_000; n += 1) {
+    client.edit("n1", { title: `${n}` });
+    await world.time.pass(100);
+  }
+  await inSync(world, client);
+  assert.deepEqual(seen.error, []);
+});
+
 test("edits and rows survive the app, and are sent by the next one", async () => {
   const kept = storage();
   const { world, client, dead } = scene({ storage: kept });
@@ -399,6 +472,31 @@ test("a storage that fails is told, and never overwritten", async () => {
   await inSync(full.world, full.client);
   await full.client.stop();
   assert.match(full.seen.error[0].message, /quota/);
+});
+
+test("what was saved in part is told, and saved again", async () => {
+  const kept = storage();
+  const before = scene({ storage: kept });
+  await before.client.start();
+  await inSync(before.world, before.client);
+  before.world.refusing = true;
+  before.world.sockets[0].drop(1006);
+  before.client.edit("n1", { title: "typed offline" });
+  await before.client.stop();
+  for (const [key, wanted] of [["rows", "typed offline"], ["outbox", "t"]]) {
+    const torn = storage(new Map(kept.kept));
+    torn.kept.set(key, torn.kept.get(key).slice(0, -20));
+    const { world, client, seen } = scene({ storage: torn });
+    await client.start();
+    await inSync(world, client);
+    assert.equal(world.server.tables.notes.get("n1").row.title, wanted);
+    assert.match(seen.error[0].message, new RegExp(`read ${key}`));
+    client.edit("n2", { title: "and later" });
+    await client.saved();
+    await world.time.pass(5_000);
+    assert.equal(JSON.parse(torn.kept.get(key)).userId, "alice");
+    assert.equal(seen.error.length, 1);
+  }
 });
 
 /** Tabs of one browser: a storage and locks for all of them. `open()` opens one. */
@@ -545,6 +643,20 @@ test("a half-open connection is given up, also after an hour of sleep", async ()
   }
 });
 
+test("a clock that is set back stops neither the keepalive nor the edits", async () => {
+  const { world, client, seen } = scene();
+  await client.start();
+  await inSync(world, client);
+  client.edit("n1", { title: "a" });
+  client.edit("n1", { title: "ab" });
+  world.setBack(60 * MINUTE);
+  await inSync(world, client, 1_000);
+  world.sockets[0].frozen = true;
+  await world.time.pass(40_000);
+  assert.ok(seen.status.some(({ reason }) => reason === "no answer"));
+  await inSync(world, client, MINUTE);
+});
+
 test("a frozen tab keeps a connection that lives", async () => {
   const { world, client, seen } = scene();
   await client.start();
@@ -605,6 +717,27 @@ test("signed out: no more attempts", async () => {
   world.tokens.user = "alice";
   await client.start();
   await inSync(world, client);
+});
+
+test("no token while the browser is offline is not a sign-out", async () => {
+  const target = { navigator: { onLine: false }, addEventListener: (name, run) => (target[name] = run), removeEventListener() {} };
+  const { world, client, seen } = scene({ environment: { target } });
+  world.tokens.user = null; // Clerk before Core 3
+  await client.start();
+  await world.time.pass(10 * MINUTE);
+  assert.equal(seen.status.at(-1).reason, "no token");
+  world.tokens.user = "alice";
+  target.navigator.onLine = true;
+  target.online();
+  await inSync(world, client);
+});
+
+test("an address that cannot be opened is told", async () => {
+  const { world, client, seen } = scene({ environment: { WebSocket: class { constructor(url) { throw new SyntaxError(`not an address: ${url}`); } } } });
+  await client.start();
+  await world.time.pass(MINUTE);
+  assert.match(seen.error[0].message, /not an address/);
+  assert.deepEqual([client.status, seen.status.some(({ reason, retryInMs }) => /not an address/.test(reason) && retryInMs >= 2_000)], ["offline", true]);
 });
 
 test("close codes are obeyed", async () => {

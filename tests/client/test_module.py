@@ -22,33 +22,70 @@ FAULT_SEEDS = 12
 
 USE = """
 import { TypeletsClient, TypeletsError } from "./typelets-client.js";
-import type { Conflict, Note, NoteChanges, Status } from "./typelets-client.js";
+import type {
+  Conflict, Events, Folder, Note, NoteChanges, Options, Status, StorageAdapter,
+} from "./typelets-client.js";
 
 declare const session: {
-  getToken(how: { skipCache?: boolean }): Promise<string | null>;
+  getToken(how?: { skipCache?: boolean }): Promise<string | null>;
 };
-const client = new TypeletsClient("wss://ws.example.com/", {
-  getToken: (how) => session.getToken(how),
-  storage: {
-    load: (key) => localStorage.getItem(key),
-    save: (key, text) => localStorage.setItem(key, text),
-  },
+declare const AsyncStorage: {
+  getItem(key: string): Promise<string | null>;
+  setItem(key: string, text: string): Promise<void>;
+};
+const storage: StorageAdapter = {
+  load: (key) => localStorage.getItem(key),
+  save: (key, text) => localStorage.setItem(key, text),
+};
+const mobile: StorageAdapter = {
+  load: AsyncStorage.getItem, save: AsyncStorage.setItem, name: "second",
+};
+const options: Options = { getToken: (how) => session.getToken(how), storage };
+export const other = new TypeletsClient("wss://ws.example.com/", {
+  getToken: session.getToken, storage: mobile, sign: true,
 });
-const off: () => void = client.on("status", ({ status, pending, retryInMs }) => {
+const client = new TypeletsClient("wss://ws.example.com/", options);
+const off: () => void = client.on("status", ({ status, pending, retryInMs, code }) => {
   const badge: Status = status;
-  console.log(badge, pending.toFixed(), retryInMs?.toFixed());
+  console.log(badge, pending.toFixed(), retryInMs?.toFixed(), code?.toFixed());
 });
-client.on("conflict", ({ noteId, changes, theirs }: Conflict) =>
-  client.resolve(noteId, theirs ? changes : null));
+client.on("change", ({ notes, folders }) => {
+  for (const id of notes) console.log(client.get(id)?.tags?.length);
+  for (const id of folders) console.log(client.folders.get(id)?.sortOrder.toFixed());
+});
+client.on("conflict", ({ noteId, changes, base, theirs, error }: Conflict) => {
+  console.log(base.title?.length, error?.code, theirs?.hiddenAt?.length);
+  client.resolve(noteId, theirs ? changes : null);
+});
+client.on("refetch", ({ reason }) => client.replace({ notes: [], folders: [] }));
+client.on("error", (error) => {
+  if (error instanceof TypeletsError) console.log(error.code, error.reply?.type);
+  console.log(error.message);
+});
+client.on("message", ({ type, requestId }) => console.log(type, requestId?.length));
+client.on("sent", ({ message, signed }) => console.log(message.type, signed === true));
+export function log<Name extends keyof Events>(name: Name): () => void {
+  return client.on(name, (event) => console.log(event));
+}
 const changes: NoteChanges = { starred: true, folderId: null };
 export const titles: string[] = client.list().map((note: Note) => note.title);
+export const names: string[] = [...client.folders.values()].map((f: Folder) => f.name);
 client.edit("id", changes);
-client.request({ type: "ping" }).catch((error: TypeletsError) => error.code);
+client.request({ type: "ping" }, { timeoutMs: 1 }).catch((e: TypeletsError) => e.code);
+export const ended: Promise<void> = client.start().then(() => client.stop());
 off();
 // @ts-expect-error an event that does not exist
 client.on("sing", () => {});
 // @ts-expect-error a flag that is text
 client.edit("id", { starred: "yes" });
+// @ts-expect-error a field that does not exist
+client.get("id")?.titel;
+// @ts-expect-error no field that an edit may change
+client.edit("id", { tags: [] });
+// @ts-expect-error a storage that saves only
+new TypeletsClient("wss://x/", { getToken: async () => null, storage: { save() {} } });
+// @ts-expect-error a token that is a number
+new TypeletsClient("wss://x/", { getToken: () => 5 });
 """
 
 

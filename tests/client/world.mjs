@@ -57,6 +57,11 @@ export class Time {
   jump(ms) {
     this.now += ms;
   }
+
+  setBack(ms) {
+    this.now -= ms;
+    for (const event of this.#queue) event.due -= ms;
+  }
 }
 
 /** Web Locks, as far as the client uses them: `ifAvailable` only. */
@@ -115,6 +120,11 @@ export class Socket {
       this.onopen?.({});
       if (this.readyState === 1) world.server.connected(this);
     });
+  }
+
+  setBack(ms) {
+    this.#lastDue.up -= ms;
+    this.#lastDue.down -= ms;
   }
 
   /** Bytes arrive: all of them and `run` is called, or the first connection is cut. */
@@ -333,6 +343,12 @@ export class World {
         return { user: sub, exp: exp * 1000 };
       },
     };
+  }
+
+  /** The clock is set back; timers and messages on their way do not follow it. */
+  setBack(ms) {
+    this.time.setBack(ms);
+    for (const socket of this.sockets) socket.setBack(ms);
   }
 
   /** The environment of one client; `dead.now` true ends all that it does. */

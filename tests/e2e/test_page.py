@@ -14,6 +14,7 @@ from tests.page import (
     content,
     fresh_notes,
     is_in,
+    is_stored,
     lines,
     open_page,
     pane,
@@ -39,7 +40,7 @@ def test_an_edit_in_one_pane_arrives_in_the_other(open_page: Open) -> None:
     expect(content(laptop)).to_have_value("Bread")
     phone.get_by_label("Star of Phone").click()
     expect(laptop.get_by_label("Star of Laptop")).to_have_text("★")
-    expect(laptop.locator(".saved")).to_contain_text("stored")
+    is_stored(laptop)
 
 
 def test_typing_is_not_disturbed_by_what_arrives(open_page: Open, dev: Dev) -> None:
@@ -74,13 +75,13 @@ def test_offline_and_back(open_page: Open) -> None:
     phone.get_by_role("button", name="Go offline").click()
     is_in(phone, "offline")
     content(laptop).fill("written while the phone was away")
-    expect(laptop.locator(".saved")).to_contain_text("stored")
+    is_stored(laptop)
     tab(phone, "Ideas").click()
     content(phone).fill("thought of on the train")
     expect(phone.locator(".saved")).to_have_text("not sent yet")
     phone.get_by_role("button", name="Go online").click()
     is_in(phone, "in-sync")
-    expect(phone.locator(".saved")).to_contain_text("stored")
+    is_stored(phone)
     tab(phone, "Shopping list").click()
     expect(content(phone)).to_have_value("written while the phone was away")
     tab(laptop, "Ideas").click()

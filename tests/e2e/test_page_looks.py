@@ -15,6 +15,7 @@ from tests.page import (
     content,
     fresh_notes,
     is_in,
+    is_stored,
     lines,
     open_page,
     pane,
@@ -99,7 +100,7 @@ def in_conflict(page: Page) -> None:
     phone.get_by_role("button", name="Go offline").click()
     content(phone).fill("from the train")
     content(pane(page, "Laptop")).fill("from the desk")
-    expect(pane(page, "Laptop").locator(".saved")).to_contain_text("stored")
+    is_stored(pane(page, "Laptop"))
     phone.get_by_role("button", name="Go online").click()
     expect(phone.get_by_label("Conflict of Phone")).to_be_visible()
 

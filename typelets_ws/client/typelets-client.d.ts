@@ -70,15 +70,15 @@ export class TypeletsClient {
     resolve(noteId: string, changes: NoteChanges | null): void;
     /**
      * Take a row from the answer of your own REST request. A row older than the one held
-     * is ignored. @param {"notes" | "folders"} kind @param {Row} row
+     * is ignored. @param {Kind} kind @param {Note | Folder} row
      */
-    put(kind: "notes" | "folders", row: Row): void;
-    /** Forget a row that your own REST request deleted. @param {"notes" | "folders"} kind @param {string} id */
-    remove(kind: "notes" | "folders", id: string): void;
-    /** All rows, loaded over REST after a `refetch` event. @param {{ notes: Row[], folders: Row[] }} all */
+    put(kind: Kind, row: Note | Folder): void;
+    /** Forget a row that your own REST request deleted. @param {Kind} kind @param {string} id */
+    remove(kind: Kind, id: string): void;
+    /** All rows, loaded over REST after a `refetch` event. @param {{ notes: Note[], folders: Folder[] }} all */
     replace(all: {
-        notes: Row[];
-        folders: Row[];
+        notes: Note[];
+        folders: Folder[];
     }): void;
     /**
      * Send a message and wait for its reply. Rejects with TypeletsError.
@@ -93,7 +93,6 @@ export class TypeletsClient {
 export type Row = {
     id: string;
     updatedAt: string;
-    [field: string]: any;
 };
 /**
  * A note, as the database holds it.
@@ -135,6 +134,7 @@ export type Message = {
     [field: string]: any;
 };
 export type Kind = "notes" | "folders";
+export type Maybe<Value> = Value | Promise<Value>;
 export type Status = "offline" | "connecting" | "catching up" | "in sync";
 export type StatusEvent = {
     status: Status;
@@ -236,9 +236,10 @@ export type Environment = {
  */
 export type StorageAdapter = {
     /**
-     * the text last saved under the key, or null
+     * the text last saved
+     * under the key, or null
      */
-    load: (key: string) => any;
+    load: (key: string) => Maybe<string | null | undefined>;
     save: (key: string, text: string) => any;
     /**
      * tells apart several storages of one user and origin
@@ -247,12 +248,12 @@ export type StorageAdapter = {
 };
 export type Options = {
     /**
-     * a session token; null when
-     * the user is signed out. As Clerk's `session.getToken`.
+     * a session
+     * token; null when the user is signed out. As Clerk's `session.getToken`.
      */
     getToken: (how: {
         skipCache: boolean;
-    }) => any;
+    }) => Maybe<string | null>;
     /**
      * keeps edits and rows while the app is not running
      */

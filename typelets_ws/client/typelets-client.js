@@ -17,7 +17,7 @@
  *   and React Native and plain http have no WebCrypto.
  */
 
-/** @typedef {{ id: string, updatedAt: string, [field: string]: any }} Row */
+/** @typedef {{ id: string, updatedAt: string }} Row */
 /**
  * A note, as the database holds it.
  * @typedef {Row & {
@@ -39,6 +39,7 @@
  */
 /** @typedef {{ type: string, requestId?: string, [field: string]: any }} Message */
 /** @typedef {"notes" | "folders"} Kind */
+/** @template Value @typedef {Value | Promise<Value>} Maybe */
 /** @typedef {"offline" | "connecting" | "catching up" | "in sync"} Status */
 /**
  * @typedef {object} StatusEvent
@@ -79,14 +80,15 @@
  * Both functions may be asynchronous. Keys are `rows`, and `outbox` with the number of a
  * tab. Tabs may share a storage where there are Web Locks (https).
  * @typedef {object} StorageAdapter
- * @property {(key: string) => any} load the text last saved under the key, or null
+ * @property {(key: string) => Maybe<string | null | undefined>} load the text last saved
+ *   under the key, or null
  * @property {(key: string, text: string) => any} save
  * @property {string} [name] tells apart several storages of one user and origin
  */
 /**
  * @typedef {object} Options
- * @property {(how: { skipCache: boolean }) => any} getToken a session token; null when
- *   the user is signed out. As Clerk's `session.getToken`.
+ * @property {(how: { skipCache: boolean }) => Maybe<string | null>} getToken a session
+ *   token; null when the user is signed out. As Clerk's `session.getToken`.
  * @property {StorageAdapter} [storage] keeps edits and rows while the app is not running
  * @property {boolean} [sign] sign messages (default false)
  * @property {Partial<Environment>} [environment]
@@ -315,19 +317,19 @@ export class TypeletsClient {
 
   /**
    * Take a row from the answer of your own REST request. A row older than the one held
-   * is ignored. @param {"notes" | "folders"} kind @param {Row} row
+   * is ignored. @param {Kind} kind @param {Note | Folder} row
    */
   put(kind, row) {
     const known = this[kind].get(row.id);
-    if (!known || known.updatedAt < row.updatedAt) this.#apply(kind, [row]);
+    if (!known || known.updatedAt < row.updatedAt) this.#apply(kind, [{ ...row }]);
   }
 
-  /** Forget a row that your own REST request deleted. @param {"notes" | "folders"} kind @param {string} id */
+  /** Forget a row that your own REST request deleted. @param {Kind} kind @param {string} id */
   remove(kind, id) {
     this.#remove(kind, [id]);
   }
 
-  /** All rows, loaded over REST after a `refetch` event. @param {{ notes: Row[], folders: Row[] }} all */
+  /** All rows, loaded over REST after a `refetch` event. @param {{ notes: Note[], folders: Folder[] }} all */
   replace(all) {
     for (const kind of KINDS) {
       const ids = new Set(all[kind].map(({ id }) => id));
@@ -359,7 +361,13 @@ export class TypeletsClient {
     if (this.#timers.get("connect") !== timer) return;
     if (token instanceof Error) return this.#retry(BACKOFF, { reason: "no token" });
     if (!token) return this.#end("signed out");
-    const socket = (this.#socket = new this.#env.WebSocket(this.#url));
+    let socket;
+    try {
+      socket = this.#socket = new this.#env.WebSocket(this.#url);
+    } catch (error) { // not an address, or ws from a page of https
+      this.#emit("error", asError(error));
+      return this.#retry(PAUSE, { reason: asError(error).message });
+    }
     const mine = (run) => (event) => {
       if (socket === this.#socket) run(event);
       else socket.close(GIVEN_UP); // React Native opens a socket that was closed before
@@ -377,7 +385,10 @@ export class TypeletsClient {
   /** A token, null when signed out, or the error of `getToken`. */
   async #token() {
     try {
-      return await this.#getToken({ skipCache: this.#skipCache });
+      const token = await this.#getToken({ skipCache: this.#skipCache });
+      // Clerk before its Core 3 returns null while the browser is offline, too.
+      if (!token && this.#env.target?.navigator?.onLine === false) throw new Error("no token while offline");
+      return token;
     } catch (error) {
       this.#emit("error", asError(error));
       return asError(error);
@@ -459,7 +470,7 @@ export class TypeletsClient {
   /** Forget the connection without waiting for its close: a dead one never closes. */
   #leave(code) {
     this.#phase = "offline";
-    for (const name of ["connect", "retry", "alive", "pong", "renew", "sync", "flush"]) this.#cancel(name);
+    for (const name of [...this.#timers.keys()]) if (name !== "rows") this.#cancel(name);
     const socket = this.#socket;
     this.#socket = this.#sync = null;
     this.#secret = this.connectionId = "";
@@ -475,7 +486,8 @@ export class TypeletsClient {
   #keepAlive() {
     this.#gather(); // a tab may have been closed
     const silent = this.#env.now() - this.#heardAt;
-    if (silent < KEEPALIVE_MS) this.#after("alive", KEEPALIVE_MS - silent, () => this.#keepAlive());
+    // Below 0 the clock was set back.
+    if (silent >= 0 && silent < KEEPALIVE_MS) this.#after("alive", KEEPALIVE_MS - silent, () => this.#keepAlive());
     else this.#ping(silent > 2 * KEEPALIVE_MS ? WAKE_PONG_MS : PONG_MS);
   }
 
@@ -642,7 +654,8 @@ export class TypeletsClient {
   #healed(message) {
     if (this.#sync) return;
     if (!message.digest) this.#syncLater(() => this.#startSync("healed"), 0, HEALED_MS); // one of many
-    else if (this.#matches(message.digest)) this.#inSync(message.cursor);
+    // A sync that is due reads from our own cursor, which may be older than this heal.
+    else if (!this.#timers.has("sync") && this.#matches(message.digest)) this.#inSync(message.cursor);
     else this.#startSync("healed");
   }
 
@@ -666,20 +679,21 @@ export class TypeletsClient {
 
   /** Send what may be sent now; called after each event that may allow more. */
   #flush() {
-    if (this.#phase !== "catching up" || !this.#verified) return;
+    if (this.#phase !== "catching up" || !this.#verified || this.#timers.has("hold all")) return;
     const entries = [...this.#outbox.values()];
     let free = MOST_UPDATES - entries.filter(({ sent }) => sent).length;
-    let next = Infinity;
     for (const entry of entries) {
-      if (entry.sent || entry.conflict) continue;
-      const wait = entry.notBefore - this.#env.now();
-      if (wait > 0) next = Math.min(next, wait);
-      else if (free > 0 && this.#rebased(entry)) {
+      if (entry.sent || entry.conflict || this.#timers.has(`hold ${entry.id}`)) continue;
+      if (free > 0 && this.#rebased(entry)) {
         free -= 1;
         this.#update(entry);
       }
     }
-    if (next < Infinity) this.#after("flush", next, () => this.#flush());
+  }
+
+  /** Send no edit of this note, or of `all`, for a while. */
+  #hold(id, ms) {
+    this.#after(`hold ${id}`, ms, () => this.#flush());
   }
 
   /** Lay the edits over the row as it is now; whether there is something to send. */
@@ -696,7 +710,8 @@ export class TypeletsClient {
   }
 
   #update(entry) {
-    entry.send(this.#env.now());
+    entry.send();
+    this.#hold(entry.id, EDIT_MS);
     const message = { type: "note_update", noteId: entry.id, changes: entry.sent, baseUpdatedAt: entry.version };
     this.#save("outbox"); // before sending: the outcome may never be known
     this.#ask(message, REQUEST_MS, (error, reply) => {
@@ -712,11 +727,10 @@ export class TypeletsClient {
     if (REFUSALS.has(error.code)) {
       this.#conflict(entry, this.notes.get(entry.id) ?? null, error);
       if (error.code === "NOT_FOUND") this.#startSync("not found");
-    } else if (error.code === "DISCONNECTED") entry.notBefore = 0;
-    else {
+    } else if (error.code !== "DISCONNECTED") {
       this.#emit("error", error);
       const backoff = Math.min(60_000, 1_000 * 2 ** entry.tries++) * (0.5 + this.#env.random() / 2);
-      entry.notBefore = this.#env.now() + (error.retryAfterMs ?? 0) + backoff;
+      this.#hold(error.code === "RATE_LIMITED" ? "all" : entry.id, (error.retryAfterMs ?? 0) + backoff);
       if (error.code === "TIMEOUT") this.#ping(PONG_MS);
     }
   }
@@ -776,15 +790,25 @@ export class TypeletsClient {
 
   async #load() {
     try {
-      const read = async (key) => JSON.parse((await this.#storage?.load(key)) ?? "null");
+      const read = async (key) => this.#parsed(key, await this.#storage?.load(key));
       const rows = await read("rows");
-      this.userId = rows?.userId || (await read("outbox"))?.userId || "";
+      this.userId = rows.userId || (await read("outbox")).userId || "";
       await this.#gather(); // before there are rows to edit
-      for (const kind of rows ? KINDS : []) this.#apply(kind, rows[kind]);
-      this.#cursor = rows?.cursor ?? null;
+      for (const kind of KINDS) this.#apply(kind, rows[kind] ?? []);
+      this.#cursor = rows.cursor ?? null;
     } catch (error) {
       this.#storageFailed("load", error);
       this.#storage = undefined; // or the edits it holds would be overwritten
+    }
+  }
+
+  /** What was saved as this text; nothing of it can be used when a part is missing. */
+  #parsed(key, text) {
+    try {
+      return JSON.parse(text || "{}") ?? {};
+    } catch (error) {
+      this.#storageFailed(`read ${key}`, error);
+      return {};
     }
   }
 
@@ -820,14 +844,15 @@ export class TypeletsClient {
     const text = (await storage.load(outboxKey(number))) ?? "";
     const first = this.#slot === null;
     // What this client saved before `stop` is older than what it remembers.
-    const entries = !text || (first && text === this.#slotText) ? [] : JSON.parse(text).entries;
+    const saved = first && text === this.#slotText ? {} : this.#parsed(outboxKey(number), text);
+    const entries = saved.entries ?? [];
     const left = entries.filter(({ id }) => this.#outbox.has(id)); // one's own are sent first
     if (first && left.length && this.#env.locks) return false;
-    const taken = entries.filter((saved) => !left.includes(saved));
-    for (const saved of taken) this.#outbox.set(saved.id, Entry.from(saved));
+    const taken = entries.filter((entry) => !left.includes(entry));
+    for (const entry of taken) this.#outbox.set(entry.id, Entry.from(entry));
     if (first) this.#slot = number;
     if (first || taken.length) this.#save("outbox");
-    if (!first && taken.length) {
+    if (!first && (taken.length || !saved.entries)) {
       await Promise.all(this.#saving.values());
       await storage.save(outboxKey(number), JSON.stringify({ userId: this.userId, entries: left }));
     }
@@ -930,7 +955,6 @@ class Entry {
   /** @type {any} the fields' values when the user began to edit them */ base = {};
   /** @type {any} values by field that were sent with an unknown outcome */ attempted = {};
   /** @type {{ theirs: Note | null, error: TypeletsError | null } | null} */ conflict = null;
-  notBefore = 0;
   tries = 0;
 
   constructor({ id, updatedAt }) {
@@ -983,10 +1007,9 @@ class Entry {
     return true;
   }
 
-  send(now) {
+  send() {
     this.sent = this.changes;
     this.changes = {};
-    this.notBefore = now + EDIT_MS;
   }
 
   /** The server stored what was sent. */
@@ -1014,7 +1037,7 @@ class Entry {
     const changes = { ...answer };
     const base = Object.fromEntries(Object.keys(changes).map((name) => [name, this.conflict?.theirs?.[name]]));
     // Compared field by field with the row of then: it may have changed meanwhile.
-    Object.assign(this, { conflict: null, changes, base, attempted: {}, version: "", tries: 0, notBefore: 0 });
+    Object.assign(this, { conflict: null, changes, base, attempted: {}, version: "", tries: 0 });
   }
 
   #forget(name) {

@@ -9,6 +9,8 @@ __all__ = ["USERS", "fill", "note_id"]
 
 USERS: Final = ("user_alice", "user_bob")
 NOTES: Final = ("Shopping list", "Ideas", "Letter to Ada")
+CREATED_S: Final = 1_767_225_600
+"""Of the notes, by the clock of Unix: 2026-01-01."""
 
 
 def note_id(user: int, note: int) -> str:
@@ -40,7 +42,9 @@ def _fill_user(db: psycopg.Connection, user: int, user_id: str) -> None:
     )
     for note, title in enumerate(NOTES, 1):
         db.execute(
-            "INSERT INTO notes (id, user_id, folder_id, title, content)"
-            " VALUES (%s, %s, %s, %s, 'Write here.') ON CONFLICT DO NOTHING",
-            (note_id(user, note), user_id, folder_id, title),
+            # Notes are shown by age: a row that is filled in again keeps its place.
+            "INSERT INTO notes (id, user_id, folder_id, title, content, created_at)"
+            " VALUES (%s, %s, %s, %s, 'Write here.', to_timestamp(%s))"
+            " ON CONFLICT DO NOTHING",
+            (note_id(user, note), user_id, folder_id, title, CREATED_S + note),
         )

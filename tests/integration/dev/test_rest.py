@@ -44,6 +44,14 @@ def test_samples_are_made_once_and_kept(postgres: Postgres, database: Database) 
     assert rows == list(zip(ids, titles, strict=True))
 
 
+def test_a_sample_that_is_filled_in_again_keeps_its_place(
+    rest: RestStub, database: Database
+) -> None:
+    database.execute("DELETE FROM notes WHERE id = %s", note_id(1, 1))
+    fill(database.url)
+    assert [note["title"] for note in rest.listing(ALICE)["notes"]] == list(NOTES)
+
+
 def test_samples_are_dated_in_utc(database: Database) -> None:
     database.execute("ALTER DATABASE postgres SET timezone = 'Asia/Tokyo'")
     try:

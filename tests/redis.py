@@ -191,7 +191,7 @@ class ProxiedLink:
         self.server.transport.abort()
 
     def stall(self, *, to_server: bool = True, to_client: bool = True) -> None:
-        """Let nothing through. What is held is sent on at `heal`, as TCP would."""
+        """Let nothing through. Held bytes are sent on at `heal`, as TCP would."""
         if to_server:
             self.to_server.clear()
         if to_client:

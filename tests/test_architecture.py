@@ -42,7 +42,7 @@ ROOMS = {
     "schema": names("protocol"),
     "monitoring": names("telemetry known_series"),
     "checks": names("postgres clerk config telemetry redis _publisher"),
-    # What a Python REST service imports: no server, no database, no keys.
+    # Imported by a Python REST service: no server, no database, no keys.
     "publisher": names("_publisher protocol"),
     "_publisher": names("protocol config.redis_address redis.dialled"),
 }

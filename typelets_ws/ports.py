@@ -201,7 +201,7 @@ class LimitsUnavailableError(Exception):
 class SharedLimits(Protocol):
     """Limits over all processes; grants every request while Redis is unreachable.
 
-    What is awaited may raise `LimitsUnavailableError`.
+    The coroutines may raise `LimitsUnavailableError`.
     """
 
     async def acquire(

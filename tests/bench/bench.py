@@ -1,4 +1,4 @@
-"""What every row needs: servers to measure, users to be, rounds, and progress."""
+"""Shared by all rows: servers to measure, users, rounds, and progress."""
 
 import sys
 import tempfile
@@ -112,7 +112,7 @@ class Bench:
         return Child("floor", self.cores.server)
 
     def gate(self) -> Child:
-        """What a handshake with authentication cannot do without."""
+        """The least work of a handshake with authentication."""
         return Child(
             "gate",
             self.cores.server,

@@ -151,7 +151,7 @@ def _plot(
 
 
 def idle(figure: Figure) -> str:
-    """What a connection weighs."""
+    """Memory of a connection."""
     bars = [("daemon", median(figure.ours), "ours")]
     bars.append((figure.baseline, median(figure.theirs), "other"))
     marks = ticks(max(value for _, value, _ in bars) / 1000)

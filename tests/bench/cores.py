@@ -67,7 +67,7 @@ def times(text: str) -> dict[int, tuple[int, int]]:
     for line in text.splitlines():
         name, *words = line.split()
         if name.startswith("cpu") and name != "cpu":
-            # What comes after these eight is counted among them already.
+            # The later numbers are counted in these eight already.
             ticks = list(map(int, words[:8]))
             result[int(name[3:])] = (sum(ticks) - ticks[3] - ticks[4], sum(ticks))
     return result

@@ -1,4 +1,4 @@
-"""What a row tells: values of some rounds beside those of a baseline, and a target."""
+"""A figure of a row: values of some rounds, those of a baseline, and a target."""
 
 from dataclasses import dataclass, field
 from statistics import median
@@ -38,7 +38,7 @@ class Figure:
 
     @property
     def judged(self) -> float:
-        """What is held against the target."""
+        """The value that is compared with the target."""
         return median(self.ratios or self.ours)
 
     @property

@@ -20,7 +20,7 @@ ROOM = 262_144
 PER_ADDRESS = 5_000
 RESET = struct.pack("ii", 1, 0)
 Script = Sequence[tuple[bytes, bytes]]
-"""What a client says, each with words of the answer; no words: none is awaited."""
+"""Messages of a client, each with words of its answer; `b""` awaits none."""
 
 
 class RefusedError(Exception):

@@ -74,7 +74,7 @@ class Arrivals:
 
 @dataclass
 class Pings:
-    """Who sends a ping, one device after the other; `size` is a pong's."""
+    """Devices that send a ping, one after the other; `size` is a pong's."""
 
     devices: Sequence[int]
     rate: float

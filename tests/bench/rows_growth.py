@@ -24,7 +24,7 @@ Subject = Callable[[], None]
 
 
 def growth(bench: Bench) -> Iterator[Figure]:
-    """What an event costs at each count, ours and a bare os.write."""
+    """The cost of an event at each count, ours and a bare os.write."""
     # One after the other: together they would need 28 000 open files.
     size, ours = _ours(bench)
     shares = bench.meter.shares

@@ -2,7 +2,7 @@
 
 On two cores the second server shares its core with the load and with Redis, so the
 rate says more about the machine than about the daemon; how busy each core was says
-which of them was full. What distribution costs is the CPU of both servers together.
+which of them was full. The cost of distribution is the CPU of both servers together.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""What runs in the child processes: the daemon, and what it is compared with.
+"""The child processes: the daemon, and the servers it is compared with.
 
     daemon   the daemon as `typelets-ws serve` runs it
     relay    what a competent developer would write first: `websockets.serve`,

@@ -1,4 +1,4 @@
-"""Who hears events: the devices of a server, and the bare sockets beside them."""
+"""Receivers of events: the devices of a server, and bare sockets beside them."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack

@@ -31,7 +31,7 @@ BOUND_S = 30.0
 """From the last fault to all devices equal: a few audits of two seconds."""
 
 LATE_S = 6.0
-"""What still differs after a few audits is printed: it is worth a look."""
+"""Print the rows that still differ after a few audits."""
 
 FILES = 8
 """Descriptors that a daemon may keep: links that a pool opened under load."""
@@ -73,7 +73,7 @@ def _differences(world: World, devices: Sequence[OldClient]) -> list[str]:
 
 
 def check_history(world: World, devices: Sequence[OldClient]) -> None:
-    """What was confirmed was committed; what was typed is there, or was handed over."""
+    """Confirmed edits were committed; typed ones are in Postgres or were reported."""
     committed = {
         (str(row["note_id"]), row["title"])
         for row in world.database.execute("SELECT note_id, title FROM history")
@@ -134,7 +134,7 @@ async def _closed(socket: ClientConnection) -> None:
 
 
 class Rest:
-    """What a daemon holds at rest, compared with its start."""
+    """Resources of a daemon at rest, compared with its start."""
 
     def __init__(self, world: World) -> None:
         self._world = world

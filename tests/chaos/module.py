@@ -69,7 +69,7 @@ class ModuleClient(SyncClient):
             self.seen["module edits"] += 1
 
     async def _read(self) -> None:
-        # What was typed meanwhile may be in none of the answers.
+        # Text typed meanwhile may be in none of the answers.
         typed = self._sent
         for conflict in await self.client.heard("conflict"):
             title = conflict["changes"].get("title")

@@ -39,7 +39,7 @@ class Size:
 
 @dataclass
 class Verdict:
-    """What a run came to."""
+    """The result of a run."""
 
     violations: list[str]
     converged_s: float = 0.0

@@ -75,7 +75,7 @@ class RestHost:
         except (redis.exceptions.RedisError, OSError, StopIteration, TimeoutError):
             self.counts["unpublished"] += 1
 
-    # What is written; each returns the event that belongs to it.
+    # Writes; each returns the event that belongs to it.
 
     def _title(self, user: str) -> str:
         self._numbers += 1

@@ -78,7 +78,7 @@ class DaemonProcess:
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
     def complaints(self) -> list[str]:
-        """What the logs of all processes say that they must not say."""
+        """Forbidden lines in the logs of all processes."""
         found = []
         for process in self.processes:
             for line in process.text.splitlines():

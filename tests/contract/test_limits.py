@@ -1,4 +1,4 @@
-"""What `ports.SharedLimits` promises, kept by the fake and by Redis."""
+"""The contract of `ports.SharedLimits`, kept by the fake and by Redis."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What `ports.Store` promises, kept by the fake of the unit tests and by Postgres."""
+"""The contract of `ports.Store`, kept by the unit tests' fake and by Postgres."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What `ports.Subscriptions` promises, kept by the fake and by the bus."""
+"""The contract of `ports.Subscriptions`, kept by the fake and by the bus."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

@@ -60,7 +60,7 @@ class Machine:
         return said
 
     def state(self) -> str:
-        """What systemd says of itself: `running` once all is started."""
+        """The state of systemd: `running` once all is started."""
         return self.run("systemctl is-system-running 2>/dev/null || true").strip()
 
     def write(self, path: str, text: str | bytes) -> None:

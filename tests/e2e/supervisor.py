@@ -193,7 +193,7 @@ class Supervisor:
         return f"ws://127.0.0.1:{self.port}/"
 
     def metrics_text(self) -> str:
-        """What Prometheus would read."""
+        """The metrics as Prometheus reads them."""
         url = f"http://127.0.0.1:{self.admin_port}/metrics"
         with urllib.request.urlopen(url, timeout=5) as answer:
             return str(answer.read().decode())

@@ -362,7 +362,7 @@ def test_no_one_outside_is_a_line_each_and_serving_goes_on(tmp_path: Path) -> No
         assert len(process.logged("redis_down")) == 1
         assert len(process.logged("postgres_unreachable")) == 1
         assert not process.logged("statement_failed")
-        # What the pool itself says is worth reading once: it has the reason.
+        # The pool's own line has the reason; once is enough.
         texts = [line["text"] for line in process.logged("psycopg.pool")]
         assert len(texts) == len(set(texts)) <= 3
         with connect_sync(supervisor.url) as device:

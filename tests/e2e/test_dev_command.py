@@ -35,7 +35,7 @@ def test_ctrl_c_ends_it_and_leaves_no_child(tmp_path: Path) -> None:
     assert own.interrupt() == 0
     left = {one for one in below | {pid} if Path(f"/proc/{one}").exists()}
     assert left == set()
-    # What was shared with the companions has gone, what is to stay has stayed.
+    # Files for the companions are gone, the data has stayed.
     assert not (own.data / "config.toml").exists()
     assert (own.data / "signing-key.pem").exists()
     # Redis and Postgres outlive the drain, though the terminal's signal reaches them.

@@ -1,4 +1,4 @@
-"""What a busy, failing and attacked daemon writes at its most talkative level: one
+"""The log of a busy, failing and attacked daemon at its most talkative level: one
 line per event that matters, and nothing that was said or may not be known."""
 
 import asyncio
@@ -161,7 +161,7 @@ async def test_no_line_holds_a_token_a_secret_or_a_word_of_a_note(
             assert failed[slow["correlationId"]]["cause"] == "timeout"
             assert failed[down["correlationId"]]["cause"] == "disconnected"
 
-            # What may be an attack is marked as such, and nothing else is.
+            # Possible attacks are marked as such, and no other line is.
             marked = {x["event"] for x in process.lines if x.get("security")}
             assert marked == {"auth_rejected", "signature_rejected"}
             reasons = {x["reason"] for x in process.logged("auth_rejected")}

@@ -1,4 +1,4 @@
-"""What is released: it builds, holds what it needs, and runs where nothing else is."""
+"""The release builds, has all its files, and runs where nothing else is installed."""
 
 import os
 import re

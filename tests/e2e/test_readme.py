@@ -52,7 +52,7 @@ SHELL = {
 }
 
 
-# What it says.
+# Statements.
 
 
 def test_the_configuration_reference_is_the_configuration() -> None:
@@ -169,7 +169,7 @@ def test_commands_in_the_text_exist() -> None:
         assert name in main.list_commands(click.Context(main))
 
 
-# What it does.
+# Commands.
 
 
 class World:

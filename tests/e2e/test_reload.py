@@ -76,7 +76,7 @@ async def test_a_reload_under_load_changes_limits_and_drops_no_one(
             assert devices.authenticated == 1_000
             assert not devices.closes
             assert not devices.trouble
-            # Who comes now is one too many; who is here stays.
+            # A new device is one too many; the connected one stays.
             async with connect(running.supervisor.url) as late:
                 late_device = Device(late)
                 await late_device.receive()

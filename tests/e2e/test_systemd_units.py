@@ -41,7 +41,7 @@ def analyze(*args: str | Path) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=30,
         check=False,
-        # What is installed on this machine has no say.
+        # Units installed on this machine are not read.
         env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
     )
 

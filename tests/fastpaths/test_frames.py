@@ -1,4 +1,4 @@
-"""What `whole_text` and `Frame` do, the library does as well.
+"""`whole_text` and `Frame` do the same as the library.
 
 tests/fuzz/test_segmentation.py compares whole streams, cut at every place.
 """

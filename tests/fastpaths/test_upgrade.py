@@ -1,4 +1,4 @@
-"""What is taken past the library, the library would have answered with the same 101."""
+"""The fast handshake answers as the library does, with the same 101."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What must hold for any input: one function per reader, one input per call.
+"""Properties that hold for any input: a function per reader, an input per call.
 
 Each takes a random generator and raises `AssertionError`, or what the reader
 raises against its word. `json.loads` is the oracle of what a message says.
@@ -52,7 +52,7 @@ def _refuse(word: str) -> Any:
 
 
 def oracle(data: bytes) -> Any:
-    """What `JSON.parse` reads, or `NOT_JSON`."""
+    """The value that `JSON.parse` returns, or `NOT_JSON`."""
     try:
         return json.loads(data.decode(), parse_constant=_refuse, parse_int=float)
     except (ValueError, RecursionError):

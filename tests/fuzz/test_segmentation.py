@@ -130,7 +130,7 @@ class Library(Protocol):
 
 
 def library(stream: bytes) -> list[Event]:
-    """What the library does with the stream, fed byte by byte."""
+    """The library's results for the stream, fed byte by byte."""
     protocol = Library(Side.SERVER, state=OPEN, max_size=MAX_SIZE)
     events: list[Event] = []
     joined, is_text = b"", False
@@ -193,7 +193,7 @@ def test_frames_mean_the_same_however_they_are_cut(
 
 
 class Transport:
-    """What a handshake writes, and what it goes on as."""
+    """The bytes that a handshake writes, and the protocol that follows."""
 
     def __init__(self) -> None:
         self.written = b""

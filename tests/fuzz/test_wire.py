@@ -189,7 +189,7 @@ async def test_junk_messages_on_one_connection_are_all_answered_or_served(
 async def test_nesting_near_the_interpreters_limit_is_served_or_refused(
     boot: Boot, database: Database
 ) -> None:
-    """What one decoder just takes, the next one down the road may not."""
+    """Input that one decoder just accepts may exceed the next one's limit."""
     database.add_user(ALICE)
     async with (
         boot(limits=LIMITS) as house,

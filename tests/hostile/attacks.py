@@ -12,7 +12,7 @@ from .clients import PING, PONG, TEXT, Target, attack, masked
 __all__ = ["READ_BYTES"]
 
 READ_BYTES = 262_144
-"""What an event loop reads at once: as many small frames as fit."""
+"""One read of an event loop: as many small frames as fit."""
 MESSAGE_BYTES = 1_048_576
 FRAME_BYTES = 4 * MESSAGE_BYTES
 NOTE = "00000000-0000-4000-8000-000000000001"

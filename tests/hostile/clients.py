@@ -1,4 +1,4 @@
-"""What attacks are made of: blocking sockets and bytes. Loopback only.
+"""The parts of attacks: blocking sockets and bytes. Loopback only.
 
 An attack runs in a process of its own, so that it does not slow down the honest client
 that measures it. Attackers have other loopback addresses than the honest client.

@@ -30,7 +30,7 @@ SETTLE_S = 15.0
 that of a request 10 s."""
 PAUSE_S = 0.01
 USERS = 40
-# What the tests' own settings relax, as it is by default.
+# The defaults of the settings that the tests relax.
 DEFAULTS = {
     name: getattr(Limits(), name)
     for name in ("accepts_per_second", "per_address", "abort_s")

@@ -1,4 +1,4 @@
-"""What is refused on a real socket is freed at once: the garbage collector is off.
+"""Refused input on a real socket is freed at once: the garbage collector is off.
 
 `tests/unit/test_reference_cycles.py` does the same for each part by itself.
 """

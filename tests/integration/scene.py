@@ -1,4 +1,4 @@
-"""Who sees what: a sender, the same user's other device, and another user.
+"""Three devices: a sender, the same user's other device, and another user's.
 
 `Scene.say` sends one message and returns what each of them was sent because of it.
 Nothing is waited for by the clock: a fourth device announces a deletion behind the

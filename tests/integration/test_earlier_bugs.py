@@ -1,4 +1,4 @@
-"""What was wrong with the earlier server, shown not to be wrong here.
+"""Bugs of the earlier server, shown to be absent here.
 
 One test for each of its known bugs that can apply; the numbers are those of the list
 in the project's reference facts. Bugs that have a test elsewhere are named with it:

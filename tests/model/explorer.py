@@ -29,7 +29,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Found:
-    """What the exploration came to."""
+    """The result of an exploration."""
 
     states: int
     ends: int

@@ -337,7 +337,7 @@ def environment(processes: int) -> dict[str, Step]:
     }
 
 
-# What steps have in common.
+# Shared by steps.
 
 
 def _remember(state: State, actor: int, row: Row) -> State:

@@ -1,7 +1,7 @@
-"""What is sampled of a running system, and whether it drifts.
+"""Samples of a running system, and whether they drift.
 
 A gate compares the median of the last third of the run with that of the third after
-the warm-up. What grows by more than its allowance fails.
+the warm-up. A figure that grows by more than its allowance fails.
 """
 
 import os

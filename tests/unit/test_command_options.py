@@ -26,7 +26,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(*args: str, code: int = 0) -> Config:
-    """What a command with these options goes by."""
+    """The settings of a command with these options."""
     found = [Config()]
 
     @click.command

@@ -1,4 +1,4 @@
-"""What the outside world may answer."""
+"""The answers of the ports."""
 
 from typelets_ws.ports import StoreError, TokenError, TokenRejectReason
 

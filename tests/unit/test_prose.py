@@ -25,6 +25,10 @@ ODD = re.compile(
     r"to be had|at hand|made good|of ours|half-way|told|lest|thereof|shall|tell of)\b",
     re.IGNORECASE,
 )
+VAGUE = re.compile(
+    r"(?:^|[.:;]\s+)(?:#\s*)?(What|Who|Whatever|Whoever|Nobody)\b", re.MULTILINE
+)
+"""A sentence whose subject has no name in the code."""
 WORD = re.compile(r"[A-Za-z']+")
 
 
@@ -55,12 +59,14 @@ def test_names(path: Path) -> str:
 test_names.__test__ = False  # type: ignore[attr-defined]
 
 
-def hits(texts: dict[str, str]) -> tuple[float, str]:
-    """Odd words in 1,000, and a line for each file that has some."""
-    found = {name: ODD.findall(text.lower()) for name, text in texts.items()}
+def hits(texts: dict[str, str], pattern: re.Pattern[str] = ODD) -> tuple[float, str]:
+    """Matches in 1,000 words, and a line for each file that has some."""
+    found = {name: pattern.findall(text) for name, text in texts.items()}
     words = sum(len(WORD.findall(text)) for text in texts.values())
     lines = [
-        f"{len(odd):3} {name}: {', '.join(odd)}" for name, odd in found.items() if odd
+        f"{len(some):3} {name}: {', '.join(some)}"
+        for name, some in found.items()
+        if some
     ]
     rate = 1000 * sum(map(len, found.values())) / words
     return rate, "\n".join(sorted(lines, reverse=True))
@@ -115,6 +121,12 @@ def texts_of(kind: str) -> dict[str, str]:
 def test_there_are_few_odd_words(kind: str) -> None:
     rate, lines = hits(texts_of(kind))
     assert rate <= CEILING, f"{rate:.1f} odd words in 1,000:\n{lines}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_subjects_have_names(kind: str) -> None:
+    rate, lines = hits(texts_of(kind), VAGUE)
+    assert rate <= CEILING, f"{rate:.1f} vague subjects in 1,000 words:\n{lines}"
 
 
 if __name__ == "__main__":

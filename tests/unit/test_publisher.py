@@ -1,4 +1,4 @@
-"""What goes over Redis, and that nothing half right does."""
+"""The publisher's events, and that no invalid one is sent."""
 
 import json
 import math

@@ -165,7 +165,7 @@ class Bus:
     def _on_commands_lost(self, reason: str) -> None:
         self._publisher.lost()
         self._health.doubt(reason)
-        # What is published at the new master is not heard at the old one.
+        # Subscribers of the old master do not receive from the new one.
         if reason == "failover":
             self._subscriber.leave()
         elif reason == "readonly":

@@ -110,7 +110,7 @@ class Clerk:
         assert group is not None
         assert self._refreshing is not None
         self._refreshing.cancel()
-        # What the body raised goes on as it is, not wrapped in a group.
+        # The body's exception is raised as it is, not wrapped in a group.
         await group.__aexit__(None, None, None)
 
     def reconfigure(self, config: Auth) -> None:
@@ -171,7 +171,7 @@ def _source(config: Auth) -> tuple[object, ...]:
 def _parts(token: str, config: Auth) -> _Parts:
     if len(token) > _LONGEST_TOKEN:
         raise TokenError(TokenRejectReason.MALFORMED)
-    # What is not ASCII becomes "?", which base64 does not have either.
+    # Other characters become "?", which is not base64 either.
     text = token.encode("ascii", "replace")
     segments = text.translate(_STANDARD).split(b".", 3)
     if len(segments) != 3:

@@ -121,7 +121,7 @@ class RedisConnection(asyncio.Protocol, ABC, Generic[Waiting]):
         self._timer = self._loop.call_later(LEFT_S, self.abort, "closed")
         self.left.set()
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is ours now."""

@@ -80,7 +80,7 @@ async def first_success(
     finally:
         for result in results[kept:]:
             discard(result)
-        # What was raised refers to this frame, which must not refer to it.
+        # The exception refers to this frame, so the frame must not refer to it.
         failures.clear()
     return results[0]
 

@@ -26,7 +26,7 @@ class RateVerdict(IntEnum):
 class SlidingWindow:
     """At most `limit` served within any `window` (same unit as `now`).
 
-    What is refused does not extend the window, yet is counted: served and
+    A refused message does not extend the window, yet is counted: served and
     refused together reaching three times the limit within one window is a flood.
     """
 

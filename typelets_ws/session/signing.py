@@ -182,7 +182,7 @@ def verify(envelope: Envelope, secrets: Iterable[str]) -> bool:
     """
     if len(envelope.signature) != _SIGNATURE_LENGTH:
         return False
-    # What is not ASCII becomes "?", which base64 does not have.
+    # Other characters become "?", which is not base64.
     claimed = envelope.signature.encode("ascii", "replace")
     signed = b"".join((
         b'{"payload":', envelope.payload,

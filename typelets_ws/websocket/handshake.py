@@ -184,7 +184,7 @@ class HandshakeProtocol(asyncio.Protocol):
         if reader.request is not None:
             self._answer(reader.request, reader)
         elif reader.status:
-            # What a proxy says of its client cannot be read: the peer is the proxy.
+            # The proxy's header is malformed: the proxy counts as the peer.
             self._state.log.info(
                 "request_refused",
                 status=reader.status,

@@ -136,7 +136,7 @@ class Writer:
         limit = self._state.config.limits.unsent_bytes
         if self.unsent <= limit:
             return False
-        # What was left at the last flush may have gone since.
+        # The rest of the last flush may have been written since.
         self.bytes_written()
         largest = max(self._largest, *map(len, self._frames))
         return self.unsent > limit + largest

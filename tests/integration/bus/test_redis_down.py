@@ -93,7 +93,7 @@ async def test_a_bad_link_is_noticed_and_nothing_is_lost_silently(
             await eventually(lambda: bool(house.daemon.health.unready_reasons()))
         await publish(redis_server.url, "alice", DELETED)
         await proxy.heal()
-        # What was held back may yet arrive; if it did not, there is a word.
+        # The held event may yet arrive; otherwise a resync reports it.
         first = await device.receive()
         assert first["type"] in {"note_deleted_sync", "resync_required"}
         await eventually(lambda: not house.daemon.health.unready_reasons())
@@ -243,6 +243,6 @@ def check(sent: list[int], log: list[int | None]) -> None:
     after = [entry for entry in log[last_resync + 1 :] if entry is not None]
     if missing:
         assert last_resync >= 0, "events are missing, and nobody was told"
-        # What came after the last word is later than everything that is missing.
+        # An event after the last resync is later than everything that is missing.
         first_after = min((entry for entry in after if entry >= 0), default=10**9)
         assert max(missing) < first_after

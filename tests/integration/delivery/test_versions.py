@@ -37,7 +37,7 @@ Notes = dict[str, dict[str, Any]]
 
 
 class Copy:
-    """What a device holds: the last row shown, and the row made up of `changes`."""
+    """A device's copy: the last row shown, and the row made up of `changes`."""
 
     def __init__(self, device: Device, rows: Notes) -> None:
         self.device = device

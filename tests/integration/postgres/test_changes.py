@@ -458,7 +458,7 @@ async def test_rows_by_id_are_the_users_own_and_of_their_kind(
         ]
 
 
-# Who may, and who may not.
+# Privileges.
 
 
 async def test_the_granted_role_is_enough(database: Database) -> None:

@@ -184,7 +184,7 @@ async def test_a_locked_row_costs_its_user_and_no_one_else(
             unavailable(house, await first.receive(), "Failed to update note")
             assert database.note(note)["title"] == "t"
         await eventually(lambda: not handling(house))
-        # What waited for the lock may have been written since, whole or not at all.
+        # A write that waited for the lock may be done since, whole or not at all.
         assert not house.logged("internal_error")
 
 

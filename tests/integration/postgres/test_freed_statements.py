@@ -1,4 +1,4 @@
-"""What a failed statement carried is freed at once, without the garbage collector."""
+"""A failed statement's values are freed at once, without the garbage collector."""
 
 import asyncio
 import gc

@@ -84,7 +84,7 @@ def quick(seconds: float) -> Iterator[None]:
     assert time.monotonic() - began < seconds
 
 
-# What is written, and what comes back.
+# Written and returned values.
 
 
 async def test_row_is_what_it_should_be_byte_for_byte(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""What a whole daemon and its clients say fits the published schema, every word."""
+"""Every message of a daemon and its clients fits the published schema."""
 
 import json
 from collections.abc import Mapping

@@ -46,7 +46,7 @@ async def fresh_token(house: RunningDaemon) -> str:
     return mint(ALICE, claims={"jti": f"{time.monotonic_ns()}"})
 
 
-# What the web client does.
+# As the web client does.
 
 
 async def test_the_web_clients_day(boot: Boot, note: str) -> None:
@@ -150,7 +150,7 @@ async def test_a_stale_token_replayed_behind_a_good_auth_changes_nothing(
         assert written["type"] == "note_update_success"
 
 
-# What an attacker, or a bad link, does.
+# As an attacker or a bad link does.
 
 
 async def test_a_message_counts_once_on_any_connection_of_its_user(

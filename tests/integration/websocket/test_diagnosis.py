@@ -1,4 +1,4 @@
-"""What the log says about one connection: enough to find out why a user is away."""
+"""The log about one connection is enough to find out why a user is away."""
 
 import json
 import time

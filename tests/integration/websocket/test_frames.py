@@ -108,7 +108,7 @@ async def test_every_frame_counts(boot: Boot, frames: bytes) -> None:
     async with boot(limits={"rate_messages": 10}) as house, raw(house) as client:
         client.write(frames)
         assert await client.close_code() == 4429
-        # What comes behind the verdict is discarded, however much it is.
+        # Input behind the verdict is discarded, however much it is.
         client.write(frames * 1_000)
         await client.ended()
         assert house.figure("closes_total", code="4429", reason="flood") == 1

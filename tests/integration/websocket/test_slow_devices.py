@@ -1,7 +1,7 @@
 """200 devices that stop reading: cut in time, memory bounded, others undisturbed.
 
-The daemon runs as a process of its own, so that its memory is its own. What the
-honest devices felt is printed, with and without the stalled ones (`-s`).
+The daemon runs as a process of its own, so that its memory is its own. The
+delays of the honest devices are printed, with and without the stalled ones (`-s`).
 """
 
 import asyncio

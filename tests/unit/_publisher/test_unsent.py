@@ -1,4 +1,4 @@
-"""What a publisher owes: bounded, in turns, nothing twice."""
+"""A publisher's unsent events: bounded, in turns, nothing twice."""
 
 import redis
 

@@ -1,4 +1,4 @@
-"""Who is here: delivered to all of a user's devices but one, and to no other user's."""
+"""The hub delivers to all of a user's devices but one, and to no other user's."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What was shown of rows: staleness, verification, memory."""
+"""The versions shown of rows: staleness, verification, memory."""
 
 import json
 from typing import Any
@@ -240,7 +240,7 @@ def test_a_creation_is_the_whole_row_only_where_it_was_unknown() -> None:
     shown.sent(stored(1, title="a"))
     shown.created(KEY, row.text, at(2))
     assert agreement(shown, row) is Agreement.DIFFERENT
-    # What a row without some of its fields leaves on the devices is unknown.
+    # After a row without some of its fields the devices' copy is unknown.
     shown = of_alice()
     shown.created(KEY, b'{"title":"b"}', at(2))
     assert agreement(shown, row) is Agreement.ANNOUNCED

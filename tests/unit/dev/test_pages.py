@@ -1,4 +1,4 @@
-"""Who may have the page of `dev`, and the tokens behind it."""
+"""Access to the page of `dev`, and to the tokens behind it."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What travels on Redis: read, passed on byte for byte, or dropped by one word."""
+"""Events from Redis: read, passed on byte for byte, or dropped with a reason."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What may stand in a message's fields: accepted, left out, or refused by name."""
+"""Values of a message's fields: accepted, left out, or refused by name."""
 
 import json
 from typing import Any

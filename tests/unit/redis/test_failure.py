@@ -1,4 +1,4 @@
-"""What a failed command of the shared limits means."""
+"""The meaning of a failed command of the shared limits."""
 
 import hiredis
 import pytest

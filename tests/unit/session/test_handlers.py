@@ -1,4 +1,4 @@
-"""What each message does: message in, outcome or refusal out, nothing sent."""
+"""Each message's handler: message in, outcome or refusal out, nothing sent."""
 
 import asyncio
 import json

@@ -1,6 +1,6 @@
 """A frame is made once: plain, and deflated when somebody needs it.
 
-What `whole_text` takes, the library would have taken for the same.
+The library reads every frame of `whole_text` as the same.
 """
 
 import zlib

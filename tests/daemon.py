@@ -163,9 +163,9 @@ async def daemon(
     output = Output(stream, time.time, level=level, form="json", burst=50)
     config = configured(**sections)
     async with running(config, log=output.logger(), pages=pages, wall=wall) as built:
-        house = RunningDaemon(built, stream)
+        server = RunningDaemon(built, stream)
         await eventually(lambda: not built.health.unready_reasons())
-        yield house
+        yield server
 
 
 WITH_FAST_PATHS = pytest.mark.parametrize("fast_paths", ["all"], indirect=True)

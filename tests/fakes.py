@@ -235,10 +235,10 @@ class FakeTransport:
     def send_message(self, text: bytes) -> None:
         self.sent.append(text)
 
-    def disconnect(self, farewell: Disconnect) -> None:
-        if farewell.answer is not None:
-            self.sent.append(farewell.answer)
-        self.closed_with, self.open = farewell, False
+    def disconnect(self, disconnect: Disconnect) -> None:
+        if disconnect.answer is not None:
+            self.sent.append(disconnect.answer)
+        self.closed_with, self.open = disconnect, False
 
     def authenticated(self) -> None:
         self.is_authenticated = True

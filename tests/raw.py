@@ -89,7 +89,7 @@ class Raw:
 
 
 async def handshake(
-    house: RunningDaemon, headers: str = "", *, receive_buffer: int = 0
+    server: RunningDaemon, headers: str = "", *, receive_buffer: int = 0
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
     """Ask for an upgrade; returns the head of the answer, too."""
     sock = socket.socket()
@@ -97,7 +97,7 @@ async def handshake(
     if receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     await asyncio.get_running_loop().sock_connect(
-        sock, ("127.0.0.1", house.daemon.port)
+        sock, ("127.0.0.1", server.daemon.port)
     )
     reader, writer = await asyncio.open_connection(sock=sock, limit=1024)
     writer.write(f"{HANDSHAKE}{headers}\r\n".encode())
@@ -111,11 +111,11 @@ async def handshake(
 
 @asynccontextmanager
 async def raw(
-    house: RunningDaemon, headers: str = "", *, receive_buffer: int = 0
+    server: RunningDaemon, headers: str = "", *, receive_buffer: int = 0
 ) -> AsyncIterator[Raw]:
     """A raw connection that has been greeted."""
     reader, writer, answer = await handshake(
-        house, headers, receive_buffer=receive_buffer
+        server, headers, receive_buffer=receive_buffer
     )
     try:
         assert answer.startswith(b"HTTP/1.1 101")

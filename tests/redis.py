@@ -249,7 +249,7 @@ class LinkProxy:
                 self._serve, "127.0.0.1", self.port
             )
 
-    async def shut(self) -> None:
+    async def close(self) -> None:
         await self._deaf()
         while self._serving:
             for link in self.links:
@@ -315,7 +315,7 @@ async def link_proxy(port: int) -> AsyncIterator[LinkProxy]:
     try:
         yield proxy
     finally:
-        await proxy.shut()
+        await proxy.close()
 
 
 def _gate() -> asyncio.Event:

@@ -55,7 +55,7 @@ def growth(bench: Bench) -> Iterator[Figure]:
 
 def _ours(bench: Bench) -> tuple[int, Costs]:
     """The bytes of a message, and the cost of an event."""
-    chance = random.Random(1)
+    rng = random.Random(1)
     costs: Costs = {count: [] for count in COUNTS}
     with ExitStack() as stack:
         subjects: list[Subject] = []
@@ -66,7 +66,7 @@ def _ours(bench: Bench) -> tuple[int, Costs]:
             audience = Audience(bench, stack, child, users, 1)
 
             def run(audience: Audience = audience, count: int = count) -> None:
-                order = chance.choices(range(count), k=EVENTS)
+                order = rng.choices(range(count), k=EVENTS)
                 throughput(bench, audience, costs[count], EVENTS, order)
 
             subjects.append(run)

@@ -118,7 +118,7 @@ def active(bench: Bench) -> Iterator[Figure]:
     late: list[float] = []
     pongs: list[float] = []
     weight: list[float] = []
-    chance = random.Random(1)
+    rng = random.Random(1)
     with ExitStack() as stack:
         bench.tell(f"active: {DEVICES} devices connect")
         child = stack.enter_context(bench.daemon())
@@ -129,8 +129,8 @@ def active(bench: Bench) -> Iterator[Figure]:
             lambda: [sock.send(PING) for sock in audience.crowd.socks.values()]
         )
         for _ in bench.rounds("active", full=4, quick=1):
-            chance.shuffle(devices)
-            order = chance.choices(range(USERS), k=EVENTS_PER_S * SECONDS)
+            rng.shuffle(devices)
+            order = rng.choices(range(USERS), k=EVENTS_PER_S * SECONDS)
             with bench.meter.watch(child, share, SECONDS):
                 run = Run(
                     audience,

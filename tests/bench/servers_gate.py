@@ -55,7 +55,7 @@ class _Replies(RedisConnection[Callable[[], None]]):
 
 
 @dataclass
-class _House:
+class _Shared:
     key: RSAPublicKey
     prefix: bytes
     events: _Replies
@@ -64,8 +64,8 @@ class _House:
 
 
 class _Gate(asyncio.Protocol):
-    def __init__(self, house: _House) -> None:
-        self._house = house
+    def __init__(self, shared: _Shared) -> None:
+        self._shared = shared
         self._user = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -79,14 +79,14 @@ class _Gate(asyncio.Protocol):
             return
         token = data[data.index(TOKEN) + len(TOKEN) : -2]
         signed, _, signature = token.rpartition(b".")
-        house = self._house
-        if RS256.verify(signed, house.key, urlsafe_b64decode(signature + b"==")):
-            self._user = b"%suser:%d" % (house.prefix, next(house.numbers))
-            house.events.ask(self._subscribed, b"SUBSCRIBE", self._user)
+        shared = self._shared
+        if RS256.verify(signed, shared.key, urlsafe_b64decode(signature + b"==")):
+            self._user = b"%suser:%d" % (shared.prefix, next(shared.numbers))
+            shared.events.ask(self._subscribed, b"SUBSCRIBE", self._user)
 
     def _subscribed(self) -> None:
-        keys = (1, self._user + b":devices", self._house.prefix, b"0" * 33, 100)
-        self._house.commands.ask(
+        keys = (1, self._user + b":devices", self._shared.prefix, b"0" * 33, 100)
+        self._shared.commands.ask(
             self._placed, b"EVALSHA", ACQUIRE_SHA, *keys, self._user + b":barred", 3600
         )
 
@@ -97,7 +97,7 @@ class _Gate(asyncio.Protocol):
         """The socket is gone."""
         if self._user:
             key = self._user + b":devices"
-            self._house.commands.ask(lambda: None, b"SREM", key, b"0" * 33)
+            self._shared.commands.ask(lambda: None, b"SREM", key, b"0" * 33)
 
 
 async def gate(
@@ -107,13 +107,13 @@ async def gate(
     redis, timeout = RedisConnector(redis_url, 5.0), 5.0
     events, commands = _Replies(timeout), _Replies(timeout)
     key = cast("RSAPublicKey", load_pem_public_key(pem.encode()))
-    house = _House(key, prefix.encode(), events, commands, itertools.count())
+    shared = _Shared(key, prefix.encode(), events, commands, itertools.count())
     async with AsyncExitStack() as stack:
         for link in (events, commands):
             stack.push_async_callback(close_connection, await redis.open(link))
         commands.ask(lambda: None, b"SCRIPT", b"LOAD", ACQUIRE)
         server = await asyncio.get_running_loop().create_server(
-            lambda: _Gate(house), "127.0.0.1", 0, backlog=4096
+            lambda: _Gate(shared), "127.0.0.1", 0, backlog=4096
         )
         gc.freeze()
         gc.disable()

@@ -34,15 +34,15 @@ class Scene:
     """A daemon, clients of alice, two notes and a folder of hers."""
 
     def __init__(
-        self, house: RunningDaemon, clients: Clients, notes: list[str]
+        self, server: RunningDaemon, clients: Clients, notes: list[str]
     ) -> None:
-        self.house = house
+        self.server = server
         self.clients = clients
         self.first, self.second = notes
 
     async def client(self, name: str, url: str = "", **options: Any) -> Client:
         tokens = options.pop("tokens", [mint("alice")])
-        return await self.clients.new(name, url or self.house.url, *tokens, **options)
+        return await self.clients.new(name, url or self.server.url, *tokens, **options)
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ def scene(
             database.add_note("alice", title=f"t{n}", folder_id=folder) for n in (1, 2)
         ]
         async with (
-            boot(**sections) as house,
+            boot(**sections) as server,
             node_clients(
                 tmp_path, database.url, redis_server.url, mobile=mobile
             ) as clients,
         ):
-            yield Scene(house, clients, notes)
+            yield Scene(server, clients, notes)
 
     return opened
 
@@ -108,7 +108,7 @@ async def test_changes_that_were_not_published(scene: Any, database: Database) -
 
 
 async def test_deletions_missed_offline(scene: Any, database: Database) -> None:
-    async with scene() as it, link_proxy(it.house.daemon.port) as proxy:
+    async with scene() as it, link_proxy(it.server.daemon.port) as proxy:
         phone = await it.client("phone", f"ws://127.0.0.1:{proxy.port}/")
         await phone.equals_postgres()
         await proxy.refuse()
@@ -133,7 +133,7 @@ async def test_without_recovery_the_app_refetches(scene: Any) -> None:
 async def test_a_day_offline(
     scene: Any, database: Database, redis_server: RedisServer
 ) -> None:
-    async with scene() as it, link_proxy(it.house.daemon.port) as proxy:
+    async with scene() as it, link_proxy(it.server.daemon.port) as proxy:
         phone = await it.client("phone", f"ws://127.0.0.1:{proxy.port}/")
         laptop = await it.client("laptop")
         await phone.equals_postgres()
@@ -160,7 +160,7 @@ async def test_a_day_offline(
 
 
 async def test_edits_outlive_the_app(scene: Any, database: Database) -> None:
-    async with scene() as it, link_proxy(it.house.daemon.port) as proxy:
+    async with scene() as it, link_proxy(it.server.daemon.port) as proxy:
         url = f"ws://127.0.0.1:{proxy.port}/"
         phone = await it.client("phone", url)
         await phone.equals_postgres()
@@ -183,7 +183,7 @@ async def cut_at(
     clients, notes, cutters = [], [], []
     async with AsyncExitStack() as stack:
         for cut in cuts:
-            cutter = ByteCutter(it.house.daemon.port, [cut])
+            cutter = ByteCutter(it.server.daemon.port, [cut])
             await stack.enter_async_context(cutter.serving())
             cutters.append(cutter)
             user = f"user_{cut:05}"
@@ -221,7 +221,7 @@ async def test_cut_at_many_bytes(scene: Any, database: Database) -> None:
 
 @pytest.mark.parametrize("slept_ms", [0, 3_600_000])
 async def test_a_half_open_connection(scene: Any, slept_ms: int) -> None:
-    async with scene() as it, link_proxy(it.house.daemon.port) as proxy:
+    async with scene() as it, link_proxy(it.server.daemon.port) as proxy:
         phone = await it.client("phone", f"ws://127.0.0.1:{proxy.port}/")
         await phone.equals_postgres()
         proxy.stall()
@@ -278,7 +278,7 @@ async def test_a_daemon_drains_and_another_takes_over(scene: Any, boot: Boot) ->
         async with link_proxy(old.daemon.port) as proxy:
             phone = await it.client("phone", f"ws://127.0.0.1:{proxy.port}/")
             await phone.equals_postgres()
-            proxy.target(it.house.daemon.port)
+            proxy.target(it.server.daemon.port)
             await stack.aclose()
             await phone.reported("status", code=1012)
             await phone.edit(it.first, title="while restarting")
@@ -336,7 +336,7 @@ async def test_react_native(scene: Any, database: Database) -> None:
 
 async def test_react_native_opens_a_socket_late(scene: Any) -> None:
     """Its WebSocket opens although it was closed while connecting."""
-    async with scene(mobile=True) as it, link_proxy(it.house.daemon.port) as proxy:
+    async with scene(mobile=True) as it, link_proxy(it.server.daemon.port) as proxy:
         phone = await it.client("phone", f"ws://127.0.0.1:{proxy.port}/")
         await phone.equals_postgres()
         proxy.stall()
@@ -346,7 +346,7 @@ async def test_react_native_opens_a_socket_late(scene: Any) -> None:
         await phone.equals_postgres()
 
         async def one_is_left() -> bool:
-            answer = await it.house.get("/websocket/status")
+            answer = await it.server.get("/websocket/status")
             return bool(json.loads(answer[2])["connections"]["total"] == 1)
 
         await eventually(one_is_left)

@@ -97,7 +97,7 @@ async def test_no_fault_makes_clients_differ_or_loses_an_edit(
     ):
         course = Course(it, database, redis_server.url)
         for number, name in enumerate(NAMES):
-            port = (it.house, other)[number % 2].daemon.port
+            port = (it.server, other)[number % 2].daemon.port
             proxy = await stack.enter_async_context(link_proxy(port))
             course.proxies.append(proxy)
             client = await it.client(name, f"ws://127.0.0.1:{proxy.port}/")

@@ -44,7 +44,7 @@ class Crowd:
         self.port = port
         self.tokens = tokens
         self.backoff = backoff
-        self.chance = random.Random(7)
+        self.rng = random.Random(7)
         self.open = 0
         self.empty = asyncio.Event()
         self.authenticated = 0
@@ -166,7 +166,7 @@ class Member(asyncio.Protocol):
 
     def _come_back(self) -> None:
         if not self._crowd.ended:
-            pause = self._crowd.backoff * self._crowd.chance.uniform(0.5, 1)
+            pause = self._crowd.backoff * self._crowd.rng.uniform(0.5, 1)
             self._timer = self._loop.call_later(pause, self._again)
 
     def _again(self) -> None:

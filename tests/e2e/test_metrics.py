@@ -62,15 +62,15 @@ def test_every_figure_is_fed_somewhere() -> None:
     assert not unfed
 
 
-def series(house: RunningDaemon) -> int:
-    return sum(len(m.samples) for m in families(house.daemon.metrics.registry))
+def series(server: RunningDaemon) -> int:
+    return sum(len(m.samples) for m in families(server.daemon.metrics.registry))
 
 
-def counters(house: RunningDaemon) -> set[tuple[str, ...]]:
+def counters(server: RunningDaemon) -> set[tuple[str, ...]]:
     """Every counter's series: the name and its labels' values."""
     return {
         (sample.name, *sorted(sample.labels.values()))
-        for metric in families(house.daemon.metrics.registry)
+        for metric in families(server.daemon.metrics.registry)
         if metric.type == "counter"
         for sample in metric.samples
     }
@@ -95,7 +95,7 @@ class Silent:
     def ask_resync(self, reason: str, delay: float) -> None: ...
 
 
-async def misbehave(house: RunningDaemon, device: Device, mark: str) -> None:
+async def misbehave(server: RunningDaemon, device: Device, mark: str) -> None:
     """Everything a stranger chooses the words of."""
     await device.ask({"type": f"no_such_type_{mark}"})
     await device.ask(f"not JSON {mark}")
@@ -105,39 +105,39 @@ async def misbehave(house: RunningDaemon, device: Device, mark: str) -> None:
     await device.ask({"type": "note_update", "noteId": NOTE, "changes": {mark: 1}})
     await device.ask(device.signed({"type": "ping"}, signature=mark))
     await device.auth(mint("alice", kid=mark, claims={"azp": mark}) + mark)
-    await house.get(f"/{mark}")
-    await house.get("/", headers={"Origin": f"https://{mark}.example"})
-    house.daemon.relay.on_event("alice", b'{"event":"%s"}' % mark.encode())
+    await server.get(f"/{mark}")
+    await server.get("/", headers={"Origin": f"https://{mark}.example"})
+    server.daemon.relay.on_event("alice", b'{"event":"%s"}' % mark.encode())
 
 
 async def test_strangers_words_and_ten_thousand_users_make_no_new_series(
     boot: Boot,
 ) -> None:
-    async with boot() as house:
-        known = counters(house)
+    async with boot() as server:
+        known = counters(server)
         for mark in ("first", "second", "third"):
-            async with house.device("alice") as device:
-                await misbehave(house, device, mark)
+            async with server.device("alice") as device:
+                await misbehave(server, device, mark)
                 await device.socket.close(4000 + len(mark), mark)
-            assert counters(house) == known
+            assert counters(server) == known
             if mark == "first":
-                await eventually(lambda: house.daemon.hub.devices == 0)
-                before = series(house)
-        hub, relay = house.daemon.hub, house.daemon.relay
+                await eventually(lambda: server.daemon.hub.devices == 0)
+                before = series(server)
+        hub, relay = server.daemon.hub, server.daemon.relay
         event = msgspec.json.encode({"event": "note_deleted", "noteId": NOTE})
         relay.on_event("user", event)
-        await eventually(lambda: house.daemon.hub.devices == 0)
-        before = max(before, series(house))
+        await eventually(lambda: server.daemon.hub.devices == 0)
+        before = max(before, series(server))
         for number in range(USERS):
             hub.attach(f"user_{number}", Silent(number))
             relay.on_event(f"user_{number}", event)
-        assert series(house) == before <= MOST_SERIES
-        assert house.figure("deliveries_total") == USERS
+        assert series(server) == before <= MOST_SERIES
+        assert server.figure("deliveries_total") == USERS
 
 
 async def test_process_build_pool_and_reload_are_reported(boot: Boot) -> None:
-    async with boot(database={"pool_min": 1, "pool_max": 3}) as house:
-        _, _, body = await house.get("/metrics", admin=True)
+    async with boot(database={"pool_min": 1, "pool_max": 3}) as server:
+        _, _, body = await server.get("/metrics", admin=True)
         found = {
             sample.name: (sample.labels, sample.value)
             for family in text_string_to_metric_families(body.decode())
@@ -155,16 +155,16 @@ async def test_process_build_pool_and_reload_are_reported(boot: Boot) -> None:
         labels, one = found["typelets_ws_build_info"]
         assert (labels["version"], one) == (typelets_ws.__version__, 1)
         assert found["typelets_ws_postgres_connections_max"][1] == 3
-        await eventually(lambda: house.figure("postgres_requests_total") > 0)
+        await eventually(lambda: server.figure("postgres_requests_total") > 0)
         assert (
             1
             <= sum(
-                house.figure("postgres_connections", state=state)
+                server.figure("postgres_connections", state=state)
                 for state in ("idle", "in_use")
             )
             <= 3
         )
-        assert house.figure("postgres_connect_seconds_total") < 1
+        assert server.figure("postgres_connect_seconds_total") < 1
 
 
 async def test_the_figures_of_a_busy_minute(
@@ -173,26 +173,26 @@ async def test_the_figures_of_a_busy_minute(
     user = database.add_user("alice")
     note = database.add_note(user)
     update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
-    async with boot(limits={"devices_per_user": 2}) as house:
-        known = counters(house)
-        async with house.device(user) as one, house.device(user) as two:
+    async with boot(limits={"devices_per_user": 2}) as server:
+        known = counters(server)
+        async with server.device(user) as one, server.device(user) as two:
             await one.ask(update)
             assert (await two.receive())["type"] == "note_sync"
             event = {"event": "note_deleted", "noteId": note, "publishedAt": 1}
             await publish(redis_server.url, user, event)
             await two.receive()
-            async with house.device() as third:
+            async with server.device() as third:
                 await third.send({"type": "auth", "token": mint(user)})
                 assert await third.closed() == 4429
-            async with house.device() as forger:
+            async with server.device() as forger:
                 await forger.send({"type": "auth", "token": mint(user, key=STRANGER)})
                 assert await forger.closed() == 4401
             await eventually(
-                lambda: house.figure("connections", state="authenticated") == 2
+                lambda: server.figure("connections", state="authenticated") == 2
             )
-        await eventually(lambda: house.daemon.hub.devices == 0)
-        await eventually(lambda: house.figure("sent_bytes_total") > 500)
-        status, _, body = await house.get("/metrics", admin=True)
+        await eventually(lambda: server.daemon.hub.devices == 0)
+        await eventually(lambda: server.figure("sent_bytes_total") > 500)
+        status, _, body = await server.get("/metrics", admin=True)
         assert status == 200
         found = {
             (sample.name[len("typelets_ws_") :], *sorted(sample.labels.values())):
@@ -222,5 +222,5 @@ async def test_the_figures_of_a_busy_minute(
         }
         assert {key: found.get(key) for key in expected} == expected
         assert found["received_bytes_total",] > 500
-        assert counters(house) == known
+        assert counters(server) == known
         assert found["token_age_seconds_bucket", "+Inf"] >= 2

@@ -64,26 +64,26 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-async def visit(port: int, url: str, chance: random.Random, until: float) -> int:
+async def visit(port: int, url: str, rng: random.Random, until: float) -> int:
     """Come and go as one of a few users until the time is over."""
     visits = 0
     while time.monotonic() < until:
-        user = f"user_{chance.randrange(VISITORS // 2)}"
+        user = f"user_{rng.randrange(VISITORS // 2)}"
         async with connect(f"ws://127.0.0.1:{port}/", max_queue=None) as link:
             device = Device(link)
             await device.receive()
-            if chance.random() < 0.1:
+            if rng.random() < 0.1:
                 await device.send("junk")
             assert (await device.auth(mint(user)))["type"] in {"auth_success", "error"}
             if device.user_id:
                 data = {
                     "id": str(uuid.UUID(int=1)),
-                    "text": "x" * chance.randrange(2_000),
+                    "text": "x" * rng.randrange(2_000),
                 }
                 await device.send({"type": "note_created", "noteData": data})
                 await publish(url, user, {"event": "note_created", "noteData": data})
                 await device.barrier()
-            if chance.random() < 0.3:
+            if rng.random() < 0.3:
                 link.transport.abort()
         visits += 1
     return visits

@@ -41,9 +41,9 @@ async def test_many_floods_together_get_a_bounded_share_of_an_iteration(
         read(inbound, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Inbound, "_read", counted)
-    async with boot(limits={"iteration_frames": SHARE}) as house:
+    async with boot(limits={"iteration_frames": SHARE}) as server:
         with ExitStack() as opened:
-            target = Target(house.daemon.port, [])
+            target = Target(server.daemon.port, [])
             opened.callback(target.drop)
             socks = [await asyncio.to_thread(target.websocket) for _ in range(FLOODS)]
             for sock in socks:
@@ -52,7 +52,7 @@ async def test_many_floods_together_get_a_bounded_share_of_an_iteration(
             iterations.begin()
             await eventually(
                 lambda: (
-                    house.figure("closes_total", code="4429", reason="flood") == FLOODS
+                    server.figure("closes_total", code="4429", reason="flood") == FLOODS
                 )
             )
             iterations.over = True
@@ -62,9 +62,9 @@ async def test_many_floods_together_get_a_bounded_share_of_an_iteration(
 
 
 async def test_a_message_behind_floods_has_its_turn(boot: Boot) -> None:
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         with ExitStack() as opened:
-            target = Target(house.daemon.port, [])
+            target = Target(server.daemon.port, [])
             opened.callback(target.drop)
             socks = [await asyncio.to_thread(target.websocket) for _ in range(FLOODS)]
             for sock in socks:
@@ -88,18 +88,18 @@ async def test_one_large_message_is_handled_in_an_iteration(
     monkeypatch.setattr(Dispatcher, "receive", counted)
     message = masked(TEXT, b'{"type":"ping","x":"' + b"y" * 100_000 + b'"}')
     tokens = [mint("alice", expires_in=3600)]
-    async with boot() as house:
+    async with boot() as server:
         with ExitStack() as opened:
-            target = Target(house.daemon.port, tokens)
+            target = Target(server.daemon.port, tokens)
             opened.callback(target.drop)
             socks = [await asyncio.to_thread(target.device) for _ in range(10)]
             for sock in socks:
                 sock.sendall(message[:-1])
-            await house.daemon.store.ping()
+            await server.daemon.store.ping()
             for sock in socks:
                 sock.sendall(message[-1:])
             iterations.begin()
             pongs = {"type": "ping", "result": "ok"}
-            await eventually(lambda: house.figure("messages_total", **pongs) == 10)
+            await eventually(lambda: server.figure("messages_total", **pongs) == 10)
             iterations.over = True
     assert (max(iterations.counts), sum(iterations.counts)) == (1, 10)

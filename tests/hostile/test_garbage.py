@@ -108,8 +108,8 @@ MESSAGES = {
 class Client:
     """Sends bytes and reads to the end, in a thread."""
 
-    def __init__(self, house: RunningDaemon) -> None:
-        self.target = Target(house.daemon.port, [mint("alice", expires_in=3600)])
+    def __init__(self, server: RunningDaemon) -> None:
+        self.target = Target(server.daemon.port, [mint("alice", expires_in=3600)])
 
     def request(self, data: bytes) -> None:
         self.finish(self.target.connect(), data)
@@ -147,17 +147,17 @@ def uncollected() -> Iterator[Callable[[], None]]:
 async def test_what_is_refused_on_a_socket_is_freed(
     boot: Boot, database: Database, uncollected: Callable[[], None]
 ) -> None:
-    server = {
+    settings = {
         "port": 0, "drain_seconds": 0.0, "permessage_deflate": True,
         "allowed_origins": ["https://app.example"],
     }  # fmt: skip
     database.add_user("alice")
-    async with boot(server=server, limits={"abort_s": 0.2}) as house:
-        client = Client(house)
+    async with boot(server=settings, limits={"abort_s": 0.2}) as server:
+        client = Client(server)
 
         async def act(send: Callable[[bytes], None], data: bytes) -> None:
             await asyncio.to_thread(send, data)
-            await eventually(lambda: not house.daemon.state.connections)
+            await eventually(lambda: not server.daemon.state.connections)
 
         cases = [
             (send, name, data)
@@ -183,14 +183,14 @@ async def test_a_message_of_a_failed_statement_is_freed(
 ) -> None:
     note = database.add_note(database.add_user("alice"))
     limits = {"abort_s": 0.2}
-    async with boot(database={"statement_timeout_ms": 150}, limits=limits) as house:
-        client = Client(house)
+    async with boot(database={"statement_timeout_ms": 150}, limits=limits) as server:
+        client = Client(server)
         message = text(type="note_update", noteId=note, changes={"title": BIG.decode()})
         with database.locked(note):
             for round_ in range(ROUNDS):
                 if round_ == 1:
                     uncollected()
                 await asyncio.to_thread(client.messages, message * 2)
-                await eventually(lambda: not house.daemon.state.connections)
-        assert house.logged("message_failed")
+                await eventually(lambda: not server.daemon.state.connections)
+        assert server.logged("message_failed")
         assert gc.collect() == 0

@@ -49,7 +49,7 @@ class Seen:
 class Scene:
     """Three devices of alice (two that are watched) and one of bob's."""
 
-    house: RunningDaemon
+    server: RunningDaemon
     sender: Device
     other: Device
     fence: Device
@@ -81,20 +81,20 @@ async def until(device: Device, mark: str) -> list[Message]:
 
 
 @asynccontextmanager
-async def staged(house: RunningDaemon) -> AsyncIterator[Scene]:
+async def staged(server: RunningDaemon) -> AsyncIterator[Scene]:
     """A scene on a running daemon."""
     async with (
-        house.device(ALICE) as sender,
-        house.device(ALICE) as other,
-        house.device(ALICE) as fence,
-        house.device(BOB) as bob,
+        server.device(ALICE) as sender,
+        server.device(ALICE) as other,
+        server.device(ALICE) as fence,
+        server.device(BOB) as bob,
     ):
-        yield Scene(house, sender, other, fence, bob)
+        yield Scene(server, sender, other, fence, bob)
 
 
 @asynccontextmanager
 async def played(boot: Boot, **sections: Mapping[str, Any]) -> AsyncIterator[Scene]:
     """A scene on a daemon of its own, which must not log an internal error."""
-    async with boot(**sections) as house, staged(house) as scene:
+    async with boot(**sections) as server, staged(server) as scene:
         yield scene
-        assert not house.logged("internal_error")
+        assert not server.logged("internal_error")

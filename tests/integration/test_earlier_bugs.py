@@ -35,16 +35,16 @@ def note(database: Database) -> str:
 async def test_1_re_auth_as_another_user_leaks_nothing(
     boot: Boot, note: str, redis_server: RedisServer
 ) -> None:
-    async with boot() as house, house.device(ALICE) as writer:
-        async with house.device(ALICE) as turncoat:
+    async with boot() as server, server.device(ALICE) as writer:
+        async with server.device(ALICE) as turncoat:
             answer = await turncoat.auth(mint(BOB))
             assert answer["reason"] == "auth-failed"
             changes = {"title": "private"}
             update = {"type": "note_update", "noteId": note, "changes": changes}
             assert (await writer.ask(update))["type"] == "note_update_success"
             assert await turncoat.closed() == 4401
-        await eventually(lambda: house.daemon.hub.devices == 1)
-        assert house.daemon.hub.count(BOB) == 0
+        await eventually(lambda: server.daemon.hub.devices == 1)
+        assert server.daemon.hub.count(BOB) == 0
         heard = await publish(
             redis_server.url, BOB, {"event": "note_deleted", "noteId": note}
         )
@@ -54,7 +54,7 @@ async def test_1_re_auth_as_another_user_leaks_nothing(
 async def test_2_a_row_given_away_meanwhile_is_not_written(
     boot: Boot, note: str, database: Database
 ) -> None:
-    async with boot() as house, staged(house) as scene:
+    async with boot() as server, staged(server) as scene:
         with database.locked(note) as thief:
             await scene.sender.send(
                 {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
@@ -72,7 +72,7 @@ async def test_2_a_row_given_away_meanwhile_is_not_written(
 async def test_2_a_row_deleted_meanwhile_is_not_found(
     boot: Boot, note: str, database: Database
 ) -> None:
-    async with boot() as house, staged(house) as scene:
+    async with boot() as server, staged(server) as scene:
         with database.locked(note) as rest:
             await scene.sender.send(
                 {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
@@ -89,7 +89,7 @@ async def test_3_a_folder_of_anothers_and_none_are_reported_the_same(
     boot: Boot, note: str, database: Database
 ) -> None:
     his = database.add_folder(BOB)
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         told = []
         for folder in (his, str(uuid.uuid4())):
             changes = {"folderId": folder}
@@ -103,9 +103,9 @@ async def test_3_a_folder_of_anothers_and_none_are_reported_the_same(
 
 
 async def test_6_what_is_right_behind_auth_is_served(boot: Boot, note: str) -> None:
-    async with boot() as house:
+    async with boot() as server:
         for _ in range(12):
-            async with house.device() as device:
+            async with server.device() as device:
                 await device.send({"type": "auth", "token": mint(ALICE)})
                 await device.send({"type": "join_note", "noteId": note})
                 assert (await device.receive())["type"] == "auth_success"
@@ -115,14 +115,14 @@ async def test_6_what_is_right_behind_auth_is_served(boot: Boot, note: str) -> N
 async def test_6_what_is_right_behind_a_final_failure_is_not_applied(
     boot: Boot, note: str, database: Database
 ) -> None:
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         for _ in range(3):
             await device.send({"type": "auth", "token": "junk"})
         await device.send(
             {"type": "note_update", "noteId": note, "changes": {"title": "late"}}
         )
         assert await device.closed() == 4401
-        async with house.device(ALICE) as other:
+        async with server.device(ALICE) as other:
             assert await other.barrier() == []
         assert database.note(note)["title"] == "t"
 
@@ -131,14 +131,14 @@ async def test_7_a_deletion_is_reported_after_the_row_has_gone(
     boot: Boot, note: str, database: Database
 ) -> None:
     database.execute("DELETE FROM notes")
-    async with boot() as house, staged(house) as scene:
+    async with boot() as server, staged(server) as scene:
         seen = await scene.say({"type": "note_deleted", "noteId": note})
         assert seen.sync["noteId"] == note
 
 
 async def test_8_sending_auth_twice_at_the_limit_keeps_the_place(boot: Boot) -> None:
     one = {"devices_per_user": 1}
-    async with boot(limits=one) as house, house.device() as device:
+    async with boot(limits=one) as server, server.device() as device:
         auth = {"type": "auth", "token": mint(ALICE)}
         await device.send(auth)
         await device.send(auth)
@@ -149,25 +149,25 @@ async def test_8_sending_auth_twice_at_the_limit_keeps_the_place(boot: Boot) -> 
 
 async def test_11_oversized_messages_are_counted_by_the_rate(boot: Boot) -> None:
     few = {"rate_messages": 5}
-    async with boot(limits=few) as house, house.device(ALICE) as device:
+    async with boot(limits=few) as server, server.device(ALICE) as device:
         codes = [(await device.ask("x" * 1_048_577))["code"] for _ in range(6)]
         assert codes == ["MESSAGE_TOO_LARGE"] * 4 + ["RATE_LIMITED"] * 2
 
 
 async def test_15_an_empty_subject_is_no_one(boot: Boot) -> None:
-    async with boot() as house:
-        async with house.device() as device:
+    async with boot() as server:
+        async with server.device() as device:
             answer = await device.auth(mint("x", claims={"sub": ""}))
             assert answer["reason"] == "auth-failed"
             assert await device.closed() == 4401
-        assert len(house.daemon.hub) == 0
+        assert len(server.daemon.hub) == 0
 
 
 async def test_18_a_downgrade_is_refused_where_signatures_are_required(
     boot: Boot, note: str, database: Database
 ) -> None:
     rules = {"require_signed_messages": True}
-    async with boot(messages=rules) as house, house.device(ALICE) as device:
+    async with boot(messages=rules) as server, server.device(ALICE) as device:
         update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
         for message in (update, {**update, "signature": 5, "payload": {}}):
             assert (await device.ask(message))["code"] == "SIGNATURE_REJECTED"
@@ -175,8 +175,8 @@ async def test_18_a_downgrade_is_refused_where_signatures_are_required(
 
 
 async def test_20_status_tells_no_user_ids_to_the_public(boot: Boot) -> None:
-    async with boot() as house, house.device(ALICE):
-        _, _, body = await house.get("/websocket/status")
+    async with boot() as server, server.device(ALICE):
+        _, _, body = await server.get("/websocket/status")
         assert ALICE.encode() not in body
         assert json.loads(body)["connections"]["perUser"] == []
 
@@ -186,9 +186,9 @@ async def test_half_open_connections_do_not_count_for_ever(boot: Boot) -> None:
     limits = {
         "devices_per_user": 1, "ping_interval_s": 0.2, "ping_timeout_s": 0.2,
     }  # fmt: skip
-    async with boot(limits=limits) as house, raw(house) as ghost:
+    async with boot(limits=limits) as server, raw(server) as ghost:
         ghost.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
         await ghost.text()
-        await eventually(lambda: house.daemon.hub.devices == 0)
-        async with asyncio.timeout(5), house.device(ALICE) as device:
+        await eventually(lambda: server.daemon.hub.devices == 0)
+        async with asyncio.timeout(5), server.device(ALICE) as device:
             assert device.user_id == ALICE

@@ -8,10 +8,10 @@ async def test_an_event_reaches_every_device_of_its_user_and_no_other(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     async with (
-        boot() as house,
-        house.device("alice") as phone,
-        house.device("alice") as laptop,
-        house.device("bob") as other,
+        boot() as server,
+        server.device("alice") as phone,
+        server.device("alice") as laptop,
+        server.device("bob") as other,
     ):
         data = b'{"id": "x",  "odd" : 1.0e0, "text": "\xc3\xa9\\u00e9"}'
         event = b'{"event":"note_created","noteData":' + data + b"}"

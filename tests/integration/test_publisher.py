@@ -27,9 +27,9 @@ async def test_devices_hear_it_except_the_one_that_caused_it(
 ) -> None:
     data = json.dumps(whole_note("alice"), separators=(" ,", ": ")).encode()
     async with (
-        boot() as house,
-        house.device("alice") as phone,
-        house.device("alice") as laptop,
+        boot() as server,
+        server.device("alice") as phone,
+        server.device("alice") as laptop,
         AsyncPublisher(redis_server.url) as publisher,
     ):
         heard = await publisher.notify_note_created(
@@ -51,9 +51,9 @@ async def test_a_revoked_session_closes_and_stays_out(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     async with (
-        boot() as house,
-        house.device("alice", sid="sess_bad") as phone,
-        house.device("alice", sid="sess_good") as laptop,
+        boot() as server,
+        server.device("alice", sid="sess_bad") as phone,
+        server.device("alice", sid="sess_good") as laptop,
         AsyncPublisher(redis_server.url) as publisher,
     ):
         assert await publisher.revoke_session("alice", "sess_bad") == 1
@@ -69,7 +69,7 @@ async def test_a_session_revoked_while_no_one_listens_stays_out(
     async with AsyncPublisher(redis_server.url) as publisher:
         assert await publisher.revoke_session("alice", "sess_bad", keep_s=60) == 0
     assert 0 < redis_server.command("TTL", "typelets:barred:sess_bad") <= 60
-    async with boot() as house, house.device() as phone, house.device() as laptop:
+    async with boot() as server, server.device() as phone, server.device() as laptop:
         answer = await phone.auth(mint("alice", sid="sess_bad"))
         assert answer["type"] == "auth_failed"
         assert await phone.closed() == 4401

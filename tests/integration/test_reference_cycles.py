@@ -86,16 +86,16 @@ async def test_lost_connections_are_freed_at_once(
             # No update gives up waiting: the pool's own error for that is a cycle.
             database={"wait_ms": 5_000},
             recovery={"enabled": True, "audit_s": 0.5, "quiet_s": 0.1},
-        ) as house,
-        house.device(ALICE) as other,
+        ) as server,
+        server.device(ALICE) as other,
         AsyncExitStack() as stack,
     ):
         devices = [
-            await stack.enter_async_context(house.device(ALICE)) for _ in range(5)
+            await stack.enter_async_context(server.device(ALICE)) for _ in range(5)
         ]
 
         async def ready() -> bool:
-            return (await house.get("/ready"))[0] == 200 and await update(other)
+            return (await server.get("/ready"))[0] == 200 and await update(other)
 
         async def once() -> None:
             healed = asyncio.Event()

@@ -15,7 +15,7 @@ __all__ = ["dev"]
 async def test_expect_finds_a_message_by_its_fields(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with boot() as house, connect(house.url, token=mint("alice")) as phone:
+    async with boot() as server, connect(server.url, token=mint("alice")) as phone:
         assert phone.user_id == "alice"
         for note in ("1", "2", "3"):
             event = {"event": "note_deleted", "noteId": note_id(1, int(note))}
@@ -29,8 +29,8 @@ async def test_expect_finds_a_message_by_its_fields(
 
 async def test_what_came_instead_is_said(boot: Boot) -> None:
     async with (
-        boot() as house,
-        connect(house.url, token=mint("alice"), timeout_s=0.2) as phone,
+        boot() as server,
+        connect(server.url, token=mint("alice"), timeout_s=0.2) as phone,
     ):
         await phone.send({"type": "ping", "requestId": "mine"})
         with pytest.raises(AssertionError, match=r"no note_sync .*Timeout.*mine"):
@@ -38,9 +38,9 @@ async def test_what_came_instead_is_said(boot: Boot) -> None:
 
 
 async def test_a_refused_token_is_an_assertion(boot: Boot) -> None:
-    async with boot() as house:
+    async with boot() as server:
         with pytest.raises(AssertionError, match="token-expired"):
-            async with connect(house.url, token=mint("alice", expires_in=-60)):
+            async with connect(server.url, token=mint("alice", expires_in=-60)):
                 pass
 
 

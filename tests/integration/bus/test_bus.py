@@ -72,14 +72,14 @@ async def test_subscribing_and_leaving_in_one_turn_leaves_no_ghost(
     redis_server: RedisServer,
 ) -> None:
     async with ready(redis_server.url, unsubscribe_delay_s=0.0) as one:
-        chance = random.Random(5)
+        rng = random.Random(5)
         async with asyncio.TaskGroup() as group:
             for _ in range(300):
-                user = f"user{chance.randrange(10)}"
+                user = f"user{rng.randrange(10)}"
                 group.create_task(one.bus.subscribe(user))
-                if chance.random() < 0.7:
+                if rng.random() < 0.7:
                     one.bus.unsubscribe(user)
-                if chance.random() < 0.2:
+                if rng.random() < 0.2:
                     await asyncio.sleep(0)
         for number in range(10):
             one.bus.unsubscribe(f"user{number}")
@@ -441,12 +441,12 @@ class Ledger:
         return [n for n in self.lost() if self._told[self.sent[n]] < n]
 
 
-def misbehave(server: RedisServer, proxy: LinkProxy, chance: random.Random) -> None:
-    what = chance.randrange(4)
+def misbehave(server: RedisServer, proxy: LinkProxy, rng: random.Random) -> None:
+    what = rng.randrange(4)
     if what == 0:
         proxy.cut()
     elif what == 1:
-        proxy.stall(to_server=chance.random() < 0.5)
+        proxy.stall(to_server=rng.random() < 0.5)
     elif what == 2:
         server.command("CLIENT", "KILL", "TYPE", "pubsub")
     else:
@@ -574,7 +574,7 @@ async def test_five_thousand_events_over_a_link_that_misbehaves(
     redis_server: RedisServer, seed: int
 ) -> None:
     """A process without event n got a gap report after its publication."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     async with (
         link_proxy(redis_server.port) as proxy,
         ready(proxy.url, seed) as one,
@@ -586,10 +586,10 @@ async def test_five_thousand_events_over_a_link_that_misbehaves(
         ledger = Ledger(one, users)
         while len(ledger.sent) < 5000:
             for _ in range(10):
-                ledger.publish(sender, chance.choice(users))
-            if chance.random() < 0.06:
-                misbehave(redis_server, proxy, chance)
-            elif chance.random() < 0.05:
+                ledger.publish(sender, rng.choice(users))
+            if rng.random() < 0.06:
+                misbehave(redis_server, proxy, rng)
+            elif rng.random() < 0.05:
                 await proxy.heal()
             await asyncio.sleep(0.005)
             ledger.note_gaps()

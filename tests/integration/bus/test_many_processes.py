@@ -50,12 +50,14 @@ async def test_what_one_device_does_reaches_the_others_wherever_they_are(
 async def test_all_devices_see_one_order(boot: Boot) -> None:
     """Announcements from three processes at once: everybody the same sequence."""
     async with AsyncExitStack() as stack:
-        houses = [await stack.enter_async_context(boot()) for _ in range(3)]
+        servers = [await stack.enter_async_context(boot()) for _ in range(3)]
         speakers = [
-            await stack.enter_async_context(house.device("alice")) for house in houses
+            await stack.enter_async_context(server.device("alice"))
+            for server in servers
         ]
         listeners = [
-            await stack.enter_async_context(house.device("alice")) for house in houses
+            await stack.enter_async_context(server.device("alice"))
+            for server in servers
         ]
         for number in range(40):
             for index, speaker in enumerate(speakers):
@@ -74,8 +76,8 @@ async def test_all_devices_see_one_order(boot: Boot) -> None:
             assert own == [f"{index}-{number}" for number in range(40)]
 
 
-async def attempt(stack: AsyncExitStack, house: RunningDaemon) -> bool:
-    device = await stack.enter_async_context(house.device())
+async def attempt(stack: AsyncExitStack, server: RunningDaemon) -> bool:
+    device = await stack.enter_async_context(server.device())
     answer = await device.auth(mint("alice"))
     if answer["type"] == "auth_success":
         return True
@@ -88,12 +90,12 @@ async def test_forty_devices_race_for_twenty_places_on_three_processes(
     boot: Boot,
 ) -> None:
     async with AsyncExitStack() as stack:
-        houses = [await stack.enter_async_context(boot()) for _ in range(3)]
+        servers = [await stack.enter_async_context(boot()) for _ in range(3)]
         got_in = await asyncio.gather(
-            *(attempt(stack, houses[number % 3]) for number in range(40))
+            *(attempt(stack, servers[number % 3]) for number in range(40))
         )
         assert sum(got_in) == 20
-        assert sum(house.daemon.hub.count("alice") for house in houses) == 20
+        assert sum(server.daemon.hub.count("alice") for server in servers) == 20
 
 
 async def test_places_come_free_with_the_devices_that_held_them(boot: Boot) -> None:
@@ -144,15 +146,17 @@ async def test_the_cost_of_an_event_in_redis_commands_does_not_depend_on_other_u
     # No probe in between that would be counted too.
     quiet = {"probe_interval_s": 3600.0, "probe_timeout_s": 3600.0}
     async with (
-        boot(redis=quiet) as house,
+        boot(redis=quiet) as server,
         AsyncExitStack() as stack,
-        house.device("alice") as phone,
-        house.device("alice") as laptop,
+        server.device("alice") as phone,
+        server.device("alice") as laptop,
     ):
         for others in (10, 100):
             redis_server.command("CONFIG", "RESETSTAT")
             for number in range(others):
-                await stack.enter_async_context(house.device(f"user_{others}_{number}"))
+                await stack.enter_async_context(
+                    server.device(f"user_{others}_{number}")
+                )
             assert redis_server.calls("subscribe") == others
             assert redis_server.calls("evalsha") == others
             redis_server.command("CONFIG", "RESETSTAT")
@@ -182,8 +186,8 @@ async def test_a_session_revoked_on_one_process_is_out_everywhere(
         assert await other.barrier() == []
         await here.daemon.bus.flush()
         # Its token is still valid, and a process that never heard of it bars it.
-        for house in (here, there, elsewhere):
-            async with house.device() as device:
+        for server in (here, there, elsewhere):
+            async with server.device() as device:
                 answer = await device.auth(mint("alice", sid="sess_a"))
                 assert answer["reason"] == "auth-failed"
                 assert await device.closed() == 4401
@@ -226,8 +230,8 @@ async def test_a_re_auth_finds_a_session_that_another_process_barred(
             assert await phone.closed() == 4401
 
 
-def is_empty(house: RunningDaemon) -> bool:
-    return not house.daemon.state.connections
+def is_empty(server: RunningDaemon) -> bool:
+    return not server.daemon.state.connections
 
 
 async def test_churn_leaves_nothing_behind(
@@ -235,23 +239,23 @@ async def test_churn_leaves_nothing_behind(
 ) -> None:
     """Connect, subscribe, drop, reconnect: all counts return to where they were."""
 
-    async def visit(house: RunningDaemon, chance: random.Random) -> None:
+    async def visit(server: RunningDaemon, rng: random.Random) -> None:
         for _ in range(4):
-            async with house.device(f"user_{chance.randrange(20)}") as device:
-                if chance.random() < 0.5:
+            async with server.device(f"user_{rng.randrange(20)}") as device:
+                if rng.random() < 0.5:
                     device.socket.transport.abort()
                 else:
                     await device.barrier()
 
-    chance = random.Random(7)
+    rng = random.Random(7)
     async with boot() as here, boot() as there:
         tasks_before = len(asyncio.all_tasks())
         async with asyncio.TaskGroup() as tasks:
             for number in range(60):
-                tasks.create_task(visit((here, there)[number % 2], chance))
-        for house in (here, there):
-            built = house.daemon
-            await eventually(partial(is_empty, house))
+                tasks.create_task(visit((here, there)[number % 2], rng))
+        for server in (here, there):
+            built = server.daemon
+            await eventually(partial(is_empty, server))
             assert len(built.hub) == 0
             assert built.hub.devices == 0
             assert built.state.limiter.total == 0

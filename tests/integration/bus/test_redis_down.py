@@ -39,13 +39,13 @@ async def test_killed_and_restarted_under_connected_clients(
     user = database.add_user("alice")
     note = database.add_note(user)
     async with (
-        boot() as house,
-        house.device("alice") as phone,
-        house.device("alice") as laptop,
+        boot() as server,
+        server.device("alice") as phone,
+        server.device("alice") as laptop,
     ):
         redis_server.kill()
-        await eventually(lambda: bool(house.daemon.health.unready_reasons()))
-        code, _, body = await house.get("/ready")
+        await eventually(lambda: bool(server.daemon.health.unready_reasons()))
+        code, _, body = await server.get("/ready")
         assert code == 503
         assert "redis" in json.loads(body)["reasons"][0]
         # A device's own update is written, confirmed, and delivered here.
@@ -54,11 +54,11 @@ async def test_killed_and_restarted_under_connected_clients(
         assert (await laptop.receive())["type"] == "note_sync"
         assert database.note(note)["title"] == "x"
         # Somebody new gets in, with this process' own limits.
-        async with house.device("bob") as newcomer:
+        async with server.device("bob") as newcomer:
             assert newcomer.user_id == "bob"
             redis_server.start()
-            await eventually(lambda: not house.daemon.health.unready_reasons())
-            assert (await house.get("/ready"))[0] == 200
+            await eventually(lambda: not server.daemon.health.unready_reasons())
+            assert (await server.get("/ready"))[0] == 200
             assert await resynced(phone)
             assert await resynced(laptop)
             assert await resynced(newcomer)
@@ -66,7 +66,7 @@ async def test_killed_and_restarted_under_connected_clients(
         for device in (phone, laptop):
             assert (await device.receive())["type"] == "note_deleted_sync"
             assert await device.barrier() == []
-        assert len(house.logged("redis_down")) <= 2
+        assert len(server.logged("redis_down")) <= 2
 
 
 @pytest.mark.parametrize("way", ["cut", "stall", "to_client", "to_server", "refuse"])
@@ -85,18 +85,18 @@ async def test_a_bad_link_is_noticed_and_nothing_is_lost_silently(
 
     async with (
         link_proxy(redis_server.port) as proxy,
-        daemon(proxy.url, database.url, redis=IMPATIENT) as house,
-        house.device("alice") as device,
+        daemon(proxy.url, database.url, redis=IMPATIENT) as server,
+        server.device("alice") as device,
     ):
         await spoil(proxy)
         if way != "cut":
-            await eventually(lambda: bool(house.daemon.health.unready_reasons()))
+            await eventually(lambda: bool(server.daemon.health.unready_reasons()))
         await publish(redis_server.url, "alice", DELETED)
         await proxy.heal()
         # The held event may yet arrive; otherwise a resync reports it.
         first = await device.receive()
         assert first["type"] in {"note_deleted_sync", "resync_required"}
-        await eventually(lambda: not house.daemon.health.unready_reasons())
+        await eventually(lambda: not server.daemon.health.unready_reasons())
         await device.barrier()
         await publish(redis_server.url, "alice", {**DELETED, "noteId": "y"})
         while (message := await device.receive()).get("noteId") != "y":
@@ -106,7 +106,7 @@ async def test_a_bad_link_is_noticed_and_nothing_is_lost_silently(
 async def test_a_subscriber_killed_in_redis_is_replaced_and_reported(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
         assert await resynced(device) == "lost"
         await publish(redis_server.url, "alice", DELETED)
@@ -137,9 +137,12 @@ async def test_others_are_reported_of_what_one_process_could_not_publish(
 async def test_many_devices_are_reported_over_a_while(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with boot(redis={"resync_spread_s": 1.0}) as house, AsyncExitStack() as stack:
+    async with (
+        boot(redis={"resync_spread_s": 1.0}) as server,
+        AsyncExitStack() as stack,
+    ):
         devices = [
-            await stack.enter_async_context(house.device(f"user_{number}"))
+            await stack.enter_async_context(server.device(f"user_{number}"))
             for number in range(100)
         ]
         loop = asyncio.get_running_loop()
@@ -154,16 +157,16 @@ async def test_many_devices_are_reported_over_a_while(
         assert max(times) - min(times) > 0.2
         for device in devices:
             assert await device.barrier() == []
-        assert house.figure("resyncs_total") == 100
+        assert server.figure("resyncs_total") == 100
 
 
 USERS = [f"user_{number}" for number in range(20)]
 
 
-async def misbehave(proxy: LinkProxy, chance: random.Random) -> None:
+async def misbehave(proxy: LinkProxy, rng: random.Random) -> None:
     for _ in range(6):
-        await asyncio.sleep(chance.uniform(0.1, 0.5))
-        way = chance.choice(["cut", "stall", "refuse", "delay", "half"])
+        await asyncio.sleep(rng.uniform(0.1, 0.5))
+        way = rng.choice(["cut", "stall", "refuse", "delay", "half"])
         if way == "cut":
             proxy.cut()
         elif way == "stall":
@@ -174,15 +177,15 @@ async def misbehave(proxy: LinkProxy, chance: random.Random) -> None:
             proxy.delay_s = 0.05
         else:
             await proxy.refuse()
-        await asyncio.sleep(chance.uniform(0.05, 1.2))
+        await asyncio.sleep(rng.uniform(0.05, 1.2))
         await proxy.heal()
 
 
-async def send_numbers(url: str, chance: random.Random) -> dict[str, list[int]]:
+async def send_numbers(url: str, rng: random.Random) -> dict[str, list[int]]:
     sent: dict[str, list[int]] = defaultdict(list)
     async with redis_client.Redis.from_url(url) as link:
         for number in range(5_000):
-            user = chance.choice(USERS)
+            user = rng.choice(USERS)
             event = f'{{"event":"note_deleted","noteId":"{number}"}}'
             await link.publish(f"typelets:user:{user}", event)
             sent[user].append(number)
@@ -205,21 +208,21 @@ async def test_no_event_is_lost_without_a_word(
 ) -> None:
     """5,000 numbered events while the link misbehaves: each device has event n, or
     got resync_required after it."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     async with (
         link_proxy(redis_server.port) as proxy,
-        daemon(proxy.url, database.url, redis=IMPATIENT) as house,
+        daemon(proxy.url, database.url, redis=IMPATIENT) as server,
         AsyncExitStack() as stack,
         asyncio.TaskGroup() as tasks,
     ):
         logs: dict[str, list[int | None]] = {user: [] for user in USERS}
         for user in USERS:
-            device = await stack.enter_async_context(house.device(user))
+            device = await stack.enter_async_context(server.device(user))
             tasks.create_task(listen(device, logs[user]))
-        trouble = tasks.create_task(misbehave(proxy, chance))
+        trouble = tasks.create_task(misbehave(proxy, rng))
         sent = await send_numbers(redis_server.url, random.Random(seed + 100))
         await trouble
-        await settled(house)
+        await settled(server)
         for user in USERS:
             await publish(
                 redis_server.url, user, {"event": "note_deleted", "noteId": "-1"}
@@ -228,9 +231,9 @@ async def test_no_event_is_lost_without_a_word(
         check(sent[user], logs[user])
 
 
-async def settled(house: RunningDaemon) -> None:
+async def settled(server: RunningDaemon) -> None:
     """Ready, with no resync outstanding: the spread is 0.1 s here."""
-    await eventually(lambda: not house.daemon.health.unready_reasons())
+    await eventually(lambda: not server.daemon.health.unready_reasons())
     await asyncio.sleep(0.5)
 
 

@@ -27,9 +27,9 @@ from tests.daemon import IMPATIENT, Boot, RunningDaemon, daemon
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.integration.delivery.recovery_world import (
     Client,
-    House,
     OldClient,
     RestHost,
+    Server,
     SyncClient,
     Tables,
     type_away,
@@ -55,7 +55,7 @@ BAD_EVENTS = ("recovery_step_failed", "internal_error", "crashed", "task_failed"
 class Daemons(Protocol):
     """The daemons of one seed; any of them may go."""
 
-    running: list[House]
+    running: list[Server]
     complaints: list[object]
     """Lines of their logs that must not be there, once they have ended."""
 
@@ -78,16 +78,16 @@ class InProcess:
     def __init__(self, boot: Boot) -> None:
         self._boot = boot
         self._houses: list[tuple[RunningDaemon, AsyncExitStack]] = []
-        self.running: list[House] = []
+        self.running: list[Server] = []
         self.complaints: list[object] = []
 
     async def start(self) -> None:
         stack = AsyncExitStack()
-        house = await stack.enter_async_context(
+        server = await stack.enter_async_context(
             self._boot(recovery=SETTINGS, redis=IMPATIENT)
         )
-        self._houses.append((house, stack))
-        self.running.append(house)
+        self._houses.append((server, stack))
+        self.running.append(server)
 
     async def replace(self, pause_s: float) -> None:
         await self.start()
@@ -100,9 +100,9 @@ class InProcess:
 
     async def _end(self) -> None:
         self.running.pop(0)
-        house, stack = self._houses.pop(0)
+        server, stack = self._houses.pop(0)
         await stack.aclose()
-        self.complaints += complaints(house)
+        self.complaints += complaints(server)
 
 
 class Processes:
@@ -113,7 +113,7 @@ class Processes:
         self._urls = (redis_url, database_url)
         self._started = 0
         self._processes: list[tuple[Supervisor, Process]] = []
-        self.running: list[House] = []
+        self.running: list[Server] = []
         self.complaints: list[object] = []
 
     async def start(self) -> None:
@@ -207,12 +207,12 @@ async def _played(
 ) -> list[str]:
     await daemons.start()
     await daemons.start()
-    houses: Callable[[], list[House]] = lambda: daemons.running  # noqa: E731
+    servers: Callable[[], list[Server]] = lambda: daemons.running  # noqa: E731
     async with asyncio.TaskGroup() as group:
         living = []
         for client in clients:
             client.load()
-            living.append(group.create_task(client.live(houses)))
+            living.append(group.create_task(client.live(servers)))
         async with asyncio.TaskGroup() as work:
             for host in hosts:
                 work.create_task(host.work(30, 0.15))

@@ -30,7 +30,7 @@ Rows = dict[str, Message]
 LIVE = {"note": ("notes", "n", NOTE_ROW), "folder": ("folders", "f", FOLDER_ROW)}
 
 
-class House(Protocol):
+class Server(Protocol):
     """A daemon that clients may connect to."""
 
     @property
@@ -78,12 +78,12 @@ class Client:
         """Fetch everything over REST, as a page does when it is loaded."""
         self.notes, self.folders = self.tables.of(self.user)
 
-    async def live(self, houses: Callable[[], list[House]]) -> None:
+    async def live(self, servers: Callable[[], list[Server]]) -> None:
         """Stay connected until cancelled."""
         while True:
             with suppress(OSError, ConnectionClosed, TimeoutError, AssertionError):
-                house = self.rng.choice(houses())
-                async with testing.connect(house.url) as device:
+                server = self.rng.choice(servers())
+                async with testing.connect(server.url) as device:
                     await device.auth(mint(self.user))
                     self.device = device
                     await self.connected()

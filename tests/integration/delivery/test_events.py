@@ -75,9 +75,9 @@ async def test_each_kind_becomes_its_message(
     message: dict[str, Any],
 ) -> None:
     async with (
-        boot() as house,
-        house.device("alice") as device,
-        house.device("bob") as other,
+        boot() as server,
+        server.device("alice") as device,
+        server.device("bob") as other,
     ):
         await publish(redis_server.url, "alice", {**event, "publishedAt": 5})
         assert await device.receive() == {
@@ -95,9 +95,9 @@ async def test_the_device_that_caused_it_is_left_out(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     async with (
-        boot() as house,
-        house.device("alice") as origin,
-        house.device("alice") as other,
+        boot() as server,
+        server.device("alice") as origin,
+        server.device("alice") as other,
     ):
         event = {
             "event": "note_deleted",
@@ -137,7 +137,7 @@ MALFORMED: list[tuple[bytes, str]] = [
 async def test_malformed_events_are_counted_and_harm_nothing(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         expected: dict[str, int] = defaultdict(int)
         for payload, reason in MALFORMED:
             expected[reason] += 1
@@ -150,17 +150,17 @@ async def test_malformed_events_are_counted_and_harm_nothing(
         assert (await device.receive())["reason"].startswith("event_")
         assert await device.barrier() == []
         counted = {
-            reason: house.figure("events_total", event="unknown", result=reason)
+            reason: server.figure("events_total", event="unknown", result=reason)
             for reason in expected
         }
         assert counted == expected
-        assert house.logged("internal_error") == []
+        assert server.logged("internal_error") == []
 
 
 async def test_data_is_relayed_byte_for_byte(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         data = (
             '{ "n" : 1.0e+2, "big":123456789012345678901234567890,'
             ' "s":"\\/\\u00e9", "é\u2028" : [ ] , "id":"x","id":"y" }'
@@ -173,10 +173,10 @@ async def test_data_is_relayed_byte_for_byte(
 async def test_a_process_hears_only_users_who_have_a_device_on_it(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with boot() as house:
+    async with boot() as server:
         event = KINDS[2][0]
         assert await publish(redis_server.url, "alice", event) == 0
-        async with house.device("alice") as device:
+        async with server.device("alice") as device:
             assert await publish(redis_server.url, "alice", event) == 1
             assert (await device.receive())["type"] == "note_deleted_sync"
         await eventually(lambda: redis_server.subscribers("typelets:user:alice") == 0)
@@ -185,11 +185,11 @@ async def test_a_process_hears_only_users_who_have_a_device_on_it(
 async def test_a_reload_does_not_flap_the_subscription(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with boot(redis={"unsubscribe_delay_s": 30.0}) as house:
+    async with boot(redis={"unsubscribe_delay_s": 30.0}) as server:
         for _ in range(5):
-            async with house.device("alice"):
+            async with server.device("alice"):
                 pass
-        await eventually(lambda: len(house.daemon.hub) == 0)
+        await eventually(lambda: len(server.daemon.hub) == 0)
         assert redis_server.subscribers("typelets:user:alice") == 1
         # The probe and control channels are the only other subscriptions.
         assert redis_server.calls("unsubscribe") == 0
@@ -208,19 +208,19 @@ async def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_orde
         return found
 
     users = [f"user_{number}" for number in range(200)]
-    async with boot() as house, AsyncExitStack() as stack:
+    async with boot() as server, AsyncExitStack() as stack:
         devices = [
-            (user, await stack.enter_async_context(house.device(user)))
+            (user, await stack.enter_async_context(server.device(user)))
             for user in users
             for _ in range(5)
         ]
-        chance = random.Random(1)
+        rng = random.Random(1)
         events: dict[str, list[int]] = defaultdict(list)
         async with redis_client.Redis.from_url(redis_server.url) as link:
             for start in range(0, 10_000, 500):
                 pipeline = link.pipeline(transaction=False)
                 for number in range(start, start + 500):
-                    user = chance.choice(users)
+                    user = rng.choice(users)
                     events[user].append(number)
                     pipeline.publish(
                         f"typelets:user:{user}",
@@ -237,7 +237,7 @@ async def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_orde
 async def test_an_event_too_large_for_any_device_is_reported(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         data = {"text": "x" * (4 * 1_048_576)}
         await publish(
             redis_server.url, "alice", {"event": "note_created", "noteData": data}
@@ -256,9 +256,9 @@ async def test_what_came_before_an_order_reaches_those_sent_away(
     boot: Boot, order: dict[str, Any]
 ) -> None:
     """Also when both are read from Redis in one go."""
-    async with boot() as house, house.device("alice", sid="s1") as device:
+    async with boot() as server, server.device("alice", sid="s1") as device:
         for event in ({"event": "note_deleted", "noteId": NOTE}, order):
-            house.daemon.relay.on_event("alice", json.dumps(event).encode())
+            server.daemon.relay.on_event("alice", json.dumps(event).encode())
         assert (await device.receive())["noteId"] == NOTE
         assert await device.closed() == 4401
 
@@ -274,7 +274,7 @@ async def test_half_a_surrogate_pair_is_passed_on_as_it_was_written(
         NOTE.encode(),
         LONE,
     )
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         await publish(redis_server.url, "alice", payload)
         message = await device.receive()
     assert message["noteData"] == {"id": NOTE, "title": "a\ud83d"}
@@ -288,7 +288,7 @@ async def test_null_in_an_optional_field_means_absent(
         "updatedFolder": {"id": NOTE}, "fromUserId": None, "publishedAt": None,
         "exceptConnectionId": None, "unknown": None,
     }  # fmt: skip
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         await publish(redis_server.url, "alice", event)
         message = await device.receive()
     assert message["fromUserId"] == "server"
@@ -312,7 +312,7 @@ async def test_null_in_an_optional_field_means_absent(
 async def test_an_event_that_cannot_be_read_is_followed_by_a_resync(
     boot: Boot, redis_server: RedisServer, payload: bytes, reason: str
 ) -> None:
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         for _ in range(5):
             await publish(redis_server.url, "alice", payload)
         message = await device.receive()
@@ -328,7 +328,7 @@ async def test_an_absurd_time_counts_as_absent(
     boot: Boot, redis_server: RedisServer, published_at: str
 ) -> None:
     payload = b'{"event":"note_deleted","noteId":"%s","publishedAt":%s}'
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         await publish(
             redis_server.url, "alice", payload % (NOTE.encode(), published_at.encode())
         )
@@ -359,9 +359,9 @@ async def test_a_publisher_cannot_make_devices_show_an_older_row(
         "updatedNote": {"title": "old"},
     }  # fmt: skip
     async with (
-        boot() as house,
-        house.device("alice") as writer,
-        house.device("alice") as other,
+        boot() as server,
+        server.device("alice") as writer,
+        server.device("alice") as other,
     ):
         await publish(redis_server.url, "alice", event | forged)
         await other.next_of("note_sync")

@@ -65,9 +65,9 @@ async def test_a_promoted_replica_loses_no_change(
         try:
             await cluster.replayed(replica)
             url = either(cluster, replica)
-            async with daemon(redis_server.url, url, recovery=FAST) as house:
-                await ready(house)
-                async with house.device(ALICE) as device:
+            async with daemon(redis_server.url, url, recovery=FAST) as server:
+                await ready(server)
+                async with server.device(ALICE) as device:
                     await until(device, is_healed)
                     cursor = (await device.ask({"type": "sync"}))["cursor"]
                     await replica.cut_off()
@@ -79,7 +79,7 @@ async def test_a_promoted_replica_loses_no_change(
                     while not wanted <= set(titles(found)) or not gone_of(found):
                         found += await until(device, is_healed, 30)
                     assert gone_of(found) == [gone]
-                    await audited(house)
+                    await audited(server)
                     await device.barrier()
                     cluster.server.crash()
                     replica.promote()
@@ -95,7 +95,7 @@ async def test_a_promoted_replica_loses_no_change(
                     assert {row["title"] for row in page["notes"]} == {
                         "later", "t", "gone",
                     }  # fmt: skip
-                    assert house.logged("database_changed")
+                    assert server.logged("database_changed")
         finally:
             replica.close()
 
@@ -110,16 +110,16 @@ async def test_on_a_standby_recovery_is_off_until_it_is_promoted(
         try:
             await cluster.replayed(replica)
             url = replica.server.url()
-            async with daemon(redis_server.url, url, recovery=FAST) as house:
-                await eventually(lambda: bool(house.logged("recovery_off")))
-                assert house.logged("recovery_off")[0]["reason"] == "standby"
-                async with house.device(ALICE) as device:
+            async with daemon(redis_server.url, url, recovery=FAST) as server:
+                await eventually(lambda: bool(server.logged("recovery_off")))
+                assert server.logged("recovery_off")[0]["reason"] == "standby"
+                async with server.device(ALICE) as device:
                     assert "cursor" not in await device.ask({"type": "ping"})
                     joined = await device.ask({"type": "join_note", "noteId": note})
                     assert joined["type"] == "note_joined"
                     replica.promote()
-                    await ready(house)
-                    assert house.figure("recovery_up") == 1
+                    await ready(server)
+                    assert server.figure("recovery_up") == 1
                     await until(device, is_healed)
                     rename(replica.database, note, "second")
                     assert titles(await until(device, is_healed)) == ["second"]
@@ -146,9 +146,9 @@ async def half_a_circle(cluster: Cluster, redis_server: RedisServer) -> None:
     database.add_user(ALICE)
     note, other = database.add_note(ALICE, title="first"), database.add_note(ALICE)
     url = cluster.server.url()
-    async with daemon(redis_server.url, url, recovery=SLOW_AUDIT) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with daemon(redis_server.url, url, recovery=SLOW_AUDIT) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             cursor = (await device.ask({"type": "sync"}))["cursor"]
             cluster.advance(2**31)
@@ -160,10 +160,10 @@ async def half_a_circle(cluster: Cluster, redis_server: RedisServer) -> None:
             rename(database, other, "third")
             page = await device.ask({"type": "sync", "cursor": cursor})
             assert [row["title"] for row in page["notes"]] == ["third"]
-    async with daemon(redis_server.url, url, recovery=FAST) as house:
+    async with daemon(redis_server.url, url, recovery=FAST) as server:
         # Horizons of the last minutes are of the time before, but those of Redis.
-        await ready(house)
-        async with house.device(ALICE) as device:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             rename(database, note, "fourth")
             assert titles(await until(device, is_healed)) == ["fourth"]
@@ -183,9 +183,9 @@ async def test_a_restored_dump_is_another_database(
         boot_on = partial(daemon, redis_server.url, recovery=FAST)
         cursors: list[str] = []
         for url in (cluster.server.url(), restored):
-            async with boot_on(url) as house:
-                await ready(house)
-                async with house.device(ALICE) as device:
+            async with boot_on(url) as server:
+                await ready(server)
+                async with server.device(ALICE) as device:
                     page = await device.ask({"type": "sync"})
                     assert [row["id"] for row in page["notes"]] == [note]
                     for cursor in cursors:

@@ -68,9 +68,9 @@ async def test_recovery_behind_pgbouncer(
     boot = partial(daemon, redis_server.url, bouncer)
     settings = {"prepare": False}
     recovery = {**FAST, "page_rows": 4}
-    async with boot(database=settings, recovery=recovery) as house:
-        await ready(house)
-        async with house.device(ALICE) as device, house.device(ALICE) as other:
+    async with boot(database=settings, recovery=recovery) as server:
+        await ready(server)
+        async with server.device(ALICE) as device, server.device(ALICE) as other:
             await until(device, is_healed)
             await until(other, is_healed)
             page = await device.ask({"type": "sync"})
@@ -89,5 +89,5 @@ async def test_recovery_behind_pgbouncer(
             answer = await device.ask({**asked, **stale, "changes": {"title": "x"}})
             assert answer["code"] == "CONFLICT"
             await eventually(lambda: database.note(notes[1])["title"] == "third")
-            assert house.figure("recovery_up") == 1
-        assert not house.logged("recovery_step_failed")
+            assert server.figure("recovery_up") == 1
+        assert not server.logged("recovery_step_failed")

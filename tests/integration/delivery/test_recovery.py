@@ -59,15 +59,15 @@ def titles(messages: list[Message]) -> list[str]:
     return [m["updatedNote"]["title"] for m in messages if m["type"] == "note_sync"]
 
 
-async def ready(house: RunningDaemon) -> None:
+async def ready(server: RunningDaemon) -> None:
     """Recovery is on, and has a horizon."""
-    await eventually(lambda: house.daemon.relay.recovery.cursor is not None)
+    await eventually(lambda: server.daemon.relay.recovery.cursor is not None)
 
 
-async def audited(house: RunningDaemon) -> None:
+async def audited(server: RunningDaemon) -> None:
     """Wait until every user's rows have been looked at once more."""
     now = asyncio.get_running_loop().time()
-    states = house.daemon.relay.recovery.states
+    states = server.daemon.relay.recovery.states
     await eventually(
         lambda: all(
             (state := states.get(user)) is not None and state.looked_at > now
@@ -87,9 +87,9 @@ async def test_a_device_that_signs_in_gets_what_changed_of_late(
     database.execute(
         "UPDATE notes SET updated_at = now() - interval '1 day' WHERE id = %s", old
     )
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             found = await until(device, is_healed)
         kinds = [m["type"] for m in found]
         assert kinds[:2] == ["folder_created_sync", "folder_updated_sync"]
@@ -108,11 +108,11 @@ async def test_every_further_device_gets_it_and_the_others_do_not(
     boot: Boot, database: Database
 ) -> None:
     database.add_note(ALICE, title="new")
-    async with boot(recovery={**FAST, "audit_s": 30.0}) as house:
-        await ready(house)
-        async with house.device(ALICE) as first:
+    async with boot(recovery={**FAST, "audit_s": 30.0}) as server:
+        await ready(server)
+        async with server.device(ALICE) as first:
             assert titles(await until(first, is_healed)) == ["new"]
-            async with house.device(ALICE) as second:
+            async with server.device(ALICE) as second:
                 assert titles(await until(second, is_healed)) == ["new"]
             assert await first.barrier() == []
 
@@ -122,10 +122,10 @@ async def test_without_anything_new_nothing_is_sent(
 ) -> None:
     database.add_note(ALICE)
     database.execute("UPDATE notes SET updated_at = now() - interval '1 day'")
-    async with boot(recovery={**FAST, "replay_s": 1.0}) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
-            await audited(house)
+    async with boot(recovery={**FAST, "replay_s": 1.0}) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
+            await audited(server)
             assert await device.barrier() == []
             assert (await device.ask({"type": "ping"}))["cursor"]
 
@@ -137,15 +137,15 @@ async def test_a_new_process_knows_the_horizons_of_the_one_before(
     folder = database.add_folder(ALICE)
     note = database.add_note(ALICE, folder_id=folder)
     database.execute("UPDATE notes SET updated_at = now() - interval '1 day'")
-    async with boot(recovery=FAST) as house:
-        await ready(house)
+    async with boot(recovery=FAST) as server:
+        await ready(server)
         await eventually(
             lambda: bool(redis_server.command("KEYS", "typelets:horizon:*"))
         )
     database.execute("DELETE FROM folders WHERE id = %s", folder)
-    async with boot(recovery={**FAST, "audit_s": 60.0}) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery={**FAST, "audit_s": 60.0}) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             found = await until(device, is_healed)
             assert [m["noteId"] for m in found if m["type"] == "note_sync"] == [note]
 
@@ -157,20 +157,20 @@ async def test_an_unpublished_change_reaches_the_devices_once(
     boot: Boot, database: Database
 ) -> None:
     note = database.add_note(ALICE, title="first")
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device, house.device(BOB) as bob:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device, server.device(BOB) as bob:
             await until(device, is_healed)
             rename(database, note, "second")
             found = await until(device, is_healed)
             assert titles(found) == ["second"]
             assert found[-1]["reason"] == "audit"
-            await audited(house)
-            await audited(house)
+            await audited(server)
+            await audited(server)
             assert await device.barrier() == await bob.barrier() == []
-        counted = house.figure("unannounced_changes_total", table="notes")
+        counted = server.figure("unannounced_changes_total", table="notes")
         assert counted == 1
-        (line,) = house.logged("unannounced_change")
+        (line,) = server.logged("unannounced_change")
         assert line["table"] == "notes"
         assert "second" not in json.dumps(line)
 
@@ -179,9 +179,9 @@ async def test_a_row_that_keeps_changing_is_sent_when_it_rests(
     boot: Boot, database: Database
 ) -> None:
     note = database.add_note(ALICE, title="first")
-    async with boot(recovery={**FAST, "quiet_s": 0.6, "audit_s": 0.2}) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery={**FAST, "quiet_s": 0.6, "audit_s": 0.2}) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             for number in range(15):
                 rename(database, note, f"{number}")
@@ -194,9 +194,9 @@ async def test_a_folders_deletion_reaches_its_notes(
 ) -> None:
     folder = database.add_folder(ALICE)
     note = database.add_note(ALICE, folder_id=folder)
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             database.execute("DELETE FROM folders WHERE id = %s", folder)
             found = await until(device, is_healed)
@@ -212,9 +212,9 @@ def gone_of(messages: list[Message]) -> list[str]:
     return [m["noteId"] for m in messages if m["type"] == "note_deleted_sync"]
 
 
-async def known(house: RunningDaemon, database: Database) -> None:
+async def known(server: RunningDaemon, database: Database) -> None:
     """Wait until the ids of the user's rows are kept."""
-    kept = house.daemon.relay.recovery.deletions.kept
+    kept = server.daemon.relay.recovery.deletions.kept
     query = "SELECT (SELECT count(*) FROM notes) + (SELECT count(*) FROM folders) AS n"
     (row,) = database.execute(query)
     await eventually(lambda: kept.count(ALICE) == row["n"])
@@ -226,11 +226,11 @@ async def test_unpublished_deletions_reach_the_devices(
     """An old client is sent them; a client that syncs also compares the digest."""
     notes = [database.add_note(ALICE) for _ in range(4)]
     folder = database.add_folder(ALICE)
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
-            await known(house, database)
+            await known(server, database)
             database.execute("DELETE FROM notes WHERE id = ANY(%s)", notes[:2])
             database.execute("DELETE FROM folders")
             found = await until(device, is_healed)
@@ -239,7 +239,7 @@ async def test_unpublished_deletions_reach_the_devices(
             assert (found[-1]["reason"], found[-1]["digest"]) == (
                 "audit", digest(database),
             )  # fmt: skip
-            assert house.figure("unannounced_changes_total", table="notes") == 2
+            assert server.figure("unannounced_changes_total", table="notes") == 2
             # As many rows come as go.
             database.execute("DELETE FROM notes WHERE id = %s", notes[2])
             created = database.add_note(ALICE)
@@ -251,8 +251,8 @@ async def test_unpublished_deletions_reach_the_devices(
             event = {"event": "note_deleted", "noteId": notes[3]}
             await publish(redis_server.url, ALICE, event)
             assert (await device.receive())["type"] == "note_deleted_sync"
-            await audited(house)
-            await audited(house)
+            await audited(server)
+            await audited(server)
             assert await device.barrier() == []
 
 
@@ -262,14 +262,14 @@ async def test_a_repeated_deletion_does_not_hide_an_unpublished_one(
     """One event more and one row less: counting both would balance."""
     note, other = database.add_note(ALICE), database.add_note(ALICE)
     event = {"event": "note_deleted", "noteId": other}
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             database.execute("DELETE FROM notes WHERE id = %s", other)
             await publish(redis_server.url, ALICE, event)
-            await audited(house)
-            await known(house, database)
+            await audited(server)
+            await known(server, database)
             await device.barrier()
             database.execute("DELETE FROM notes WHERE id = %s", note)
             await publish(redis_server.url, ALICE, event)
@@ -283,24 +283,24 @@ async def test_a_deletion_while_a_device_was_away(
 ) -> None:
     """Published to nobody, or to the user's other device only."""
     notes = [database.add_note(ALICE) for _ in range(3)]
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
-            await known(house, database)
+            await known(server, database)
         database.execute("DELETE FROM notes WHERE id = %s", notes[0])
-        async with house.device(ALICE) as device:
+        async with server.device(ALICE) as device:
             assert gone_of(await until(device, is_healed)) == [notes[0]]
-            await known(house, database)
+            await known(server, database)
             database.execute("DELETE FROM notes WHERE id = %s", notes[1])
             event = {"event": "note_deleted", "noteId": notes[1]}
             await publish(redis_server.url, ALICE, event)
             assert gone_of([await device.receive()]) == [notes[1]]
-            async with house.device(ALICE) as other:
+            async with server.device(ALICE) as other:
                 assert notes[1] in gone_of(await until(other, is_healed))
-            await audited(house)
+            await audited(server)
             assert await device.barrier() == []
-            async with house.device(ALICE) as other:
+            async with server.device(ALICE) as other:
                 assert notes[1] in gone_of(await until(other, is_healed))
 
 
@@ -308,9 +308,9 @@ async def test_a_deletion_in_a_gap(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
     note = database.add_note(ALICE)
-    async with boot(recovery={**FAST, "audit_s": 60.0}) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery={**FAST, "audit_s": 60.0}) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             redis_server.kill()
             database.execute("DELETE FROM notes WHERE id = %s", note)
@@ -323,9 +323,9 @@ async def test_an_id_that_is_no_uuid_does_not_stop_the_audit(
 ) -> None:
     note = database.add_note(ALICE, title="first")
     row = wire_note(database, note)
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             for row_id in ("junk", note.replace("-", ""), ""):
                 for event in (
@@ -337,12 +337,12 @@ async def test_an_id_that_is_no_uuid_does_not_stop_the_audit(
                     },
                 ):  # fmt: skip
                     await publish(redis_server.url, ALICE, event)
-            await audited(house)
+            await audited(server)
             rename(database, note, "second")
             found = await until(device, is_healed)
             while "second" not in titles(found):
                 found = await until(device, is_healed)
-        assert not house.logged("recovery_step_failed")
+        assert not server.logged("recovery_step_failed")
 
 
 async def test_the_first_edit_of_a_row_is_sent_whole_once_more(
@@ -351,21 +351,21 @@ async def test_the_first_edit_of_a_row_is_sent_whole_once_more(
     """An event before it may have been skipped: its copy on devices is not known."""
     note = database.add_note(ALICE, title="first")
     database.execute("UPDATE notes SET updated_at = now() - interval '1 day'")
-    async with boot(recovery={**FAST, "replay_s": 1.0}) as house:
-        await ready(house)
+    async with boot(recovery={**FAST, "replay_s": 1.0}) as server:
+        await ready(server)
         await asyncio.sleep(1.1)  # until the note is older than the replay
-        async with house.device(ALICE) as device:
-            await audited(house)
+        async with server.device(ALICE) as device:
+            await audited(server)
             assert await device.barrier() == []
             await update_and_publish(database, redis_server, note, title="second")
             found = await until(device, is_healed)
             assert titles(found) == ["second", "second"]
             await update_and_publish(database, redis_server, note, title="third")
             assert titles([await device.receive()]) == ["third"]
-            await audited(house)
-            await audited(house)
+            await audited(server)
+            await audited(server)
             assert await device.barrier() == []
-        assert house.figure("unannounced_changes_total", table="notes") == 0
+        assert server.figure("unannounced_changes_total", table="notes") == 0
 
 
 async def test_a_skipped_event_before_a_published_one_is_found(
@@ -373,9 +373,9 @@ async def test_a_skipped_event_before_a_published_one_is_found(
 ) -> None:
     """The last event has the newest version, and does not name the field skipped."""
     note = database.add_note(ALICE, title="first")
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             rename(database, note, "skipped")
             await update_and_publish(database, redis_server, note, starred=True)
@@ -421,9 +421,9 @@ async def test_delivered_changes_are_not_sent_again(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
     note, other = database.add_note(ALICE), database.add_note(ALICE)
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as one, house.device(ALICE) as two:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as one, server.device(ALICE) as two:
             await until(one, is_healed)
             await until(two, is_healed)
             await one.send(
@@ -434,10 +434,10 @@ async def test_delivered_changes_are_not_sent_again(
             await update_and_publish(database, redis_server, other, title="y")
             await one.receive()
             await two.receive()
-            await audited(house)
-            await audited(house)
+            await audited(server)
+            await audited(server)
             assert await one.barrier() == await two.barrier() == []
-        assert house.figure("unannounced_changes_total", table="notes") == 0
+        assert server.figure("unannounced_changes_total", table="notes") == 0
 
 
 async def test_a_late_event_of_an_older_version_is_set_right(
@@ -445,16 +445,16 @@ async def test_a_late_event_of_an_older_version_is_set_right(
 ) -> None:
     """Long after the audit has seen the newer version."""
     note = database.add_note(ALICE, title="first")
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             older = wire_note(database, note)
             rename(database, note, "newer")
             assert titles(await until(device, is_healed)) == ["newer"]
-            shown = house.daemon.relay.recovery.shown
+            shown = server.daemon.relay.recovery.shown
             shown.forget(RowKey(ALICE, RowKind.NOTE, note))
-            await audited(house)
+            await audited(server)
             event = {
                 "event": "note_updated", "noteId": note,
                 "changes": {"title": "first", "updatedAt": older["updatedAt"]},
@@ -469,10 +469,10 @@ async def test_a_row_that_was_announced_and_does_not_exist_is_taken_back(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     note = "00000000-0000-4000-8000-00000000abcd"
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
-            await audited(house)
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
+            await audited(server)
             event = {"event": "note_created", "noteData": {"id": note}}
             await publish(redis_server.url, ALICE, event)
             found = await until(device, is_healed)
@@ -489,9 +489,9 @@ async def test_after_a_gap_devices_are_healed(
     boot: Boot, database: Database, redis_server: RedisServer, way: str
 ) -> None:
     note = database.add_note(ALICE, title="first")
-    async with boot(recovery={**FAST, "audit_s": 60.0}) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery={**FAST, "audit_s": 60.0}) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             if way == "kill":
                 redis_server.kill()
@@ -531,9 +531,9 @@ async def test_with_postgres_away_devices_are_reported_and_healed_later(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
     note = database.add_note(ALICE, title="first")
-    async with boot(recovery={**FAST, "audit_s": 60.0}) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery={**FAST, "audit_s": 60.0}) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
             rename(database, note, "second")
             database.stop()
@@ -547,7 +547,7 @@ async def test_with_postgres_away_devices_are_reported_and_healed_later(
 async def test_without_recovery_devices_are_reported_to_resync(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         await publish(redis_server.url, ALICE, b"junk")
         assert (await device.receive())["type"] == "resync_required"
         sync = await device.ask({"type": "sync"})
@@ -564,9 +564,9 @@ async def test_sync_from_nothing_and_from_a_cursor(
 ) -> None:
     note, folder = database.add_note(ALICE, title="first"), database.add_folder(ALICE)
     database.add_note(BOB)
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             page = await device.ask({"type": "sync", "requestId": "r", "ids": True})
             assert page.pop("cursor")
             assert page == {
@@ -585,15 +585,15 @@ async def test_sync_from_nothing_and_from_a_cursor(
             page = await device.ask({"type": "sync", "cursor": cursor})
             assert [row["title"] for row in page["notes"]] == ["second"]
             assert page["digest"] == digest(database)
-            await audited(house)
+            await audited(server)
             assert [m["type"] for m in await device.barrier()].count("healed") <= 1
 
 
 async def test_pages_of_a_sync(boot: Boot, database: Database) -> None:
     notes = {database.add_note(ALICE, content="x" * 500) for _ in range(9)}
-    async with boot(recovery={**FAST, "page_rows": 4, "page_bytes": 3_000}) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery={**FAST, "page_rows": 4, "page_bytes": 3_000}) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             seen: list[str] = []
             page: Message = {"more": True}
             while page["more"]:
@@ -613,9 +613,9 @@ async def test_pages_of_a_sync(boot: Boot, database: Database) -> None:
     ["", "x", "AQ", "A" * 20, "A" * 200, "é", "\ud800", "AQAAAAAAAAAAAAAAAAAAAAAA"],
 )
 async def test_unknown_cursors_are_refused(boot: Boot, cursor: str) -> None:
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             error = await device.ask({"type": "sync", "cursor": cursor})
             assert error["type"] == "error"
             assert error["code"] in {"CURSOR_EXPIRED", "INVALID_FIELD"}
@@ -624,14 +624,14 @@ async def test_unknown_cursors_are_refused(boot: Boot, cursor: str) -> None:
 async def test_a_cursor_is_good_on_every_process_and_after_a_restart(
     boot: Boot, database: Database
 ) -> None:
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             cursor = (await device.ask({"type": "sync"}))["cursor"]
     note = database.add_note(ALICE)
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             page = await device.ask({"type": "sync", "cursor": cursor})
             assert [row["id"] for row in page["notes"]] == [note]
 
@@ -639,9 +639,9 @@ async def test_a_cursor_is_good_on_every_process_and_after_a_restart(
 async def test_auth_success_has_a_cursor_that_finds_what_follows(
     boot: Boot, database: Database
 ) -> None:
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device() as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device() as device:
             answer = await device.auth(device_token())
             note = database.add_note(ALICE)
             found = await device.ask({"type": "sync", "cursor": answer["cursor"]})
@@ -656,14 +656,14 @@ async def test_a_step_that_fails_ends_neither_recovery_nor_the_daemon(
     boot: Boot, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = database.add_note(ALICE, title="first")
-    async with boot(recovery=FAST) as house:
-        await ready(house)
-        async with house.device(ALICE) as device:
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
             await until(device, is_healed)
-            states = house.daemon.relay.recovery.states
+            states = server.daemon.relay.recovery.states
             with monkeypatch.context() as patch:
                 patch.setattr(states, "take_due", lambda *_: 1 / 0)
-                await eventually(lambda: bool(house.logged("recovery_step_failed")))
+                await eventually(lambda: bool(server.logged("recovery_step_failed")))
             rename(database, note, "second")
             assert titles(await until(device, is_healed)) == ["second"]
 
@@ -672,13 +672,13 @@ async def test_a_second_device_is_healed_of_what_the_first_was_shown_before(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
     """The event comes while the user's first look is still to come."""
-    async with boot(recovery=FAST) as house, house.device(ALICE) as first:
+    async with boot(recovery=FAST) as server, server.device(ALICE) as first:
         folder = database.add_folder(ALICE)
         query = f"SELECT {FOLDER} WHERE id = %s) AS r"
         (row,) = database.execute(query, folder)
         event = {"event": "folder_created", "folderData": row["row_to_json"]}
         await publish(redis_server.url, ALICE, event)
         await until(first, lambda m: m["type"] == "folder_created_sync")
-        async with house.device(ALICE) as second:
+        async with server.device(ALICE) as second:
             found = await until(second, lambda m: m["type"] == "folder_created_sync")
             assert found[-1]["folderData"]["id"] == folder

@@ -14,8 +14,8 @@ async def test_a_sync_that_waits_postpones_the_heal_of_its_device(
     boot: Boot, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.add_user(ALICE)
-    async with boot(recovery={"enabled": True, "replay_s": 60.0}) as house:
-        recovery = house.daemon.relay.recovery
+    async with boot(recovery={"enabled": True, "replay_s": 60.0}) as server:
+        recovery = server.daemon.relay.recovery
         await eventually(lambda: recovery.cursor is not None)
         turn, page = asyncio.Event(), recovery._syncer.page
 
@@ -24,7 +24,7 @@ async def test_a_sync_that_waits_postpones_the_heal_of_its_device(
             return await page(*args)
 
         monkeypatch.setattr(recovery._syncer, "page", waits)
-        async with house.device(ALICE) as device:
+        async with server.device(ALICE) as device:
             await device.send({"type": "sync"})
             await eventually(lambda: postponed(recovery, 5.0))
             turn.set()

@@ -65,14 +65,14 @@ class Copy:
 
 
 def disordered(
-    house: RunningDaemon, chance: random.Random, spawn: asyncio.TaskGroup
+    server: RunningDaemon, rng: random.Random, spawn: asyncio.TaskGroup
 ) -> None:
     """Hold each event back for a time of its own."""
-    services = house.daemon.state.context
+    services = server.daemon.state.context
     straight = services.publish
 
     async def later(user: str, event: bytes, done: OnPublished | None) -> None:
-        await asyncio.sleep(chance.random() * DELAY_S)
+        await asyncio.sleep(rng.random() * DELAY_S)
         straight(user, event, done)
 
     def publish_late(user: str, event: bytes, done: OnPublished | None) -> None:
@@ -82,13 +82,13 @@ def disordered(
 
 
 async def write(
-    device: Device, notes: list[str], chance: random.Random, count: int
+    device: Device, notes: list[str], rng: random.Random, count: int
 ) -> None:
     for number in range(count):
-        names = chance.sample(sorted(FIELDS), chance.randint(1, 3))
-        changes = {name: FIELDS[name](chance.randrange(1000)) for name in names}
+        names = rng.sample(sorted(FIELDS), rng.randint(1, 3))
+        changes = {name: FIELDS[name](rng.randrange(1000)) for name in names}
         await device.send(
-            {"type": "note_update", "noteId": chance.choice(notes), "changes": changes}
+            {"type": "note_update", "noteId": rng.choice(notes), "changes": changes}
         )
         if number % 7 == 0:
             await asyncio.sleep(0)
@@ -98,15 +98,15 @@ async def storm(
     boot: Boot, notes: list[str], rows: Notes, seed: int, updates: int
 ) -> tuple[list[Copy], float]:
     """Five devices write `updates` times; returns what they hold, and the repairs."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     async with AsyncExitStack() as stack:
         # All writers wait for two statements at a time; none of them gives up.
         patient = {"wait_ms": 30_000, "statement_timeout_ms": 30_000}
-        houses = [
+        servers = [
             await stack.enter_async_context(boot(database=patient)) for _ in range(2)
         ]
         copies = [
-            Copy(await stack.enter_async_context(houses[n % 2].device(ALICE)), rows)
+            Copy(await stack.enter_async_context(servers[n % 2].device(ALICE)), rows)
             for n in range(5)
         ]
         mark = str(uuid.uuid4())
@@ -114,46 +114,46 @@ async def storm(
             for copy in copies:
                 readers.create_task(copy.listen(mark))
             async with asyncio.TaskGroup() as late:
-                for house in houses:
-                    disordered(house, chance, late)
+                for server in servers:
+                    disordered(server, rng, late)
                 async with asyncio.TaskGroup() as writers:
                     for copy in copies:
-                        seeded = random.Random(chance.random())
+                        seeded = random.Random(rng.random())
                         work = write(copy.device, notes, seeded, updates // 5)
                         writers.create_task(work)
-                await eventually(lambda: handled(houses) >= updates)
+                await eventually(lambda: handled(servers) >= updates)
             # The last events are on their way to Redis, each from its own daemon.
-            for house in houses:
-                await house.daemon.bus.flush()
-            await calm(houses, handled(houses))
+            for server in servers:
+                await server.daemon.bus.flush()
+            await calm(servers, handled(servers))
             end = {"event": "note_deleted", "noteId": mark}
-            await publish(houses[0].daemon.config.redis.url, ALICE, end)
-        repairs = sum(house.figure("order_repairs_total") for house in houses)
-        failures = sum(len(house.logged("internal_error")) for house in houses)
+            await publish(servers[0].daemon.config.redis.url, ALICE, end)
+        repairs = sum(server.figure("order_repairs_total") for server in servers)
+        failures = sum(len(server.logged("internal_error")) for server in servers)
         assert failures == 0
     return copies, repairs
 
 
-async def calm(houses: list[RunningDaemon], updates: float) -> None:
+async def calm(servers: list[RunningDaemon], updates: float) -> None:
     """Wait until each daemon has heard so many updates, and read rows in conflict."""
 
-    def idle(house: RunningDaemon) -> bool:
-        heard = house.figure("events_total", event="note_updated", result="ok")
-        return heard >= updates and not house.daemon.relay.recovery.conflicts
+    def idle(server: RunningDaemon) -> bool:
+        heard = server.figure("events_total", event="note_updated", result="ok")
+        return heard >= updates and not server.daemon.relay.recovery.conflicts
 
-    for house in houses:
-        await eventually(lambda: idle(house))  # noqa: B023 - awaited in the loop
+    for server in servers:
+        await eventually(lambda: idle(server))  # noqa: B023 - awaited in the loop
 
 
-def handled(houses: list[RunningDaemon]) -> float:
+def handled(servers: list[RunningDaemon]) -> float:
     return sum(
-        house.figure("messages_total", type="note_update", result="ok")
-        for house in houses
+        server.figure("messages_total", type="note_update", result="ok")
+        for server in servers
     )
 
 
-def refusals(house: RunningDaemon) -> float:
-    return house.figure("messages_total", type="note_update", result="NOT_FOUND")
+def refusals(server: RunningDaemon) -> float:
+    return server.figure("messages_total", type="note_update", result="NOT_FOUND")
 
 
 def stored(database: Database, notes: list[str]) -> Notes:
@@ -221,9 +221,9 @@ async def test_pipelined_updates_of_one_device_end_on_its_last(
 ) -> None:
     note = prepare(database)[0][0]
     async with (
-        boot() as house,
-        house.device(ALICE) as writer,
-        house.device(ALICE) as reader,
+        boot() as server,
+        server.device(ALICE) as writer,
+        server.device(ALICE) as reader,
     ):
         for number in range(60):
             changes = {"title": f"{number}"}
@@ -272,7 +272,7 @@ async def test_after_an_older_event_devices_are_shown_the_stored_row(
 ) -> None:
     """Whose clock is wrong is not known, so the row is read."""
     note = stored_note(database, title="stored")
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         await updated(redis_server, note, NEW, ours=ours, title="new", starred=True)
         assert (await device.receive())["changes"]["title"] == "new"
         await updated(redis_server, note, OLD, ours=ours, title="old")
@@ -283,7 +283,7 @@ async def test_after_an_older_event_devices_are_shown_the_stored_row(
         assert sync["changes"] == sync["updatedNote"] == created["noteData"]
         assert sync["fromUserId"] == "server"
         assert await device.barrier() == []
-        assert house.figure("order_repairs_total") == 1
+        assert server.figure("order_repairs_total") == 1
 
 
 async def test_an_older_folder_event_and_a_late_creation_are_read_as_well(
@@ -291,7 +291,7 @@ async def test_an_older_folder_event_and_a_late_creation_are_read_as_well(
 ) -> None:
     note = stored_note(database, title="stored")
     folder = database.add_folder(ALICE, name="stored")
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         for at in (NEW, OLD):
             row = {"id": folder, "name": at, "updatedAt": at}
             event = {
@@ -324,7 +324,7 @@ async def test_a_row_from_a_clock_that_is_ahead_is_read_and_so_is_the_next(
         moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
         for moment in (now + timedelta(seconds=20), now)
     )
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         await updated(redis_server, note, ahead, ours=False, title="ahead")
         titles: list[str] = []
         while not titles or titles[-1] != "stored":
@@ -343,8 +343,8 @@ async def test_a_note_restored_after_its_deletion_is_sent_as_created_too(
     """The old web client has removed it, and ignores updates of unknown notes."""
     note = stored_note(database, title="stored")
     gone = {"event": "note_deleted", "noteId": note}
-    async with boot() as house, house.device(ALICE) as device:
-        async with house.device(ALICE) as other:
+    async with boot() as server, server.device(ALICE) as device:
+        async with server.device(ALICE) as other:
             await publish(redis_server.url, ALICE, gone)
             for each in (device, other):
                 assert (await each.receive())["type"] == "note_deleted_sync"
@@ -372,7 +372,7 @@ async def test_rows_without_a_usable_time_pass_as_they_are(
     boot: Boot, redis_server: RedisServer, at: object
 ) -> None:
     note = str(uuid.uuid4())
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         await updated(redis_server, note, NEW, ours=True, title="new")
         await device.receive()
         event = {
@@ -391,7 +391,7 @@ async def test_a_storm_with_deletions_and_the_rest_services_own_updates(
     notes, _ = prepare(database)
     kept, gone = notes[0], notes[1]
 
-    async def rest(chance: random.Random) -> None:
+    async def rest(rng: random.Random) -> None:
         for number in range(30):
             (row,) = database.execute(
                 "UPDATE notes n SET content = %s, updated_at = greatest("
@@ -408,13 +408,13 @@ async def test_a_storm_with_deletions_and_the_rest_services_own_updates(
                 "changes": {**fields, "updatedAt": row["at"]},
                 "updatedNote": row_at(kept, row["at"], **full),
             }  # fmt: skip
-            await asyncio.sleep(chance.random() * 0.01)
+            await asyncio.sleep(rng.random() * 0.01)
             await publish(redis_server.url, ALICE, event)
 
     async with (
-        boot() as house,
+        boot() as server,
         boot() as annex,
-        house.device(ALICE) as writer,
+        server.device(ALICE) as writer,
         annex.device(ALICE) as reader,
     ):
         copies = [Copy(d, {kept: {}, gone: {}}) for d in (writer, reader)]
@@ -434,9 +434,9 @@ async def test_a_storm_with_deletions_and_the_rest_services_own_updates(
                 )
                 await asyncio.sleep(0.001)
             await work
-            await eventually(lambda: handled([house]) + refusals(house) >= 100)
-            await house.daemon.bus.flush()
-            await calm([house, annex], handled([house]) + 30)
+            await eventually(lambda: handled([server]) + refusals(server) >= 100)
+            await server.daemon.bus.flush()
+            await calm([server, annex], handled([server]) + 30)
             await publish(
                 redis_server.url, ALICE, {"event": "note_deleted", "noteId": mark}
             )
@@ -457,8 +457,8 @@ async def test_the_sender_may_be_gone_before_its_update_is_written(
 ) -> None:
     """A written change is published, also when its sender is gone."""
     note = prepare(database)[0][0]
-    async with boot() as house, house.device(ALICE) as reader:
-        async with house.device(ALICE) as writer:
+    async with boot() as server, server.device(ALICE) as reader:
+        async with server.device(ALICE) as writer:
             with database.locked(note):
                 await writer.send(
                     {
@@ -469,6 +469,6 @@ async def test_the_sender_may_be_gone_before_its_update_is_written(
                 )
                 await eventually(lambda: database.waiting_for_locks() == 1)
                 writer.socket.transport.abort()
-                await eventually(lambda: house.daemon.hub.count(ALICE) == 1)
+                await eventually(lambda: server.daemon.hub.count(ALICE) == 1)
         sync = await reader.receive()
         assert sync["changes"]["title"] == "last words"

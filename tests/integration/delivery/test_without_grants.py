@@ -47,14 +47,14 @@ async def test_recovery_is_off_until_it_is_granted(
     database.add_user(ALICE)
     note = database.add_note(ALICE, title="first")
     boot = partial(daemon, redis_server.url, database.url_as(role))
-    async with boot(recovery=FAST) as house:
-        await eventually(lambda: bool(house.logged("recovery_off")))
-        assert [line["reason"] for line in house.logged("recovery_off")] == [
+    async with boot(recovery=FAST) as server:
+        await eventually(lambda: bool(server.logged("recovery_off")))
+        assert [line["reason"] for line in server.logged("recovery_off")] == [
             "no_privilege"
         ]
-        assert house.figure("recovery_up") == 0
-        assert (await house.get("/ready"))[0] == 200
-        async with house.device(ALICE) as device:
+        assert server.figure("recovery_up") == 0
+        assert (await server.get("/ready"))[0] == 200
+        async with server.device(ALICE) as device:
             assert "cursor" not in await device.ask({"type": "ping"})
             assert (await device.ask({"type": "sync"}))["code"] == "UNKNOWN_TYPE"
             update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
@@ -62,7 +62,7 @@ async def test_recovery_is_off_until_it_is_granted(
             await publish(redis_server.url, ALICE, b"junk")
             assert (await device.receive())["type"] == "resync_required"
             database.execute(f"GRANT SELECT ON notes, folders TO {role}")
-            await ready(house)
+            await ready(server)
             rename(database, note, "second")
             assert titles(await until(device, is_healed)) == ["second"]
-            assert house.figure("recovery_up") == 1
+            assert server.figure("recovery_up") == 1

@@ -67,9 +67,9 @@ async def test_a_daemon_runs_on_it(
         note_id = database.add_note(database.add_user("alice"))
         limits = {"shared_limits": scripts}
         async with (
-            daemon(server.url, database.url, redis=limits) as house,
-            house.device("alice") as phone,
-            house.device("alice") as laptop,
+            daemon(server.url, database.url, redis=limits) as running,
+            running.device("alice") as phone,
+            running.device("alice") as laptop,
         ):
             gone = {"event": "note_deleted", "noteId": str(uuid.uuid4())}
             await publish(server.url, "alice", gone)
@@ -90,7 +90,7 @@ async def test_a_daemon_runs_on_it(
             ] == "Message authentication failed"
             revoked = {"event": "session_revoked", "sessionId": "sess_1"}
             await publish(server.url, "alice", revoked)
-            assert house.logged("redis_down") == []
+            assert running.logged("redis_down") == []
 
 
 def test_a_port_that_is_taken_is_named(kind: str) -> None:

@@ -36,13 +36,13 @@ def update(note_id: str, **changes: object) -> dict[str, Any]:
     return {"type": "note_update", "noteId": note_id, "changes": changes}
 
 
-def unavailable(house: RunningDaemon, answer: Message, text: str) -> None:
+def unavailable(server: RunningDaemon, answer: Message, text: str) -> None:
     """A clear error, whose log line is found by its id, and no text of Postgres'."""
     assert answer["type"] == "error"
     assert (answer["message"], answer["code"]) == (text, "UNAVAILABLE")
     (line,) = [
         line
-        for line in house.logged("message_failed")
+        for line in server.logged("message_failed")
         if line["correlation_id"] == answer["correlationId"]
     ]
     assert line["code"] == "UNAVAILABLE"
@@ -65,37 +65,37 @@ async def test_while_it_is_down_each_message_is_refused_and_the_rest_goes_on(
     boot: Boot, database: Database, note: str
 ) -> None:
 
-    async def not_ready(house: RunningDaemon) -> bool:
-        status, _, body = await house.get("/ready")
+    async def not_ready(server: RunningDaemon) -> bool:
+        status, _, body = await server.get("/ready")
         return status == 503 and b"postgres does not answer" in body
 
     async with (
-        boot(database=BRIEF) as house,
-        house.device(ALICE) as device,
-        house.device(ALICE) as other,
+        boot(database=BRIEF) as server,
+        server.device(ALICE) as device,
+        server.device(ALICE) as other,
     ):
         await asyncio.to_thread(database.stop)
         for message in everything(note):
             answer = await device.ask(message)
-            unavailable(house, answer, FAILURES[message["type"]])
+            unavailable(server, answer, FAILURES[message["type"]])
             assert answer["requestId"] == "r1"
             wanted = "folderId" if "folder" in message["type"] else "noteId"
             assert answer[wanted] == note
         assert await device.barrier() == []
         left = await device.ask({"type": "leave_note", "noteId": note})
         assert left["type"] == "note_left"
-        async with house.device(BOB) as bob:
+        async with server.device(BOB) as bob:
             assert bob.user_id == BOB
-        status, _, _ = await house.get("/health")
+        status, _, _ = await server.get("/health")
         assert status == 200
-        await eventually(lambda: not_ready(house))
+        await eventually(lambda: not_ready(server))
         assert await other.barrier() == []
         await asyncio.to_thread(database.start)
         assert database.note(note)["title"] == "t"
         await eventually(lambda: served_again(device, note))
         assert (await other.receive())["type"] == "note_sync"
-        await eventually(lambda: not house.daemon.health.unready_reasons())
-        assert not house.logged("internal_error")
+        await eventually(lambda: not server.daemon.health.unready_reasons())
+        assert not server.logged("internal_error")
 
 
 @pytest.mark.parametrize("fast_paths", ["all"], indirect=True)
@@ -121,7 +121,7 @@ async def test_a_daemon_that_starts_before_postgres_serves_when_it_comes(
     async with asyncio.TaskGroup() as group:
         group.create_task(start)
         # `boot` returns when the daemon is ready.
-        async with boot(database=BRIEF) as house, house.device(ALICE) as device:
+        async with boot(database=BRIEF) as server, server.device(ALICE) as device:
             await eventually(lambda: served_again(device, note))
 
 
@@ -129,13 +129,13 @@ async def test_a_crash_in_the_middle_of_an_update_is_survived(
     boot: Boot, database: Database, note: str
 ) -> None:
     slow = {"statement_timeout_ms": 5_000, "wait_ms": 1_000}
-    async with boot(database=slow) as house, house.device(ALICE) as device:
+    async with boot(database=slow) as server, server.device(ALICE) as device:
         # The lock's own connection dies with the server.
         with suppress(psycopg.OperationalError), database.locked(note):
             await device.send(update(note, title="lost"))
             await eventually(lambda: database.waiting_for_locks() == 1)
             await asyncio.to_thread(database.crash)
-        unavailable(house, await device.receive(), "Failed to update note")
+        unavailable(server, await device.receive(), "Failed to update note")
         await asyncio.to_thread(database.start)
         assert database.note(note)["title"] == "t"
         await eventually(lambda: served_again(device, note))
@@ -144,7 +144,7 @@ async def test_a_crash_in_the_middle_of_an_update_is_survived(
 async def test_killed_connections_are_replaced_without_anyone_noticing(
     boot: Boot, database: Database, note: str
 ) -> None:
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         for number in range(3):
             database.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -152,7 +152,7 @@ async def test_killed_connections_are_replaced_without_anyone_noticing(
             )
             answer = await device.ask(update(note, title=f"{number}"))
             assert answer["type"] == "note_update_success"
-        assert not house.logged("internal_error")
+        assert not server.logged("internal_error")
 
 
 async def test_a_locked_row_costs_its_user_and_no_one_else(
@@ -163,11 +163,11 @@ async def test_a_locked_row_costs_its_user_and_no_one_else(
     his = database.add_note(BOB)
     slow = {"statement_timeout_ms": 2_000, "wait_ms": 2_000}
     async with (
-        boot(database=slow) as house,
-        house.device(ALICE) as first,
-        house.device(ALICE) as second,
-        house.device(ALICE) as third,
-        house.device(BOB) as bob,
+        boot(database=slow) as server,
+        server.device(ALICE) as first,
+        server.device(ALICE) as second,
+        server.device(ALICE) as third,
+        server.device(BOB) as bob,
     ):
         with database.locked(note):
             for device in (first, second, third):
@@ -181,27 +181,27 @@ async def test_a_locked_row_costs_its_user_and_no_one_else(
             written = await bob.ask(update(his, title="free"))
             assert written["type"] == "note_update_success"
             assert database.waiting_for_locks() == 2
-            unavailable(house, await first.receive(), "Failed to update note")
+            unavailable(server, await first.receive(), "Failed to update note")
             assert database.note(note)["title"] == "t"
-        await eventually(lambda: not handling(house))
+        await eventually(lambda: not handling(server))
         # A write that waited for the lock may be done since, whole or not at all.
-        assert not house.logged("internal_error")
+        assert not server.logged("internal_error")
 
 
-def handling(house: RunningDaemon) -> bool:
+def handling(server: RunningDaemon) -> bool:
     return any(
         getattr(connection, "busy", False)
-        for connection in house.daemon.state.connections
+        for connection in server.daemon.state.connections
     )
 
 
 async def test_a_slow_update_is_given_up_and_not_written(
     boot: Boot, database: Database, note: str
 ) -> None:
-    async with boot(database=BRIEF) as house, house.device(ALICE) as device:
+    async with boot(database=BRIEF) as server, server.device(ALICE) as device:
         with database.locked(note):
             answer = await device.ask(update(note, title="late"))
-            unavailable(house, answer, "Failed to update note")
+            unavailable(server, answer, "Failed to update note")
         await eventually(lambda: database.waiting_for_locks() == 0)
         assert database.note(note)["title"] == "t"
         answer = await device.ask(update(note, title="now"))
@@ -211,14 +211,14 @@ async def test_a_slow_update_is_given_up_and_not_written(
 async def test_out_of_connections_is_an_error_and_passes(
     boot: Boot, database: Database, note: str
 ) -> None:
-    async with boot(database=BRIEF) as house, house.device(ALICE) as device:
+    async with boot(database=BRIEF) as server, server.device(ALICE) as device:
         database.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
         with database.exhausted():
             answer = await device.ask(update(note, title="x"))
-            unavailable(house, answer, "Failed to update note")
+            unavailable(server, answer, "Failed to update note")
             assert await device.barrier() == []
         await eventually(lambda: served_again(device, note))
 
@@ -232,13 +232,13 @@ async def test_no_word_of_postgres_reaches_client_or_log(
 
     try:
         debug = {"level": "debug"}
-        async with boot(log=debug) as house, house.device(ALICE) as device:
+        async with boot(log=debug) as server, server.device(ALICE) as device:
             answer = await device.ask(update(note, title="forbidden"))
             assert answer["code"] in {"UNAVAILABLE", "INTERNAL"}
             assert "correlationId" in answer
             assert "odd" not in answer["message"]
             text = io.StringIO()
-            print(house.log, answer, file=text)
+            print(server.log, answer, file=text)
             for word in ("forbidden", "constraint", "violates", note):
                 assert word not in text.getvalue().replace(answer["noteId"], "")
     finally:
@@ -250,7 +250,7 @@ async def test_a_folder_deleted_meanwhile_is_not_found(
 ) -> None:
     """The folder goes between the check and the write: no half a move."""
     folder = database.add_folder(ALICE)
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         with database.locked(note) as lock:
             await device.send(update(note, folderId=folder, title="moved"))
             await eventually(lambda: database.waiting_for_locks() == 1)
@@ -261,4 +261,4 @@ async def test_a_folder_deleted_meanwhile_is_not_found(
         assert database.note(note)["title"] == "t"
         gone = await device.ask(update(str(uuid.uuid4()), title="x"))
         assert gone["message"] == "Note not found or access denied"
-        assert house.daemon.health.unready_reasons() == []
+        assert server.daemon.health.unready_reasons() == []

@@ -788,7 +788,7 @@ async def test_each_of_many_has_its_own_answer(
     for number in range(20):
         user = database.add_user(f"user_{number}")
         owners[database.add_note(user)] = user
-    chance = random.Random(lease_s)
+    rng = random.Random(lease_s)
     metrics = Metrics()
 
     def stat(name: str) -> float | None:
@@ -809,9 +809,9 @@ async def test_each_of_many_has_its_own_answer(
         for _ in range(15):
             async with asyncio.TaskGroup() as tasks:
                 some = [tasks.create_task(ask(note)) for note in owners]
-                for _ in range(chance.randrange(30)):
+                for _ in range(rng.randrange(30)):
                     await asyncio.sleep(0)
-                for task in chance.sample(some, 5):
+                for task in rng.sample(some, 5):
                     task.cancel()
         assert len(backends(database)) <= 3
 

@@ -73,11 +73,11 @@ def watched(device: Device, witness: Witness) -> WatchedDevice:
     return WatchedDevice(device.socket, witness)
 
 
-async def converse(house: RunningDaemon, witness: Witness, database: Database) -> None:
+async def converse(server: RunningDaemon, witness: Witness, database: Database) -> None:
     note = database.add_note("alice", tags=["a,b", '"q"'], hidden=None)
     folder = database.add_folder("alice")
     join = {"type": "join_note", "noteId": note}
-    async with connect(house.url) as socket, house.device("alice") as plain:
+    async with connect(server.url) as socket, server.device("alice") as plain:
         phone, other = WatchedDevice(socket, witness), watched(plain, witness)
         assert (await phone.receive())["type"] == "connection_established"
         assert (await phone.ask(join))["code"] == Code.AUTH_REQUIRED
@@ -119,13 +119,13 @@ async def converse(house: RunningDaemon, witness: Witness, database: Database) -
 
 
 async def publish_all(
-    house: RunningDaemon, witness: Witness, publisher: AsyncPublisher
+    server: RunningDaemon, witness: Witness, publisher: AsyncPublisher
 ) -> None:
     row: dict[str, Any] = {field.name: None for field in structs.fields(Note)}
     row |= {"id": MISSING, "userId": "alice", "title": "t", "type": "note"}
     row |= {"createdAt": "2026-01-01T00:00:00.000Z"}
     row |= {"updatedAt": "2026-01-01T00:00:00.000Z"}
-    async with house.device("alice") as plain:
+    async with server.device("alice") as plain:
         device = watched(plain, witness)
         for heard in (
             publisher.notify_note_update("alice", MISSING, {"title": "t"}, row),
@@ -140,9 +140,9 @@ async def publish_all(
             await device.receive()
 
 
-async def recover(house: RunningDaemon, witness: Witness) -> None:
+async def recover(server: RunningDaemon, witness: Witness) -> None:
     """A heal after the sign-in, then a sync with all ids."""
-    async with house.device("alice") as plain:
+    async with server.device("alice") as plain:
         device = watched(plain, witness)
         while (await device.receive())["type"] != "healed":
             pass
@@ -155,12 +155,12 @@ async def test_all_that_is_said_fits(
 ) -> None:
     database.add_user("alice")
     witness = Witness()
-    async with boot() as house:
-        await converse(house, witness, database)
+    async with boot() as server:
+        await converse(server, witness, database)
         async with AsyncPublisher(redis_server.url) as publisher:
-            await publish_all(house, witness, publisher)
-    async with boot(recovery={"enabled": True}) as house:
-        await recover(house, witness)
+            await publish_all(server, witness, publisher)
+    async with boot(recovery={"enabled": True}) as server:
+        await recover(server, witness)
     kinds = (*client_messages.CLIENT_MESSAGES, *messages.SERVER_MESSAGES)
     assert witness.seen == {str(kind.__struct_config__.tag) for kind in kinds}
 

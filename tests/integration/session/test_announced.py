@@ -24,9 +24,9 @@ async def test_an_announcement_is_acknowledged_when_redis_has_taken_it(
     boot: Boot, message: dict[str, Any]
 ) -> None:
     async with (
-        boot() as house,
-        house.device("alice") as device,
-        house.device("alice") as other,
+        boot() as server,
+        server.device("alice") as device,
+        server.device("alice") as other,
     ):
         await device.send({**message, "requestId": "r1"})
         reply = await device.receive()
@@ -42,9 +42,9 @@ async def test_an_announcement_that_redis_did_not_take_is_refused(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     async with (
-        boot() as house,
-        house.device("alice") as device,
-        house.device("alice") as other,
+        boot() as server,
+        server.device("alice") as device,
+        server.device("alice") as other,
     ):
         redis_server.kill()
         await device.send({**ANNOUNCEMENTS[1], "requestId": "r1"})
@@ -55,7 +55,7 @@ async def test_an_announcement_that_redis_did_not_take_is_refused(
 
 
 async def test_each_verdict_on_a_signature_has_its_reason(boot: Boot) -> None:
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         message = device.signed({"type": "join_note", "noteId": ID})
         old = device.signed({"type": "ping"}, timestamp=1)
         forged = device.signed({"type": "ping"}, secret="x")
@@ -71,7 +71,7 @@ async def test_each_verdict_on_a_signature_has_its_reason(boot: Boot) -> None:
 async def test_a_note_without_an_id_is_not_announced(
     boot: Boot, database: Database
 ) -> None:
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         for data in ({}, {"id": None}, {"title": "x"}):
             reply = await device.ask({"type": "note_created", "noteData": data})
             assert reply["code"] == "INVALID_FIELD"

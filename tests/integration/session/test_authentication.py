@@ -25,7 +25,7 @@ WIRE_TYPES = {str(kind.__struct_config__.tag) for kind in CLIENT_MESSAGES}
 
 
 async def test_auth_success_has_everything_a_client_needs(boot: Boot) -> None:
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         token = mint("alice")
         before = int(time.time() * 1000)
         answer = await device.auth(token)
@@ -71,15 +71,15 @@ async def test_a_bad_token_closes_4401_and_tells_no_reason(
     boot: Boot, token: str
 ) -> None:
     auth = {"issuer": "https://clerk.example.com"}
-    async with boot(auth=auth) as house, house.device() as device:
+    async with boot(auth=auth) as server, server.device() as device:
         answer = await device.auth(token)
         assert answer == {"type": "auth_failed", **FAILED}
         assert await device.closed() == 4401
-        assert len(house.logged("auth_rejected")) == 1
+        assert len(server.logged("auth_rejected")) == 1
 
 
 async def test_an_expired_token_may_be_replaced_on_the_same_socket(boot: Boot) -> None:
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         stale = mint("alice", expires_in=-60)
         assert await device.auth(stale) == {"type": "auth_failed", **EXPIRED}
         assert await device.auth(stale) == {"type": "auth_failed", **EXPIRED}
@@ -87,7 +87,7 @@ async def test_an_expired_token_may_be_replaced_on_the_same_socket(boot: Boot) -
 
 
 async def test_the_third_expired_token_is_the_last(boot: Boot) -> None:
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         for _ in range(3):
             answer = await device.auth(mint("alice", expires_in=-60))
             assert answer["reason"] == "token-expired"
@@ -95,7 +95,7 @@ async def test_the_third_expired_token_is_the_last(boot: Boot) -> None:
 
 
 async def test_before_auth_everything_but_auth_and_ping_is_refused(boot: Boot) -> None:
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         for name in sorted(WIRE_TYPES - {"auth", "ping"}):
             refusal = await device.ask({"type": name, "requestId": name})
             assert refusal["message"] == "Authentication required", name
@@ -110,9 +110,9 @@ async def test_auth_must_come_in_time_any_else_comes(boot: Boot) -> None:
     # So many pings would otherwise run into the rate limit before the deadline.
     auth, limits = {"auth_timeout_ms": 400}, {"rate_messages": 10**6}
     async with (
-        boot(auth=auth, limits=limits) as house,
-        house.device() as device,
-        house.device("bob") as other,
+        boot(auth=auth, limits=limits) as server,
+        server.device() as device,
+        server.device("bob") as other,
     ):
 
         async def ping() -> None:
@@ -134,13 +134,13 @@ async def test_auth_again_replaces_the_secret_and_is_no_other_device(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     limits = {"devices_per_user": 1}
-    async with boot(limits=limits) as house, house.device("alice") as device:
+    async with boot(limits=limits) as server, server.device("alice") as device:
         first = device.secret, device.connection_id
         answer = await device.auth(mint("alice", claims={"jti": "another"}))
         assert answer["type"] == "auth_success"
         assert device.connection_id == first[1]
         assert device.secret != first[0]
-        assert house.daemon.hub.count("alice") == 1
+        assert server.daemon.hub.count("alice") == 1
         await publish(redis_server.url, "alice", deleted())
         assert (await device.receive())["type"] == "note_deleted_sync"
         assert await device.barrier() == []
@@ -154,23 +154,23 @@ async def test_nothing_of_the_first_user_reaches_the_second(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     async with (
-        boot() as house,
-        house.device("alice") as device,
-        house.device("alice") as other,
+        boot() as server,
+        server.device("alice") as device,
+        server.device("alice") as other,
     ):
         answer = await device.auth(mint("bob"))
         assert answer == {"type": "auth_failed", **FAILED}
         assert await device.closed() == 4401
         await publish(redis_server.url, "alice", deleted())
         assert (await other.receive())["type"] == "note_deleted_sync"
-        assert house.daemon.hub.count("bob") == 0
-        assert house.daemon.hub.count("alice") == 1
+        assert server.daemon.hub.count("bob") == 0
+        assert server.daemon.hub.count("alice") == 1
 
 
 async def test_a_failed_auth_leaves_a_live_connection_as_it_was(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with boot() as house, house.device("alice") as device:
+    async with boot() as server, server.device("alice") as device:
         assert (await device.auth(mint("alice", expires_in=-60)))[
             "reason"
         ] == "token-expired"
@@ -188,7 +188,10 @@ async def test_a_connection_outlives_its_token(
     boot: Boot, redis_server: RedisServer
 ) -> None:
     auth = {"leeway_s": 0}
-    async with boot(auth=auth) as house, house.device("alice", expires_in=1) as device:
+    async with (
+        boot(auth=auth) as server,
+        server.device("alice", expires_in=1) as device,
+    ):
         late = mint("alice", expires_in=1)
         await eventually(lambda: jwt_expired(late))
         await publish(redis_server.url, "alice", deleted())
@@ -205,7 +208,7 @@ async def test_what_is_pipelined_behind_auth_waits_for_its_outcome(boot: Boot) -
     with KeyServer() as keys:
         keys.hold()
         auth = {"jwt_key": "", "jwks_url": keys.url}
-        async with boot(auth=auth) as house, house.device() as device:
+        async with boot(auth=auth) as server, server.device() as device:
             await device.send({"type": "auth", "token": mint("alice")})
             for number in range(60):
                 await device.send(
@@ -224,7 +227,7 @@ async def test_what_is_pipelined_behind_auth_waits_for_its_outcome(boot: Boot) -
 
 
 async def test_behind_a_failing_auth_nothing_is_done(boot: Boot) -> None:
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         await device.send({"type": "auth", "token": mint("a", expires_in=-60)})
         await device.send({"type": "leave_note", "noteId": NOTE})
         assert (await device.receive())["type"] == "auth_failed"
@@ -232,38 +235,38 @@ async def test_behind_a_failing_auth_nothing_is_done(boot: Boot) -> None:
 
 
 async def test_unknown_kids_cause_one_fetch_however_many_come(boot: Boot) -> None:
-    async def attempt(house: RunningDaemon, number: int) -> None:
-        async with house.device() as device:
+    async def attempt(server: RunningDaemon, number: int) -> None:
+        async with server.device() as device:
             stranger = key_pair("stranger")
             answer = await device.auth(mint("x", key=stranger, kid=f"k{number}"))
             assert answer["type"] == "auth_failed"
 
     with KeyServer() as keys:
         auth = {"jwt_key": "", "jwks_url": keys.url}
-        async with boot(auth=auth, limits={"refused_tokens": 100}) as house:
-            async with house.device("alice") as device:
+        async with boot(auth=auth, limits={"refused_tokens": 100}) as server:
+            async with server.device("alice") as device:
                 assert device.user_id == "alice"
             before = keys.count
-            await asyncio.gather(*(attempt(house, n) for n in range(40)))
+            await asyncio.gather(*(attempt(server, n) for n in range(40)))
             assert keys.count - before <= 1
 
 
 async def test_a_key_rotated_under_the_same_kid_is_found(boot: Boot) -> None:
     with KeyServer() as keys:
         auth = {"jwt_key": "", "jwks_url": keys.url}
-        async with boot(auth=auth) as house:
-            async with house.device("alice") as device:
+        async with boot(auth=auth) as server:
+            async with server.device("alice") as device:
                 assert device.user_id == "alice"
             keys.serve_keys(jwk(key_pair("new")))
-            async with house.device("alice", key=key_pair("new")) as device:
+            async with server.device("alice", key=key_pair("new")) as device:
                 assert device.user_id == "alice"
             keys.status = 500
-            async with house.device("alice", key=key_pair("new")) as device:
+            async with server.device("alice", key=key_pair("new")) as device:
                 assert device.user_id == "alice"
 
 
 async def test_hs256_with_the_public_key_is_refused(boot: Boot) -> None:
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         now = int(time.time())
         claims = {"sub": "alice", "exp": now + 60, "iat": now, "nbf": now}
         # PyJWT itself refuses to sign with a PEM, so it is done by hand here.
@@ -282,7 +285,7 @@ def forged_hs256(claims: dict[str, object], pem: str) -> str:
 
 
 async def test_request_ids_are_echoed(boot: Boot) -> None:
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         good: Device = device
         message = {"type": "auth", "token": mint("alice"), "requestId": "r1"}
         assert (await good.ask(message))["requestId"] == "r1"

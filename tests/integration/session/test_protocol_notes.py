@@ -261,7 +261,7 @@ async def test_note_update_leaves_out_other_fields_and_counts_them(
         assert reply["updatedNote"]["iv"] == "iv0"
         after = database.note(note_id)
         assert after | {"updated_at": 0, "hidden": False} == before | {"updated_at": 0}
-        count = scene.house.figure
+        count = scene.server.figure
         for name in ("hiddenAt", "tags", "userId", "id", "iv", "updatedAt"):
             assert count("filtered_fields_total", field=name) == 1
         assert count("filtered_fields_total", field="other") == 2
@@ -541,7 +541,7 @@ async def test_what_is_no_message_is_reported_so(
 ) -> None:
 
     async def told_and_served(
-        house: RunningDaemon, device: Any, text: str | bytes, answer: str
+        server: RunningDaemon, device: Any, text: str | bytes, answer: str
     ) -> None:
         code = "UNKNOWN_TYPE" if answer.startswith("Unknown") else "INVALID_MESSAGE"
         if len(text) > 65_536 and not device.user_id:
@@ -553,7 +553,7 @@ async def test_what_is_no_message_is_reported_so(
         }
         assert await device.barrier() == []
 
-    async with boot() as house:
+    async with boot() as server:
         for user in (None, ALICE):
-            async with house.device(user) as device:
-                await told_and_served(house, device, text, answer)
+            async with server.device(user) as device:
+                await told_and_served(server, device, text, answer)

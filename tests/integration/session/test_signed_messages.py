@@ -41,7 +41,7 @@ async def refused(device: Device, envelope: dict[str, Any]) -> None:
     assert await device.barrier() == []
 
 
-async def fresh_token(house: RunningDaemon) -> str:
+async def fresh_token(server: RunningDaemon) -> str:
     """Another token of the same user, as Clerk mints one a minute."""
     return mint(ALICE, claims={"jti": f"{time.monotonic_ns()}"})
 
@@ -51,7 +51,7 @@ async def fresh_token(house: RunningDaemon) -> str:
 
 async def test_the_web_clients_day(boot: Boot, note: str) -> None:
     """`auth` twice on connect, then everything signed, ping and re-auth included."""
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         token = mint(ALICE)
         auth = json.dumps({"type": "auth", "token": token})
         await device.send(auth)
@@ -66,7 +66,7 @@ async def test_the_web_clients_day(boot: Boot, note: str) -> None:
         assert (await device.ask(device.signed({"type": "ping"})))["type"] == "pong"
         written = await device.ask(device.signed(update(note, title="é€")))
         assert written["updatedNote"]["title"] == "é€"
-        again = {"type": "auth", "token": await fresh_token(house)}
+        again = {"type": "auth", "token": await fresh_token(server)}
         renewed = await device.ask(device.signed(again))
         assert renewed["type"] == "auth_success"
         late = await device.ask(device.signed(update(note, title="old secret")))
@@ -80,7 +80,7 @@ async def test_the_web_clients_day(boot: Boot, note: str) -> None:
 async def test_after_a_drop_its_auth_comes_signed_with_a_secret_long_gone(
     boot: Boot, note: str
 ) -> None:
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         queued = device.signed(update(note, title="lost"), secret="0" * 64)
         queued["payload"]["requestId"] = "q"
         answer = await device.ask(queued)
@@ -100,7 +100,7 @@ async def test_after_a_drop_its_auth_comes_signed_with_a_secret_long_gone(
 async def test_before_auth_no_envelope_closes_the_connection(
     boot: Boot, note: str
 ) -> None:
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         payloads: list[Any] = [
             update(note, title="x"), {"type": "ping"}, {"type": "?"}, None, 5,
             {"type": "auth", "token": 5}, {"type": "join_note", "requestId": 5},
@@ -113,15 +113,15 @@ async def test_before_auth_no_envelope_closes_the_connection(
 
 
 async def test_an_unwrapped_auth_is_judged_by_its_token_alone(boot: Boot) -> None:
-    async with boot() as house:
-        async with house.device() as device:
+    async with boot() as server:
+        async with server.device() as device:
             stale = {"type": "auth", "token": mint(ALICE, expires_in=-60)}
             answer = await device.ask(device.signed(stale, secret="x"))
             assert answer["reason"] == "token-expired"
             good = {"type": "auth", "token": mint(ALICE)}
             old = device.signed(good, secret="x", timestamp=1, nonce="")
             assert (await device.ask(old))["type"] == "auth_success"
-        async with house.device() as device:
+        async with server.device() as device:
             bad = {"type": "auth", "token": "junk"}
             answer = await device.ask(device.signed(bad, secret="x"))
             assert answer["reason"] == "auth-failed"
@@ -131,7 +131,7 @@ async def test_an_unwrapped_auth_is_judged_by_its_token_alone(boot: Boot) -> Non
 async def test_a_stale_token_replayed_behind_a_good_auth_changes_nothing(
     boot: Boot, note: str
 ) -> None:
-    async with boot() as house, house.device() as device:
+    async with boot() as server, server.device() as device:
         good = {"type": "auth", "token": mint(ALICE)}
         stale = {"type": "auth", "token": mint(ALICE, expires_in=-60)}
         await device.send(good)
@@ -156,19 +156,19 @@ async def test_a_stale_token_replayed_behind_a_good_auth_changes_nothing(
 async def test_a_message_counts_once_on_any_connection_of_its_user(
     boot: Boot, note: str
 ) -> None:
-    async with boot() as house:
-        async with house.device(ALICE) as device:
+    async with boot() as server:
+        async with server.device(ALICE) as device:
             envelope = device.signed(update(note, title="once"))
             assert (await device.ask(envelope))["type"] == "note_update_success"
             await refused(device, envelope)
-            async with house.device() as second:
+            async with server.device() as second:
                 await second.auth(mint(ALICE))
                 second.secret = device.secret
                 resigned = second.signed(
                     update(note, title="twice"), nonce=envelope["nonce"]
                 )
                 await refused(second, resigned)
-        async with house.device(ALICE) as later:
+        async with server.device(ALICE) as later:
             reused = later.signed(update(note, title="again"), nonce=envelope["nonce"])
             await refused(later, reused)
 
@@ -176,7 +176,11 @@ async def test_a_message_counts_once_on_any_connection_of_its_user(
 async def test_another_users_same_nonce_is_unowned_business(
     boot: Boot, note: str
 ) -> None:
-    async with boot() as house, house.device(ALICE) as device, house.device(BOB) as bob:
+    async with (
+        boot() as server,
+        server.device(ALICE) as device,
+        server.device(BOB) as bob,
+    ):
         at = now_ms()
         envelope = device.signed(update(note, starred=True), nonce="n", timestamp=at)
         assert (await device.ask(envelope))["type"] == "note_update_success"
@@ -191,7 +195,7 @@ async def test_another_users_same_nonce_is_unowned_business(
 async def test_what_was_tampered_with_is_refused_and_uses_up_no_nonce(
     boot: Boot, note: str, database: Database
 ) -> None:
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         good = device.signed(update(note, title="good"))
         changed: list[dict[str, Any]] = [
             {"payload": update(note, title="evil")},
@@ -209,15 +213,15 @@ async def test_what_was_tampered_with_is_refused_and_uses_up_no_nonce(
         await refused(device, device.signed(update(note, title="x"), secret="x"))
         assert database.note(note)["title"] == "t"
         assert (await device.ask(good))["type"] == "note_update_success"
-        figure = house.figure("security_events_total", kind="signature_bad_signature")
+        figure = server.figure("security_events_total", kind="signature_bad_signature")
         assert figure == len(changed) + 1
-        line = house.logged("signature_rejected")[0]
+        line = server.logged("signature_rejected")[0]
         assert line["security"] is True
-        assert "evil" not in json.dumps(house.log)
+        assert "evil" not in json.dumps(server.log)
 
 
 async def test_age_is_300_seconds_back_and_60_ahead(boot: Boot, note: str) -> None:
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         for offset in (-301_000, 90_000, -(10**15), 10**15):
             await refused(
                 device,
@@ -228,14 +232,14 @@ async def test_age_is_300_seconds_back_and_60_ahead(boot: Boot, note: str) -> No
                 update(note, title="x"), timestamp=now_ms() + offset
             )
             assert (await device.ask(envelope))["type"] == "note_update_success"
-        kinds = [line["verdict"] for line in house.logged("signature_rejected")]
+        kinds = [line["verdict"] for line in server.logged("signature_rejected")]
         assert kinds == ["too_old", "ahead", "too_old", "ahead"]
 
 
 async def test_a_missing_or_mistyped_part_makes_it_a_plain_message(
     boot: Boot, note: str
 ) -> None:
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         good = device.signed(update(note, title="x"))
         for name in ("payload", "signature", "timestamp", "nonce"):
             part = {k: v for k, v in good.items() if k != name}
@@ -252,7 +256,7 @@ async def test_a_missing_or_mistyped_part_makes_it_a_plain_message(
 async def test_a_refused_message_is_named_by_its_request_id(
     boot: Boot, note: str
 ) -> None:
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         payload = update(note, title="x") | {"requestId": "r7"}
         bad = device.signed(payload, secret="x")
         assert (await device.ask(bad))["requestId"] == "r7"
@@ -267,14 +271,14 @@ async def test_require_signed_messages_lets_only_ping_through_unsigned(
     boot: Boot, note: str, database: Database
 ) -> None:
     rules = {"require_signed_messages": True}
-    async with boot(messages=rules) as house, house.device(ALICE) as device:
+    async with boot(messages=rules) as server, server.device(ALICE) as device:
         await refused(device, update(note, title="x"))
         await refused(device, {"type": "auth", "token": mint(ALICE)})
         assert database.note(note)["title"] == "t"
         assert (await device.ask({"type": "ping"}))["type"] == "pong"
         written = await device.ask(device.signed(update(note, title="signed")))
         assert written["type"] == "note_update_success"
-        again = device.signed({"type": "auth", "token": await fresh_token(house)})
+        again = device.signed({"type": "auth", "token": await fresh_token(server)})
         assert (await device.ask(again))["type"] == "auth_success"
 
 
@@ -282,9 +286,9 @@ async def test_over_the_bound_of_nonces_only_that_user_is_refused(
     boot: Boot, note: str
 ) -> None:
     async with (
-        boot(limits={"nonces_per_user": 3}) as house,
-        house.device(ALICE) as device,
-        house.device(BOB) as bob,
+        boot(limits={"nonces_per_user": 3}) as server,
+        server.device(ALICE) as device,
+        server.device(BOB) as bob,
     ):
         first = device.signed(update(note, title="x"))
         assert (await device.ask(first))["type"] == "note_update_success"
@@ -300,9 +304,9 @@ async def test_two_daemons_on_one_redis_share_the_nonces(
     boot: Boot, note: str, redis_server: RedisServer
 ) -> None:
     async with (
-        boot() as house,
+        boot() as server,
         boot() as annex,
-        house.device() as device,
+        server.device() as device,
         annex.device() as there,
     ):
         token = mint(ALICE)
@@ -322,7 +326,7 @@ async def test_of_many_racing_replays_on_two_daemons_exactly_one_counts(
     boot: Boot, note: str
 ) -> None:
     token = mint(ALICE)
-    async with boot() as house, boot() as annex:
+    async with boot() as server, boot() as annex:
 
         async def replay(where: RunningDaemon, envelope: list[dict[str, Any]]) -> str:
             async with where.device() as device:
@@ -339,6 +343,6 @@ async def test_of_many_racing_replays_on_two_daemons_exactly_one_counts(
         ready: list[int] = []
         envelope: list[dict[str, Any]] = []
         answers = await asyncio.gather(
-            *(replay(where, envelope) for where in (house, annex) for _ in range(5))
+            *(replay(where, envelope) for where in (server, annex) for _ in range(5))
         )
         assert sorted(answers) == ["error"] * 9 + ["note_update_success"]

@@ -13,11 +13,11 @@ UNKNOWN = "5f0c4d1a-0000-4000-8000-000000000001"
 ABOUT = {"connection", "address", "user"}
 
 
-def of_user(house: Any, user: str) -> list[tuple[str, ...]]:
+def of_user(server: Any, user: str) -> list[tuple[str, ...]]:
     """Event and the telling word of each line about the user, in order."""
     return [
         (line["event"], line.get("reason") or line.get("type") or "")
-        for line in house.log
+        for line in server.log
         if line.get("user") == user
     ]
 
@@ -25,14 +25,14 @@ def of_user(house: Any, user: str) -> list[tuple[str, ...]]:
 async def test_debug_follows_one_connection_from_its_handshake_to_its_end(
     boot: Boot,
 ) -> None:
-    async with boot(log={"level": "debug"}) as house:
-        async with house.device() as device:
+    async with boot(log={"level": "debug"}) as server:
+        async with server.device() as device:
             await device.auth(mint("alice"))
             await device.ask({"type": "join_note", "noteId": UNKNOWN})
             await device.ask({"type": "ping"})
             name = device.connection_id
-        await eventually(lambda: bool(house.logged("connection_closed")))
-        lines = [x for x in house.log if x.get("connection") == name]
+        await eventually(lambda: bool(server.logged("connection_closed")))
+        lines = [x for x in server.log if x.get("connection") == name]
         assert [
             (x["event"], x.get("type"), x.get("result") or x.get("reason"))
             for x in lines
@@ -52,8 +52,8 @@ async def test_debug_follows_one_connection_from_its_handshake_to_its_end(
 async def test_each_refusal_says_whom_it_concerns(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with boot(limits={"devices_per_user": 1}) as house:
-        async with house.device("alice") as device, house.device() as second:
+    async with boot(limits={"devices_per_user": 1}) as server:
+        async with server.device("alice") as device, server.device() as second:
             await second.send({"type": "auth", "token": mint("alice")})
             await second.closed()
             await device.ask(device.signed({"type": "ping"}, signature="wrong"))
@@ -61,42 +61,42 @@ async def test_each_refusal_says_whom_it_concerns(
             await publish(
                 redis_server.url, "alice", {"event": "note_deleted", "noteId": 7}
             )
-            await eventually(lambda: bool(house.logged("event_dropped")))
+            await eventually(lambda: bool(server.logged("event_dropped")))
             await publish(redis_server.url, "alice", {"event": "user_disconnected"})
             await device.closed()
-        async with house.device() as forged:
+        async with server.device() as forged:
             await forged.send({"type": "auth", "token": "no.to.ken"})
             await forged.closed()
-        assert of_user(house, "alice") == [
+        assert of_user(server, "alice") == [
             ("too_many_devices", ""),
             ("signature_rejected", ""),
             ("auth_rejected", "expired"),
             ("event_dropped", "invalid_field"),
             ("connection_closed", "user_disconnected"),
         ]
-        (dropped,) = house.logged("event_dropped")
+        (dropped,) = server.logged("event_dropped")
         assert dropped["field"] == "noteId"
         for event in ("too_many_devices", "signature_rejected", "auth_rejected"):
-            for line in house.logged(event):
+            for line in server.logged(event):
                 known = ABOUT if line.get("user") else ABOUT - {"user"}
                 assert known <= line.keys(), line
         # Whose token this was meant to be is not known, so it is not said.
-        assert "user" not in house.logged("auth_rejected")[-1]
+        assert "user" not in server.logged("auth_rejected")[-1]
 
 
 async def test_status_of_a_user_shows_connections_and_why_others_were_refused(
     boot: Boot,
 ) -> None:
     async with (
-        boot() as house,
-        house.device("alice") as device,
-        house.device() as second,
-        house.device() as other,
+        boot() as server,
+        server.device("alice") as device,
+        server.device() as second,
+        server.device() as other,
     ):
         await second.auth(mint("alice", expires_in=-100))
         await other.auth(mint("bob", expires_in=-100))
         path = "/websocket/status?user=alice"
-        _, _, body = await house.get(path, admin=True)
+        _, _, body = await server.get(path, admin=True)
         found = json.loads(body)
         assert found["userId"] == "alice"
         (connection,) = found["connections"]
@@ -110,7 +110,7 @@ async def test_status_of_a_user_shows_connections_and_why_others_were_refused(
         assert "alice: 1 connection(s)" in table
         assert "auth_rejected  reason=expired" in table
         # A stranger learns nothing of it.
-        _, _, body = await house.get(path)
+        _, _, body = await server.get(path)
         assert json.loads(body)["connections"]["perUser"] == []
         assert b"alice" not in body
 
@@ -118,9 +118,9 @@ async def test_status_of_a_user_shows_connections_and_why_others_were_refused(
 async def test_a_request_that_cannot_be_read_is_told_with_its_header(
     boot: Boot,
 ) -> None:
-    async with boot() as house:
-        status, _, _ = await house.get("/health", headers={"Cookie": "c" * 20_000})
+    async with boot() as server:
+        status, _, _ = await server.get("/health", headers={"Cookie": "c" * 20_000})
         assert status == 431
-        (line,) = house.logged("request_refused")
+        (line,) = server.logged("request_refused")
         assert (line["status"], line["field"]) == (431, "Cookie")
         assert line["address"] == "127.0.0.1"

@@ -41,15 +41,15 @@ async def authenticate(client: Raw, user: str = ALICE) -> None:
     assert b"auth_success" in await client.text()
 
 
-def connections(house: RunningDaemon) -> list[Connection]:
-    return [c for c in house.daemon.state.connections if isinstance(c, Connection)]
+def connections(server: RunningDaemon) -> list[Connection]:
+    return [c for c in server.daemon.state.connections if isinstance(c, Connection)]
 
 
 # Order (RFC 6455).
 
 
 async def test_a_pong_and_a_reply_keep_the_order_of_their_frames(boot: Boot) -> None:
-    async with boot() as house, raw(house) as client:
+    async with boot() as server, raw(server) as client:
         begun = frame(TEXT, PING_TEXT[:5], fin=False)
         client.write(begun + frame(PING, b"one") + frame(CONT, PING_TEXT[5:]))
         client.write(frame(TEXT, PING_TEXT) + frame(PING, b"two"))
@@ -58,37 +58,37 @@ async def test_a_pong_and_a_reply_keep_the_order_of_their_frames(boot: Boot) -> 
 
 
 async def test_a_close_inside_a_fragmented_message_is_answered(boot: Boot) -> None:
-    async with boot() as house, raw(house) as client:
+    async with boot() as server, raw(server) as client:
         client.write(frame(TEXT, b"x", fin=False) + frame(CLOSE, b"\x03\xe9"))
         assert await client.close_code() == 1001
-        assert house.figure("closes_total", code="client", reason="client") == 1
+        assert server.figure("closes_total", code="client", reason="client") == 1
 
 
 async def test_a_payload_that_looks_like_a_frame_is_missing(boot: Boot) -> None:
     """The head arrives first; the payload, alone in its read, reads like a frame."""
     inner = masked(TEXT, PING_TEXT)
     outer = masked(BINARY, inner)
-    async with boot() as house, raw(house) as client:
+    async with boot() as server, raw(server) as client:
         head, payload = outer[: len(outer) - len(inner)], outer[-len(inner) :]
         client.write(head)
         await eventually(
-            lambda: any(c._inbound._reader is not None for c in connections(house))
+            lambda: any(c._inbound._reader is not None for c in connections(server))
         )
         client.write(payload)
         assert b"Invalid message format" in await client.text()
 
 
 async def test_an_error_of_the_library_is_counted_by_its_code(boot: Boot) -> None:
-    async with boot() as house:
+    async with boot() as server:
         for data, code, reason in (
             (b"\xff\x80", 1002, "protocol_error"),
             (frame(TEXT, b"x" * 100_000), 1009, "message_too_big"),
             (frame(TEXT, b"\xff"), 1007, "invalid_utf8"),
         ):
-            async with raw(house) as client:
+            async with raw(server) as client:
                 client.write(data)
                 assert await client.close_code() == code
-            assert house.figure("closes_total", code=str(code), reason=reason) == 1
+            assert server.figure("closes_total", code=str(code), reason=reason) == 1
 
 
 # Rate: every frame counts, and nothing behind a verdict is parsed.
@@ -105,18 +105,18 @@ async def test_an_error_of_the_library_is_counted_by_its_code(boot: Boot) -> Non
     ],
 )
 async def test_every_frame_counts(boot: Boot, frames: bytes) -> None:
-    async with boot(limits={"rate_messages": 10}) as house, raw(house) as client:
+    async with boot(limits={"rate_messages": 10}) as server, raw(server) as client:
         client.write(frames)
         assert await client.close_code() == 4429
         # Input behind the verdict is discarded, however much it is.
         client.write(frames * 1_000)
         await client.ended()
-        assert house.figure("closes_total", code="4429", reason="flood") == 1
+        assert server.figure("closes_total", code="4429", reason="flood") == 1
 
 
 async def test_one_pong_for_each_ping_of_the_daemon_is_free(boot: Boot) -> None:
     limits = {"rate_messages": 3, "ping_interval_s": 0.2, "ping_timeout_s": 5}
-    async with boot(limits=limits) as house, raw(house) as client:
+    async with boot(limits=limits) as server, raw(server) as client:
         for _ in range(5):
             opcode, data = await client.frame()
             assert opcode == PING
@@ -131,7 +131,7 @@ async def test_one_pong_for_each_ping_of_the_daemon_is_free(boot: Boot) -> None:
 async def test_a_message_of_which_a_fragment_was_refused_is_refused_once(
     boot: Boot,
 ) -> None:
-    async with boot(limits={"rate_messages": 3}) as house, raw(house) as client:
+    async with boot(limits={"rate_messages": 3}) as server, raw(server) as client:
         client.write(frame(TEXT, b'{"type":', fin=False))
         client.write(frame(CONT, b"", fin=False) * 3)
         client.write(frame(CONT, b'"ping","requestId":"r"}'))
@@ -142,7 +142,7 @@ async def test_a_message_of_which_a_fragment_was_refused_is_refused_once(
 
 async def test_bytes_are_limited_for_each_window(boot: Boot) -> None:
     limits = {"rate_bytes": 100_000, "unread_bytes_before_auth": 60_000}
-    async with boot(limits=limits) as house, house.device() as device:
+    async with boot(limits=limits) as server, server.device() as device:
         text = '{"type":"ping","x":"' + "y" * 39_000 + '"}'
         answers = [await device.ask(text) for _ in range(7)]
         codes = [answer.get("code", answer["type"]) for answer in answers]
@@ -155,9 +155,9 @@ async def test_bytes_are_limited_for_each_window(boot: Boot) -> None:
 async def test_one_connection_has_a_share_of_a_loop_iteration(boot: Boot) -> None:
     """Two clients send as much at once; their answers take turns."""
     limits = {"iteration_frames": 4, "rate_messages": 1_000}
-    async with boot(limits=limits) as house:
+    async with boot(limits=limits) as server:
         order: list[int] = []
-        async with raw(house) as one, raw(house) as other:
+        async with raw(server) as one, raw(server) as other:
             for client in (one, other):
                 client.write(frame(TEXT, PING_TEXT) * 40)
 
@@ -175,27 +175,27 @@ async def test_one_connection_has_a_share_of_a_loop_iteration(boot: Boot) -> Non
 
 async def test_the_largest_holders_are_closed_over_the_budget(boot: Boot) -> None:
     limits = {"memory_bytes": 3_000_000}
-    async with boot(limits=limits) as house:
-        async with raw(house) as small, raw(house) as large, raw(house) as larger:
+    async with boot(limits=limits) as server:
+        async with raw(server) as small, raw(server) as large, raw(server) as larger:
             for client in (small, large, larger):
                 await authenticate(client)
             for client, size in ((small, 500_000), (large, 900_000), (larger, 999_000)):
                 client.write(frame(TEXT, b"x" * 2_000_000)[:size])
-            await eventually(lambda: house.daemon.state.memory.total > 2_300_000)
+            await eventually(lambda: server.daemon.state.memory.total > 2_300_000)
             large.write(b"x" * 700_000)
             assert await large.close_code() == 1013
-            assert house.figure("evictions_total", reason="memory") == 1
-            assert house.daemon.state.memory.total < 3_000_000
-        await eventually(lambda: not house.daemon.state.memory.total)
+            assert server.figure("evictions_total", reason="memory") == 1
+            assert server.daemon.state.memory.total < 3_000_000
+        await eventually(lambda: not server.daemon.state.memory.total)
 
 
 async def test_an_unfinished_message_has_a_deadline(boot: Boot) -> None:
-    async with boot(limits={"unfinished_s": 0.3}) as house:
+    async with boot(limits={"unfinished_s": 0.3}) as server:
         for data in (frame(TEXT, PING_TEXT)[:9], frame(TEXT, b"x", fin=False), b"\x81"):
-            async with raw(house) as client:
+            async with raw(server) as client:
                 client.write(data)
                 assert await client.close_code() == 1008
-        async with raw(house) as client:
+        async with raw(server) as client:
             for _ in range(3):
                 whole = masked(TEXT, PING_TEXT)
                 client.write(whole[:9])
@@ -203,7 +203,7 @@ async def test_an_unfinished_message_has_a_deadline(boot: Boot) -> None:
                 client.write(whole[9:])
                 assert b"pong" in await client.text()
         reason = "unfinished_message"
-        assert house.figure("closes_total", code="1008", reason=reason) == 3
+        assert server.figure("closes_total", code="1008", reason=reason) == 3
 
 
 async def test_a_reply_of_any_size_reaches_a_device_that_reads(
@@ -213,8 +213,8 @@ async def test_a_reply_of_any_size_reaches_a_device_that_reads(
     # 3 MB pass through Redis as well, and keep a busy machine from its probe.
     redis = {"probe_timeout_s": 30.0, "command_timeout_s": 30.0}
     async with (
-        boot(limits=limits, redis=redis) as house,
-        house.device(ALICE) as device,
+        boot(limits=limits, redis=redis) as server,
+        server.device(ALICE) as device,
     ):
         database.add_user(ALICE)
         note = database.add_note(ALICE, title="t", encrypted_content="x" * 3_000_000)
@@ -234,24 +234,24 @@ async def test_refused_input_leaves_nothing_to_the_collector(boot: Boot) -> None
     )  # fmt: skip
     requests = (b"nonsense\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nA: ")
 
-    async def once(house: RunningDaemon) -> None:
+    async def once(server: RunningDaemon) -> None:
         for data in refused:
-            async with raw(house) as client:
+            async with raw(server) as client:
                 client.write(data)
                 client.writer.write_eof()
                 await client.ended()
         for request in requests:
-            _, writer = await asyncio.open_connection("127.0.0.1", house.daemon.port)
+            _, writer = await asyncio.open_connection("127.0.0.1", server.daemon.port)
             writer.write(request)
             await writer.drain()
             writer.transport.abort()
-        await eventually(lambda: not house.daemon.state.connections)
+        await eventually(lambda: not server.daemon.state.connections)
 
-    async with boot(limits={"refused_tokens": 1_000}) as house:
-        await once(house)
+    async with boot(limits={"refused_tokens": 1_000}) as server:
+        await once(server)
         ours = (Connection,)
         with collector_off():
-            await once(house)
+            await once(server)
             left = [thing for thing in gc.get_objects() if isinstance(thing, ours)]
             assert left == []
 
@@ -262,22 +262,22 @@ async def test_refused_input_leaves_nothing_to_the_collector(boot: Boot) -> None
 async def test_both_families_are_served_and_an_address_has_one_spelling(
     boot: Boot,
 ) -> None:
-    async with boot(server={"host": "::"}) as house:
+    async with boot(server={"host": "::"}) as server:
         for host in ("127.0.0.1", "::1"):
-            reader, writer = await asyncio.open_connection(host, house.daemon.port)
+            reader, writer = await asyncio.open_connection(host, server.daemon.port)
             writer.write(b"GET /health HTTP/1.1\r\n\r\n")
             assert (await reader.read()).startswith(b"HTTP/1.1 200")
             writer.close()
-        async with raw(house):
-            (connection,) = connections(house)
+        async with raw(server):
+            (connection,) = connections(server)
             assert connection.log_fields["address"] == "127.0.0.1"
 
 
 async def test_several_hosts_are_listened_on(boot: Boot) -> None:
-    async with boot(server={"host": ["127.0.0.1", "127.0.0.2"], "port": 0}) as house:
-        ports = [s.getsockname() for d in house.daemon.servers for s in d.sockets]
+    async with boot(server={"host": ["127.0.0.1", "127.0.0.2"], "port": 0}) as server:
+        ports = [s.getsockname() for d in server.daemon.servers for s in d.sockets]
         assert [host for host, _ in ports] == ["127.0.0.1", "127.0.0.2"]
-        answer = await raw_http(house.daemon.port, b"GET /health HTTP/1.1\r\n\r\n")
+        answer = await raw_http(server.daemon.port, b"GET /health HTTP/1.1\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200")
 
 

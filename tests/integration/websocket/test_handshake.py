@@ -15,18 +15,18 @@ from typelets_ws.wire.frames import PING
 ORIGIN = "https://app.example.org"
 
 
-async def status_for(house: RunningDaemon, origin: str | None) -> int:
+async def status_for(server: RunningDaemon, origin: str | None) -> int:
     headers = {} if origin is None else {"Origin": origin}
     try:
-        async with connect(house.url, additional_headers=headers):
+        async with connect(server.url, additional_headers=headers):
             return 101
     except InvalidStatus as exc:
         return exc.response.status_code
 
 
 async def test_origins_match_by_scheme_host_and_port(boot: Boot) -> None:
-    server = {"allowed_origins": [ORIGIN, "http://localhost:3000"]}
-    async with boot(server=server) as house:
+    settings = {"allowed_origins": [ORIGIN, "http://localhost:3000"]}
+    async with boot(server=settings) as server:
         for origin in (
             None,
             ORIGIN,
@@ -34,7 +34,7 @@ async def test_origins_match_by_scheme_host_and_port(boot: Boot) -> None:
             "https://APP.example.org",
             "HTTPS://app.example.org:443",
         ):
-            assert await status_for(house, origin) == 101
+            assert await status_for(server, origin) == 101
         refused = [
             "null",
             "http://app.example.org",
@@ -45,9 +45,9 @@ async def test_origins_match_by_scheme_host_and_port(boot: Boot) -> None:
             "http://localhost:3001",
         ]
         for origin in refused:
-            assert await status_for(house, origin) == 403, origin
-        assert house.figure("security_events_total", kind="origin") == len(refused)
-        lines = house.logged("origin_refused")
+            assert await status_for(server, origin) == 403, origin
+        assert server.figure("security_events_total", kind="origin") == len(refused)
+        lines = server.logged("origin_refused")
         assert lines[0]["security"] is True
         assert lines[0]["origin"] == ["null"]
 
@@ -55,10 +55,10 @@ async def test_origins_match_by_scheme_host_and_port(boot: Boot) -> None:
 async def test_origins_of_native_apps_can_be_listed(boot: Boot) -> None:
     native = ["null", "file://", "capacitor://localhost", "app://.",
               "chrome-extension://abc"]  # fmt: skip
-    async with boot(server={"allowed_origins": native}) as house:
+    async with boot(server={"allowed_origins": native}) as server:
         for origin in native:
-            assert await status_for(house, origin) == 101, origin
-        assert await status_for(house, "tauri://localhost") == 403
+            assert await status_for(server, origin) == 101, origin
+        assert await status_for(server, "tauri://localhost") == 403
 
 
 @pytest.mark.parametrize(
@@ -72,20 +72,20 @@ async def test_origins_of_native_apps_can_be_listed(boot: Boot) -> None:
 async def test_the_subprotocol_is_accepted_when_offered(
     boot: Boot, offered: list[Subprotocol], accepted: str | None
 ) -> None:
-    async with boot() as house, connect(house.url, subprotocols=offered) as client:
+    async with boot() as server, connect(server.url, subprotocols=offered) as client:
         assert client.subprotocol == accepted
         assert "connection_established" in str(await client.recv())
 
 
 async def test_no_list_of_origins_allows_all(boot: Boot) -> None:
-    async with boot() as house:
-        assert await status_for(house, "https://anything.example") == 101
+    async with boot() as server:
+        assert await status_for(server, "https://anything.example") == 101
 
 
 async def test_any_path_and_query_upgrades(boot: Boot) -> None:
-    async with boot() as house:
+    async with boot() as server:
         for path in ("", "ws", "a/b?token=x", "health/x"):
-            async with connect(house.url + path) as socket_:
+            async with connect(server.url + path) as socket_:
                 assert "connection_established" in str(await socket_.recv())
 
 
@@ -107,15 +107,15 @@ async def test_any_path_and_query_upgrades(boot: Boot) -> None:
 async def test_plain_requests_get_a_plain_answer(
     boot: Boot, request_line: str, status: bytes
 ) -> None:
-    async with boot() as house:
+    async with boot() as server:
         request = f"{request_line}\r\nHost: x\r\n\r\n"
-        answer = await raw_http(house.daemon.port, request.encode())
+        answer = await raw_http(server.daemon.port, request.encode())
         assert answer[9:12] == status
         head, _, body = answer.partition(b"\r\n\r\n")
         if status != b"200":
             assert body.count(b"\n") == 1
         assert (b"\r\nAllow: GET, HEAD\r\n" in head + b"\r\n") == (status == b"405")
-        figure = house.figure("handshakes_total", status=status.decode())
+        figure = server.figure("handshakes_total", status=status.decode())
         assert figure >= 1
 
 
@@ -123,10 +123,10 @@ async def test_plain_requests_get_a_plain_answer(
 async def test_head_is_answered_like_get_without_the_body(
     boot: Boot, path: str
 ) -> None:
-    async with boot() as house:
+    async with boot() as server:
         answers = [
             await raw_http(
-                house.daemon.port, f"{method} {path} HTTP/1.1\r\n\r\n".encode()
+                server.daemon.port, f"{method} {path} HTTP/1.1\r\n\r\n".encode()
             )
             for method in ("GET", "HEAD")
         ]
@@ -158,8 +158,8 @@ CHUNKED = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 async def test_a_request_with_anything_behind_it_is_answered(
     boot: Boot, rest: str, admin: bool
 ) -> None:
-    async with boot() as house:
-        port = house.daemon.admin_port if admin else house.daemon.port
+    async with boot() as server:
+        port = server.daemon.admin_port if admin else server.daemon.port
         request = f"GET /health HTTP/1.1\r\nHost: x\r\n{rest}".encode()
         answer = await raw_http(port, request)
         assert answer.startswith(b"HTTP/1.1 200")
@@ -180,27 +180,27 @@ async def test_a_request_with_anything_behind_it_is_answered(
 async def test_long_headers_have_their_limits(
     boot: Boot, request_: str, status: bytes
 ) -> None:
-    async with boot() as house:
-        answer = await raw_http(house.daemon.port, f"{request_}\r\n\r\n".encode())
+    async with boot() as server:
+        answer = await raw_http(server.daemon.port, f"{request_}\r\n\r\n".encode())
         assert answer[9:12] == status
 
 
 async def test_long_cookies_do_not_hinder_an_upgrade(boot: Boot) -> None:
     headers = {"Cookie": "c" * 16_000}
-    async with boot() as house, connect(house.url, additional_headers=headers) as ws:
+    async with boot() as server, connect(server.url, additional_headers=headers) as ws:
         assert "connection_established" in str(await ws.recv())
 
 
 async def test_compression_is_not_offered_unless_wished(boot: Boot) -> None:
-    async with boot() as house, connect(house.url, compression="deflate") as socket_:
+    async with boot() as server, connect(server.url, compression="deflate") as socket_:
         assert socket_.protocol.extensions == []
 
 
 async def test_with_compression_messages_arrive_whole(boot: Boot) -> None:
-    server = {"permessage_deflate": True}
+    settings = {"permessage_deflate": True}
     async with (
-        boot(server=server) as house,
-        connect(house.url, compression="deflate") as socket_,
+        boot(server=settings) as server,
+        connect(server.url, compression="deflate") as socket_,
     ):
         names = [extension.name for extension in socket_.protocol.extensions]
         assert names == ["permessage-deflate"]
@@ -213,39 +213,40 @@ async def test_with_compression_messages_arrive_whole(boot: Boot) -> None:
 async def test_the_address_is_the_proxys_word_only_for_trusted_proxies(
     boot: Boot,
 ) -> None:
-    async def tell_address(house: RunningDaemon, headers: dict[str, str]) -> str:
-        before = len(house.logged("origin_refused"))
+    async def tell_address(server: RunningDaemon, headers: dict[str, str]) -> str:
+        before = len(server.logged("origin_refused"))
         with pytest.raises(InvalidStatus):
             await connect(
-                house.url, additional_headers={"Origin": "https://x.example", **headers}
+                server.url,
+                additional_headers={"Origin": "https://x.example", **headers},
             )
-        return str(house.logged("origin_refused")[before]["address"])
+        return str(server.logged("origin_refused")[before]["address"])
 
     origins = {"allowed_origins": [ORIGIN]}
     forwarded = {"X-Forwarded-For": "6.6.6.6, 192.0.2.7, 10.0.0.9"}
-    async with boot(server=origins) as house:
-        assert await tell_address(house, forwarded) == "127.0.0.1"
+    async with boot(server=origins) as server:
+        assert await tell_address(server, forwarded) == "127.0.0.1"
     trusting = {**origins, "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}
-    async with boot(server=trusting) as house:
-        assert await tell_address(house, forwarded) == "192.0.2.7"
-        assert await tell_address(house, {"X-Real-IP": "192.0.2.8"}) == "192.0.2.8"
+    async with boot(server=trusting) as server:
+        assert await tell_address(server, forwarded) == "192.0.2.7"
+        assert await tell_address(server, {"X-Real-IP": "192.0.2.8"}) == "192.0.2.8"
         junk = {"X-Forwarded-For": "192.0.2.7, junk"}
-        assert await tell_address(house, junk) == "127.0.0.1"
-        assert await tell_address(house, {}) == "127.0.0.1"
+        assert await tell_address(server, junk) == "127.0.0.1"
+        assert await tell_address(server, {}) == "127.0.0.1"
 
 
 async def test_a_request_that_never_ends_is_cut(boot: Boot) -> None:
     limits = {"handshake_s": 0.3}
-    async with boot(limits=limits) as house:
-        assert await raw_http(house.daemon.port, b"GET / HT") == b""
+    async with boot(limits=limits) as server:
+        assert await raw_http(server.daemon.port, b"GET / HT") == b""
 
 
 async def test_a_request_head_is_bounded(boot: Boot) -> None:
-    async with boot() as house:
+    async with boot() as server:
         long_line = b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"
-        assert (await raw_http(house.daemon.port, long_line))[9:12] == b"414"
+        assert (await raw_http(server.daemon.port, long_line))[9:12] == b"414"
         many = b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 300 + b"\r\n"
-        assert (await raw_http(house.daemon.port, many))[9:12] == b"431"
+        assert (await raw_http(server.daemon.port, many))[9:12] == b"431"
 
 
 async def test_a_port_in_use_is_an_error(boot: Boot) -> None:
@@ -260,25 +261,25 @@ async def test_a_port_in_use_is_an_error(boot: Boot) -> None:
 
 @pytest.mark.parametrize("path", ["/health", "/ready?x", "/websocket/status"])
 async def test_a_path_of_the_daemon_is_no_websocket(boot: Boot, path: str) -> None:
-    async with boot() as house:
+    async with boot() as server:
         with pytest.raises(InvalidStatus) as refused:
-            await connect(house.url + path[1:])
+            await connect(server.url + path[1:])
         assert refused.value.response.status_code == 200
-        assert not house.figure("handshakes_total", status="101")
+        assert not server.figure("handshakes_total", status="101")
 
 
 @WITH_FAST_PATHS
 async def test_what_is_common_needs_no_protocol_of_the_library(boot: Boot) -> None:
     """It is 2 KB of each connection; a message in two frames needs it."""
-    async with boot() as house, house.device("alice") as device:
-        (connection,) = house.daemon.state.connections
+    async with boot() as server, server.device("alice") as device:
+        (connection,) = server.daemon.state.connections
         assert isinstance(connection, Connection)
 
         def made() -> bool:
             return connection._inbound._reader is not None
 
         await device.barrier()
-        connection._timers._pinged_at = house.daemon.state.monotonic()
+        connection._timers._pinged_at = server.daemon.state.monotonic()
         connection._writer.queue(PING)
         await eventually(lambda: connection._timers._pinged_at == NEVER)
         assert not made()

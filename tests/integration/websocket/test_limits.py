@@ -36,7 +36,7 @@ def told(message: Message) -> tuple[str, str]:
 
 async def test_the_rate_is_per_connection_and_everything_counts(boot: Boot) -> None:
     limits = {"rate_messages": 6, "rate_window_ms": 60_000}
-    async with boot(limits=limits) as house, house.device(ALICE) as device:
+    async with boot(limits=limits) as server, server.device(ALICE) as device:
         for junk in ("junk", '{"type":"?"}', b"binary", "x" * 1_048_577):
             await device.ask(junk)
         assert (await device.ask(PING_TEXT))["type"] == "pong"
@@ -51,7 +51,7 @@ async def test_the_rate_is_per_connection_and_everything_counts(boot: Boot) -> N
         assert (await device.ask(signed))["requestId"] == "in"
         broken = b'{"requestId":"\xff"}'
         assert (await device.ask(broken))["code"] == "RATE_LIMITED"
-        async with house.device(ALICE) as second:
+        async with server.device(ALICE) as second:
             assert (await second.ask(PING_TEXT))["type"] == "pong"
 
 
@@ -65,7 +65,7 @@ async def test_who_is_refused_is_served_again_and_gets_syncs_meanwhile(
         return bool(answer["type"] == "pong")
 
     limits = {"rate_messages": 50, "rate_window_ms": 700}
-    async with boot(limits=limits) as house, house.device(ALICE) as device:
+    async with boot(limits=limits) as server, server.device(ALICE) as device:
         refusals = []
         for _ in range(60):
             answer = await device.ask(PING_TEXT)
@@ -81,29 +81,29 @@ async def test_who_is_refused_is_served_again_and_gets_syncs_meanwhile(
 
 async def test_three_times_the_rate_within_one_window_closes_4429(boot: Boot) -> None:
     limits = {"rate_messages": 10, "rate_window_ms": 60_000}
-    async with boot(limits=limits) as house:
-        async with house.device() as device:
+    async with boot(limits=limits) as server:
+        async with server.device() as device:
             for _ in range(29):
                 await device.ask(PING_TEXT)
             await device.send(PING_TEXT)
             assert await device.closed() == 4429
-        assert house.figure("closes_total", code="4429", reason="flood") == 1
-        async with house.device(ALICE) as device:
+        assert server.figure("closes_total", code="4429", reason="flood") == 1
+        async with server.device(ALICE) as device:
             for _ in range(9):
                 assert (await device.ask(PING_TEXT))["type"] == "pong"
 
 
 async def test_a_flood_of_pings_and_of_fragments_is_a_flood(boot: Boot) -> None:
     limits = {"rate_messages": 10}
-    async with boot(limits=limits) as house:
-        async with raw(house) as client:
+    async with boot(limits=limits) as server:
+        async with raw(server) as client:
             client.write(frame(PING, b"x") * 40)
             assert await client.close_code() == 4429
-        async with raw(house) as client:
+        async with raw(server) as client:
             client.write(frame(TEXT, b"", fin=False))
             client.write(frame(CONT, b"", fin=False) * 40)
             assert await client.close_code() == 4429
-        async with raw(house) as client:
+        async with raw(server) as client:
             client.write(frame(PONG, b"") * 40)
             assert await client.close_code() == 4429
 
@@ -112,7 +112,7 @@ async def test_a_flood_of_pings_and_of_fragments_is_a_flood(boot: Boot) -> None:
 
 
 async def test_after_auth_a_megabyte_is_the_most(boot: Boot) -> None:
-    async with boot() as house, house.device(ALICE) as device:
+    async with boot() as server, server.device(ALICE) as device:
         assert (await device.ask(padded(1_048_576)))["type"] == "pong"
         assert told(await device.ask(padded(1_048_577))) == TOO_LARGE
         assert told(await device.ask(padded(4 * 1_048_576))) == TOO_LARGE
@@ -124,16 +124,16 @@ async def test_after_auth_a_megabyte_is_the_most(boot: Boot) -> None:
 
 
 async def test_before_auth_64_kib_are_read_and_no_more(boot: Boot) -> None:
-    async with boot() as house:
-        async with house.device() as device:
+    async with boot() as server:
+        async with server.device() as device:
             assert (await device.ask(padded(65_536)))["type"] == "pong"
             await device.send(padded(65_537))
             assert await device.closed() == 1009
-        async with raw(house) as client:
+        async with raw(server) as client:
             # It is not the end of the message that is waited for.
             client.write(frame(TEXT, b"a" * 1_000_000)[:70_000])
             assert await client.close_code() == 1009
-        async with raw(house) as client:
+        async with raw(server) as client:
             for _ in range(3):
                 client.write(frame(TEXT if _ == 0 else CONT, b"a" * 30_000, fin=False))
             assert await client.close_code() == 1009
@@ -148,7 +148,7 @@ async def test_a_large_message_right_behind_auth_is_fine(
         "type": "note_update", "noteId": note,
         "changes": {"encryptedContent": "A" * 1_000_000},
     }  # fmt: skip
-    async with boot() as house, raw(house) as client:
+    async with boot() as server, raw(server) as client:
         auth = json.dumps({"type": "auth", "token": mint(ALICE)})
         client.write(
             frame(TEXT, auth.encode())
@@ -161,19 +161,19 @@ async def test_a_large_message_right_behind_auth_is_fine(
 
 
 async def test_behind_an_auth_that_fails_nothing_large_gets_through(boot: Boot) -> None:
-    async with boot() as house, raw(house) as client:
+    async with boot() as server, raw(server) as client:
         auth = json.dumps({"type": "auth", "token": mint(ALICE, expires_in=-60)})
         client.write(frame(TEXT, auth.encode()) + frame(TEXT, b"a" * 3_000_000))
         assert b"token-expired" in await client.text()
         assert await client.close_code() in {1009, None}
-        assert not house.logged("internal_error")
+        assert not server.logged("internal_error")
 
 
 # Frames.
 
 
 async def test_fragments_make_one_message_with_pings_between(boot: Boot) -> None:
-    async with boot() as house, raw(house) as client:
+    async with boot() as server, raw(server) as client:
         data = '{"type":"ping","requestId":"é€"}'.encode()
         pieces = [data[i : i + 1] for i in range(len(data))]
         client.write(frame(TEXT, pieces[0], fin=False))
@@ -215,15 +215,15 @@ async def test_broken_frames_close_with_the_code_of_the_rfc(
     boot: Boot, data: bytes, code: int
 ) -> None:
     brief = {"abort_s": 0.1}
-    async with boot(limits=brief) as house, raw(house) as client:
+    async with boot(limits=brief) as server, raw(server) as client:
         client.write(data)
         assert await client.close_code() == code
         await client.ended()
-        await eventually(lambda: not house.daemon.state.connections)
+        await eventually(lambda: not server.daemon.state.connections)
 
 
 async def test_binary_and_empty_frames_are_errors_and_no_more(boot: Boot) -> None:
-    async with boot() as house, raw(house) as client:
+    async with boot() as server, raw(server) as client:
         for data in (b"", b"\xff\x00", PING_TEXT.encode()):
             client.write(frame(BINARY, data))
             assert b"Invalid message format" in await client.text()
@@ -234,16 +234,16 @@ async def test_binary_and_empty_frames_are_errors_and_no_more(boot: Boot) -> Non
 
 
 async def test_with_deflate_sizes_are_those_of_the_inflated_message(boot: Boot) -> None:
-    server = {"permessage_deflate": True}
-    async with boot(server=server) as house:
-        async with connect(house.url, compression="deflate", max_size=None) as socket:
+    settings = {"permessage_deflate": True}
+    async with boot(server=settings) as server:
+        async with connect(server.url, compression="deflate", max_size=None) as socket:
             device = Device(socket)
             await device.receive()
             await device.auth(mint(ALICE))
             assert (await device.ask(padded(1_048_576)))["type"] == "pong"
             assert told(await device.ask(padded(1_048_577))) == TOO_LARGE
         headers = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
-        async with raw(house, headers) as client:
+        async with raw(server, headers) as client:
             squeeze = zlib.compressobj(wbits=-12)
             bomb = squeeze.compress(b"a" * 50_000_000)
             bomb += squeeze.flush(zlib.Z_SYNC_FLUSH)
@@ -256,19 +256,19 @@ async def test_with_deflate_sizes_are_those_of_the_inflated_message(boot: Boot) 
 # Devices per user.
 
 
-async def answers(house: RunningDaemon, client: Raw) -> bytes:
+async def answers(server: RunningDaemon, client: Raw) -> bytes:
     client.send(json.dumps({"type": "auth", "token": mint(ALICE), "requestId": "r"}))
     return await client.text()
 
 
 async def test_of_26_racing_devices_exactly_20_get_in(boot: Boot) -> None:
     async with AsyncExitStack() as stack:
-        houses = [await stack.enter_async_context(boot()) for _ in range(2)]
+        servers = [await stack.enter_async_context(boot()) for _ in range(2)]
         clients = [
-            await stack.enter_async_context(raw(houses[n % 2])) for n in range(26)
+            await stack.enter_async_context(raw(servers[n % 2])) for n in range(26)
         ]
         got = await asyncio.gather(
-            *(answers(houses[n % 2], client) for n, client in enumerate(clients))
+            *(answers(servers[n % 2], client) for n, client in enumerate(clients))
         )
         good = [c for c, a in zip(clients, got, strict=True) if b"_success" in a]
         bad = [c for c in clients if c not in good]
@@ -283,12 +283,12 @@ async def test_of_26_racing_devices_exactly_20_get_in(boot: Boot) -> None:
             assert await client.close_code() == 4429
         # At the limit a device that has a place may renew its token.
         for client in good:
-            assert b"auth_success" in await answers(houses[0], client)
-        async with houses[0].device(BOB) as bob:
+            assert b"auth_success" in await answers(servers[0], client)
+        async with servers[0].device(BOB) as bob:
             assert bob.user_id == BOB
         good[0].writer.transport.abort()
-        await eventually(lambda: sum(h.daemon.hub.count(ALICE) for h in houses) == 19)
-        async with houses[1].device(ALICE) as device:
+        await eventually(lambda: sum(h.daemon.hub.count(ALICE) for h in servers) == 19)
+        async with servers[1].device(ALICE) as device:
             assert device.user_id == ALICE
 
 
@@ -299,8 +299,8 @@ def forwarded(address: str) -> str:
     return f"X-Forwarded-For: {address}\r\n"
 
 
-async def refused(house: RunningDaemon, headers: str = "") -> bytes:
-    _reader, writer, answer = await handshake(house, headers)
+async def refused(server: RunningDaemon, headers: str = "") -> bytes:
+    _reader, writer, answer = await handshake(server, headers)
     writer.transport.abort()
     assert answer.startswith(b"HTTP/1.1 503"), answer
     assert b"Retry-After: 5\r\n" in answer
@@ -309,54 +309,54 @@ async def refused(house: RunningDaemon, headers: str = "") -> bytes:
 
 async def test_the_door_counts_all_and_those_not_authenticated(boot: Boot) -> None:
     limits = {"unauthenticated": 2, "connections": 3}
-    async with boot(limits=limits) as house:
-        async with raw(house) as first, raw(house):
-            await refused(house)
+    async with boot(limits=limits) as server:
+        async with raw(server) as first, raw(server):
+            await refused(server)
             first.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
             await first.text()
-            async with raw(house):
-                await refused(house)
-                figure = house.figure
+            async with raw(server):
+                await refused(server)
+                figure = server.figure
                 assert figure("evictions_total", reason="unauthenticated") == 1
                 assert figure("evictions_total", reason="connections") == 1
-        await eventually(lambda: house.daemon.state.limiter.total == 0)
-        assert house.daemon.state.limiter.unauthenticated == 0
-        async with raw(house):
+        await eventually(lambda: server.daemon.state.limiter.total == 0)
+        assert server.daemon.state.limiter.unauthenticated == 0
+        async with raw(server):
             pass
 
 
 async def test_addresses_are_counted_as_a_trusted_proxy_names_them(boot: Boot) -> None:
     limits = {"per_address": 2, "accepts_per_second": 1000}
     proxied = {"trusted_proxies": ["127.0.0.1"]}
-    async with boot(limits=limits, server=proxied) as house:
+    async with boot(limits=limits, server=proxied) as server:
         one, two = forwarded("192.0.2.1"), forwarded("192.0.2.2")
-        async with raw(house, one), raw(house, one), raw(house, two):
-            await refused(house, one)
-            await refused(house, forwarded("6.6.6.6, 192.0.2.1"))
-            async with raw(house, two):
-                await refused(house, two)
-        await eventually(lambda: house.daemon.state.limiter.total == 0)
-        async with raw(house, one):
+        async with raw(server, one), raw(server, one), raw(server, two):
+            await refused(server, one)
+            await refused(server, forwarded("6.6.6.6, 192.0.2.1"))
+            async with raw(server, two):
+                await refused(server, two)
+        await eventually(lambda: server.daemon.state.limiter.total == 0)
+        async with raw(server, one):
             pass
-    async with boot(limits=limits) as house:
+    async with boot(limits=limits) as server:
         one, two = forwarded("192.0.2.1"), forwarded("192.0.2.2")
-        async with raw(house, one), raw(house, two):
-            await refused(house, forwarded("192.0.2.3"))
+        async with raw(server, one), raw(server, two):
+            await refused(server, forwarded("192.0.2.3"))
 
 
 async def test_the_accept_rate_is_bounded(boot: Boot) -> None:
 
-    async def accepted(house: RunningDaemon) -> bool:
-        _reader, writer, answer = await handshake(house)
+    async def accepted(server: RunningDaemon) -> bool:
+        _reader, writer, answer = await handshake(server)
         writer.transport.abort()
         return answer.startswith(b"HTTP/1.1 101")
 
-    async with boot(limits={"accepts_per_second": 3}) as house:
-        async with raw(house), raw(house), raw(house):
-            await refused(house)
-            status, _, _ = await house.get("/health")
+    async with boot(limits={"accepts_per_second": 3}) as server:
+        async with raw(server), raw(server), raw(server):
+            await refused(server)
+            status, _, _ = await server.get("/health")
             assert status == 200
-        await eventually(lambda: accepted(house))
+        await eventually(lambda: accepted(server))
 
 
 # Time.
@@ -364,7 +364,7 @@ async def test_the_accept_rate_is_bounded(boot: Boot) -> None:
 
 async def test_auth_timeout_is_not_put_off_by_traffic(boot: Boot) -> None:
     auth = {"auth_timeout_ms": 300}
-    async with boot(auth=auth) as house, raw(house) as client:
+    async with boot(auth=auth) as server, raw(server) as client:
         said = []
         client.send('{"type":"ping"}')
         while b"timeout" not in (text := await client.text()):
@@ -379,15 +379,15 @@ async def test_auth_timeout_is_not_put_off_by_traffic(boot: Boot) -> None:
 async def test_who_does_not_answer_pings_is_cut(boot: Boot) -> None:
     limits = {"ping_interval_s": 0.3, "ping_timeout_s": 0.4}
     async with (
-        boot(limits=limits) as house,
-        house.device(ALICE) as honest,
-        raw(house) as mute,
+        boot(limits=limits) as server,
+        server.device(ALICE) as honest,
+        raw(server) as mute,
     ):
         # The raw client reads, and never answers.
         assert await mute.close_code() is None
-        assert house.figure("evictions_total", reason="ping_timeout") == 1
+        assert server.figure("evictions_total", reason="ping_timeout") == 1
         assert await honest.barrier() == []
-        assert house.daemon.hub.count(ALICE) == 1
+        assert server.daemon.hub.count(ALICE) == 1
 
 
 async def test_who_stops_reading_is_cut_by_time(
@@ -395,9 +395,9 @@ async def test_who_stops_reading_is_cut_by_time(
 ) -> None:
     limits = {"stalled_s": 0.4, "abort_s": 0.3, "unsent_bytes": 64 * 1_048_576}
     async with (
-        boot(limits=limits) as house,
-        house.device(ALICE) as honest,
-        raw(house, receive_buffer=2_048) as stuck,
+        boot(limits=limits) as server,
+        server.device(ALICE) as honest,
+        raw(server, receive_buffer=2_048) as stuck,
     ):
         stuck.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
         await stuck.text()
@@ -406,18 +406,18 @@ async def test_who_stops_reading_is_cut_by_time(
         for _ in range(8):
             await publish(redis_server.url, ALICE, event)
             await honest.receive()
-        await eventually(lambda: house.daemon.hub.count(ALICE) == 1)
-        assert house.figure("evictions_total", reason="stalled") == 1
-        closed = house.figure("closes_total", code="1013", reason="stalled")
+        await eventually(lambda: server.daemon.hub.count(ALICE) == 1)
+        assert server.figure("evictions_total", reason="stalled") == 1
+        closed = server.figure("closes_total", code="1013", reason="stalled")
         assert closed == 1
-        await eventually(lambda: len(house.daemon.state.connections) == 1)
+        await eventually(lambda: len(server.daemon.state.connections) == 1)
 
 
 async def test_unsent_bytes_are_bounded(boot: Boot, redis_server: RedisServer) -> None:
     async with (
-        boot() as house,
-        house.device(ALICE) as honest,
-        raw(house, receive_buffer=2_048) as stuck,
+        boot() as server,
+        server.device(ALICE) as honest,
+        raw(server, receive_buffer=2_048) as stuck,
     ):
         stuck.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
         await stuck.text()
@@ -426,9 +426,9 @@ async def test_unsent_bytes_are_bounded(boot: Boot, redis_server: RedisServer) -
         for _ in range(16):
             await publish(redis_server.url, ALICE, event)
             await honest.receive()
-        await eventually(lambda: house.daemon.hub.count(ALICE) == 1)
-        assert house.figure("evictions_total", reason="unsent_bytes") == 1
-        await eventually(lambda: len(house.daemon.state.connections) == 1)
+        await eventually(lambda: server.daemon.hub.count(ALICE) == 1)
+        assert server.figure("evictions_total", reason="unsent_bytes") == 1
+        await eventually(lambda: len(server.daemon.state.connections) == 1)
 
 
 @pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
@@ -438,8 +438,8 @@ async def test_a_step_of_the_clock_neither_locks_out_nor_lets_in(
     clock = SteppingClock()
     limits = {"rate_messages": 5, "rate_window_ms": 500}
     async with (
-        boot(limits=limits, wall=clock) as house,
-        house.device(ALICE) as device,
+        boot(limits=limits, wall=clock) as server,
+        server.device(ALICE) as device,
     ):
         await device.barrier()
         clock.step_s = step_s

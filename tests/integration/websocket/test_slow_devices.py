@@ -85,9 +85,9 @@ async def figures(admin: int) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-async def stall(stack: AsyncExitStack, house: RunningDaemon) -> Raw:
+async def stall(stack: AsyncExitStack, server: RunningDaemon) -> Raw:
     """A device that is in, and reads no more."""
-    client = await stack.enter_async_context(raw(house, receive_buffer=2_048))
+    client = await stack.enter_async_context(raw(server, receive_buffer=2_048))
     client.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
     assert b"auth_success" in await client.text()
     client.reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ async def test_200_devices_that_stop_reading_harm_no_one(
         state = 'typelets_ws_connections{state="authenticated"}'
         return (await figures(admin)).get(state) == HONEST
 
-    house = cast(RunningDaemon, SimpleNamespace(daemon=SimpleNamespace(port=port)))
+    server = cast(RunningDaemon, SimpleNamespace(daemon=SimpleNamespace(port=port)))
     async with process(path) as child, AsyncExitStack() as stack:
         await eventually(ready)
         honest = []
@@ -143,7 +143,7 @@ async def test_200_devices_that_stop_reading_harm_no_one(
             await honest[-1].auth(mint(ALICE))
         alone, _ = await stream(redis_server.url, honest, child.pid)
         base = resident(child.pid)
-        stalled = [await stall(stack, house) for _ in range(STALLED)]
+        stalled = [await stall(stack, server) for _ in range(STALLED)]
         beside, peak = await stream(redis_server.url, honest, child.pid)
         await eventually(all_cut, patience=20)
         for device in honest:

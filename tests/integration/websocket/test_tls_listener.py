@@ -21,21 +21,21 @@ async def secured(
     boot: Boot, place: Path, **limits: object
 ) -> AsyncIterator[RunningDaemon]:
     issue(place, "one")
-    server = {"tls_certificate": f"{place}/one.pem", "tls_key": f"{place}/one.key"}
-    async with boot(server=server, limits=limits) as house:
-        yield house
+    settings = {"tls_certificate": f"{place}/one.pem", "tls_key": f"{place}/one.key"}
+    async with boot(server=settings, limits=limits) as server:
+        yield server
 
 
 @asynccontextmanager
 async def silent(
-    house: RunningDaemon, source: str = "127.0.0.2"
+    server: RunningDaemon, source: str = "127.0.0.2"
 ) -> AsyncIterator[socket.socket]:
     """A TCP connection that has said nothing."""
     loop = asyncio.get_running_loop()
     with socket.socket() as sock:
         sock.setblocking(False)
         sock.bind((source, 0))
-        await loop.sock_connect(sock, ("127.0.0.1", house.daemon.port))
+        await loop.sock_connect(sock, ("127.0.0.1", server.daemon.port))
         yield sock
 
 
@@ -43,26 +43,26 @@ async def silent(
 async def test_a_silent_socket_is_counted_and_cut_in_time(
     boot: Boot, tmp_path: Path, data: bytes
 ) -> None:
-    async with secured(boot, tmp_path, handshake_s=0.3) as house:
+    async with secured(boot, tmp_path, handshake_s=0.3) as server:
         loop = asyncio.get_running_loop()
-        async with silent(house) as sock, asyncio.timeout(3):
-            await eventually(lambda: len(house.daemon.state.connections) == 1)
+        async with silent(server) as sock, asyncio.timeout(3):
+            await eventually(lambda: len(server.daemon.state.connections) == 1)
             sock.send(data)
             assert await loop.sock_recv(sock, 100) == b""
         reason = "handshake_timeout"
-        assert house.figure("evictions_total", reason=reason) == 1
-        assert house.logged("handshake_refused")[0]["reason"] == reason
-        await eventually(lambda: not house.daemon.state.connections)
+        assert server.figure("evictions_total", reason=reason) == 1
+        assert server.logged("handshake_refused")[0]["reason"] == reason
+        await eventually(lambda: not server.daemon.state.connections)
 
 
 async def test_the_deadline_is_one_for_tls_and_the_request(
     boot: Boot, tmp_path: Path
 ) -> None:
-    async with secured(boot, tmp_path, handshake_s=0.6) as house:
+    async with secured(boot, tmp_path, handshake_s=0.6) as server:
         context = trusting(tmp_path, "one")
         loop = asyncio.get_running_loop()
-        async with silent(house) as sock:
-            await eventually(lambda: len(house.daemon.state.connections) == 1)
+        async with silent(server) as sock:
+            await eventually(lambda: len(server.daemon.state.connections) == 1)
             began = loop.time()
             await asyncio.sleep(0.4)
             reader, writer = await asyncio.open_connection(
@@ -76,55 +76,55 @@ async def test_the_deadline_is_one_for_tls_and_the_request(
 
 
 async def test_what_is_no_tls_is_cut_and_counted(boot: Boot, tmp_path: Path) -> None:
-    async with secured(boot, tmp_path) as house:
-        port = house.daemon.port
+    async with secured(boot, tmp_path) as server:
+        port = server.daemon.port
         with suppress(ConnectionError):
             answer = await raw_http(port, b"GET /health HTTP/1.1\r\n\r\n")
             assert b"HTTP" not in answer
-        await eventually(lambda: not house.daemon.state.connections)
-        assert house.figure("handshakes_total", status="tls_failed") == 1
+        await eventually(lambda: not server.daemon.state.connections)
+        assert server.figure("handshakes_total", status="tls_failed") == 1
 
 
 async def test_silent_sockets_yield_to_another_address(
     boot: Boot, tmp_path: Path
 ) -> None:
     async with (
-        secured(boot, tmp_path, handshakes=20) as house,
+        secured(boot, tmp_path, handshakes=20) as server,
         AsyncExitStack() as many,
     ):
         for _ in range(30):
-            await many.enter_async_context(silent(house))
-        url = f"wss://localhost:{house.daemon.port}/"
+            await many.enter_async_context(silent(server))
+        url = f"wss://localhost:{server.daemon.port}/"
         context = trusting(tmp_path, "one")
         async with connect(url, ssl=context, compression=None) as device:
             assert "connection_established" in str(await device.recv())
-        assert house.figure("evictions_total", reason="handshakes") >= 10
+        assert server.figure("evictions_total", reason="handshakes") >= 10
 
 
 async def test_a_close_reaches_the_client_and_frees_the_socket(
     boot: Boot, tmp_path: Path
 ) -> None:
-    async with secured(boot, tmp_path, rate_messages=3) as house:
-        url = f"wss://localhost:{house.daemon.port}/"
+    async with secured(boot, tmp_path, rate_messages=3) as server:
+        url = f"wss://localhost:{server.daemon.port}/"
         context = trusting(tmp_path, "one")
         async with connect(url, ssl=context, compression=None) as device:
             for _ in range(9):
                 await device.send('{"type":"ping"}')
             await device.wait_closed()
             assert device.close_code == 4429
-        await eventually(lambda: not house.daemon.state.connections)
+        await eventually(lambda: not server.daemon.state.connections)
 
 
 async def test_a_socket_keeps_its_slot_after_its_tls_handshake(
     boot: Boot, tmp_path: Path
 ) -> None:
-    async with secured(boot, tmp_path, handshakes=2) as house:
+    async with secured(boot, tmp_path, handshakes=2) as server:
         context = trusting(tmp_path, "one")
-        url = house.url.replace("ws://", "wss://")
-        async with silent(house):
-            await eventually(lambda: len(house.daemon.state.connections) == 1)
+        url = server.url.replace("ws://", "wss://")
+        async with silent(server):
+            await eventually(lambda: len(server.daemon.state.connections) == 1)
             for _ in range(3):
                 client = await connect(url, ssl=context, server_hostname="localhost")
                 await client.close()
-        assert house.figure("evictions_total", reason="handshakes") == 0
-        await eventually(lambda: not len(house.daemon.state._sockets))
+        assert server.figure("evictions_total", reason="handshakes") == 0
+        await eventually(lambda: not len(server.daemon.state._sockets))

@@ -151,18 +151,18 @@ async def test_cancelled_in_any_moment_the_turn_goes_on(when: str) -> None:
 
 
 async def test_none_is_lost_any_happens() -> None:
-    chance = random.Random(4)
+    rng = random.Random(4)
     turns = KeyedSemaphore(2, 20)
     busy = {"u": 0, "v": 0}
 
     async def visit() -> None:
-        user = chance.choice("uv")
-        if not await turns.acquire(user, within(chance.uniform(0, 0.01))):
+        user = rng.choice("uv")
+        if not await turns.acquire(user, within(rng.uniform(0, 0.01))):
             return
         busy[user] += 1
         assert busy[user] <= 2
         try:
-            for _ in range(chance.randrange(4)):
+            for _ in range(rng.randrange(4)):
                 await asyncio.sleep(0)
         finally:
             busy[user] -= 1
@@ -172,8 +172,8 @@ async def test_none_is_lost_any_happens() -> None:
         some: list[asyncio.Task[None]] = []
         for _ in range(3_000):
             some.append(tasks.create_task(visit()))
-            if chance.random() < 0.3:
-                chance.choice(some[-20:]).cancel()
-            if chance.random() < 0.5:
+            if rng.random() < 0.3:
+                rng.choice(some[-20:]).cancel()
+            if rng.random() < 0.5:
                 await asyncio.sleep(0)
     await whole(turns, 2)

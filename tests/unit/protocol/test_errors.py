@@ -37,6 +37,6 @@ def test_refusal_says_its_message() -> None:
     assert refusal.note_id is None
 
 
-def test_farewell_says_its_reason() -> None:
-    farewell = Disconnect(CloseCode.RESTARTING, "restart")
-    assert (str(farewell), farewell.close_code) == ("restart", 1012)
+def test_disconnect_says_its_reason() -> None:
+    disconnect = Disconnect(CloseCode.RESTARTING, "restart")
+    assert (str(disconnect), disconnect.close_code) == ("restart", 1012)

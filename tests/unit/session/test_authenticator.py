@@ -52,7 +52,7 @@ def empty(world: Stubs) -> bool:
     )
 
 
-def farewell_of(guest: Guest, token: str = "alice/s1") -> Disconnect:
+def disconnect_of(guest: Guest, token: str = "alice/s1") -> Disconnect:
     with pytest.raises(Disconnect) as caught:
         asyncio.run(guest.auth(token))
     return caught.value
@@ -90,7 +90,7 @@ def test_a_bad_token_is_the_end_and_its_reason_is_for_the_log(
 ) -> None:
     world = Stubs()
     guest = Guest(world)
-    end = farewell_of(guest, str(reason))
+    end = disconnect_of(guest, str(reason))
     assert end.close_code is CloseCode.UNAUTHENTICATED
     assert guest.link.tokens_refused == (reason not in EXCUSED)
     (line,) = world.log.lines
@@ -112,12 +112,12 @@ def test_an_expired_token_may_be_replaced() -> None:
 def test_over_the_limit_of_all_processes_or_of_this_one_no_one_gets_in() -> None:
     world = Stubs(devices_per_user=1)
     asyncio.run(Guest(world, "c1").auth())
-    end = farewell_of(Guest(world, "c2"))
+    end = disconnect_of(Guest(world, "c2"))
     assert (end.close_code, end.reason) == (CloseCode.TOO_MANY, "too_many_devices")
     assert json.loads(end.answer or b"")["requestId"] == "r"
     # Redis is away and grants everything: the process' own count holds.
     world.shared.limit = 100
-    assert farewell_of(Guest(world, "c2")).close_code is CloseCode.TOO_MANY
+    assert disconnect_of(Guest(world, "c2")).close_code is CloseCode.TOO_MANY
     assert world.shared.slots == {"alice": {"c1"}}
     assert world.presence._counts == {"alice": 1}
     assert world.subscriptions.held == {"alice"}
@@ -128,7 +128,7 @@ def test_limits_that_are_unknown_let_no_device_in_and_put_none_out() -> None:
     inside = Guest(world, "c1")
     asyncio.run(inside.auth())
     world.shared.failing = True
-    end = farewell_of(Guest(world, "c2"), "alice/s2")
+    end = disconnect_of(Guest(world, "c2"), "alice/s2")
     assert (end.close_code, end.reason) == (CloseCode.TOO_SLOW, "limits_unavailable")
     answer = json.loads(end.answer or b"")
     assert (answer["code"], answer["requestId"]) == ("UNAVAILABLE", "r")
@@ -147,7 +147,7 @@ def test_another_users_token_ends_it_and_changes_nothing() -> None:
     world = Stubs()
     guest = Guest(world)
     asyncio.run(guest.auth())
-    end = farewell_of(guest, "bob")
+    end = disconnect_of(guest, "bob")
     assert (end.close_code, end.reason) == (CloseCode.UNAUTHENTICATED, "other_user")
     assert world.hub.count("bob") == 0
     guest.leave()
@@ -157,10 +157,10 @@ def test_another_users_token_ends_it_and_changes_nothing() -> None:
 def test_a_revoked_session_does_not_come_in() -> None:
     world = Stubs()
     world.shared.revoked.add("s1")
-    assert farewell_of(Guest(world)).reason == "auth_failed"
+    assert disconnect_of(Guest(world)).reason == "auth_failed"
     world.shared.revoked.clear()
     world.revoked.revoke("s1", NOW_MS)
-    assert farewell_of(Guest(world)).reason == "auth_failed"
+    assert disconnect_of(Guest(world)).reason == "auth_failed"
     assert empty(world)
     assert asyncio.run(Guest(world).auth("alice/s2"))["type"] == "auth_success"
 
@@ -193,7 +193,7 @@ def test_a_session_revoked_here_is_refused_whatever_redis_says() -> None:
     world.revoked.revoke("s1", NOW_MS)
     world.shared.revoked.clear()
     world.shared.failing = True
-    assert farewell_of(Guest(world)).reason == "auth_failed"
+    assert disconnect_of(Guest(world)).reason == "auth_failed"
 
 
 def test_a_cursor_comes_with_auth_success_where_recovery_has_one(
@@ -220,7 +220,7 @@ def test_who_is_gone_before_it_is_in_leaves_nothing_behind() -> None:
     world = Stubs()
     guest = Guest(world)
     guest.link.open = False
-    assert farewell_of(guest).reason == "gone"
+    assert disconnect_of(guest).reason == "gone"
     assert empty(world)
 
 
@@ -286,7 +286,7 @@ def test_a_session_barred_elsewhere_is_refused_at_a_re_auth() -> None:
     guest = Guest(world)
     asyncio.run(guest.auth("alice/s1"))
     world.shared.revoked.add("s1")
-    ended = farewell_of(guest, "alice/s1")
+    ended = disconnect_of(guest, "alice/s1")
     assert ended.close_code is CloseCode.UNAUTHENTICATED
     assert ended.answer is not None
     assert json.loads(ended.answer)["reason"] == "auth-failed"
@@ -295,8 +295,8 @@ def test_a_session_barred_elsewhere_is_refused_at_a_re_auth() -> None:
 async def reason_of(guest: Guest) -> str:
     try:
         await guest.auth("alice/s1")
-    except Disconnect as farewell:
-        return farewell.reason
+    except Disconnect as disconnect:
+        return disconnect.reason
     return "accepted"
 
 

@@ -61,7 +61,7 @@ def refusal(action: Callable[[], object]) -> ClientError:
     return caught.value
 
 
-def farewell(action: Callable[[], object]) -> Disconnect:
+def disconnect(action: Callable[[], object]) -> Disconnect:
     with pytest.raises(Disconnect) as caught:
         action()
     return caught.value
@@ -258,7 +258,7 @@ def test_a_valid_token_authenticates_and_another_replaces_it() -> None:
 def test_a_token_of_another_user_ends_it() -> None:
     one = session()
     let_in(one)
-    end = farewell(lambda: let_in(one, Identity("bob", None, 0)))
+    end = disconnect(lambda: let_in(one, Identity("bob", None, 0)))
     assert (end.close_code, end.reason) == (CloseCode.UNAUTHENTICATED, "other_user")
     assert json.loads(end.answer or b"") == {
         "type": "auth_failed", "message": "Authentication failed",
@@ -279,14 +279,14 @@ def test_an_expired_token_may_be_replaced_twice() -> None:
     one = session()
     for _ in range(2):
         assert failed(one, TokenRejectReason.EXPIRED)["reason"] == "token-expired"
-    end = farewell(lambda: failed(one, TokenRejectReason.EXPIRED))
+    end = disconnect(lambda: failed(one, TokenRejectReason.EXPIRED))
     assert end.close_code is CloseCode.UNAUTHENTICATED
     assert b"Token expired" in (end.answer or b"")
     assert one.state is State.CLOSED
 
 
 def test_any_other_failure_before_auth_is_final() -> None:
-    end = farewell(lambda: failed(session(), TokenRejectReason.BAD_SIGNATURE))
+    end = disconnect(lambda: failed(session(), TokenRejectReason.BAD_SIGNATURE))
     assert b"auth-failed" in (end.answer or b"")
 
 
@@ -300,13 +300,13 @@ def test_a_failed_re_auth_changes_nothing_twice_and_success_starts_again() -> No
         let_in(one)
     failed(one, TokenRejectReason.EXPIRED)
     failed(one, TokenRejectReason.MALFORMED)
-    farewell(lambda: failed(one, TokenRejectReason.EXPIRED))
+    disconnect(lambda: failed(one, TokenRejectReason.EXPIRED))
 
 
 def test_a_revoked_session_is_final_at_once() -> None:
     one = session()
     let_in(one)
-    farewell(lambda: failed(one, TokenRejectReason.REVOKED))
+    disconnect(lambda: failed(one, TokenRejectReason.REVOKED))
     assert not one.authenticated
 
 

@@ -1,7 +1,7 @@
 """Any sequence of messages on any number of connections: no forbidden state, no leak.
 
 Sessions, admission and conversations are real; the outside world is made of fakes
-that answer at once. Every exception but a refusal or a farewell would end the run.
+that answer at once. Every exception but a refusal or a disconnect would end the run.
 """
 
 import asyncio

@@ -17,7 +17,9 @@ def more(data: bytes, *, fin: bool = False) -> Frame:
     return Frame(Opcode.CONT, data, fin)
 
 
-def farewell_of(assembly: Assembler, frame: Frame, room: int = ROOM) -> tuple[int, str]:
+def disconnect_of(
+    assembly: Assembler, frame: Frame, room: int = ROOM
+) -> tuple[int, str]:
     with pytest.raises(Disconnect) as caught:
         assembly.add(frame, room)
     return caught.value.close_code, caught.value.reason
@@ -47,16 +49,16 @@ def test_fragments_of_a_binary_message_may_be_anything() -> None:
 
 
 def test_a_message_over_the_room_ends_the_connection() -> None:
-    assert farewell_of(Assembler(), text(b"a" * 11), 10) == (1009, "message_too_big")
+    assert disconnect_of(Assembler(), text(b"a" * 11), 10) == (1009, "message_too_big")
     assembly = Assembler()
     assembly.add(text(b"a" * 6, fin=False), 10)
     wanted = (1009, "message_too_big")
-    assert farewell_of(assembly, more(b"a" * 5, fin=True), 10) == wanted
+    assert disconnect_of(assembly, more(b"a" * 5, fin=True), 10) == wanted
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xed\xa0\x80", b"ok\xf5"])
 def test_text_must_be_utf8(bad: bytes) -> None:
-    assert farewell_of(Assembler(), text(bad)) == (1007, "invalid_utf8")
+    assert disconnect_of(Assembler(), text(bad)) == (1007, "invalid_utf8")
 
 
 def test_a_message_in_too_many_pieces_is_an_attack() -> None:
@@ -64,7 +66,7 @@ def test_a_message_in_too_many_pieces_is_an_attack() -> None:
     assembly.add(text(b"", fin=False), ROOM)
     for _ in range(FRAGMENTS - 1):
         assert assembly.add(more(b""), ROOM) is None
-    assert farewell_of(assembly, more(b"")) == (1009, "too_many_fragments")
+    assert disconnect_of(assembly, more(b"")) == (1009, "too_many_fragments")
 
 
 def test_what_was_dropped_is_not_continued() -> None:

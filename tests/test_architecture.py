@@ -260,7 +260,12 @@ def test_size(module: Module) -> None:
 
 @every_module
 def test_opens_with_its_invariants(module: Module) -> None:
-    assert ast.get_docstring(module.tree)
+    text = ast.get_docstring(module.tree)
+    assert text
+    named = re.findall(r"tests/[\w/]+\.py", text)
+    assert all((PACKAGE.parent / name).exists() for name in named), named
+    if re.search(r"[Ii]nvariant|^- \*\*", text, re.MULTILINE):
+        assert named, "name the test of the invariants"
 
 
 MAX_ARGUMENTS = 7

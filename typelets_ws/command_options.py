@@ -4,6 +4,7 @@ Invariant: a command that talks to a daemon uses that daemon's settings. So with
 `-c` the file of a running `typelets-ws dev` is used, else the installed one; and with
 the installed one goes the environment file of its unit, whose variables win over the
 caller's: a DATABASE_URL in an operator's shell is seldom the daemon's.
+Tested by tests/unit/test_command_options.py.
 """
 
 import os

@@ -1,6 +1,7 @@
 """`publish`, `disconnect` and `status`: what an operator says to running daemons.
 
 Invariant: a command that reached no process says so and exits with 1.
+Tested by tests/e2e/test_command.py.
 """
 
 import json

@@ -8,6 +8,7 @@
 Invariants: messages are handed out in the order received, and none is skipped but by
 `expect`. Each wait has a limit in seconds. `barrier` needs no sleeping: the daemon
 answers a ping after all that it sent before.
+Tested by tests/integration/test_testing.py.
 """
 
 import asyncio

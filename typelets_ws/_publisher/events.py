@@ -1,6 +1,7 @@
 """The events a publisher can send, as methods; how they are sent is the subclass's.
 
 Invariant: everything is checked when the method is called, before anything is sent.
+Tested by tests/unit/test_publisher.py.
 """
 
 from abc import abstractmethod

@@ -2,6 +2,7 @@
 
 Invariant: an argument is sent whole or not at all. The error names the argument and the
 way into it ("updated_note.tags[2]"), so that it is found where it was made.
+Tested by tests/unit/test_publisher.py.
 """
 
 import json

@@ -3,6 +3,7 @@
 Invariant: a revocation that only the master has is not reported as done: a failover
 would lose it and let the session in. Without replicas, and where the ACL refuses INFO
 or WAIT, nothing is awaited. In a Cluster the master of the key's slot is asked.
+Tested by tests/integration/redis/test_publishers.py.
 """
 
 from contextlib import suppress

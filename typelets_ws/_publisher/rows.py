@@ -2,7 +2,7 @@
 
 Invariant: a mistake raises `ValueError` that names the argument and the key; nothing
 wrong is sent. The 18 keys of a note and their wire format are those of the protocol
-(README, "Publish from your REST service").
+(README, "Publish from your REST service"). Tested by tests/unit/test_publisher.py.
 """
 
 import re

@@ -5,6 +5,7 @@ half of them must agree. They are asked before each new connection and again whe
 last answer is older than `ASK_EVERY_S`: after a failover the old master keeps its
 connections for ten seconds and more and acknowledges events that no process receives.
 Connections to the sentinels are kept: a handshake of TLS takes 30 ms of a core.
+Tested by tests/integration/redis/test_publishers.py.
 """
 
 import asyncio

@@ -4,7 +4,7 @@ Invariants: memory is bounded (`MOST_USERS`, `MOST_ORDERS`); beyond it the oldes
 forgotten and counted. A change that was not sent is replaced by `resync_required` for
 its user: by then the event may be older than what the devices have. A revocation or a
 disconnection has no such substitute and is sent again as it was. Threads may share an
-`Outcomes`.
+`Outcomes`. Tested by tests/unit/_publisher/test_unsent.py.
 """
 
 import logging

@@ -7,6 +7,7 @@ process that wants its user, or the handler is called: `on_gap` on the receiving
 `Subscriber` receives and `EventPublisher` publishes, over two connections; `Probe`
 publishes on one and receives on the other. The connection for commands is shared with
 `redis.limits`, so it is built and run by the composition.
+Tested by tests/integration/bus/test_bus.py.
 """
 
 import asyncio

@@ -7,6 +7,7 @@ a probe through every master, accepted and heard on connections that lead to a m
 Invariants. Every period of doubt ends with one `on_gap` for every user who is heard
 then. A user who is heard again later is reported at that moment. While there is doubt
 nothing is reported: a server that proves nothing causes no resynchronisation.
+Tested by tests/integration/bus/test_bus_faults.py.
 """
 
 from collections.abc import Callable, Collection

@@ -4,6 +4,7 @@ Invariants. Only a probe that Redis accepted is evidence. One that was accepted 
 not come back means that the subscriber is deaf, also when its socket seems sound
 (half-open connections, a failover, a proxy that swallows one direction). A probe proves
 something only when every server is known to be a master: a replica accepts PUBLISH.
+Tested by tests/integration/bus/test_bus_faults.py.
 """
 
 import asyncio

@@ -5,6 +5,7 @@ not surely take is passed to `on_unpublished`, in the same order. Its user gets 
 `resync_required` on every process once Redis is back. A demoted master acknowledges
 events that reach no other process: all that was acknowledged since the last proof but
 one counts as not taken when a connection ends. Duplicates are harmless, silence is not.
+Tested by tests/integration/bus/test_bus_faults.py.
 """
 
 from collections import deque

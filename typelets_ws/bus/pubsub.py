@@ -4,7 +4,7 @@ Invariant: Redis confirms each channel in the order in which it was asked for, o
 refuses a whole command with one error. The connection's queue of subscriptions is
 therefore the only account of what is subscribed. A reply that is neither a message, nor
 the next confirmation, nor an error in place of a command's first confirmation ends the
-link.
+link. Tested by tests/integration/bus/test_bus.py.
 """
 
 import asyncio

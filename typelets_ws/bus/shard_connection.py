@@ -2,7 +2,7 @@
 
 Invariant: every reply is a message, the answer to the oldest request, or a
 `sunsubscribe` without a request, by which a node gives up a slot. Any other ends the
-connection.
+connection. Tested by tests/integration/redis/test_cluster.py.
 """
 
 from collections import deque

@@ -7,6 +7,7 @@ newest map. The owner changes by `sunsubscribe` without a request, by MOVED, by 
 of a connection, and by a new map: each time the user is subscribed again at the new
 owner, and reported to `BusHealth` when that is confirmed, as events in between reached
 no subscriber. A silent connection is noticed by PING.
+Tested by tests/integration/redis/test_cluster.py.
 """
 
 import asyncio

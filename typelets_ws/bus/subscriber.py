@@ -10,7 +10,7 @@ receives what publishers send there that have not moved.
 
 Invariants. A subscription that had a gap is reported to `BusHealth`, once, as soon as
 it is confirmed again. A channel that Redis refuses concerns its user
-only: see `RefusedChannels`.
+only: see `RefusedChannels`. Tested by tests/integration/bus/test_bus.py.
 """
 
 import asyncio

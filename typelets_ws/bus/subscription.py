@@ -1,7 +1,7 @@
 """A user's channel, as classic and sharded pub/sub both know it.
 
 Invariant: those who wait for a subscription are answered once: when it is confirmed,
-refused, or given up.
+refused, or given up. Tested by tests/integration/bus/test_bus.py.
 """
 
 import asyncio

@@ -2,6 +2,7 @@
 
 Invariants. Times are checked last, so that ``expired`` always means that a fresh token
 helps. A rejection names the user if the subject is valid, since the signature was.
+Tested by tests/unit/clerk/test_tokens.py.
 """
 
 from contextlib import suppress

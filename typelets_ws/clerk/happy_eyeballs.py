@@ -4,7 +4,7 @@ Invariants. A new attempt starts every `ATTEMPT_DELAY_S`, earlier when one fails
 there are many addresses; the first one that accepts wins and all other sockets are
 closed. An address that swallows packets costs 0.25 s at most, not the whole timeout.
 For threads: on the event loop, `loop.create_connection(happy_eyeballs_delay=...)` does
-the same.
+the same. Tested by tests/integration/clerk/test_happy_eyeballs.py.
 """
 
 import os

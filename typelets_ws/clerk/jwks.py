@@ -4,6 +4,7 @@ Invariants. The server is Clerk's or the operator's, yet bounded: five seconds, 
 1,000 entries, 4 keys with one kid, numbers no longer than OpenSSL verifies with. The
 secret goes to the host it was meant for and nowhere else. A set is what is usable of
 it; one odd entry does not cost the others. (spec section 2)
+Tested by tests/unit/clerk/test_jwks.py.
 """
 
 import asyncio

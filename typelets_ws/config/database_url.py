@@ -6,6 +6,7 @@ name, or the value at the first connection, and then no connection is ever made.
 names and words are those of libpq 18 (PostgreSQL documentation, section 34.1.2).
 
 Invariant: `libpq_error` names a parameter, never a value: a value may be a password.
+Tested by tests/unit/config/test_database_url.py.
 """
 
 from typing import Final

@@ -2,6 +2,7 @@
 
 Invariant: `current` is replaced as a whole, never changed in place. Parts read it at
 each use and keep no section of it, so a reload needs no list of parts to notify.
+Tested by tests/e2e/test_reload.py.
 """
 
 from .model import Config

@@ -3,6 +3,7 @@
 Invariant: two texts that name one origin (RFC 6454 section 4) give one text: scheme and
 host in lower case, no default port. Text that a browser never sends gives None, so
 that no path, wildcard or user name is ever compared. (spec section 1)
+Tested by tests/unit/config/test_origins.py.
 """
 
 import re

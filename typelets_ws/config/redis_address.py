@@ -4,6 +4,7 @@ Invariants. `parse` accepts what the daemon and the publisher can connect to, an
 nothing else; its errors name the expectation and quote no part of the address, which
 may hold a password. A server's options (database, TLS, credentials) are those of
 redis-py's URLs; `user:pass@` are the credentials of the Redis servers.
+Tested by tests/unit/config/test_redis_address.py.
 """
 
 import re

@@ -8,6 +8,8 @@ scripts/bench). A device that comes alone is read at once. Invariants:
 - A batch that fails is read user by user: one user's rows cost no other user the page.
 - A request without a horizon reads all rows of its user. It is read alone, because its
   page would hold up the others.
+
+Tested by tests/unit/delivery/test_gathered.py.
 """
 
 import asyncio

@@ -13,6 +13,8 @@ not hold are sent (`judging`, `shown`); then the horizon moves on. Invariants:
 - **No await between judging a row and queueing its frames.**
 - With Postgres away devices are sent `resync_required`, once, and are healed as soon
   as a look succeeds.
+
+Tested by tests/integration/delivery/test_recovery.py.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

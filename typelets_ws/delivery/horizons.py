@@ -3,6 +3,7 @@
 Invariant: all horizons are of one database. The first snapshot of another one (a
 failover, a restored dump) discards them, and `generation` counts that. A database
 whose transaction ids have been set (`pg_resetwal`) counts as another one.
+Tested by tests/unit/delivery/test_horizons.py.
 """
 
 from collections import deque

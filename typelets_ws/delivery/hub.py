@@ -7,7 +7,7 @@ not grow with the number of users.
 
 Frames are gathered by user until `flush`, which iterates over the devices once; frames
 that leave together are joined once. After `queue`, call `flush` in the same loop
-iteration, before any attach or detach.
+iteration, before any attach or detach. Tested by tests/unit/delivery/test_hub.py.
 """
 
 from collections.abc import Collection, Iterator, Mapping

@@ -6,6 +6,8 @@
   other must be found with the same version in two looks.
 - **A row that was shown while it was read is not judged**: it may be older than what
   was shown. The next look decides.
+
+Tested by tests/integration/delivery/test_recovery.py.
 """
 
 from dataclasses import dataclass, field

@@ -11,6 +11,8 @@ in the table. Invariants:
   reads one after the other.
 - Memory is bounded by `max_bytes`, the longest unused first. Without ids the devices
   of a user are told by the digest that rows have gone, and not which.
+
+Tested by tests/unit/delivery/test_kept_ids.py.
 """
 
 import math

@@ -8,6 +8,7 @@ user is healed as the user is (`healing`).
 Invariant: a row is sent to the device unless it was read while it was shown; then, and
 while it is not stable, it is read again. Rows shown to other devices do
 not matter here: this one may have connected later.
+Tested by tests/integration/delivery/test_recovery.py.
 """
 
 from collections.abc import Callable, Sequence

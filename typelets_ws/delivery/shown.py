@@ -12,6 +12,8 @@ Invariants:
   what a late event of an older version looks like.
 - Memory is bounded by `max_bytes`. An evicted row is unknown, so it may be sent once
   more; nothing is missed.
+
+Tested by tests/unit/delivery/test_shown.py.
 """
 
 from collections import OrderedDict

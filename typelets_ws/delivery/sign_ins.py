@@ -2,6 +2,7 @@
 
 Invariant: a sign-in is cancelled only while the device that syncs is the user's only
 one here, and before a look has begun to send rows. Further devices: `newcomers`.
+Tested by tests/integration/delivery/test_returning.py.
 """
 
 from collections.abc import Callable

@@ -8,6 +8,8 @@ Invariants:
 - **The digest is of the snapshot of the last page**, so equal digests prove equal
   copies. An event that arrives between snapshot and page makes them differ, and the
   client compares once more.
+
+Tested by tests/unit/delivery/test_syncing.py.
 """
 
 from collections.abc import Callable

@@ -6,6 +6,8 @@ Invariants:
   change. Each write is one statement.
 - No text of Postgres or Redis is in an error: it may quote values.
 - It runs on the daemon's loop, so a call may take `TIMEOUT_S` at most.
+
+Tested by tests/integration/dev/test_rest.py.
 """
 
 import time

@@ -3,6 +3,7 @@
 Invariant: no expression names a series. `$postgres_up` is the series of the attribute
 `postgres_up` of `Metrics`, `$process_open_fds` one of `ProcessMetrics`. A metric that
 is renamed or removed breaks a test, not an alert at night.
+Tested by tests/unit/monitoring/test_monitoring.py.
 """
 
 import json

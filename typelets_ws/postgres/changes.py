@@ -9,7 +9,7 @@ Fulfils `recovery_ports.Changes` (recovery.md section 1). Invariants:
 - **Missing privileges switch recovery off and nothing else.** `supported` says why;
   it is asked for again from time to time, so a GRANT needs no restart.
 
-The SQL is in `changes_sql`.
+The SQL is in `changes_sql`. Tested by tests/integration/postgres/test_changes.py.
 """
 
 import asyncio

@@ -11,6 +11,8 @@ loop once, statements are prepared by name, and one future waits for the answer.
 - **One reader of the socket.** psycopg reads it itself while it connects and
   configures; between `attach` and `detach` it is the loop's, and it is detached before
   it is closed, or the loop would watch the next file with its number.
+
+Tested by tests/integration/postgres/test_connection.py.
 """
 
 import asyncio

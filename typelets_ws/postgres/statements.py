@@ -2,7 +2,7 @@
 
 Invariants: a caller gets `StoreError` with a `QueryFailure` and never a text of
 the database; the log gets the statement's name and the SQLSTATE. An outage is one line
-when it begins and one when it ends.
+when it begins and one when it ends. Tested by tests/integration/postgres/test_store.py.
 """
 
 import asyncio

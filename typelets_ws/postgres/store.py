@@ -11,6 +11,7 @@ whose every wait is bounded (`pool`). This module adds:
 
 No text of the database leaves this module: callers get a `QueryFailure`; the log gets
 the statement's name and the SQLSTATE.
+Tested by tests/integration/postgres/test_store.py.
 """
 
 from collections.abc import Mapping

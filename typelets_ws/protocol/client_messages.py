@@ -2,7 +2,7 @@
 
 Invariants. Each struct is one message; its tag is the wire type and its fields carry
 the wire's own names. A field is optional here and required by its handler, so that the
-refusal names it.
+refusal names it. Tested by tests/unit/protocol/test_decoding.py.
 """
 
 from typing import Final, TypeAlias

@@ -5,6 +5,7 @@ read again, to name the field at fault. Everything `JSON.stringify` can write
 is read: lone surrogates are passed on unchanged in relayed data, ignored in ignored
 keys, and refused by name in a field that is read. Of repeated keys the last counts.
 UTF-8 is checked by the caller: msgspec does not look inside strings that it skips.
+Tested by tests/unit/protocol/test_decoding.py.
 """
 
 import re

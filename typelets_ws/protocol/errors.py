@@ -3,7 +3,7 @@
 Invariants. After a `ClientError` the connection stays open; after a `Disconnect` it is
 closed. The code is for programs, the message for people. The cause stays in the log:
 other exceptions reach the client as "Internal error" with a correlation id.
-(spec section 5)
+(spec section 5) Tested by tests/unit/protocol/test_errors.py.
 """
 
 from enum import IntEnum, StrEnum

@@ -3,6 +3,7 @@
 Invariants. The REST service and the daemon publish the same events. Data inside an
 event is a raw slice and is relayed byte for byte. A publisher cannot set a key of the
 daemon's own: `version` only repeats the row's `updatedAt`. `event_decoding` reads them.
+Tested by tests/unit/protocol/test_events.py.
 """
 
 from typing import Annotated, Final

@@ -2,6 +2,7 @@
 
 Invariants. Every error names the field. Fields of `note_update` that are not allowed
 are filtered out and counted: the web client sends some of them.
+Tested by tests/unit/protocol/test_fields.py.
 """
 
 import re

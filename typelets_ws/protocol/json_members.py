@@ -10,6 +10,7 @@ Invariants. This is the second reader: it is used only for text that msgspec ref
 or whose tag is repeated. Each value is the text it was written in. At most
 `MAX_VALUES` values and `MAX_MEMBERS` members of an object are read, which bounds the
 time for 1 MB to some 30 ms; `decoding` charges it to the sender.
+Tested by tests/unit/protocol/test_decoding.py.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 Invariants. Each struct is one message; its tag is the wire type and its fields carry
 the wire's own names. Data that is passed on (`Raw`) is never re-encoded.
+Tested by tests/unit/protocol/test_messages.py.
 """
 
 from typing import Final, Literal

@@ -1,7 +1,7 @@
 """Replies that refuse a message. Pure.
 
 Invariant: no text of the database, of Redis or of Python reaches a client; texts come
-from `errors`. (spec section 5)
+from `errors`. (spec section 5) Tested by tests/unit/protocol/test_messages.py.
 """
 
 from typing import Final

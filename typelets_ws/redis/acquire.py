@@ -3,7 +3,7 @@
 Invariants. The answer and the registration are one step, so two processes never both
 take the last slot. Members whose lease has ended are removed on the way. In a Cluster
 every key that the script touches is declared: it returns the leases that it lacks, and
-runs again with them.
+runs again with them. Tested by tests/integration/redis/test_limits.py.
 """
 
 import hashlib

@@ -4,6 +4,7 @@ Invariants. There is one connection to each master of the newest map. Commands w
 same key reach Redis in the order of the calls, but for those that a slot's move sends
 on. PUBLISH is heard from any node, so one whose own master is away goes to another.
 `up` is true while every slot has a master and every master a connection.
+Tested by tests/integration/redis/test_cluster.py.
 """
 
 import asyncio

@@ -3,6 +3,7 @@
 Invariants. Every command is answered once, with Redis' reply or with
 `RedisUnavailableError`, and commands reach Redis in the order of the calls. Without a
 connection they fail at once: the caller decides what follows, and no queue grows here.
+Tested by tests/integration/redis/test_limits.py.
 """
 
 import asyncio

@@ -8,6 +8,8 @@ the next one, and so always knows that there was a gap. A connection that was le
 - Commands of one loop iteration leave as one write.
 - Replies come in the order of the commands, so the first of `waiting` is always the
   oldest: one timer per connection watches it, not one per command.
+
+Tested by tests/integration/bus/test_bus.py.
 """
 
 import asyncio

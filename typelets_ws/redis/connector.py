@@ -3,7 +3,7 @@
 Invariant: a connection that `open` returns led to a server of the expected kind, and
 to a master unless replicas are allowed. redis-py connects; then the transport is handed
 to a `RedisConnection`. redis-py's PubSub would reconnect silently and costs 12-16 µs
-more per message.
+more per message. Tested by tests/integration/redis/test_errors.py.
 """
 
 import asyncio

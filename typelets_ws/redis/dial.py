@@ -5,6 +5,7 @@ run side by side (RFC 8305 section 5): an address that swallows packets delays t
 one and never uses up the timeout. One socket is returned; every other one is closed.
 
 uvloop has no `happy_eyeballs_delay`, so `loop.create_connection` is no alternative.
+Tested by tests/integration/redis/test_dial.py.
 """
 
 import asyncio

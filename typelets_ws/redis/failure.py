@@ -3,6 +3,7 @@
 Invariants. A server that is unreachable or starting is away: its absence is tolerated
 (spec section 6). A server that answers with an error is a fault, and nothing is granted
 on its word. Errors of a failover are distinguished, because they end by themselves.
+Tested by tests/unit/redis/test_failure.py.
 """
 
 from enum import Enum

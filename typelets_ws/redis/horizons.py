@@ -7,6 +7,7 @@ slot of `SLOT_S` has one key, ``<prefix>horizon:<slot>``, written by the first p
 Invariants: nothing here is needed for correctness of what is known; a lost key makes
 the replay of a new process rely on the rows' own times. Failures are not reported:
 the connection itself is watched elsewhere.
+Tested by tests/integration/delivery/test_recovery.py.
 """
 
 import re

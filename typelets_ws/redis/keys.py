@@ -4,6 +4,7 @@ Invariant: the keys that one script touches share a slot. One server has the doc
 names. In a Cluster the users are spread over `BUCKETS` hash tags, `{00}` to `{3f}`, so
 a process renews at most that many leases; a user id may hold braces itself, so it
 cannot be a tag. `barred:` and `nonce:` keys are touched alone and keep their names.
+Tested by tests/unit/redis/test_slots.py.
 """
 
 from typing import Final

@@ -8,7 +8,7 @@ and the slots of a killed process become free by themselves.
 Invariant: a new lease is right, independent of what happened to the connections. It
 begins by ending the last one and registering every device of this process, so a lost
 release, an unanswered acquire and a Redis that lost its data need no handling of their
-own.
+own. Tested by tests/integration/redis/test_limits.py.
 """
 
 import random

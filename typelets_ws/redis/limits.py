@@ -6,6 +6,7 @@ until a check of every kind of command has succeeded, and the daemon is not read
 meanwhile. A refused device tries again; a refused message may be lost, so the errors of
 a failover refuse no nonce (`failure`). Sessions that this process revoked are written
 again to each new connection, so a failover that lost one does not admit it.
+Tested by tests/integration/redis/test_limits.py.
 """
 
 import asyncio

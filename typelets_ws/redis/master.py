@@ -3,6 +3,7 @@
 Invariant: `open` connects to the master as known at that moment, and `confirm` says
 whether that is still known to be true: an old master answers like a master for seconds
 after a failover, so its own word proves nothing.
+Tested by tests/integration/redis/test_sentinel.py.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Keeps a connection to Redis: reconnects with exponential backoff.
 
 Invariant: an outage is one warning when it begins and one line when it is over, for
-any number of connections and attempts.
+any number of connections and attempts. Tested by tests/integration/bus/test_bus.py.
 """
 
 import asyncio

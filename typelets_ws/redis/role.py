@@ -2,6 +2,7 @@
 
 Invariant: HELLO without arguments needs no rights (ACL leaves it out) and changes
 nothing, so it can be sent at any time on any connection.
+Tested by tests/unit/redis/test_slots.py.
 """
 
 from enum import Enum

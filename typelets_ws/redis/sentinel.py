@@ -8,6 +8,7 @@ seconds and more. The hint `+switch-master` is not subscribed to: it saves half 
 on average, may be lost, and events at the old master are received meanwhile. A server
 that was left while it still was a master is watched until it is a replica: until then
 events of publishers that have not moved reach only users who were subscribed there.
+Tested by tests/integration/redis/test_sentinel.py.
 """
 
 import asyncio

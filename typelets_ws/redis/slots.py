@@ -2,6 +2,7 @@
 
 Invariant: `owner` names the master of the newest map, or None for a slot that no
 master serves. A map comes from one reply to CLUSTER SLOTS.
+Tested by tests/unit/redis/test_slots.py.
 """
 
 from bisect import bisect_right

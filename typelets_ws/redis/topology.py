@@ -2,6 +2,7 @@
 
 Invariants. A map replaces an older one only: a node that was cut off knows an older
 epoch, or says that the cluster has failed, and is not believed. Any node may be asked.
+Tested by tests/integration/redis/test_cluster.py.
 """
 
 import random

@@ -1,6 +1,7 @@
 """The protocol beyond its types: advice by code, rows, the contents of `Raw`.
 
 Invariant: nothing here repeats a type of `protocol`. `json_schema` puts both together.
+Tested by tests/unit/schema/test_json_schema.py.
 """
 
 from collections.abc import Mapping

@@ -2,6 +2,7 @@
 
 Invariant: no message is described twice. Names, fields and types come from `protocol`,
 all else from `described`. `asyncapi` and `typescript` use these definitions.
+Tested by tests/unit/schema/test_json_schema.py.
 """
 
 from collections.abc import Iterator, Mapping

@@ -3,6 +3,7 @@
 Invariants. Nothing is written. Data is relayed as it was received. A row that exists
 must belong to the sender, and so must the data's `userId`; a row that does not exist
 is what a creation before its commit and a deletion look like. (spec section 3)
+Tested by tests/unit/session/test_handlers.py.
 """
 
 from collections.abc import Awaitable, Callable

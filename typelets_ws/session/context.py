@@ -2,6 +2,7 @@
 
 Invariant: nothing here is replaced while the daemon runs. Settings are read from `live`
 at each use, so a reload holds from the next message on.
+Tested by tests/e2e/test_reload.py.
 """
 
 from collections.abc import Callable

@@ -2,6 +2,7 @@
 
 Invariant: a failure of the daemon has a correlation id in its log line and in its
 reply; a signature that is refused is a security event. (spec section 5)
+Tested by tests/unit/session/test_dispatcher.py.
 """
 
 from ..delivery.hub import Device

@@ -2,6 +2,7 @@
 
 Invariant: a handler returns what to send and never sends, so that a reply, its event
 and its acknowledgement leave in one order, decided by the dispatcher.
+Tested by tests/unit/session/test_handlers.py.
 """
 
 from dataclasses import dataclass

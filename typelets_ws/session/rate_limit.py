@@ -1,7 +1,7 @@
 """Message rate of one connection. Pure: time is an argument, monotonic.
 
 Invariant: a window keeps at most three times its limit of timestamps.
-(spec section 5)
+(spec section 5) Tested by tests/unit/session/test_rate_limit.py.
 """
 
 from bisect import bisect_right

@@ -7,7 +7,7 @@ It is checked over the received bytes first, which is what known clients sign, a
 then over a re-serialisation.
 
 Invariant: age, signature and nonce are checked in this order, cheapest first, so that a
-forged message uses up no nonce.
+forged message uses up no nonce. Tested by tests/unit/session/test_signing.py.
 """
 
 import json

@@ -1,6 +1,7 @@
 """The refusal while Redis answers with errors.
 
 Invariant: nothing is granted that only Redis can know, and the client may try again.
+Tested by tests/integration/redis/test_errors.py.
 """
 
 from typing import Final

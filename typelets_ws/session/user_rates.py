@@ -10,6 +10,7 @@ most `MOST_KEPT` without a connection are remembered. Per
 process, not in Redis: a count for each message would cost a command each, and a user's
 connections are bounded over all processes by `devices_per_user`.
 Times are monotonic, in seconds. (spec section 5)
+Tested by tests/unit/session/test_user_rates.py.
 """
 
 from collections import OrderedDict, deque

@@ -2,6 +2,7 @@
 
 Invariants: at most `limit` lines are kept, the oldest goes first; a line is kept when
 it has a `user` and is above debug; what is kept was redacted as in the log.
+Tested by tests/unit/telemetry/test_recent_lines.py.
 """
 
 from collections import deque

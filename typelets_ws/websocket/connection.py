@@ -10,6 +10,8 @@ class joins them, and is the `Device` of the hub. Invariants:
 3. After our Close frame input is discarded, the socket is half-closed, and aborted
    `limits.abort_s` later. The connection is detached before that, so that no further
    frame is delivered to it.
+
+Tested by tests/integration/websocket/test_frames.py.
 """
 
 import asyncio

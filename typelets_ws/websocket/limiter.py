@@ -3,6 +3,7 @@
 Invariants. Time is an argument, monotonic. An IPv6 client counts as its /64. Memory is
 bounded: a counter per address with a connection, `MAX_ADDRESSES` addresses with refused
 tokens, and what `fair_share` keeps. (spec section 5)
+Tested by tests/unit/websocket/test_limiter.py.
 """
 
 from collections import Counter

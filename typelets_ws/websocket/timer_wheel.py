@@ -3,6 +3,7 @@
 Invariant: an entry is in at most one bucket. `schedule` may bring its deadline forward
 and never delays it. A call of `on_timer` that comes too early is harmless: the entry
 returns its next deadline. Times are in the caller's unit (seconds, monotonic).
+Tested by tests/unit/websocket/test_timer_wheel.py.
 """
 
 from typing import Final, Protocol

@@ -2,6 +2,7 @@
 
 Invariant: a handshake sees one certificate with its own key. A renewed pair is read
 into a new context first, and replaces the old one only when it is complete.
+Tested by tests/e2e/test_tls.py.
 """
 
 import ssl

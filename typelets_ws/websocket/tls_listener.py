@@ -6,6 +6,8 @@ accepts each socket itself. Invariants:
 
 1. A socket is counted from its TCP accept on (`ServerState.add_socket`).
 2. `limits.handshake_s` runs from the TCP accept to a complete request, TLS included.
+
+Tested by tests/integration/websocket/test_tls_listener.py.
 """
 
 import asyncio

@@ -9,6 +9,7 @@ that is sent while nothing waits leaves at once. Invariants:
 
 The common case, an empty socket buffer, is written to the file descriptor directly: the
 transport does the same and takes two thirds longer (row fan-out of scripts/bench).
+Tested by tests/integration/websocket/test_slow_devices.py.
 """
 
 import asyncio

@@ -30,7 +30,7 @@ from typelets_ws.ports import (
     StoreError,
     TokenError,
     TokenRejectReason,
-    Updated,
+    VersionedRow,
 )
 from typelets_ws.protocol.errors import CloseCode, Disconnect
 from typelets_ws.recovery_ports import (
@@ -145,9 +145,9 @@ class FakeStore:
     def __init__(self) -> None:
         self.notes = {NOTE: "alice"}
         self.folders = {FOLDER: "alice"}
-        self.answer: Updated | Missing | Exception | None = None
+        self.answer: VersionedRow | Missing | Exception | None = None
         self.written: list[FieldChanges] = []
-        self.rows: dict[str, Updated] = {}
+        self.rows: dict[str, VersionedRow] = {}
         self.gate = asyncio.Event()
         self.gate.set()
         self.down = False
@@ -163,7 +163,7 @@ class FakeStore:
 
     async def update_note(
         self, user_id: str, note_id: str, changes: FieldChanges
-    ) -> Updated | Missing:
+    ) -> VersionedRow | Missing:
         await self.gate.wait()
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -178,12 +178,12 @@ class FakeStore:
         at = f"2026-01-01T00:00:00.{next(self._versions):03d}Z"
         row = {"id": note_id, **changes, "updatedAt": at}
         text = json.dumps(row, separators=(",", ":")).encode()
-        self.rows[note_id] = Updated(text, at)
+        self.rows[note_id] = VersionedRow(text, at)
         return self.rows[note_id]
 
     async def update_note_based(
         self, user_id: str, note_id: str, changes: FieldChanges, base: str
-    ) -> Updated | Missing | Conflict:
+    ) -> VersionedRow | Missing | Conflict:
         await self.gate.wait()
         row = self.rows.get(note_id)
         mine = await self._owner(self.notes, note_id) == user_id

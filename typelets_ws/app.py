@@ -22,7 +22,7 @@ from .bus.bus import Bus
 from .clerk.tokens import Clerk
 from .config.live import LiveConfig
 from .config.model import Config, ConfigError
-from .daemon import HANDLING_S, SWEEP_S, Daemon
+from .daemon import HANDLING_S, TICK_S, Daemon
 from .delivery.hub import Hub
 from .delivery.recovery import Recovery
 from .delivery.relay import Relay
@@ -49,7 +49,7 @@ from .telemetry.telemetry import Telemetry
 from .websocket.flush_queue import FlushQueue
 from .websocket.http import Endpoints, Page
 from .websocket.limiter import ConnectionLimiter
-from .websocket.listener import bind_admin, bind_public, sweep
+from .websocket.listener import advance_timers, bind_admin, bind_public
 from .websocket.state import ServerState
 from .websocket.timer_wheel import TimerWheel
 from .websocket.tls import Tls, certificate
@@ -101,7 +101,7 @@ async def running(
                     daemon.health.limits.run(),
                     daemon.relay.recovery.run(),
                     daemon.refresh_status(),
-                    sweep(daemon.state, SWEEP_S),
+                    advance_timers(daemon.state, TICK_S),
                 )
             ]
             stack.callback(_close, daemon, background)
@@ -190,7 +190,7 @@ def build(
         context,
         endpoints=endpoints,
         limiter=limiter,
-        timer_wheel=TimerWheel(SWEEP_S),
+        timer_wheel=TimerWheel(TICK_S),
         flush_queue=FlushQueue(loop.call_soon),
         spawn=handling.create_task,
         fast=fast,

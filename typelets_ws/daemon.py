@@ -33,9 +33,9 @@ from .websocket.listener import Listener, listen, listen_public
 from .websocket.state import ServerState
 from .websocket.tls import Tls, certificate
 
-__all__ = ["HANDLING_S", "SWEEP_S", "Daemon"]
+__all__ = ["HANDLING_S", "TICK_S", "Daemon"]
 
-SWEEP_S: Final = 0.1
+TICK_S: Final = 0.1
 """The timer wheel's tick; the shortest timeout is 2 s by default."""
 REFRESH_S: Final = 2.0
 HANDLING_S: Final = 5.0
@@ -225,7 +225,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         state, began = self.state, loop.time()
         patient = began + HANDLING_S
-        linger = self.config.limits.abort_s + 2 * SWEEP_S
+        linger = self.config.limits.abort_s + 2 * TICK_S
         if self.port_is_held:
             linger = min(linger, HANDOVER_LINGER_S)
         end = began + linger
@@ -238,7 +238,7 @@ class Daemon:
                     connection.close(CloseCode.RESTARTING, "restarting")
             if forced:
                 return
-            await self._pause(SWEEP_S / 2)
+            await self._pause(TICK_S / 2)
 
 
 def _port(servers: list[Listener]) -> int:

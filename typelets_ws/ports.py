@@ -25,7 +25,7 @@ __all__ = [
     "Subscriptions",
     "TokenError",
     "TokenRejectReason",
-    "Updated",
+    "VersionedRow",
 ]
 
 
@@ -109,7 +109,7 @@ class Missing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Updated:
+class VersionedRow:
     """A written note: its whole row as JSON text, and the row's updatedAt."""
 
     row: bytes
@@ -137,13 +137,13 @@ class Store(Protocol):
 
     async def update_note(
         self, user_id: str, note_id: str, changes: FieldChanges
-    ) -> Updated | Missing:
+    ) -> VersionedRow | Missing:
         """Write the fields (wire names) of the user's own note, in one statement."""
         ...
 
     async def update_note_based(
         self, user_id: str, note_id: str, changes: FieldChanges, base: str
-    ) -> Updated | Missing | Conflict:
+    ) -> VersionedRow | Missing | Conflict:
         """As `update_note`, only while the note's updatedAt equals `base`."""
         ...
 

@@ -128,7 +128,7 @@ def _on_signals(
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
-    def end() -> None:
+    def request_stop() -> None:
         if stop.is_set():
             daemon.log.warning("ending_at_once")
             daemon.force_exit()
@@ -136,7 +136,7 @@ def _on_signals(
             loop.call_later(HURRY_S, exit_now)
         stop.set()
 
-    def read_again() -> None:
+    def reload_config() -> None:
         if reload is None:
             stop.set()
         if reload is None or stop.is_set():
@@ -147,9 +147,9 @@ def _on_signals(
         _record_reload(daemon, taken=taken)
         systemd.reloaded()
 
-    loop.add_signal_handler(signal.SIGTERM, end)
-    loop.add_signal_handler(signal.SIGINT, end)
-    loop.add_signal_handler(signal.SIGHUP, read_again)
+    loop.add_signal_handler(signal.SIGTERM, request_stop)
+    loop.add_signal_handler(signal.SIGINT, request_stop)
+    loop.add_signal_handler(signal.SIGHUP, reload_config)
     return stop
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.fakes import FakeStore
 from tests.integration.postgres.test_store import opened
 from tests.postgres import Database
-from typelets_ws.ports import Conflict, Missing, Store, StoreError, Updated
+from typelets_ws.ports import Conflict, Missing, Store, StoreError, VersionedRow
 
 
 class Subject(Protocol):
@@ -83,7 +83,7 @@ async def test_an_update_returns_the_row_and_its_time(subject: Opened) -> None:
     async with subject() as one:
         note = one.add_note("ann")
         written = await one.store.update_note("ann", note, {"title": "x"})
-        assert isinstance(written, Updated)
+        assert isinstance(written, VersionedRow)
         row = json.loads(written.row)
         assert (row["id"], row["title"]) == (note, "x")
         assert row["updatedAt"] == written.updated_at
@@ -95,7 +95,7 @@ async def test_each_update_is_later_than_the_one_before(subject: Opened) -> None
         times = []
         for number in range(20):
             written = await one.store.update_note("ann", note, {"title": str(number)})
-            assert isinstance(written, Updated)
+            assert isinstance(written, VersionedRow)
             times.append(written.updated_at)
         assert all(before < after for before, after in itertools.pairwise(times))
 
@@ -106,7 +106,7 @@ async def test_only_the_owner_writes(subject: Opened, base: str | None) -> None:
         note = one.add_note("ann")
         for user, note_id in (("bob", note), ("ann", str(uuid.uuid4()))):
             arguments = user, note_id, {"title": "x"}
-            found: Updated | Missing | Conflict
+            found: VersionedRow | Missing | Conflict
             if base is None:
                 found = await one.store.update_note(*arguments)
             else:
@@ -123,7 +123,7 @@ async def test_the_folder_must_be_the_users_own(subject: Opened) -> None:
             assert found is Missing.FOLDER
         for own in (mine, None):
             written = await one.store.update_note("ann", note, {"folderId": own})
-            assert isinstance(written, Updated)
+            assert isinstance(written, VersionedRow)
             assert json.loads(written.row)["folderId"] == own
 
 
@@ -133,11 +133,11 @@ async def test_an_update_based_on_an_older_version_is_a_conflict(
     async with subject() as one:
         note = one.add_note("ann")
         first = await one.store.update_note("ann", note, {"title": "1"})
-        assert isinstance(first, Updated)
+        assert isinstance(first, VersionedRow)
         second = await one.store.update_note_based(
             "ann", note, {"title": "2"}, first.updated_at
         )
-        assert isinstance(second, Updated)
+        assert isinstance(second, VersionedRow)
         late = await one.store.update_note_based(
             "ann", note, {"title": "3"}, first.updated_at
         )

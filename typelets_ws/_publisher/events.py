@@ -19,13 +19,13 @@ __all__ = ["Data", "Notifications"]
 
 Data = Mapping[str, Any] | bytes
 Id = str | UUID
-Heard = TypeVar("Heard")
+Receivers = TypeVar("Receivers")
 
 SESSION_KEEP_S: Final = 3600
 """Longer than any token of a session lives: Clerk's templates allow an hour."""
 
 
-class Notifications(Generic[Heard]):
+class Notifications(Generic[Receivers]):
     """The methods of both publishers. `clock`: seconds since the epoch.
 
     Arguments of all of them: `from_user_id` is the user who caused the change
@@ -52,7 +52,7 @@ class Notifications(Generic[Heard]):
         return self._outcomes.pending
 
     @abstractmethod
-    def _send(self, message: Publication) -> Heard:
+    def _send(self, message: Publication) -> Receivers:
         """Publish one message."""
 
     def notify_note_update(
@@ -64,7 +64,7 @@ class Notifications(Generic[Heard]):
         *,
         from_user_id: str | None = None,
         except_connection_id: str | None = None,
-    ) -> Heard:
+    ) -> Receivers:
         """`note_sync`: these fields were changed, and this is the whole note now."""
         user, note = user_text(user_id), row_id(note_id, "note_id")
         event = events.NoteUpdated(
@@ -84,7 +84,7 @@ class Notifications(Generic[Heard]):
         *,
         from_user_id: str | None = None,
         except_connection_id: str | None = None,
-    ) -> Heard:
+    ) -> Receivers:
         """`note_created_sync`: there is a new note."""
         event = events.NoteCreated(
             noteData=data(
@@ -101,7 +101,7 @@ class Notifications(Generic[Heard]):
         *,
         from_user_id: str | None = None,
         except_connection_id: str | None = None,
-    ) -> Heard:
+    ) -> Receivers:
         """`note_deleted_sync`: a note is gone."""
         event = events.NoteDeleted(
             noteId=row_id(note_id, "note_id"),
@@ -116,7 +116,7 @@ class Notifications(Generic[Heard]):
         *,
         from_user_id: str | None = None,
         except_connection_id: str | None = None,
-    ) -> Heard:
+    ) -> Receivers:
         """`folder_created_sync`: there is a new folder."""
         event = events.FolderCreated(
             folderData=data(
@@ -137,7 +137,7 @@ class Notifications(Generic[Heard]):
         *,
         from_user_id: str | None = None,
         except_connection_id: str | None = None,
-    ) -> Heard:
+    ) -> Receivers:
         """`folder_updated_sync`: these fields were changed, and the folder is this."""
         user, folder = user_text(user_id), row_id(folder_id, "folder_id")
         event = events.FolderUpdated(
@@ -159,7 +159,7 @@ class Notifications(Generic[Heard]):
         *,
         from_user_id: str | None = None,
         except_connection_id: str | None = None,
-    ) -> Heard:
+    ) -> Receivers:
         """`folder_deleted_sync`: a folder is gone."""
         event = events.FolderDeleted(
             folderId=row_id(folder_id, "folder_id"),
@@ -167,7 +167,7 @@ class Notifications(Generic[Heard]):
         )
         return self._publish(user_id, event)
 
-    def require_resync(self, user_id: str, reason: str = "requested") -> Heard:
+    def require_resync(self, user_id: str, reason: str = "requested") -> Receivers:
         """`resync_required`: so much has changed that devices must fetch again."""
         return self._publish(
             user_id,
@@ -176,7 +176,7 @@ class Notifications(Generic[Heard]):
 
     def revoke_session(
         self, user_id: str, session_id: str, *, keep_s: int = SESSION_KEEP_S
-    ) -> Heard:
+    ) -> Receivers:
         """Close the connections of a session (the token's `sid`) and bar it.
 
         It stays barred for `keep_s` seconds, on every process, even if no device
@@ -190,7 +190,7 @@ class Notifications(Generic[Heard]):
             user_id, event, (f"{self._prefix}barred:{session_id}", keep_s)
         )
 
-    def disconnect_user(self, user_id: str, reason: str | None = None) -> Heard:
+    def disconnect_user(self, user_id: str, reason: str | None = None) -> Receivers:
         """Close all of the user's connections; valid tokens may come back."""
         if reason is not None:
             text(reason, "reason")
@@ -215,7 +215,7 @@ class Notifications(Generic[Heard]):
         user_id: str,
         event: events.Event,
         revocation: tuple[str, int] | None = None,
-    ) -> Heard:
+    ) -> Receivers:
         return self._send(self._message(user_id, event, revocation))
 
     def _message(

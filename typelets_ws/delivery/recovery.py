@@ -16,7 +16,7 @@ from math import ceil
 from typing import Final, Protocol
 
 from ..config.model import Recovery as Settings
-from ..ports import StoreError, Updated
+from ..ports import StoreError, VersionedRow
 from ..protocol import client_messages, messages
 from ..recovery_ports import Changes, HorizonMemory, RowKey
 from ..telemetry.telemetry import Telemetry
@@ -124,7 +124,7 @@ class Recovery:
         return state.cursor if self._generation == self.horizons.generation else None
 
     def note_reply(
-        self, key: RowKey, row: Updated, connection_id: str, sequence: int
+        self, key: RowKey, row: VersionedRow, connection_id: str, sequence: int
     ) -> None:
         """Note that a device was shown the row it wrote.
 

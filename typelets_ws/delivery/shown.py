@@ -19,7 +19,7 @@ Tested by tests/unit/delivery/test_shown.py.
 from collections import OrderedDict
 from typing import Final
 
-from ..ports import Updated
+from ..ports import VersionedRow
 from ..recovery_ports import RowKey, StoredRow
 from .shown_row import ShownRow, is_complete
 
@@ -168,7 +168,7 @@ class ShownRows:
         known.gone, known.replied = True, False
         self._weigh(known)
 
-    def replied(self, key: RowKey, row: Updated, connection_id: str) -> None:
+    def replied(self, key: RowKey, row: VersionedRow, connection_id: str) -> None:
         """The writer was shown the row it wrote; the event is still on its way."""
         known = self._touch(key, self._rows.get(key))
         if known is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..daemon import Daemon
-from ..ports import Conflict, FieldChanges, Missing, Store, Updated
+from ..ports import Conflict, FieldChanges, Missing, Store, VersionedRow
 from ..protocol.errors import ClientError, CloseCode, Code
 from .redis import RedisServer, RedisServerError
 from .rest import HttpError
@@ -32,14 +32,14 @@ class FaultyStore:
 
     async def update_note(
         self, user_id: str, note_id: str, changes: FieldChanges
-    ) -> Updated | Missing:
+    ) -> VersionedRow | Missing:
         """As the store, or `ClientError`."""
         self._refuse(user_id)
         return await self._store.update_note(user_id, note_id, changes)
 
     async def update_note_based(
         self, user_id: str, note_id: str, changes: FieldChanges, base: str
-    ) -> Updated | Missing | Conflict:
+    ) -> VersionedRow | Missing | Conflict:
         """As the store, or `ClientError`."""
         self._refuse(user_id)
         return await self._store.update_note_based(user_id, note_id, changes, base)

@@ -19,7 +19,7 @@ from typing import Final
 
 from ..config import model as config
 from ..fastpaths import ALL, FastPaths
-from ..ports import Conflict, FieldChanges, Missing, StoreError, Updated
+from ..ports import Conflict, FieldChanges, Missing, StoreError, VersionedRow
 from ..telemetry.telemetry import Telemetry
 from . import sql
 from .changes import ChangeReader
@@ -68,7 +68,7 @@ class Store:
 
     async def update_note(
         self, user_id: str, note_id: str, changes: FieldChanges
-    ) -> Updated | Missing:
+    ) -> VersionedRow | Missing:
         """Write the fields (wire names, checked values) of the user's own note.
 
         Another user's note or folder is a missing one; a missing note is reported
@@ -85,11 +85,11 @@ class Store:
         row, updated_at, note_missing = found
         if row is None or updated_at is None:
             return Missing.NOTE if note_missing == TRUE else Missing.FOLDER
-        return Updated(row, updated_at.decode())
+        return VersionedRow(row, updated_at.decode())
 
     async def update_note_based(
         self, user_id: str, note_id: str, changes: FieldChanges, base: str
-    ) -> Updated | Missing | Conflict:
+    ) -> VersionedRow | Missing | Conflict:
         """As `update_note`, only while the note's updatedAt equals `base`.
 
         Otherwise returns the note as it stands: no newer version is overwritten.
@@ -103,7 +103,7 @@ class Store:
         assert found is not None, "the statement begins with a row of its own"
         row, updated_at, stands, stands_at = found
         if row is not None and updated_at is not None:
-            return Updated(row, updated_at.decode())
+            return VersionedRow(row, updated_at.decode())
         if stands is None or stands_at is None:
             return Missing.NOTE
         if stands_at.decode() == base:

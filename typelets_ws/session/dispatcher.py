@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import structs
 
-from ..ports import LimitsUnavailableError, Updated
+from ..ports import LimitsUnavailableError, VersionedRow
 from ..protocol import client_messages, decoding, events, messages, replies
 from ..protocol.errors import INVALID_MESSAGE, ClientError, Code, Disconnect
 from ..recovery_ports import RowKey, RowKind
@@ -280,7 +280,7 @@ class Dispatcher:
         acknowledged = structs.replace(announced, timestamp=now_ms)
         self._reply(acknowledged if taken else refused)
 
-    def _note_reply(self, note_id: str, row: Updated, sequence: int) -> None:
+    def _note_reply(self, note_id: str, row: VersionedRow, sequence: int) -> None:
         """Note that the sender was shown the row it wrote."""
         key = RowKey(self.session.user_id, RowKind.NOTE, note_id)
         self._context.recovery.note_reply(

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from ..delivery.hub import Device
-from ..ports import Conflict, FieldChanges, Missing, Store, StoreError, Updated
+from ..ports import Conflict, FieldChanges, Missing, Store, StoreError, VersionedRow
 from ..protocol import client_messages, events, messages, replies
 from ..protocol.errors import (
     CONFLICT,
@@ -151,7 +151,7 @@ async def _write(
     note_id: str,
     changes: FieldChanges,
     message: client_messages.NoteUpdate,
-) -> Updated | Missing | Conflict:
+) -> VersionedRow | Missing | Conflict:
     base = message.baseUpdatedAt
     if base is None:
         return await store.update_note(user_id, note_id, changes)

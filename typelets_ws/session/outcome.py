@@ -7,7 +7,7 @@ Tested by tests/unit/session/test_handlers.py.
 
 from dataclasses import dataclass
 
-from ..ports import Updated
+from ..ports import VersionedRow
 from ..protocol import events, messages
 
 __all__ = ["Outcome"]
@@ -24,5 +24,5 @@ class Outcome:
 
     reply: messages.Reply | None = None
     event: events.Event | None = None
-    row: Updated | None = None
+    row: VersionedRow | None = None
     announced: messages.Announced | None = None

@@ -131,7 +131,7 @@ class Session:
             self._rates.remember_flood(self.user_id, self._window, now)
         rate = self._user_rate or self._find_rate(now)
         if rate is not None:
-            of_user = rate.arrive(now)
+            of_user = rate.count(now)
             if size > SMALL_BYTES:
                 rate.charge(size * limits.rate_messages // limits.rate_bytes)
             if of_user > verdict:

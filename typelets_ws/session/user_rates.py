@@ -61,7 +61,7 @@ class UserRate:
         self._room = self._room_before = limit
         self._refused = self._refused_before = 0
 
-    def arrive(self, now: float) -> RateVerdict:
+    def count(self, now: float) -> RateVerdict:
         """Count one message at `now`."""
         if now >= self._ends:
             self._begin(now)

@@ -1,4 +1,4 @@
-"""The listening sockets of the public and the admin port, and the timer sweep.
+"""The listening sockets of the public and the admin port, and the timers' tick.
 
 Sockets may come from systemd (socket activation): the kernel then queues connections
 during a restart. A port is bound before anything else is started, so that a second
@@ -18,11 +18,11 @@ from .tls_listener import TlsListener
 
 __all__ = [
     "Listener",
+    "advance_timers",
     "bind_admin",
     "bind_public",
     "listen",
     "listen_public",
-    "sweep",
 ]
 
 ANY_ADDRESS: Final = "::"
@@ -119,11 +119,11 @@ async def listen(
     ]
 
 
-async def sweep(state: ServerState, grain: float) -> None:
+async def advance_timers(state: ServerState, tick_s: float) -> None:
     """Advance the timer wheel until cancelled; observe how late the loop is (s)."""
     loop = asyncio.get_running_loop()
     while True:
         before = loop.time()
-        await asyncio.sleep(grain)
-        state.metrics.loop_lag.observe(max(0.0, loop.time() - before - grain))
+        await asyncio.sleep(tick_s)
+        state.metrics.loop_lag.observe(max(0.0, loop.time() - before - tick_s))
         state.timer_wheel.advance(state.monotonic())

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.postgres.test_changes import ALICE, BOB, opened
 from tests.postgres import Database
-from typelets_ws.ports import Conflict, Missing, Updated
+from typelets_ws.ports import Conflict, Missing, VersionedRow
 from typelets_ws.postgres.store import Store
 
 pytestmark = pytest.mark.usefixtures("fast_paths")
@@ -21,7 +21,7 @@ OTHER = "2001-01-01T00:00:00.000Z"
 async def stands_at(store: Store, note: str) -> str:
     """The note's updatedAt, after a write."""
     written = await store.update_note(ALICE, note, {"starred": True})
-    assert isinstance(written, Updated)
+    assert isinstance(written, VersionedRow)
     return written.updated_at
 
 
@@ -32,7 +32,7 @@ async def test_the_right_base_writes_and_a_wrong_one_returns_the_note(
     async with opened(database.url_as("typelets_ws")) as store:
         base = await stands_at(store, note)
         written = await store.update_note_based(ALICE, note, {"title": "b"}, base)
-        assert isinstance(written, Updated)
+        assert isinstance(written, VersionedRow)
         assert written.updated_at > base
         again = await store.update_note_based(ALICE, note, {"title": "c"}, base)
         assert again == Conflict(written.row, written.updated_at)
@@ -59,7 +59,7 @@ async def test_what_is_missing_is_reported_as_without_a_base(
             found = await store.update_note_based(ALICE, note, changes, OTHER)
             assert isinstance(found, Conflict)
         found = await store.update_note_based(ALICE, note, {"folderId": folder}, base)
-        assert isinstance(found, Updated)
+        assert isinstance(found, VersionedRow)
         assert str(database.note(note)["folder_id"]) == folder
 
 
@@ -86,7 +86,7 @@ async def test_a_conflict_shows_the_row_that_the_update_waited_for(
                 getattr(link, outcome)()
         found = update.result()
         if outcome == "rollback":
-            assert isinstance(found, Updated)
+            assert isinstance(found, VersionedRow)
             assert database.note(note)["title"] == "mine"
         else:
             assert isinstance(found, Conflict)
@@ -108,8 +108,8 @@ async def test_of_many_updates_of_one_version_one_is_written(
                     for n in range(8)
                 )
             )
-            assert Counter(type(one) for one in found) == {Updated: 1, Conflict: 7}
-            (written,) = [one for one in found if isinstance(one, Updated)]
+            assert Counter(type(one) for one in found) == {VersionedRow: 1, Conflict: 7}
+            (written,) = [one for one in found if isinstance(one, VersionedRow)]
             assert {one for one in found if isinstance(one, Conflict)} == {
                 Conflict(written.row, written.updated_at)
             }

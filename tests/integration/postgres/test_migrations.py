@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from tests.integration.postgres.test_changes import ALICE, opened
 from tests.postgres import Database
-from typelets_ws.ports import Missing, StoreError, Updated
+from typelets_ws.ports import Missing, StoreError, VersionedRow
 
 pytestmark = pytest.mark.usefixtures("fast_paths")
 
@@ -28,7 +28,7 @@ async def test_a_changed_column_type_fails_no_statement(
                 )
                 assert set(owners) == {ALICE}
                 written = await store.update_note(ALICE, note, {"starred": True})
-                assert isinstance(written, Updated)
+                assert isinstance(written, VersionedRow)
 
         await everything()
         try:
@@ -66,4 +66,6 @@ async def test_a_statement_that_postgres_cannot_run_is_retried_once_only(
             assert caught.value.reason == "refused"
         finally:
             database.execute("DROP FUNCTION unsupported CASCADE")
-        assert isinstance(await store.update_note(ALICE, note, {"title": "x"}), Updated)
+        assert isinstance(
+            await store.update_note(ALICE, note, {"title": "x"}), VersionedRow
+        )

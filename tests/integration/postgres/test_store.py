@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from tests.daemon import WITH_FAST_PATHS
 from tests.postgres import Database, chosen_paths
 from typelets_ws.config import model as config
-from typelets_ws.ports import Missing, StoreError, Updated
+from typelets_ws.ports import Missing, StoreError, VersionedRow
 from typelets_ws.postgres import pool as store_pool
 from typelets_ws.postgres.sql import COLUMNS
 from typelets_ws.postgres.store import QueryFailure, Store
@@ -72,7 +72,7 @@ async def update(
     note: str,
     changes: dict[str, str | bool | None],
     **settings: Any,
-) -> Updated | Missing:
+) -> VersionedRow | Missing:
     async with opened(database.url, **settings) as store:
         return await store.update_note(user, note, changes)
 
@@ -106,7 +106,7 @@ async def test_row_is_what_it_should_be_byte_for_byte(database: Database) -> Non
         updated_at="2999-01-01 00:00:00.999999",
     )
     written = await update(database, "user_x", note, {"starred": True})
-    assert isinstance(written, Updated)
+    assert isinstance(written, VersionedRow)
     expected = (
         '{"id":"22222222-2222-4222-8222-222222222222","userId":"user_x",'
         '"folderId":"11111111-1111-4111-8111-111111111111","title":"t",'
@@ -128,7 +128,7 @@ async def test_nulls_are_kept(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u", content=None, tags=None, starred=None)
     written = await update(database, "u", note, {"archived": False})
-    assert isinstance(written, Updated)
+    assert isinstance(written, VersionedRow)
     row = json.loads(written.row)
     assert len(row) == 18
     assert [name for name, value in row.items() if value is None] == [
@@ -163,7 +163,7 @@ async def test_fields_alone_and_together(
     before = database.note(note)
     changes = {name: VALUES[name] for name in names}
     written = await update(database, "u", note, changes, prepare=prepare)
-    assert isinstance(written, Updated)
+    assert isinstance(written, VersionedRow)
     after = database.note(note)
     row = json.loads(written.row)
     for name, column in COLUMNS.items():
@@ -184,7 +184,7 @@ async def test_null_empties_a_field(database: Database, name: str) -> None:
     folder = database.add_folder("u")
     texts = {"content": "c", "encrypted_title": "et", "encrypted_content": "ec"}
     note = database.add_note("u", folder_id=folder, **texts)
-    assert isinstance(await update(database, "u", note, {name: None}), Updated)
+    assert isinstance(await update(database, "u", note, {name: None}), VersionedRow)
     assert database.note(note)[COLUMNS[name]] is None
 
 
@@ -199,7 +199,7 @@ async def test_the_same_update_many_times(database: Database, prepare: bool) -> 
                 written = await store.update_note(
                     "u", note, {"title": title, "folderId": folder_id}
                 )
-                assert isinstance(written, Updated)
+                assert isinstance(written, VersionedRow)
                 row = json.loads(written.row)
                 assert (row["title"], row["folderId"]) == (title, folder_id)
 
@@ -232,7 +232,7 @@ async def test_ownership(database: Database, whose: str, folder: str) -> None:
     elif folder in {"other", "absent"}:
         assert written is Missing.FOLDER
     else:
-        assert isinstance(written, Updated)
+        assert isinstance(written, VersionedRow)
         before.pop(notes["own"])
     assert {note: database.note(note) for note in before} == before
 
@@ -292,9 +292,9 @@ async def test_the_granted_rights_are_enough_and_no_more(database: Database) -> 
     url = database.url_as("typelets_ws")
     async with opened(url) as store:
         everything = {**VALUES, "folderId": folder}
-        assert isinstance(await store.update_note("u", note, everything), Updated)
+        assert isinstance(await store.update_note("u", note, everything), VersionedRow)
         cleared = await store.update_note("u", note, {"folderId": None})
-        assert isinstance(cleared, Updated)
+        assert isinstance(cleared, VersionedRow)
         missing = await store.update_note("u", note, {"folderId": ABSENT})
         assert missing is Missing.FOLDER
         assert await store.note_owner(note) == "u"
@@ -333,7 +333,7 @@ async def test_updated_at_moves_forward_when_the_clock_steps_back(
     database.add_user("u")
     note = database.add_note("u", updated_at=stored)
     written = await update(database, "u", note, {"title": "x"})
-    assert isinstance(written, Updated)
+    assert isinstance(written, VersionedRow)
     assert written.updated_at == expected
 
 
@@ -345,7 +345,7 @@ async def test_updated_at_is_utc_wherever_the_session_is(database: Database) -> 
     before = time.time()
     async with opened(url) as store:
         written = await store.update_note("u", note, {"title": "x"})
-    assert isinstance(written, Updated)
+    assert isinstance(written, VersionedRow)
     (row,) = database.execute(
         "SELECT extract(epoch FROM %s::timestamp AT TIME ZONE 'UTC')::float AS at",
         written.updated_at,
@@ -377,7 +377,7 @@ async def test_concurrent_updates_are_reported_in_the_order_of_their_commits(
             if number % 2:
                 changes["folderId"] = folder
             written = await store.update_note("u", note, changes)
-            assert isinstance(written, Updated)
+            assert isinstance(written, VersionedRow)
             row = json.loads(written.row)
             assert (row["title"], row["updatedAt"]) == (title, written.updated_at)
             told.append((written.updated_at, title))
@@ -429,11 +429,13 @@ async def test_a_locked_row_costs_its_user_and_no_one_else(database: Database) -
                     with quick(1.0):
                         written = await store.update_note("v", other, {"title": "y"})
                         await store.ping()
-                    assert isinstance(written, Updated)
+                    assert isinstance(written, VersionedRow)
                 assert database.waiting_for_locks() == 2
             reasons = {task.result() for task in stuck}
             assert reasons == {QueryFailure.TIMEOUT, QueryFailure.POOL_FULL}
-        assert isinstance(await store.update_note("u", locked, {"title": "z"}), Updated)
+        assert isinstance(
+            await store.update_note("u", locked, {"title": "z"}), VersionedRow
+        )
     assert database.note(locked)["title"] == "z"
     value = metrics.registry.get_sample_value
     failures = "typelets_ws_query_failures_total"
@@ -458,7 +460,7 @@ async def test_a_turn_ends_and_the_next_in_line_has_it(database: Database) -> No
             ]
             await until(lambda: database.waiting_for_locks() == 2)
         for task in updates:
-            assert isinstance(await task, Updated)
+            assert isinstance(await task, VersionedRow)
 
 
 async def test_too_many_waiting_are_refused_at_once(database: Database) -> None:
@@ -493,7 +495,7 @@ async def test_restart_between_updates_is_noticed_by_no_one(database: Database) 
             await asyncio.to_thread(database.start)
             with quick(1.0):
                 written = await store.update_note("u", note, {"title": str(round_)})
-            assert isinstance(written, Updated)
+            assert isinstance(written, VersionedRow)
 
 
 async def test_connection_lost_under_a_statement_is_sent_again(
@@ -508,7 +510,7 @@ async def test_connection_lost_under_a_statement_is_sent_again(
                 task = tasks.create_task(store.update_note("u", note, {"title": "x"}))
                 await until(lambda: database.waiting_for_locks() == 1)
                 database.kill_connections("typelets-ws")
-        assert isinstance(await task, Updated)
+        assert isinstance(await task, VersionedRow)
     assert database.note(note)["title"] == "x"
 
 
@@ -538,7 +540,7 @@ async def test_stopped_database_is_reported_quickly_and_comes_back(
         await answering(store)
         assert up() == 1
         written = await store.update_note("u", note, {"title": "x"})
-        assert isinstance(written, Updated)
+        assert isinstance(written, VersionedRow)
 
 
 async def answering(store: Store, seconds: float = 2.0) -> None:
@@ -656,7 +658,9 @@ async def test_silent_server_is_cut_off(database: Database) -> None:
         road.open.set()
         await answering(store)
         assert up() == 1
-        assert isinstance(await store.update_note("u", note, {"title": "y"}), Updated)
+        assert isinstance(
+            await store.update_note("u", note, {"title": "y"}), VersionedRow
+        )
         assert road.links > 2
 
 
@@ -699,7 +703,7 @@ async def test_cancelled_at_any_moment_the_pool_stays_whole(database: Database) 
                 await until(lambda: database.waiting_for_locks() == 0)
                 for _ in range(8):
                     written = await store.update_note("v", other, {"title": "free"})
-                    assert isinstance(written, Updated)
+                    assert isinstance(written, VersionedRow)
         with database.locked(other):  # both connections of the pool work
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(
@@ -802,7 +806,7 @@ async def test_each_of_many_has_its_own_answer(
             user = owners[note]
             assert await store.note_owner(note) == user
             written = await store.update_note(user, note, {"title": user})
-            assert isinstance(written, Updated)
+            assert isinstance(written, VersionedRow)
             row = json.loads(written.row)
             assert (row["id"], row["title"], row["userId"]) == (note, user, user)
 
@@ -867,7 +871,7 @@ async def test_what_runs_when_the_store_closes_may_end(database: Database) -> No
                 await until(lambda: database.waiting_for_locks() == 1)
                 await store.close()
                 assert await failure(store.ping()) == QueryFailure.CLOSED
-        assert isinstance(await task, Updated)
+        assert isinstance(await task, VersionedRow)
     await until(lambda: not backends(database))
 
 

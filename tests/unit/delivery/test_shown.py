@@ -5,7 +5,7 @@ from typing import Any
 
 from typelets_ws.delivery.shown import ShownRows
 from typelets_ws.delivery.shown_row import Agreement, is_complete
-from typelets_ws.ports import Updated
+from typelets_ws.ports import VersionedRow
 from typelets_ws.recovery_ports import RowKey, RowKind, StoredRow
 
 KEY = RowKey("alice", RowKind.NOTE, "n1")
@@ -90,7 +90,7 @@ def test_a_reply_is_held_by_its_sender_until_the_event_has_come() -> None:
     shown = of_alice()
     shown.sent(stored(1))
     row = stored(2, title="x")
-    shown.replied(KEY, Updated(row.text, row.updated_at), "c1")
+    shown.replied(KEY, VersionedRow(row.text, row.updated_at), "c1")
     assert agreement(shown, row) is Agreement.REPLIED
     show(shown, row, "title", holder="c1")
     assert agreement(shown, row) is Agreement.SHOWN
@@ -100,7 +100,7 @@ def test_updates_that_one_device_sends_in_a_row_are_not_stale() -> None:
     shown = of_alice()
     for number in (2, 3):
         row = stored(number)
-        shown.replied(KEY, Updated(row.text, row.updated_at), "c1")
+        shown.replied(KEY, VersionedRow(row.text, row.updated_at), "c1")
     assert not shown.is_stale(KEY, at(2), "c1")
     assert shown.is_stale(KEY, at(2), "c2"), "c1 would be shown an older row"
     show(shown, stored(2), holder="c1")
@@ -208,7 +208,7 @@ def test_the_holder_is_the_writer_of_the_version_shown() -> None:
 def test_an_event_of_an_older_update_leaves_the_replied_row_with_its_writer() -> None:
     shown = of_alice()
     newer = stored(3, title="c")
-    shown.replied(KEY, Updated(newer.text, newer.updated_at), "c1")
+    shown.replied(KEY, VersionedRow(newer.text, newer.updated_at), "c1")
     show(shown, stored(2, title="b"), "title", holder="c1")
     known = shown.get(KEY)
     assert known is not None

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from typelets_ws.delivery.shown import ShownRows
-from typelets_ws.ports import Updated
+from typelets_ws.ports import VersionedRow
 from typelets_ws.recovery_ports import RowKey, RowKind, StoredRow
 
 KEY = RowKey("alice", RowKind.NOTE, "n1")
@@ -28,7 +28,7 @@ def shown() -> ShownRows:
 
 def test_the_writer_holds_the_row_of_its_reply() -> None:
     rows = shown()
-    rows.replied(KEY, Updated(text(), AT), "c1")
+    rows.replied(KEY, VersionedRow(text(), AT), "c1")
     known = rows.get(KEY)
     assert known is not None
     assert known.holder_of(stored()) == "c1"
@@ -38,7 +38,7 @@ def test_the_writer_holds_the_row_of_its_reply() -> None:
 def test_the_writer_does_not_hold_a_row_that_changed_without_a_new_time() -> None:
     """A deleted folder leaves its notes with another folderId and the same time."""
     rows = shown()
-    rows.replied(KEY, Updated(text(), AT), "c1")
+    rows.replied(KEY, VersionedRow(text(), AT), "c1")
     known = rows.get(KEY)
     assert known is not None
     assert known.holder_of(stored(folderId=None)) is None

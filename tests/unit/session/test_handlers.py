@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakes import FOLDER, NOTE, NOW_MS, UNOWNED, Stubs, live
 from typelets_ws.config.model import Config, Messages
-from typelets_ws.ports import Identity, Missing, StoreError, Updated
+from typelets_ws.ports import Identity, Missing, StoreError, VersionedRow
 from typelets_ws.protocol import client_messages, decoding, events, messages
 from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.protocol.messages import encode
@@ -117,7 +117,7 @@ def test_note_update() -> None:
         "event": "note_updated", "noteId": NOTE, "updatedNote": row, "version": at,
         "changes": {"title": "x", "updatedAt": at},
     }  # fmt: skip
-    assert outcome.row == Updated(msgspec.json.encode(row), at)
+    assert outcome.row == VersionedRow(msgspec.json.encode(row), at)
     for name in ("tags", "other"):
         assert world.figure("filtered_fields_total", field=name) == 1
 

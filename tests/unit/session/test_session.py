@@ -67,7 +67,7 @@ def disconnect(action: Callable[[], object]) -> Disconnect:
     return caught.value
 
 
-# arrive
+# count
 
 
 def test_size_and_rate_are_counted_together() -> None:

@@ -16,23 +16,21 @@ LIMITS = Limits(rate_messages=3, rate_window_ms=30_000, user_rate_factor=2)
 
 def test_beyond_the_limit_refused_and_at_three_times_a_flood() -> None:
     rate = UserRate(2, 30.0)
-    assert [rate.arrive(0.5) for _ in range(6)] == [SERVED] * 2 + [REFUSED] * 3 + [
-        FLOOD
-    ]
+    assert [rate.count(0.5) for _ in range(6)] == [SERVED] * 2 + [REFUSED] * 3 + [FLOOD]
     assert rate.retry_after(0.5) == 30.5
-    assert rate.arrive(30.9) is FLOOD
-    assert rate.arrive(31.0) is SERVED
+    assert rate.count(30.9) is FLOOD
+    assert rate.count(31.0) is SERVED
     assert rate.retry_after(31.0) == 0
 
 
 def test_an_expensive_message_counts_as_so_many() -> None:
     rate = UserRate(10, 30.0)
     rate.charge(5)
-    rate.arrive(0.0)
+    rate.count(0.0)
     rate.charge(5)
-    assert [rate.arrive(1.0) for _ in range(5)] == [SERVED] * 4 + [REFUSED]
+    assert [rate.count(1.0) for _ in range(5)] == [SERVED] * 4 + [REFUSED]
     rate.charge(1_000)
-    assert rate.arrive(2.0) is REFUSED
+    assert rate.count(2.0) is REFUSED
 
 
 @given(st.integers(1, 5), st.lists(st.floats(0, 4), max_size=60))
@@ -43,14 +41,14 @@ def test_no_window_ever_serves_more_than_its_limit(
     now, served = 0.0, deque[float]()
     for step in steps:
         now += step
-        if rate.arrive(now) is SERVED:
+        if rate.count(now) is SERVED:
             served.append(now)
         assert sum(at > now - 10.0 for at in served) <= limit
         assert len(rate._slots) <= SLOTS + 2
         retry = rate.retry_after(now)
         if retry:
             now += retry + 1e-6
-            assert rate.arrive(now) is SERVED
+            assert rate.count(now) is SERVED
             served.append(now)
 
 
@@ -64,10 +62,10 @@ def test_all_connections_of_a_user_share_one_count() -> None:
 def test_the_count_outlives_its_connections_and_is_then_forgotten() -> None:
     rates = UserRates(LiveConfig(Config(limits=LIMITS)))
     for _ in range(6):
-        assert rates.of("alice", 0.0).arrive(0.0) is SERVED
-    assert rates.of("alice", 29.0).arrive(29.0) is REFUSED
+        assert rates.of("alice", 0.0).count(0.0) is SERVED
+    assert rates.of("alice", 29.0).count(29.0) is REFUSED
     assert len(rates) == 1
-    rates.of("bob", 90.0).arrive(90.0)
+    rates.of("bob", 90.0).count(90.0)
     rates.of("carol", 90.0)
     assert "alice" not in rates._recent
     assert "alice" not in rates._known

@@ -93,17 +93,17 @@ def test_whom_another_sends_away_in_the_same_sweep_is_not_looked_at() -> None:
 
 @given(st.lists(st.floats(0, 20), max_size=20), st.floats(0.05, 2))
 def test_no_one_is_early_by_a_grain_or_ever_missed(
-    deadlines: list[float], grain: float
+    deadlines: list[float], tick: float
 ) -> None:
-    wheel = TimerWheel(grain)
+    wheel = TimerWheel(tick)
     things = [(Thing(), when) for when in deadlines]
     for thing, when in things:
         wheel.schedule(thing, when)
     now = 0.0
     while now < 25:
-        now += grain
+        now += tick
         wheel.advance(now)
     for thing, when in things:
         (seen,) = thing.looked_at
         assert when <= seen + 1e-6
-        assert seen <= when + 3 * grain
+        assert seen <= when + 3 * tick

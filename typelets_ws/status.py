@@ -21,39 +21,31 @@ class StatusError(Exception):
 
 def fetch_user(host: str, port: int, user_id: str) -> Mapping[str, Any]:
     """One user's connections and latest log lines. Raises `StatusError`."""
-    base = f"http://{host}:{port}"
-    try:
-        found: dict[str, Any] = _get(
-            f"{base}/websocket/status?user={quote(user_id, safe='')}"
-        )
-        return {key: found[key] for key in ("userId", "connections", "recent")}
-    except (TypeError, KeyError):
-        raise StatusError(f"{base} is another program's") from None
-    except (OSError, ValueError, http.client.HTTPException) as exc:
-        raise StatusError(f"no answer from {base}: {exc}") from None
+    path = f"/websocket/status?user={quote(user_id, safe='')}"
+    return _get(host, port, path, "userId", "connections", "recent")
 
 
 def fetch(host: str, port: int) -> Mapping[str, Any]:
     """Status and readiness as one object. Raises `StatusError`."""
+    status = _get(host, port, "/websocket/status")
+    return {**status, **_get(host, port, "/ready", "ready", "reasons")}
+
+
+def _get(host: str, port: int, path: str, *keys: str) -> Mapping[str, Any]:
+    """The members of an answer, those of `keys` if there are any."""
     base = f"http://{host}:{port}"
     try:
-        status: dict[str, Any] = _get(f"{base}/websocket/status")
-        ready = _get(f"{base}/ready")
-        return {**status, "ready": ready["ready"], "reasons": ready["reasons"]}
+        try:
+            answer = urllib.request.urlopen(base + path, timeout=TIMEOUT_S)  # noqa: S310
+        except urllib.error.HTTPError as failed:
+            answer = failed  # 503 of /ready has the reasons
+        with answer:
+            found = json.load(answer)
+        return {key: found[key] for key in keys or {**found}}
     except (TypeError, KeyError):
         raise StatusError(f"{base} is another program's") from None
     except (OSError, ValueError, http.client.HTTPException) as exc:
         raise StatusError(f"no answer from {base}: {exc}") from None
-
-
-def _get(url: str) -> Any:
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310
-            return json.load(answer)
-    except urllib.error.HTTPError as answer:
-        # 503 of /ready carries the reasons.
-        with answer:
-            return json.load(answer)
 
 
 def as_table(status: Mapping[str, Any]) -> str:

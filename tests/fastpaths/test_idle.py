@@ -18,7 +18,7 @@ async def test_rows_and_reuse(database: Database, idle: bool) -> None:
     try:
         loop = asyncio.get_running_loop()
         for number in range(5):
-            row = await pool.fetch_row(
+            (row,) = await pool.fetch(
                 b"SELECT $1::int + 1", [b"%d" % number], loop.time() + 5
             )
             assert row == (b"%d" % (number + 1),)

@@ -35,9 +35,9 @@ async def test_rows(database: Database, kind: Kind) -> None:
         query = b"SELECT $1::text, $2::bool, $3::text, 7"
         values = ["é".encode(), b"t", None]
         for _ in range(3):
-            assert await link.fetch_row(query, values) == (*values, b"7")
-        assert await link.fetch_row(b"SELECT 1 WHERE false", []) is None
-        assert await link.all_rows(b"SELECT generate_series(5, 7)", []) == [
+            assert await link.fetch(query, values) == [(*values, b"7")]
+        assert await link.fetch(b"SELECT 1 WHERE false", []) == []
+        assert await link.fetch(b"SELECT generate_series(5, 7)", []) == [
             (b"5",),
             (b"6",),
             (b"7",),
@@ -60,14 +60,14 @@ async def test_errors(
 ) -> None:
     async with linked(database, kind) as link:
         if state is None:
-            await link.fetch_row(b"SET statement_timeout = 20", [])
+            await link.fetch(b"SET statement_timeout = 20", [])
             query, state = b"SELECT pg_sleep(5)", "57014"
         with pytest.raises(psycopg.Error) as raised:
-            await link.fetch_row(query, [])
+            await link.fetch(query, [])
         assert raised.value.sqlstate == state
         assert link.free
-        await link.fetch_row(b"SET statement_timeout = 0", [])
-        assert await link.fetch_row(b"SELECT 1", []) == (b"1",)
+        await link.fetch(b"SET statement_timeout = 0", [])
+        assert await link.fetch(b"SELECT 1", []) == [(b"1",)]
 
 
 @both
@@ -75,14 +75,14 @@ async def test_a_cancelled_statement_ends_at_the_server(
     database: Database, kind: Kind
 ) -> None:
     async with linked(database, kind) as link:
-        task = asyncio.create_task(link.fetch_row(b"SELECT pg_sleep(30)", []))  # noqa: TID251
+        task = asyncio.create_task(link.fetch(b"SELECT pg_sleep(30)", []))  # noqa: TID251
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await link.cancel()
         assert link.free
-        assert await link.fetch_row(b"SELECT 1", []) == (b"1",)
+        assert await link.fetch(b"SELECT 1", []) == [(b"1",)]
 
 
 @both
@@ -91,7 +91,7 @@ async def test_a_statement_beyond_the_limit_costs_the_connection(
 ) -> None:
     async with linked(database, kind, limit_s=0.1) as link:
         with pytest.raises(Overdue):
-            await link.fetch_row(b"SELECT pg_sleep(30)", [])
+            await link.fetch(b"SELECT pg_sleep(30)", [])
         assert not link.free
 
 

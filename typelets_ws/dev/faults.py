@@ -14,7 +14,7 @@ from ..protocol.errors import ClientError, CloseCode, Code
 from .redis import RedisServer, RedisServerError
 from .rest import HttpError
 
-__all__ = ["Faults", "FaultyStore", "Query"]
+__all__ = ["Faults", "FaultyStore", "Query", "given"]
 
 RETRY_AFTER_MS: Final = 1_000
 MAX_TIMES: Final = 1_000
@@ -85,7 +85,7 @@ class Faults:
         """Close a user's connections with a code."""
         codes = {str(code.value): code for code in CloseCode}
         text = _choice(query, "code", codes)
-        user = _given(query, "user")
+        user = given(query, "user")
         if self._daemon is None:
             raise HttpError(503, NOT_STARTED)
         devices = self._daemon.relay.hub.devices_of(user)
@@ -96,7 +96,7 @@ class Faults:
     def _error(self, query: Query) -> str:
         """Refuse a user's next note updates with a code."""
         code = Code(_choice(query, "code", {code.value: code for code in Code}))
-        user, times = _given(query, "user"), query.get("times", "1")
+        user, times = given(query, "user"), query.get("times", "1")
         if not times.isdecimal() or not 1 <= int(times) <= MAX_TIMES:
             raise HttpError(400, f"times must be a number from 1 to {MAX_TIMES}")
         self._refusals[user] = deque([code] * int(times))
@@ -114,14 +114,15 @@ class Faults:
         return "Redis is started" if action == "start" else "Redis is stopped"
 
 
-def _given(query: Query, name: str) -> str:
+def given(query: Query, name: str) -> str:
+    """A parameter that is required. Raises `HttpError`."""
     if not query.get(name):
         raise HttpError(400, f"{name} is missing")
     return query[name]
 
 
 def _choice(query: Query, name: str, known: Mapping[str, object]) -> str:
-    text = _given(query, name)
+    text = given(query, name)
     if text not in known:
         raise HttpError(400, f"{name} must be one of {', '.join(known)}")
     return text

@@ -20,7 +20,7 @@ from websockets.http11 import Request, Response
 
 from ..daemon import Daemon
 from ..websocket.http import Page, respond
-from .faults import Faults, Query
+from .faults import Faults, Query, given
 from .keys import SigningKey
 from .redis import RedisServer
 from .rest import HttpError, RestStub
@@ -79,7 +79,7 @@ class Site:
         paths: dict[str, Callable[[Query], object]] = {
             "/dev/users": lambda _: self._users,
             "/dev/token": self._token,
-            "/dev/notes": lambda query: self._rest.listing(_one(query, "user")),
+            "/dev/notes": lambda query: self._rest.listing(given(query, "user")),
             "/dev/publish": self._publish,
             "/dev/fault": self._faults.cause,
             "/dev/figures": lambda _: self._figures(),
@@ -98,12 +98,12 @@ class Site:
         if session_id is not None and self._rest.is_revoked(session_id):
             raise HttpError(401, "this session was revoked")
         lives_s = _number(query, "expires", TOKEN_S)
-        return {"token": self._key.token(_one(query, "user"), lives_s, session_id)}
+        return {"token": self._key.token(given(query, "user"), lives_s, session_id)}
 
     def _publish(self, query: Query) -> object:
         return self._rest.publish(
-            _one(query, "user"),
-            _one(query, "event"),
+            given(query, "user"),
+            given(query, "event"),
             query.get("subject", ""),
             query.get("name", ""),
             skew_s=_number(query, "skew", 0),
@@ -174,12 +174,6 @@ def is_local_host(hosts: Sequence[str], own: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _one(query: Query, name: str) -> str:
-    if not query.get(name):
-        raise HttpError(400, f"{name} is missing")
-    return query[name]
 
 
 def _number(query: Query, name: str, default: int) -> int:

@@ -18,6 +18,7 @@ import msgspec
 import psycopg
 import redis
 
+from ..postgres.changes_sql import FOLDER_ROW
 from ..postgres.sql import NOTE_ROW
 from ..protocol.event_decoding import decode
 
@@ -29,12 +30,6 @@ NOT_PUBLISHED: Final = "Redis does not answer: the change is stored, not publish
 NO_POSTGRES: Final = "Postgres does not answer. Nothing was written."
 NOT_STORABLE: Final = "Postgres cannot store these values: look at the id and the name."
 
-_FOLDER_ROW: Final = """(SELECT row_to_json(r) FROM (SELECT
-    f.id, f.user_id AS "userId", f.name, f.color, f.parent_id AS "parentId",
-    f.sort_order AS "sortOrder", f.is_default AS "isDefault",
-    to_char(f.created_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS "createdAt",
-    to_char(f.updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS "updatedAt"
-) AS r)"""
 _WRITES: Final = {
     "note_created": """
         INSERT INTO notes AS n (user_id, title, updated_at)
@@ -62,7 +57,7 @@ _ORDERS: Final = {"session_revoked", "user_disconnected", "resync_required"}
 _LISTING: Final = f"""SELECT
     (SELECT coalesce(json_agg({NOTE_ROW} ORDER BY n.created_at, n.id), '[]')
      FROM notes AS n WHERE n.user_id = %(user)s),
-    (SELECT coalesce(json_agg({_FOLDER_ROW} ORDER BY f.created_at, f.id), '[]')
+    (SELECT coalesce(json_agg({FOLDER_ROW} ORDER BY f.created_at, f.id), '[]')
      FROM folders AS f WHERE f.user_id = %(user)s)"""  # noqa: S608
 
 
@@ -133,7 +128,7 @@ class RestStub:
 
     def _write(self, event: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
         kind = event.partition("_")[0]
-        returned = NOTE_ROW if kind == "note" else _FOLDER_ROW
+        returned = NOTE_ROW if kind == "note" else FOLDER_ROW
         row = self._ask(f"{_WRITES[event]} RETURNING {returned}", values)
         if row is None:
             raise HttpError(404, f"{kind} not found")

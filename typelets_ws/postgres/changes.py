@@ -15,9 +15,9 @@ The SQL is in `changes_sql`. Tested by tests/integration/postgres/test_changes.p
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -76,7 +76,7 @@ class ChangeReader:
         self._statements = statements
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._turns = KeyedSemaphore(max(1, pool_max // 4), MOST_WAITING)
+        self._permits = KeyedSemaphore(max(1, pool_max // 4), MOST_WAITING)
         self._abilities: Abilities | None = None
 
     async def supported(self) -> Unsupported | None:
@@ -84,8 +84,8 @@ class ChangeReader:
 
         Raises `StoreError` when Postgres does not answer.
         """
-        found = await self._first_row("abilities", changes_sql.ABILITIES)
-        if found is None or int(found[0] or b"0") < OLDEST_VERSION:
+        (found,) = await self._fetch("abilities", changes_sql.ABILITIES, {})
+        if int(found[0] or b"0") < OLDEST_VERSION:
             return Unsupported.OLD_SERVER
         self._take_abilities(Abilities(found[1] == b"t", found[2] == b"t"))
         try:
@@ -101,9 +101,8 @@ class ChangeReader:
     async def horizon(self) -> Snapshot:
         """The horizon as of now. Raises `StoreError`, as all of these."""
         abilities = self._abilities or Abilities()
-        found = await self._first_row("horizon", changes_sql.horizon(abilities))
-        assert found is not None, "the head is always there"
-        return _snapshot(found)
+        (head,) = await self._fetch("horizon", changes_sql.horizon(abilities), {})
+        return _snapshot(head)
 
     async def changed(
         self, wanted: Sequence[Since], extent: Extent
@@ -124,7 +123,7 @@ class ChangeReader:
             "bytes": extent.bytes,
             "packed": extent.packed + 1,
         }
-        found = await self._all_rows("changed", query, params)
+        found = await self._fetch("changed", query, params)
         return _snapshot(found[0]), _by_user(wanted, found[1:], extent.rows)
 
     async def rows(
@@ -153,7 +152,7 @@ class ChangeReader:
         ]
         query = changes_sql.rows(versions=versions)
         params = {"keys": msgspec.json.encode(asked)}
-        found = await self._all_rows("rows", query, params)
+        found = await self._fetch("rows", query, params)
         rows = [_stored(row, keys[int(row[1] or b"")].user_id) for row in found]
         return {row.key: row for row in rows}
 
@@ -163,27 +162,17 @@ class ChangeReader:
             self._log.warning("database_identity_incomplete", missing=missing)
         self._abilities = abilities
 
-    async def _first_row(self, name: str, query: bytes) -> Columns | None:
-        deadline = await self._take(name)
-        try:
-            return await self._statements.first_row(name, query, {}, deadline)
-        finally:
-            self._turns.release(_RECOVERY)
-
-    async def _all_rows(
+    async def _fetch(
         self, name: str, query: bytes, params: Mapping[str, object]
     ) -> list[Columns]:
-        deadline = await self._take(name)
+        """Wait for one of recovery's connections, then run the statement."""
+        statements, permits = self._statements, self._permits
+        if not await permits.acquire(_RECOVERY, self._loop.time() + WAIT_S):
+            raise statements.unavailable(name, QueryError(QueryFailure.POOL_FULL))
         try:
-            return await self._statements.all_rows(name, query, params, deadline)
+            return await statements.fetch(name, query, params, statements.deadline())
         finally:
-            self._turns.release(_RECOVERY)
-
-    async def _take(self, name: str) -> float:
-        """Wait for one of recovery's connections. Returns the statement's deadline."""
-        if not await self._turns.acquire(_RECOVERY, self._loop.time() + WAIT_S):
-            raise self._statements.unavailable(name, QueryError(QueryFailure.POOL_FULL))
-        return self._statements.deadline()
+            permits.release(_RECOVERY)
 
 
 def _storable(user_id: str) -> bool:
@@ -220,40 +209,21 @@ def _by_user(
     wanted: Sequence[Since], found: list[Columns], most: int
 ) -> list[UserChanges]:
     rows: dict[int, list[StoredRow]] = defaultdict(list)
-    more: set[int] = set()
-    digests: dict[int, Digest] = {}
-    ids: dict[int, RowIds] = {}
-    counts: dict[int, int] = {}
-    packed: dict[int, PackedIds] = {}
+    others: dict[int, dict[str, Any]] = defaultdict(dict)
     for row in found:
         letter, number = row[0] or b"", int(row[1] or b"0")
         if letter in _BY_LETTER:
             rows[number].append(_stored(row, wanted[number].user_id))
-        elif letter == b"m":
-            more.add(number)
-        elif letter == b"c":
-            counts[number] = int(row[3] or b"0") + int(row[5] or b"0")
-        elif letter == b"d":
-            digests[number] = Digest(_table_digest(row[3]), _table_digest(row[5]))
-        elif letter == b"p":
-            notes, folders = (row[3] or b"").decode(), (row[5] or b"").decode()
-            packed[number] = PackedIds(bytes.fromhex(notes), bytes.fromhex(folders))
         else:
-            ids[number] = RowIds(row[3] or b"[]", row[5] or b"[]")
-    changes = []
-    for number in range(len(wanted)):
-        some = sorted(rows[number], key=_page_order)[:most]
-        changes.append(
-            UserChanges(
-                some,
-                number in more,
-                digests.get(number),
-                ids.get(number),
-                counts.get(number),
-                packed.get(number),
-            )
+            name, read = _OTHERS[letter]
+            others[number][name] = read(row[3] or b"", row[5] or b"")
+    return [
+        UserChanges(
+            sorted(rows[number], key=_page_order)[:most],
+            **{"more": False, **others[number]},
         )
-    return changes
+        for number in range(len(wanted))
+    ]
 
 
 def _page_order(row: StoredRow) -> tuple[bool, str]:
@@ -271,6 +241,20 @@ def _stored(row: Columns, user_id: str) -> StoredRow:
     )
 
 
-def _table_digest(text: bytes | None) -> TableContents:
-    count, _, bits = (text or b"0 ").decode().partition(" ")
+def _table_digest(text: bytes) -> TableContents:
+    count, _, bits = text.decode().partition(" ")
     return TableContents(int(count), f"{int(bits, 2):032x}" if bits else _NONE)
+
+
+def _unhex(text: bytes) -> bytes:
+    return bytes.fromhex(text.decode())
+
+
+_OTHERS: Final[Mapping[bytes, tuple[str, Callable[[bytes, bytes], object]]]] = {
+    b"m": ("more", lambda _notes, _folders: True),
+    b"c": ("count", lambda notes, folders: int(notes) + int(folders)),
+    b"d": ("digest", lambda n, f: Digest(_table_digest(n), _table_digest(f))),
+    b"p": ("packed", lambda n, f: PackedIds(_unhex(n), _unhex(f))),
+    b"i": ("ids", RowIds),
+}
+"""Fields of `UserChanges`, made of the columns for notes and for folders."""

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from .sql import NOTE_ROW
+from .sql import NOTE_ROW, iso
 
 __all__ = [
     "ABILITIES", "FOLDER_ROW", "Abilities", "changed", "horizon", "rows",
@@ -32,14 +32,10 @@ MARGIN_S: Final = 3600
 """For the clocks of REST hosts, where `updated_at` narrows a search."""
 
 
-def _iso(column: str) -> str:
-    return f"""to_char({column}, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"""
-
-
 FOLDER_ROW: Final = f"""(SELECT row_to_json(r) FROM (SELECT
     f.id, f.user_id AS "userId", f.name, f.color, f.parent_id AS "parentId",
     f.sort_order AS "sortOrder", f.is_default AS "isDefault",
-    {_iso("f.created_at")} AS "createdAt", {_iso("f.updated_at")} AS "updatedAt"
+    {iso("f.created_at")} AS "createdAt", {iso("f.updated_at")} AS "updatedAt"
 ) AS r)"""  # noqa: S608
 """A row of `folders` under the alias f, as the clients know it."""
 
@@ -131,7 +127,7 @@ _WIDE: Final = f"""CASE
 
 def _digest(table: str) -> str:
     """Row count and XOR as one text; see recovery.md section 1."""
-    text = f"d.id || ':' || {_iso('d.updated_at')}"
+    text = f"d.id || ':' || {iso('d.updated_at')}"
     return f"""(SELECT count(*) || ' ' || coalesce(bit_xor(('x' || left(
             encode(sha256(convert_to({text}, 'UTF8')), 'hex'), 32))::bit(128))::text,
             '') FROM {table} AS d WHERE d.user_id = w.user_id)"""  # noqa: S608
@@ -210,9 +206,9 @@ def changed(
             GROUP BY n HAVING count(*) > %(rows)s::int
                 OR max(before) >= %(bytes)s::bigint)
         {_head(abilities)}
-        UNION ALL SELECT 'f', f.n, f.id, f.version, f.settled, {_iso("f.updated_at")},
+        UNION ALL SELECT 'f', f.n, f.id, f.version, f.settled, {iso("f.updated_at")},
             {FOLDER_ROW}::text FROM fc AS f WHERE f.before < %(bytes)s::bigint
-        UNION ALL SELECT 'n', n.n, n.id, n.version, n.settled, {_iso("n.updated_at")},
+        UNION ALL SELECT 'n', n.n, n.id, n.version, n.settled, {iso("n.updated_at")},
             {NOTE_ROW}::text FROM nc AS n LEFT JOIN fs ON fs.n = n.n
             WHERE n.before + coalesce(fs.size, 0) < %(bytes)s::bigint
                 AND coalesce(fs.rows, 0) <= %(rows)s::int
@@ -241,9 +237,9 @@ def rows(*, versions: bool) -> bytes:
             FROM json_to_recordset(%(keys)s::json)
             AS u(n int, user_id text, kind text, id uuid, before text))
         SELECT 'f'::text, k.n, f.id, {xmin.format("f")}, {settled.format("f")},
-            {_iso("f.updated_at")}, {FOLDER_ROW}::text FROM k JOIN folders AS f
+            {iso("f.updated_at")}, {FOLDER_ROW}::text FROM k JOIN folders AS f
             ON k.kind = 'f' AND f.id = k.id AND f.user_id = k.user_id
         UNION ALL SELECT 'n', k.n, n.id, {xmin.format("n")}, {settled.format("n")},
-            {_iso("n.updated_at")}, {NOTE_ROW}::text FROM k JOIN notes AS n
+            {iso("n.updated_at")}, {NOTE_ROW}::text FROM k JOIN notes AS n
             ON k.kind = 'n' AND n.id = k.id AND n.user_id = k.user_id
         """.encode()  # noqa: S608

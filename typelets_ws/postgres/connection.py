@@ -1,4 +1,4 @@
-"""One connection to Postgres, over libpq itself: a statement in, its first row out.
+"""One connection to Postgres, over libpq itself: a statement in, its rows out.
 
 psycopg's cursors cost more than the statement: here the socket is registered with the
 loop once, statements are prepared by name, and one future waits for the answer.
@@ -32,7 +32,7 @@ __all__ = [
     "LibpqConnection",
     "Overdue",
     "PooledConnection",
-    "columns_of",
+    "rows_of",
     "shutdown_socket",
 ]
 
@@ -130,20 +130,12 @@ class LibpqConnection:
             self._readable()
         return False
 
-    async def fetch_row(
-        self, query: bytes, values: list[bytes | None]
-    ) -> Columns | None:
-        """Run one statement and return its first row. Raises `psycopg.Error`.
+    async def fetch(self, query: bytes, values: list[bytes | None]) -> list[Columns]:
+        """Run one statement and return its rows. Raises `psycopg.Error`.
 
         When cancelled, the statement may go on: see `cancel`.
         """
-        result = await self._run(query, values)
-        return columns_of(result, 0) if result.ntuples else None
-
-    async def all_rows(self, query: bytes, values: list[bytes | None]) -> list[Columns]:
-        """Run one statement and return all its rows; otherwise as `fetch_row`."""
-        result = await self._run(query, values)
-        return [columns_of(result, number) for number in range(result.ntuples)]
+        return rows_of(await self._run(query, values))
 
     async def _run(self, query: bytes, values: list[bytes | None]) -> PGresult:
         self._deadline = self._loop.time() + self._limit_s
@@ -265,9 +257,10 @@ class LibpqConnection:
             done.set_result(None)
 
 
-def columns_of(result: PGresult, row: int) -> Columns:
-    """Return one row of a result, as Postgres writes it."""
-    return tuple([result.get_value(row, n) for n in range(result.nfields)])
+def rows_of(result: PGresult) -> list[Columns]:
+    """The rows of a result, as Postgres writes them."""
+    fields, value = range(result.nfields), result.get_value
+    return [tuple([value(row, n) for n in fields]) for row in range(result.ntuples)]
 
 
 def shutdown_socket(connection: PooledConnection) -> None:

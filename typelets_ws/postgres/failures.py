@@ -8,9 +8,7 @@ from typing import Final
 
 import psycopg
 
-from .connection import (
-    Overdue,
-)
+from .connection import Overdue
 
 __all__ = ["QueryError", "QueryFailure"]
 
@@ -54,15 +52,9 @@ class QueryError(Exception):
 def failure_of(error: psycopg.Error) -> QueryFailure:
     state = error.sqlstate
     if state is not None:
-        lost = state.startswith(("08", "57P"))
-        return (
-            QueryFailure.DISCONNECTED
-            if lost
-            else _BY_SQLSTATE.get(state, QueryFailure.REFUSED)
-        )
-    # The word of libpq itself: the server always gives one.
-    return (
-        QueryFailure.TIMEOUT
-        if isinstance(error, Overdue)
-        else QueryFailure.DISCONNECTED
-    )
+        if state.startswith(("08", "57P")):
+            return QueryFailure.DISCONNECTED
+        return _BY_SQLSTATE.get(state, QueryFailure.REFUSED)
+    # An error of libpq itself: those of the server have an SQLSTATE.
+    late = isinstance(error, Overdue)
+    return QueryFailure.TIMEOUT if late else QueryFailure.DISCONNECTED

@@ -12,13 +12,12 @@ from typing import Any
 import psycopg
 from psycopg import AsyncRawCursor
 from psycopg.pq import TransactionStatus
-from psycopg.pq.abc import PGresult
 
 from .connection import (
     Columns,
     Overdue,
     PooledConnection,
-    columns_of,
+    rows_of,
     shutdown_socket,
 )
 
@@ -65,18 +64,6 @@ class PlainConnection:
             return False
         return True
 
-    async def fetch_row(
-        self, query: bytes, values: list[bytes | None]
-    ) -> Columns | None:
-        """Run one statement and return its first row. Raises `psycopg.Error`."""
-        result = await self._run(query, values)
-        return columns_of(result, 0) if result.ntuples else None
-
-    async def all_rows(self, query: bytes, values: list[bytes | None]) -> list[Columns]:
-        """Run one statement and return all its rows; otherwise as `fetch_row`."""
-        result = await self._run(query, values)
-        return [columns_of(result, number) for number in range(result.ntuples)]
-
     async def cancel(self) -> None:
         """Do nothing: a cancelled cursor has asked the server to stop already."""
 
@@ -84,7 +71,8 @@ class PlainConnection:
         self._expired = True
         shutdown_socket(self.connection)
 
-    async def _run(self, query: bytes, values: list[bytes | None]) -> PGresult:
+    async def fetch(self, query: bytes, values: list[bytes | None]) -> list[Columns]:
+        """Run one statement and return its rows. Raises `psycopg.Error`."""
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._limit_s, self._expire)
         texts = [None if value is None else value.decode() for value in values]
@@ -100,4 +88,4 @@ class PlainConnection:
             timer.cancel()
             self._busy = False
         assert cursor.pgresult is not None, "a statement has a result"
-        return cursor.pgresult
+        return rows_of(cursor.pgresult)

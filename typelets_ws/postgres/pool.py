@@ -1,4 +1,4 @@
-"""Connections to Postgres: one statement in, its first row out, every wait bounded.
+"""Connections to Postgres: one statement in, its rows out, every wait bounded.
 
 - **Every wait ends.** A wait for a connection ends at the caller's `deadline`, a
   statement after ``statement_timeout_ms`` on the server. The connection of a silent
@@ -22,8 +22,8 @@ Tested by tests/integration/postgres/test_database_down.py.
 import asyncio
 import math
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import psycopg
 from psycopg.errors import ForeignKeyViolation
@@ -60,10 +60,7 @@ OUTAGE_WAIT_S: Final = 0.25
 _SETTINGS: Final = """SELECT set_config('statement_timeout', %s, false),
     set_config('default_transaction_isolation', 'read committed', false)"""
 
-Link = LibpqConnection | PlainConnection
-Result = TypeVar("Result")
-
-_Run = Callable[[Link], Awaitable[Result]]
+AnyConnection = LibpqConnection | PlainConnection
 
 _AGAIN: Final = {
     QueryFailure.DISCONNECTED,
@@ -92,7 +89,7 @@ class Pool:
         self._prepare = settings.prepare
         self._lease_s = LEASE_S if fast.idle else 0.0
         self._kind = LibpqConnection if fast.libpq else PlainConnection
-        self._idle: deque[Link] = deque()
+        self._idle: deque[AnyConnection] = deque()
         self._in_use = 0
         self._waiting = 0
         self._reused = 0
@@ -139,36 +136,29 @@ class Pool:
         stats.update(pool_available=len(self._idle), requests_num=self._reused)
         return stats
 
-    async def fetch_row(
-        self, query: bytes, values: list[bytes | None], deadline: float
-    ) -> Columns | None:
-        """Run one statement in its own transaction; its first row, if it has one.
-
-        `deadline` is the loop's time beyond which no connection is waited for.
-        Raises `Failed`, or `ForeignKeyViolation`.
-        """
-        return await self._run(lambda link: link.fetch_row(query, values), deadline)
-
-    async def all_rows(
+    async def fetch(
         self, query: bytes, values: list[bytes | None], deadline: float
     ) -> list[Columns]:
-        """Run one statement and return all its rows; otherwise as `fetch_row`."""
-        return await self._run(lambda link: link.all_rows(query, values), deadline)
+        """Run one statement in its own transaction and return its rows.
 
-    async def _run(self, run: _Run[Result], deadline: float) -> Result:
+        `deadline` is the loop's time beyond which no connection is waited for.
+        Raises `QueryError`, or `ForeignKeyViolation`.
+        """
         for _ in range(TRIES - 1):
             try:
-                return await self._try(run, deadline)
+                return await self._try(query, values, deadline)
             except QueryError as failed:
                 again = failed.sent and failed.reason in _AGAIN
                 if not again or self._loop.time() >= deadline:
                     raise
-        return await self._try(run, deadline)
+        return await self._try(query, values, deadline)
 
-    async def _try(self, run: _Run[Result], deadline: float) -> Result:
+    async def _try(
+        self, query: bytes, values: list[bytes | None], deadline: float
+    ) -> list[Columns]:
         link = await self._acquire(deadline)
         try:
-            return await run(link)
+            return await link.fetch(query, values)
         except asyncio.CancelledError:
             await link.cancel()
             raise
@@ -183,7 +173,7 @@ class Pool:
             self._in_use -= 1
             await self._release(link)
 
-    async def _acquire(self, deadline: float) -> Link:
+    async def _acquire(self, deadline: float) -> AnyConnection:
         """Return a connection that its server has not closed. Raises `QueryError`."""
         while True:
             if self._idle and not self._pool.closed:
@@ -197,7 +187,7 @@ class Pool:
             self._in_use -= 1
             await self._putconn(link)
 
-    async def _getconn(self, deadline: float) -> Link:
+    async def _getconn(self, deadline: float) -> AnyConnection:
         if self._outage:
             deadline = min(deadline, self._loop.time() + OUTAGE_WAIT_S)
         self._waiting += 1
@@ -214,7 +204,7 @@ class Pool:
             raise QueryError(QueryFailure.CLOSED) from None
         finally:
             self._waiting -= 1
-        link: Link = connection.link
+        link: AnyConnection = connection.link
         link.attach()
         link.leased_until = self._loop.time() + self._lease_s
         return link
@@ -232,7 +222,7 @@ class Pool:
             raise asyncio.CancelledError
         return connection
 
-    async def _release(self, link: Link) -> None:
+    async def _release(self, link: AnyConnection) -> None:
         """Keep the connection idle, or return it when its lease has expired."""
         now = self._loop.time()
         if (
@@ -247,7 +237,7 @@ class Pool:
         if self._idle[0].leased_until <= now:
             await self._putconn(self._idle.popleft())
 
-    async def _putconn(self, link: Link) -> None:
+    async def _putconn(self, link: AnyConnection) -> None:
         """Return it to the pool, even when cancelled: putconn may have to wait."""
         link.detach()
         connection = link.connection

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Final
 
 __all__ = [
-    "ALIVE", "COLUMNS", "FOLDER_OWNER", "NOTE_OWNER", "NOTE_ROW", "numbered",
+    "ALIVE", "COLUMNS", "FOLDER_OWNER", "NOTE_OWNER", "NOTE_ROW", "iso", "numbered",
     "update_note",
 ]  # fmt: skip
 
@@ -38,7 +38,7 @@ NOTE_OWNER: Final = b"SELECT user_id FROM notes WHERE id = %(id)s::uuid"
 FOLDER_OWNER: Final = b"SELECT user_id FROM folders WHERE id = %(id)s::uuid"
 
 
-def _iso(column: str) -> str:
+def iso(column: str) -> str:
     """UTC with milliseconds: to_char cuts, it does not round."""
     return f"""to_char({column}, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"""
 
@@ -48,8 +48,8 @@ NOTE_ROW: Final = f"""(SELECT row_to_json(r) FROM (SELECT
     n.id, n.user_id AS "userId", n.folder_id AS "folderId", n.title, n.content, n.type,
     n.encrypted_title AS "encryptedTitle", n.encrypted_content AS "encryptedContent",
     n.iv, n.salt, n.starred, n.archived, n.deleted, n.hidden,
-    {_iso("n.hidden_at")} AS "hiddenAt", n.tags,
-    {_iso("n.created_at")} AS "createdAt", {_iso("n.updated_at")} AS "updatedAt"
+    {iso("n.hidden_at")} AS "hiddenAt", n.tags,
+    {iso("n.created_at")} AS "createdAt", {iso("n.updated_at")} AS "updatedAt"
 ) AS r)"""  # noqa: S608
 """A row of `notes` under the alias n, as the clients know it."""
 
@@ -78,7 +78,7 @@ def update_note(
     """
     changes = ", ".join(f"{COLUMNS[name]} = %({name})s" for name in fields)
     update = f"UPDATE notes AS n SET {changes}, {_FORWARD} WHERE {_MINE}"  # noqa: S608
-    returning = f"""RETURNING {NOTE_ROW} AS "row", {_iso("n.updated_at")} AS at"""
+    returning = f"""RETURNING {NOTE_ROW} AS "row", {iso("n.updated_at")} AS at"""
     if based:
         return _based_update(update, returning, into_folder=into_folder)
     if not into_folder:
@@ -100,7 +100,7 @@ def _based_update(update: str, returning: str, *, into_folder: bool) -> bytes:
         SELECT FROM folders WHERE id = %(folderId)s::uuid AND user_id = %(user)s)"""
     return f"""
         WITH current AS MATERIALIZED (
-            SELECT {NOTE_ROW} AS "row", {_iso("n.updated_at")} AS at
+            SELECT {NOTE_ROW} AS "row", {iso("n.updated_at")} AS at
             FROM notes AS n WHERE {_MINE} FOR NO KEY UPDATE),
         written AS ({update} AND (SELECT at FROM current) = %(base)s
             {folder if into_folder else ""} {returning})

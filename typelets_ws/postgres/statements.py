@@ -6,8 +6,8 @@ when it begins and one when it ends. Tested by tests/integration/postgres/test_s
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Mapping
+from typing import Final
 
 from ..config import model as config
 from ..fastpaths import ALL, FastPaths
@@ -20,12 +20,10 @@ from .semaphore import KeyedSemaphore
 
 __all__ = ["Statements"]
 
-EVERYBODY: Final = ""
+SHARED: Final = ""
 """The one key of the line in which all statements wait for a connection."""
 PROBES: Final = frozenset({"ping", "abilities", "horizon"})
 """They fail every few seconds during an outage, which is logged once."""
-
-Result = TypeVar("Result")
 
 
 class Statements:
@@ -49,39 +47,23 @@ class Statements:
         """The loop's time until which a statement that starts now may wait."""
         return self._loop.time() + self._wait_s
 
-    def first_row(
+    async def fetch(
         self, name: str, query: bytes, params: Mapping[str, object], deadline: float
-    ) -> Awaitable[Columns | None]:
-        """Run a statement (`sql`) and return its first row.
+    ) -> list[Columns]:
+        """Run a statement (`sql`) and return its rows.
 
         Raises `StoreError`, or `ForeignKeyViolation`.
         """
-        return self._run(self.pool.fetch_row, name, query, params, deadline)
-
-    def all_rows(
-        self, name: str, query: bytes, params: Mapping[str, object], deadline: float
-    ) -> Awaitable[list[Columns]]:
-        """Run a statement and return all its rows; otherwise as `first_row`."""
-        return self._run(self.pool.all_rows, name, query, params, deadline)
-
-    async def _run(
-        self,
-        fetch: Callable[[bytes, list[bytes | None], float], Awaitable[Result]],
-        name: str,
-        query: bytes,
-        params: Mapping[str, object],
-        deadline: float,
-    ) -> Result:
         began = self._loop.time()
         try:
             text, values = _encoded(query, params)
             # psycopg's own line costs a task for each who waits: as much as an UPDATE.
-            if not await self._line.acquire(EVERYBODY, deadline):
+            if not await self._line.acquire(SHARED, deadline):
                 raise QueryError(QueryFailure.POOL_FULL)
             try:
-                found = await fetch(text, values, deadline)
+                found = await self.pool.fetch(text, values, deadline)
             finally:
-                self._line.release(EVERYBODY)
+                self._line.release(SHARED)
         except QueryError as failed:
             raise self.unavailable(name, failed) from None
         finally:

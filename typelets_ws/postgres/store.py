@@ -121,7 +121,7 @@ class Store:
     async def ping(self) -> None:
         """Return when Postgres answers; for readiness, and to end an outage."""
         try:
-            await self._statements.first_row(
+            await self._statements.fetch(
                 "ping", sql.ALIVE, {}, self._statements.deadline()
             )
         except StoreError as unavailable:
@@ -136,10 +136,10 @@ class Store:
         self._metrics.pool.observe(self._pool.stats())
 
     async def _owner(self, name: str, query: bytes, row_id: str) -> str | None:
-        found = await self._statements.first_row(
+        found = await self._statements.fetch(
             name, query, {"id": row_id}, self._statements.deadline()
         )
-        return found[0].decode() if found and found[0] is not None else None
+        return found[0][0].decode() if found and found[0][0] is not None else None
 
     async def _update(
         self, user_id: str, query: bytes, params: Mapping[str, object]
@@ -151,9 +151,10 @@ class Store:
                 "update_note", QueryError(QueryFailure.POOL_FULL)
             )
         try:
-            return await statements.first_row("update_note", query, params, deadline)
+            rows = await statements.fetch("update_note", query, params, deadline)
         finally:
             self._per_user.release(user_id)
+        return rows[0] if rows else None
 
 
 def _update_query(changes: FieldChanges, *, based: bool) -> bytes:

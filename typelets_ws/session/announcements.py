@@ -7,9 +7,8 @@ Tested by tests/unit/session/test_handlers.py.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, structs
 
 from ..protocol import client_messages, events, messages
 from ..protocol.errors import (
@@ -34,26 +33,26 @@ async def note_created(
     context: Context, session: Session, message: client_messages.NoteCreated
 ) -> Outcome:
     """Announce a note of the sender."""
-    owner_of = context.store.note_owner
     data, note_id = await _own_row(
-        session, "note", message.noteData, message.noteId, owner_of
+        session, "note", message.noteData, message.noteId, context.store.note_owner
     )
-    announced = _acknowledgement(context, message, noteId=note_id)
-    return _announced(context, session, events.NoteCreated, announced, noteData=data)
+    event = events.NoteCreated(noteData=data)
+    return _announced(context, session, message, event, noteId=note_id)
 
 
 async def folder_created(
     context: Context, session: Session, message: client_messages.FolderCreated
 ) -> Outcome:
     """Announce a folder of the sender."""
-    owner_of = context.store.folder_owner
     data, folder_id = await _own_row(
-        session, "folder", message.folderData, message.folderId, owner_of
+        session,
+        "folder",
+        message.folderData,
+        message.folderId,
+        context.store.folder_owner,
     )
-    announced = _acknowledgement(context, message, folderId=folder_id)
-    return _announced(
-        context, session, events.FolderCreated, announced, folderData=data
-    )
+    event = events.FolderCreated(folderData=data)
+    return _announced(context, session, message, event, folderId=folder_id)
 
 
 async def note_deleted(
@@ -63,8 +62,8 @@ async def note_deleted(
     note_id = uuid(message.noteId, "noteId")
     if await context.store.note_owner(note_id) not in {None, session.user_id}:
         raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
-    announced = _acknowledgement(context, message, noteId=note_id)
-    return _announced(context, session, events.NoteDeleted, announced, noteId=note_id)
+    event = events.NoteDeleted(noteId=note_id)
+    return _announced(context, session, message, event, noteId=note_id)
 
 
 async def folder_deleted(
@@ -72,12 +71,9 @@ async def folder_deleted(
 ) -> Outcome:
     """Announce a deletion; the row may be deleted already."""
     folder_id = uuid(message.folderId, "folderId")
-    if await context.store.folder_owner(folder_id) not in {None, session.user_id}:
-        raise ClientError(Code.NOT_FOUND, FOLDER_NOT_FOUND)
-    announced = _acknowledgement(context, message, folderId=folder_id)
-    return _announced(
-        context, session, events.FolderDeleted, announced, folderId=folder_id
-    )
+    await _check_folder(context, session, folder_id)
+    event = events.FolderDeleted(folderId=folder_id)
+    return _announced(context, session, message, event, folderId=folder_id)
 
 
 async def folder_updated(
@@ -87,17 +83,19 @@ async def folder_updated(
     folder_id = uuid(message.folderId, "folderId")
     changes = json_object(message.changes, "changes")
     updated = json_object(message.updatedFolder, "updatedFolder")
-    if await context.store.folder_owner(folder_id) not in {None, session.user_id}:
-        raise ClientError(Code.NOT_FOUND, FOLDER_NOT_FOUND)
-    return _announced(
-        context,
-        session,
-        events.FolderUpdated,
-        _acknowledgement(context, message, folderId=folder_id),
+    await _check_folder(context, session, folder_id)
+    event = events.FolderUpdated(
         folderId=folder_id,
         changes=UNSET if changes is None else changes,
         updatedFolder=UNSET if updated is None else updated,
     )
+    return _announced(context, session, message, event, folderId=folder_id)
+
+
+async def _check_folder(context: Context, session: Session, folder_id: str) -> None:
+    """Refuse another user's folder; it may not exist. Raises `ClientError`."""
+    if await context.store.folder_owner(folder_id) not in {None, session.user_id}:
+        raise ClientError(Code.NOT_FOUND, FOLDER_NOT_FOUND)
 
 
 async def _own_row(
@@ -118,30 +116,23 @@ async def _own_row(
     return data, inside
 
 
-def _acknowledgement(
-    context: Context, message: client_messages.ClientMessage, **ids: str
-) -> messages.Announced | None:
-    """The reply for a client that asks for one by a `requestId`."""
-    if message.requestId is None:
-        return None
-    return messages.Announced(
-        requestId=message.requestId, timestamp=context.clock.now_ms(), **ids
-    )
-
-
 def _announced(
     context: Context,
     session: Session,
-    kind: type[events.Event],
-    announced: messages.Announced | None,
-    **fields: Any,
+    message: client_messages.ClientMessage,
+    event: events.Event,
+    **ids: str,
 ) -> Outcome:
-    return Outcome(
-        announced=announced,
-        event=kind(
-            fromUserId=session.user_id,
-            exceptConnectionId=session.connection_id,
-            publishedAt=context.clock.now_ms(),
-            **fields,
-        ),
+    """The event, and the reply with `ids` for a client that asks by a `requestId`."""
+    now_ms, announced = context.clock.now_ms(), None
+    if message.requestId is not None:
+        announced = messages.Announced(
+            requestId=message.requestId, timestamp=now_ms, **ids
+        )
+    event = structs.replace(
+        event,
+        fromUserId=session.user_id,
+        exceptConnectionId=session.connection_id,
+        publishedAt=now_ms,
     )
+    return Outcome(announced=announced, event=event)

@@ -56,18 +56,18 @@ async def at_work(database: Database, link: LibpqConnection) -> None:
 
 
 @pytest.mark.parametrize("prepare", [False, True])
-async def test_first_row_as_text(database: Database, prepare: bool) -> None:
+async def test_rows_as_text(database: Database, prepare: bool) -> None:
     async with linked(database, prepare=prepare) as link:
         for _ in range(3):
-            row = await link.fetch_row(
+            (row,) = await link.fetch(
                 b"SELECT $1::text, $2::bool, $3::text, 7",
                 ["é".encode(), b"t", None],
             )
             assert row == ("é".encode(), b"t", None, b"7")
-            assert await link.fetch_row(b"SELECT 1 WHERE false", []) is None
-            assert await link.fetch_row(b"SELECT generate_series(5, 9)", []) == (b"5",)
+            assert await link.fetch(b"SELECT 1 WHERE false", []) == []
+            assert await link.fetch(b"SELECT generate_series(5, 9)", []) == [(b"5",)]
         count = b"SELECT count(*) FROM pg_prepared_statements"
-        assert await link.fetch_row(count, []) == (b"4" if prepare else b"0",)
+        assert await link.fetch(count, []) == [(b"4" if prepare else b"0",)]
 
 
 async def test_prepared_statements_do_not_pile_up(
@@ -78,9 +78,9 @@ async def test_prepared_statements_do_not_pile_up(
     async with linked(database) as link:
         for _ in range(2):
             for number in range(10):
-                row = await link.fetch_row(b"SELECT %d" % number, [])
+                (row,) = await link.fetch(b"SELECT %d" % number, [])
                 assert row == (b"%d" % number,)
-                assert await link.fetch_row(held, []) == (b"t",)
+                assert await link.fetch(held, []) == [(b"t",)]
 
 
 @pytest.mark.parametrize("prepare", [False, True])
@@ -89,11 +89,11 @@ async def test_error_of_a_statement_leaves_the_link_whole(
 ) -> None:
     async with linked(database, prepare=prepare) as link:
         with pytest.raises(psycopg.errors.DivisionByZero):
-            await link.fetch_row(b"SELECT 1 / $1::int", [b"0"])
+            await link.fetch(b"SELECT 1 / $1::int", [b"0"])
         with pytest.raises(psycopg.errors.SyntaxError):
-            await link.fetch_row(b"SELEC", [])
+            await link.fetch(b"SELEC", [])
         assert link.free
-        assert await link.fetch_row(b"SELECT 1 / $1::int", [b"1"]) == (b"1",)
+        assert await link.fetch(b"SELECT 1 / $1::int", [b"1"]) == [(b"1",)]
 
 
 @pytest.mark.parametrize("prepare", [False, True])
@@ -101,7 +101,7 @@ async def test_larger_than_any_buffer(database: Database, prepare: bool) -> None
     text = b"x" * BIG
     async with linked(database, prepare=prepare) as link:
         for _ in range(2):
-            row = await link.fetch_row(b"SELECT $1::text, length($1)", [text])
+            (row,) = await link.fetch(b"SELECT $1::text, length($1)", [text])
             assert row == (text, b"%d" % BIG)
 
 
@@ -117,27 +117,27 @@ async def test_server_that_reads_nothing_is_left(database: Database) -> None:
             os.kill(process, signal.SIGCONT)
 
     async with linked(database, limit_s=0.3, prepare=False) as link:
-        await link.fetch_row(b"SELECT 1", [])
+        await link.fetch(b"SELECT 1", [])
         with stopped(link.connection.info.backend_pid):
             with pytest.raises(Overdue):
-                await link.fetch_row(b"SELECT length($1)", [b"x" * BIG])
+                await link.fetch(b"SELECT length($1)", [b"x" * BIG])
             assert link.connection.closed
 
 
 async def test_what_comes_between_statements_is_no_end(database: Database) -> None:
     async with linked(database) as link:
-        assert await link.fetch_row(b"LISTEN news", []) is None
+        assert await link.fetch(b"LISTEN news", []) == []
         database.execute("NOTIFY news")  # the loop has not seen it yet
         assert link.is_alive()
         assert link.free
-        assert await link.fetch_row(b"SELECT 1", []) == (b"1",)
+        assert await link.fetch(b"SELECT 1", []) == [(b"1",)]
         while link.connection.pgconn.notifies():
             pass
         database.execute("NOTIFY news")
         # Now the loop reads it.
         await eventually(lambda: link.connection.pgconn.notifies() is not None)
         assert link.free
-        assert await link.fetch_row(b"SELECT 2", []) == (b"2",)
+        assert await link.fetch(b"SELECT 2", []) == [(b"2",)]
 
 
 async def test_killed_while_idle_is_known_without_a_round_trip(
@@ -152,7 +152,7 @@ async def test_killed_while_idle_is_known_without_a_round_trip(
 
     for seen in (False, True):
         async with linked(database) as link:
-            assert await link.fetch_row(b"SELECT 1", []) == (b"1",)
+            assert await link.fetch(b"SELECT 1", []) == [(b"1",)]
             assert link.is_alive()
             database.kill_connections(NAME)
             await gone(database)
@@ -167,7 +167,7 @@ async def test_killed_under_a_statement(database: Database) -> None:
 
     async def failure(link: LibpqConnection) -> psycopg.Error:
         with pytest.raises(psycopg.Error) as caught:
-            await link.fetch_row(SLEEP, [])
+            await link.fetch(SLEEP, [])
         return caught.value
 
     async with linked(database) as link, asyncio.TaskGroup() as tasks:
@@ -183,10 +183,10 @@ async def test_killed_under_a_statement(database: Database) -> None:
 async def test_overdue_is_the_statement_and_not_the_link(database: Database) -> None:
     async with linked(database, limit_s=0.3) as link:
         for _ in range(5):  # longer than one may take, all together
-            await link.fetch_row(b"SELECT pg_sleep(0.1)", [])
+            await link.fetch(b"SELECT pg_sleep(0.1)", [])
         began = time.monotonic()
         with pytest.raises(Overdue):
-            await link.fetch_row(SLEEP, [])
+            await link.fetch(SLEEP, [])
         assert 0.29 < time.monotonic() - began < 2
         assert link.connection.closed
 
@@ -194,7 +194,7 @@ async def test_overdue_is_the_statement_and_not_the_link(database: Database) -> 
 async def test_called_off_the_link_is_free_again(database: Database) -> None:
     async def asked(link: LibpqConnection) -> None:
         try:
-            await link.fetch_row(SLEEP, [])
+            await link.fetch(SLEEP, [])
         except asyncio.CancelledError:
             assert not link.free
             await link.cancel()
@@ -206,13 +206,13 @@ async def test_called_off_the_link_is_free_again(database: Database) -> None:
             asking = tasks.create_task(asked(link))
             await at_work(database, link)
             asking.cancel()
-        assert await link.fetch_row(b"SELECT 1", []) == (b"1",)
+        assert await link.fetch(b"SELECT 1", []) == [(b"1",)]
 
 
 async def test_called_off_twice_it_is_not_free(database: Database) -> None:
     async def asked(link: LibpqConnection) -> None:
         try:
-            await link.fetch_row(SLEEP, [])
+            await link.fetch(SLEEP, [])
         except asyncio.CancelledError:
             await link.cancel()
 
@@ -241,7 +241,7 @@ async def test_with_a_cancellation_under_way_it_is_not_free(
 
         async def asked() -> None:
             try:
-                await link.fetch_row(SLEEP, [])
+                await link.fetch(SLEEP, [])
             except asyncio.CancelledError:
                 await link.cancel()
 
@@ -268,7 +268,7 @@ async def test_cancelled_at_any_moment_each_has_its_own_answer(
 ) -> None:
     async def asked(link: LibpqConnection, number: int) -> None:
         try:
-            row = await link.fetch_row(b"SELECT %d" % number, [])
+            (row,) = await link.fetch(b"SELECT %d" % number, [])
             assert row == (b"%d" % number,)
         except asyncio.CancelledError:
             await link.cancel()

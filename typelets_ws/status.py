@@ -2,9 +2,8 @@
 
 import http.client
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -35,12 +34,10 @@ def _get(host: str, port: int, path: str, *keys: str) -> Mapping[str, Any]:
     """The members of an answer, those of `keys` if there are any."""
     base = f"http://{host}:{port}"
     try:
-        try:
-            answer = urllib.request.urlopen(base + path, timeout=TIMEOUT_S)  # noqa: S310
-        except urllib.error.HTTPError as failed:
-            answer = failed  # 503 of /ready has the reasons
-        with answer:
-            found = json.load(answer)
+        with closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)) as link:
+            link.request("GET", path)
+            # Of any status: 503 of /ready has the reasons.
+            found = json.load(link.getresponse())
         return {key: found[key] for key in keys or {**found}}
     except (TypeError, KeyError):
         raise StatusError(f"{base} is another program's") from None

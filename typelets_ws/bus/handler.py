@@ -1,7 +1,8 @@
 """The handler of the bus: one object that receives events and reports of gaps.
 
 Invariants. All four methods are called on the loop and never wait. Events of one user
-arrive in the order in which Redis delivered them. Tested by tests/integration/bus/test_bus.py.
+arrive in the order in which Redis delivered them.
+Tested by tests/integration/bus/test_bus.py.
 """
 
 from collections.abc import Collection

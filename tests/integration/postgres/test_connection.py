@@ -65,7 +65,8 @@ async def test_rows_as_text(database: Database, prepare: bool) -> None:
             )
             assert row == ("é".encode(), b"t", None, b"7")
             assert await link.fetch(b"SELECT 1 WHERE false", []) == []
-            assert await link.fetch(b"SELECT generate_series(5, 9)", []) == [(b"5",)]
+            several = await link.fetch(b"SELECT generate_series(5, 7)", [])
+            assert several == [(b"5",), (b"6",), (b"7",)]
         count = b"SELECT count(*) FROM pg_prepared_statements"
         assert await link.fetch(count, []) == [(b"4" if prepare else b"0",)]
 

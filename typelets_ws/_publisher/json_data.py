@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from uuid import UUID
 
 import msgspec
@@ -80,18 +80,6 @@ def _no_constant(word: str) -> None:
 
 def _plain(value: object, path: str) -> Any:
     """The value in words that JSON has. Raises `ValueError` with the path."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return text(value, path) if value else value
-    if is_integer(value) or (isinstance(value, float) and isfinite(value)):
-        return value
-    if isinstance(value, datetime):
-        moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value
-        utc = moment.astimezone(UTC).replace(tzinfo=None)
-        return utc.isoformat(timespec="milliseconds") + "Z"
-    if isinstance(value, UUID):
-        return str(value)
     if isinstance(value, Mapping):
         return {
             text(key, f"{path}: a key"): _plain(inside, f"{path}.{key}")
@@ -99,10 +87,26 @@ def _plain(value: object, path: str) -> Any:
         }
     if isinstance(value, list | tuple):
         return [_plain(inside, f"{path}[{n}]") for n, inside in enumerate(value)]
+    return _scalar(value, path)
+
+
+def _scalar(value: object, path: str) -> str | int | float | None:
+    if isinstance(value, str):
+        return text(value, path) if value else value
+    if isinstance(value, datetime):
+        moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+        utc = moment.astimezone(UTC).replace(tzinfo=None)
+        return utc.isoformat(timespec="milliseconds") + "Z"
+    if isinstance(value, UUID):
+        return str(value)
+    if value is None or isinstance(value, bool) or is_integer(value):
+        return value
+    if isinstance(value, float) and isfinite(value):
+        return value
     raise ValueError(f"{path}: {type(value).__name__} cannot be sent as JSON")
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """True for an integer that 64 bits hold: the encoder takes no larger one."""
     return (
         isinstance(value, int)

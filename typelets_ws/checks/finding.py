@@ -1,11 +1,12 @@
 """The result of a check of another service."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["TIMEOUT_S", "Finding", "FindingKind", "guarded"]
+from ..telemetry.redact import scrub
+
+__all__ = ["TIMEOUT_S", "Finding", "FindingKind", "first_line"]
 
 TIMEOUT_S: Final = 5.0
 """For all checks of one server."""
@@ -32,11 +33,6 @@ class Finding:
     text: str
 
 
-async def guarded(
-    subject: str, timed_out: str, check: Callable[[], Awaitable[list[Finding]]]
-) -> list[Finding]:
-    """Run a check; what takes longer than `TIMEOUT_S` is away."""
-    try:
-        return await check()
-    except TimeoutError:
-        return [Finding(FindingKind.AWAY, subject, timed_out)]
+def first_line(exc: Exception) -> str:
+    """The first line of an error without secrets, or its type."""
+    return scrub(str(exc).strip().partition("\n")[0]) or type(exc).__name__

@@ -17,14 +17,12 @@ async def check_keys(config: Auth) -> list[Finding]:
     if config.jwt_key:
         return [Finding(FindingKind.OK, SUBJECT, "jwt_key is an RSA public key")]
     # 0.1 s of each restart, for those who do not need it.
-    from ..clerk.jwks import KeyFetchError, http_fetch, parse_keys  # noqa: PLC0415
+    from ..clerk import jwks  # noqa: PLC0415
 
-    url, secret = config.jwks_url, ""
-    if not url:
-        url, secret = config.api_url.rstrip("/") + "/jwks", config.secret_key
+    url, secret = jwks.jwks_source(config)
     try:
-        keys = parse_keys(await http_fetch(url, secret, time.monotonic)())
-    except KeyFetchError as exc:
+        keys = jwks.parse_keys(await jwks.http_fetch(url, secret, time.monotonic)())
+    except jwks.KeyFetchError as exc:
         kind = FindingKind.AWAY if exc.reason in _TRANSIENT else FindingKind.WRONG
         why = f"{url}: {exc.reason} {exc.error}".rstrip()
         return [Finding(kind, SUBJECT, why)]

@@ -16,8 +16,7 @@ from psycopg import errors
 from ..config.model import Database
 from ..postgres import changes_sql, sql
 from ..postgres.changes import OLDEST_VERSION
-from ..telemetry.redact import scrub
-from .finding import TIMEOUT_S, Finding, FindingKind
+from .finding import TIMEOUT_S, Finding, FindingKind, first_line
 
 __all__ = ["check_postgres"]
 
@@ -41,7 +40,7 @@ async def check_postgres(config: Database) -> list[Finding]:
             ) as connection:
                 return await _check(connection)
     except _WRONG as exc:
-        return [Finding(FindingKind.WRONG, SUBJECT, _first_line(exc))]
+        return [Finding(FindingKind.WRONG, SUBJECT, first_line(exc))]
     except psycopg.OperationalError as exc:
         # libpq tells refused passwords and unknown databases by text alone.
         wrong = any(
@@ -49,7 +48,7 @@ async def check_postgres(config: Database) -> list[Finding]:
             for mark in ("authentication failed", "does not exist", "no pg_hba.conf")
         )
         kind = FindingKind.WRONG if wrong else FindingKind.AWAY
-        return [Finding(kind, SUBJECT, _first_line(exc))]
+        return [Finding(kind, SUBJECT, first_line(exc))]
 
 
 async def _check(connection: PostgresConnection) -> list[Finding]:
@@ -122,9 +121,5 @@ async def _explain(
     try:
         await connection.execute(b"EXPLAIN " + query, params)
     except (errors.InsufficientPrivilege, errors.ProgrammingError) as exc:
-        return _first_line(exc)
+        return first_line(exc)
     return ""
-
-
-def _first_line(exc: Exception) -> str:
-    return scrub(str(exc).strip().partition("\n")[0])

@@ -17,8 +17,7 @@ from .._publisher.redis import async_client
 from ..config.model import Redis
 from ..config.redis_address import Topology, parse
 from ..redis.role import Mode, role_error
-from ..telemetry.redact import scrub
-from .finding import TIMEOUT_S, Finding, FindingKind
+from .finding import TIMEOUT_S, Finding, FindingKind, first_line
 
 __all__ = ["check_redis"]
 
@@ -35,13 +34,13 @@ async def check_redis(config: Redis) -> list[Finding]:
         async with asyncio.timeout(TIMEOUT_S):
             return await _check(client, config)
     except exceptions.AuthenticationError as exc:
-        return [Finding(FindingKind.WRONG, SUBJECT, _text(exc))]
+        return [Finding(FindingKind.WRONG, SUBJECT, first_line(exc))]
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as exc:
-        return [Finding(FindingKind.AWAY, SUBJECT, _text(exc))]
+        return [Finding(FindingKind.AWAY, SUBJECT, first_line(exc))]
     except exceptions.RedisClusterException as exc:
-        return [Finding(FindingKind.AWAY, SUBJECT, _text(exc))]
+        return [Finding(FindingKind.AWAY, SUBJECT, first_line(exc))]
     except exceptions.ResponseError as exc:
-        return [Finding(FindingKind.WRONG, SUBJECT, _text(exc))]
+        return [Finding(FindingKind.WRONG, SUBJECT, first_line(exc))]
     finally:
         await client.aclose()
 
@@ -58,7 +57,9 @@ async def _check(client: redis.asyncio.Redis, config: Redis) -> list[Finding]:
         try:
             await client.execute_command(*args)  # type: ignore[no-untyped-call]
         except exceptions.ResponseError as exc:
-            found.append(Finding(FindingKind.WRONG, SUBJECT, f"{name}: {_text(exc)}"))
+            found.append(
+                Finding(FindingKind.WRONG, SUBJECT, f"{name}: {first_line(exc)}")
+            )
     found += await _check_channels(client, config.prefix)
     if not found:
         text = f"commands, keys and channels of {config.prefix!r} are allowed"
@@ -133,9 +134,5 @@ async def _round_trip(
             await pubsub.unsubscribe(channel)
             await pubsub.get_message(timeout=1.0)
         except exceptions.ResponseError as exc:
-            return _text(exc)
+            return first_line(exc)
         return "" if message else "what is published is not heard (a replica?)"
-
-
-def _text(exc: Exception) -> str:
-    return scrub(str(exc).partition("\n")[0]) or type(exc).__name__

@@ -27,9 +27,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
 
+from ..config.model import Auth
 from .happy_eyeballs import connect
 
-__all__ = ["LEAST_BITS", "KeyFetchError", "KeySet", "http_fetch", "parse_keys"]
+__all__ = [
+    "LEAST_BITS", "KeyFetchError", "KeySet", "http_fetch", "jwks_source", "parse_keys",
+]  # fmt: skip
 
 LEAST_BITS = 2048
 """The shortest modulus that is still safe (NIST SP 800-131A)."""
@@ -121,6 +124,16 @@ def _for_signatures(jwk: _Jwk) -> bool:
         and len(jwk.n) <= _LONGEST_NUMBER
         and len(jwk.e) <= _LONGEST_NUMBER
     )
+
+
+def jwks_source(config: Auth) -> tuple[str, str]:
+    """Where the keys are, and the secret that asks for them.
+
+    The secret goes to Clerk's Backend API only.
+    """
+    if config.jwks_url:
+        return config.jwks_url, ""
+    return config.api_url.rstrip("/") + "/jwks", config.secret_key
 
 
 def http_fetch(

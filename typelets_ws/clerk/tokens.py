@@ -16,7 +16,6 @@ which key applies and when new ones are fetched.
 import asyncio
 from binascii import a2b_base64
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 import jwt
@@ -30,7 +29,7 @@ from ..fastpaths import ALL, FastPaths
 from ..ports import Clock, Identity, TokenError, TokenRejectReason
 from ..telemetry.telemetry import Telemetry
 from .claims import Claims, signed_identity
-from .jwks import http_fetch
+from .jwks import http_fetch, jwks_source
 from .keys import FetchedKeys, FixedKey, Keys
 
 __all__ = ["Clerk"]
@@ -100,12 +99,7 @@ class Clerk:
         self._refreshing = self._group.create_task(self._keys.run())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exception: object) -> None:
         group, self._group = self._group, None
         assert group is not None
         assert self._refreshing is not None
@@ -145,12 +139,8 @@ class Clerk:
     def _keys_for(self, config: Auth) -> Keys:
         if config.jwt_key:
             return FixedKey(config.jwt_key)
-        # The secret goes to Clerk's Backend API only.
-        url, secret = config.jwks_url, ""
-        if not url:
-            url, secret = config.api_url.rstrip("/") + "/jwks", config.secret_key
         return FetchedKeys(
-            self._fetch or http_fetch(url, secret, self._clock.monotonic),
+            self._fetch or http_fetch(*jwks_source(config), self._clock.monotonic),
             config,
             self._clock.monotonic,
             self._telemetry,
@@ -158,14 +148,8 @@ class Clerk:
 
 
 def _source(config: Auth) -> tuple[object, ...]:
-    return (
-        config.jwt_key,
-        config.jwks_url,
-        config.api_url,
-        config.secret_key,
-        config.key_cache_s,
-        config.key_refetch_s,
-    )
+    times = config.key_cache_s, config.key_refetch_s
+    return config.jwt_key, *jwks_source(config), *times
 
 
 def _parts(token: str, config: Auth) -> _Parts:

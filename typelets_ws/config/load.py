@@ -103,12 +103,7 @@ def parse(
     serving: bool = False,
 ) -> Config:
     """Like `load`, with the file's text given; `source` names it in errors."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"{source}: not valid TOML: {exc}") from None
-    except RecursionError:
-        raise ConfigError(f"{source}: not valid TOML: nested too deep") from None
+    tables = _tables(text, source)
     wrong: list[str] = []
     bad: set[Key] = set()
     given: dict[Key, _Value] = {}
@@ -139,6 +134,14 @@ def parse(
     if wrong:
         raise ConfigError("\n".join(wrong))
     return config
+
+
+def _tables(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+        why = "nested too deep" if isinstance(exc, RecursionError) else exc
+        raise ConfigError(f"{source}: not valid TOML: {why}") from None
 
 
 def _broken_rules(

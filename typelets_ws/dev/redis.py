@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Final, Self
 
 __all__ = ["RedisServer", "RedisServerError"]
@@ -67,12 +66,7 @@ class RedisServer:
             self._running = False
             self._stop()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.stop()
 
     def _start_server(self, program: str) -> None:

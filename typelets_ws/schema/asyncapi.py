@@ -101,7 +101,7 @@ def _by_name(kinds: Iterable[type[Struct]]) -> Schema:
 def _operations() -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for kind in client_messages.CLIENT_MESSAGES:
-        answers: Kinds = (*REPLIES.get(kind, ()), messages.Error)
+        answers: Kinds = (*REPLIES[kind], messages.Error)
         operation = _operation("receive", "device", [kind])
         operation["reply"] = {
             "channel": {"$ref": "#/channels/device"},

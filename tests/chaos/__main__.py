@@ -10,21 +10,23 @@ from collections.abc import Sequence
 
 import uvloop
 
-from tests.chaos.faults import Entry, plan
-from tests.chaos.play import Size, Verdict, play
+from tests.chaos.faults import ScheduledFault, plan
+from tests.chaos.play import RunResult, Size, play
 from tests.chaos.topology import TOPOLOGIES
 
 ROUNDS = 12
 """Most runs that the reduction of a failing schedule may take."""
 
 
-def run(seed: int, size: Size, schedule: Sequence[Entry]) -> Verdict:
+def run(seed: int, size: Size, schedule: Sequence[ScheduledFault]) -> RunResult:
     """One run on the loop that production uses."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(play(seed, size, schedule))
 
 
-def reduce(seed: int, size: Size, schedule: list[Entry]) -> list[Entry]:
+def reduce(
+    seed: int, size: Size, schedule: list[ScheduledFault]
+) -> list[ScheduledFault]:
     """Leave out faults as long as the run still fails: delta debugging."""
     parts, rounds = 2, 0
     while len(schedule) > 1 and rounds < ROUNDS:
@@ -59,7 +61,9 @@ def main() -> int:
     while True:
         schedule = plan(random.Random(seed), size.seconds)
         if options.schedule:
-            schedule = [Entry.parse(text) for text in options.schedule.split(",")]
+            schedule = [
+                ScheduledFault.parse(text) for text in options.schedule.split(",")
+            ]
         verdict = run(seed, size, schedule)
         totals += verdict.counts
         totals["runs"] += 1

@@ -14,13 +14,13 @@ import redis
 
 from tests.chaos.world import DEVICES, DaemonProcess, World
 
-__all__ = ["FAULTS", "Entry", "apply", "plan"]
+__all__ = ["FAULTS", "ScheduledFault", "apply", "plan"]
 
 Fault = Callable[[World, random.Random], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ScheduledFault:
     """One fault of a schedule: when (s), which, and the seed of its choices."""
 
     at: float
@@ -31,23 +31,23 @@ class Entry:
         return f"{self.at:.2f}:{self.fault}:{self.seed}"
 
     @classmethod
-    def parse(cls, text: str) -> "Entry":
+    def parse(cls, text: str) -> "ScheduledFault":
         """From what `str` gives."""
         at, fault, seed = text.split(":")
         return cls(float(at), fault, int(seed))
 
 
-def plan(rng: random.Random, seconds: float) -> list[Entry]:
+def plan(rng: random.Random, seconds: float) -> list[ScheduledFault]:
     """A random schedule: faults about every second, each kind as likely."""
     entries, at = [], rng.uniform(0.3, 1.0)
     while at < seconds:
         fault = rng.choice(list(FAULTS))
-        entries.append(Entry(round(at, 2), fault, rng.getrandbits(32)))
+        entries.append(ScheduledFault(round(at, 2), fault, rng.getrandbits(32)))
         at += rng.uniform(0.2, 1.6)
     return entries
 
 
-async def apply(world: World, entry: Entry) -> None:
+async def apply(world: World, entry: ScheduledFault) -> None:
     """Wait for the entry's time, and let the fault happen."""
     await asyncio.sleep(entry.at)
     await FAULTS[entry.fault](world, random.Random(entry.seed))

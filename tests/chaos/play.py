@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos.devices import OldClient, hostile
-from tests.chaos.faults import Entry, apply
+from tests.chaos.faults import ScheduledFault, apply
 from tests.chaos.judge import Rest, check_history, check_limits, converge
 from tests.chaos.module import Clients, ModuleClient, node_clients
 from tests.chaos.publishers import RestHost
 from tests.chaos.syncing import SyncClient
 from tests.chaos.world import World, opened
 
-__all__ = ["Size", "Verdict", "play"]
+__all__ = ["RunResult", "Size", "play"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Size:
 
 
 @dataclass
-class Verdict:
+class RunResult:
     """The result of a run."""
 
     violations: list[str]
@@ -46,7 +46,7 @@ class Verdict:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-async def play(seed: int, size: Size, schedule: Sequence[Entry]) -> Verdict:
+async def play(seed: int, size: Size, schedule: Sequence[ScheduledFault]) -> RunResult:
     """Run the schedule in a new world, and judge."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="chaos-") as place:
@@ -62,8 +62,8 @@ async def _play(
     clients: Clients,
     rng: random.Random,
     size: Size,
-    schedule: Sequence[Entry],
-) -> Verdict:
+    schedule: Sequence[ScheduledFault],
+) -> RunResult:
     users = [f"user_c{number}" for number in range(size.users)]
     for user in users:
         world.database.add_user(user)
@@ -72,7 +72,7 @@ async def _play(
     at_rest = Rest(world)
     devices = _devices(world, clients, users, size.devices, rng)
     hosts = [RestHost(world, users, _child(rng)) for _ in range(size.hosts)]
-    verdict = Verdict(world.violations)
+    verdict = RunResult(world.violations)
     alive = [asyncio.Task(device.live()) for device in devices]
     noise = [asyncio.Task(host.live()) for host in hosts]
     noise += [asyncio.Task(_saving(devices, _child(rng)))]

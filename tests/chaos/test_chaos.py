@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tests.chaos.faults import FAULTS, Entry, plan
+from tests.chaos.faults import FAULTS, ScheduledFault, plan
 from tests.chaos.play import Size, play
 
 SEED = int(os.environ.get("TYPELETS_CHAOS_SEED", "11"))
@@ -28,4 +28,4 @@ def test_a_seed_is_one_schedule_and_each_kind_of_fault_occurs() -> None:
     one, again = (plan(random.Random(5), 300.0) for _ in range(2))
     assert one == again
     assert {entry.fault for entry in one} == set(FAULTS)
-    assert [Entry.parse(str(entry)) for entry in one] == one
+    assert [ScheduledFault.parse(str(entry)) for entry in one] == one

@@ -15,14 +15,14 @@ from tests.redis_topologies import Cluster, SentinelGroup
 __all__ = [
     "TOPOLOGIES",
     "Clustered",
+    "RedisSetup",
     "Sentinels",
     "Single",
-    "Topology",
     "ask_all",
 ]
 
 
-class Topology(Protocol):
+class RedisSetup(Protocol):
     """Redis as the daemons know it, and ways to harm it."""
 
     @property
@@ -51,7 +51,7 @@ class Topology(Protocol):
         ...
 
 
-def ask_all(topology: Topology, *command: object) -> list[Any]:
+def ask_all(topology: RedisSetup, *command: object) -> list[Any]:
     """The replies of all masters, one list after the other."""
     return [one for server in topology.masters() for one in server.command(*command)]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from tests.chaos.topology import TOPOLOGIES, Single, Topology
+from tests.chaos.topology import TOPOLOGIES, RedisSetup, Single
 from tests.daemon import eventually
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.postgres import Database
@@ -91,7 +91,7 @@ class DaemonProcess:
 class World:
     """Everything that is not a device or a publisher."""
 
-    def __init__(self, redis: Topology, postgres: Postgres) -> None:
+    def __init__(self, redis: RedisSetup, postgres: Postgres) -> None:
         self.redis = redis
         self.postgres = postgres
         self.database = Database(postgres)

@@ -14,10 +14,10 @@ import uvloop
 
 from tests.drills import cluster as clusters
 from tests.drills import sentinel as sentinels
-from tests.drills.drill import HEADER, Result
+from tests.drills.drill import HEADER, DrillResult
 from tests.redis_topologies import Cluster, SentinelGroup
 
-Drill = Callable[[], Awaitable[Result]]
+Drill = Callable[[], Awaitable[DrillResult]]
 
 
 def drills(group: SentinelGroup, cluster: Cluster) -> dict[str, Drill]:
@@ -33,7 +33,7 @@ def drills(group: SentinelGroup, cluster: Cluster) -> dict[str, Drill]:
     return found
 
 
-async def play(run: Drill) -> Result:
+async def play(run: Drill) -> DrillResult:
     return await run()
 
 

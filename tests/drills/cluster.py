@@ -10,7 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
-from tests.drills.drill import USERS, PlainPublisher, Receiver, Result, drill
+from tests.drills.drill import USERS, DrillResult, PlainPublisher, Receiver, drill
 from tests.integration.bus.running_bus import until
 from tests.redis import link_proxy
 from tests.redis_topologies import NODE_TIMEOUT_MS, Cluster, off_loop
@@ -178,7 +178,7 @@ SHARDED: dict[str, tuple[Fault, bool]] = {
 }
 
 
-async def run(cluster: Cluster, fault: Fault, *, sharded: bool = False) -> Result:
+async def run(cluster: Cluster, fault: Fault, *, sharded: bool = False) -> DrillResult:
     """Publishers use PUBLISH, or SPUBLISH."""
 
     async def injected(receivers: list[Receiver]) -> float | None:

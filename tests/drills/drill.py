@@ -61,7 +61,7 @@ Fault = Callable[[list[Receiver]], Awaitable[float | None]]
 
 
 @dataclass
-class Result:
+class DrillResult:
     """Seconds from the fault on; `missed` were reported, `silent` were not.
 
     `reported_s`: when the last missed event was reported, after the end of the load
@@ -169,9 +169,9 @@ async def drill(
     publisher: "PlainPublisher | None" = None,
     settle_s: float = 0.0,
     **settings: Any,
-) -> Result:
+) -> DrillResult:
     """Run one fault. `settle_s`: keep publishing this long after all is well."""
-    result = Result()
+    result = DrillResult()
     with counted_attempts() as attempts:
         async with (
             two_buses(url, **settings) as receivers,
@@ -202,7 +202,7 @@ async def _outage(
     load: Load,
     receivers: list[Receiver],
     fault: Fault,
-    result: Result,
+    result: DrillResult,
     attempts: list[float],
 ) -> None:
     attempts.clear()

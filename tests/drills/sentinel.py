@@ -8,7 +8,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from tests.drills.drill import PlainPublisher, Receiver, Result, drill
+from tests.drills.drill import DrillResult, PlainPublisher, Receiver, drill
 from tests.integration.bus.running_bus import until
 from tests.redis import RedisServer
 from tests.redis_topologies import SentinelGroup, off_loop
@@ -106,7 +106,7 @@ FAULTS: dict[str, tuple[Fault, bool]] = {
 """By name: the fault, and whether it is short enough for each run of the suite."""
 
 
-async def run(group: SentinelGroup, fault: Fault) -> Result:
+async def run(group: SentinelGroup, fault: Fault) -> DrillResult:
     """The publisher stays at the old master for as long as that answers."""
 
     async def injected(_receivers: list[Receiver]) -> None:

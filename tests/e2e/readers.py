@@ -1,6 +1,6 @@
 """Devices that keep what they are sent, and a REST service that publishes throughout.
 
-`Reader` stands for both kinds of client: one with a cursor sends `sync` after each
+`EventReader` stands for both kinds of client: one with a cursor sends `sync` after each
 sign-in, one without it lives by events and by what the daemon sends of itself.
 """
 
@@ -19,7 +19,7 @@ from tests.e2e.crowd import TEXT, Crowd, Member, masked
 from tests.notes import whole_note
 from typelets_ws.publisher import AsyncPublisher
 
-__all__ = ["Events", "Reader", "assert_none_lost", "publishing"]
+__all__ = ["EventReader", "Events", "assert_none_lost", "publishing"]
 
 PUBLISHED_BY = "rest"
 EVERY_S = 0.02
@@ -27,7 +27,7 @@ INSERT = """INSERT INTO notes (user_id, title) VALUES (%s, %s)
     RETURNING id, title, created_at AS "createdAt", updated_at AS "updatedAt" """
 
 
-class Reader(Member):
+class EventReader(Member):
     """A device with the numbers of the notes that it holds."""
 
     def __init__(self, crowd: Crowd, token: str) -> None:
@@ -102,11 +102,11 @@ class Events:
                 assert publisher.failures == 0
                 await asyncio.sleep(EVERY_S)
 
-    def missing(self, reader: Reader) -> set[str]:
+    def missing(self, reader: EventReader) -> set[str]:
         """Numbers that the device does not hold."""
         return self.of[reader.user] - reader.held
 
-    def missed(self, reader: Reader) -> set[str]:
+    def missed(self, reader: EventReader) -> set[str]:
         """Numbers that did not come as they were published."""
         return self.of[reader.user] - reader.live
 
@@ -126,7 +126,7 @@ async def publishing(
 
 async def assert_none_lost(devices: Crowd, events: Events) -> None:
     """Each device ends with all numbers; prints how many it had missed before."""
-    found = [each for each in devices.members if isinstance(each, Reader)]
+    found = [each for each in devices.members if isinstance(each, EventReader)]
     assert found
     assert len(found) == len(devices.members)
     missed = sum(len(events.missed(each)) for each in found)

@@ -28,7 +28,7 @@ from tests.daemon import eventually, run
 from tests.e2e.crowd import crowd
 from tests.e2e.machine import Machine, booted
 from tests.e2e.proxies import listens, nginx
-from tests.e2e.readers import Events, Reader, assert_none_lost, publishing
+from tests.e2e.readers import EventReader, Events, assert_none_lost, publishing
 from tests.e2e.supervisor import quiet_port, toml
 from tests.notes import whole_note
 from tests.postgres import Database
@@ -218,7 +218,7 @@ async def a_restart(
     """No device is refused and no event is lost; prints how long devices were away."""
     users = [database.add_user(f"user_{number}") for number in range(5)]
     tokens = [mint(user, expires_in=600) for user in users]
-    async with crowd(port, tokens, DEVICES, 0, Reader) as devices:
+    async with crowd(port, tokens, DEVICES, 0, EventReader) as devices:
         await eventually(lambda: devices.authenticated == DEVICES, 20)
         async with publishing(users, redis_server.url, database.url) as events:
             began = time.monotonic()
@@ -262,7 +262,7 @@ async def upgrade_under_load(
         f"sed -i 's/drain_seconds = .*/drain_seconds = 1.0/' {CONFIG}; "
         "systemctl reload 'typelets-ws@*.service'",
     )
-    async with crowd(proxy, tokens, DEVICES, 0, Reader) as devices:
+    async with crowd(proxy, tokens, DEVICES, 0, EventReader) as devices:
         await eventually(lambda: devices.authenticated == DEVICES, 20)
         async with publishing(users, redis_server.url, database.url) as events:
             await asyncio.to_thread(machine.run, f"{APT} {package}")

@@ -18,7 +18,7 @@ import pytest
 from tests.daemon import eventually
 from tests.e2e.crowd import Crowd, crowd
 from tests.e2e.proxies import caddy, haproxy, listens, nginx
-from tests.e2e.readers import Reader, assert_none_lost, publishing
+from tests.e2e.readers import EventReader, assert_none_lost, publishing
 from tests.e2e.supervisor import COMMAND, Process, Supervisor, supervised, wait_until
 from tests.postgres import Database
 from tests.redis import RedisServer
@@ -91,7 +91,7 @@ async def readers(
     """Devices that read events which are published meanwhile; each ends with all."""
     users = [database.add_user(f"user_{number}") for number in range(USERS)]
     tokens = [mint(user, expires_in=600) for user in users]
-    async with crowd(port, tokens, DEVICES, 0, Reader) as devices:
+    async with crowd(port, tokens, DEVICES, 0, EventReader) as devices:
         await eventually(lambda: devices.authenticated == DEVICES, 20)
         async with publishing(users, redis_server.url, database.url) as events:
             await eventually(lambda: events.count > USERS // 2)

@@ -12,7 +12,7 @@ from typelets_ws.dev.redis import RedisServer
 
 from . import ALL
 from .clients import ATTACKS
-from .measure import MEMORY_MIB, Result, measure, victim
+from .measure import MEMORY_MIB, Measurement, measure, victim
 
 HEAD = """\
 | attack | CPU | memory before / peak / after, MiB | honest p50 idle / during, ms \
@@ -20,7 +20,7 @@ HEAD = """\
 |---|--:|--:|--:|--:|--:|"""
 
 
-def row(name: str, result: Result) -> str:
+def row(name: str, result: Measurement) -> str:
     """One line of the table."""
     memory = f"{result.before:.0f} / {result.peak:.0f} / {result.after:.0f}"
     p50 = f"{result.idle_p50 * 1000:.1f} / {result.p50 * 1000:.1f}"

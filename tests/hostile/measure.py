@@ -21,7 +21,7 @@ from typelets_ws.config.model import Limits
 
 from .clients import Attack
 
-__all__ = ["MEMORY_MIB", "P99_S", "Result", "Victim", "measure", "victim"]
+__all__ = ["MEMORY_MIB", "P99_S", "Measurement", "Victim", "measure", "victim"]
 
 P99_S = 0.25
 MEMORY_MIB = 64.0
@@ -68,7 +68,7 @@ class Victim:
 
 
 @dataclass
-class Result:
+class Measurement:
     """Times in seconds, memory in MiB."""
 
     cpu_share: float
@@ -99,7 +99,7 @@ def victim(redis_url: str, database_url: str, attack: Attack) -> Iterator[Victim
         yield Victim(process, supervisor.port, supervisor.admin_port)
 
 
-async def measure(victim: Victim, attack: Attack, seconds: float) -> Result:
+async def measure(victim: Victim, attack: Attack, seconds: float) -> Measurement:
     """Attack for so long; the honest client pings before and meanwhile."""
     async with connect(f"ws://127.0.0.1:{victim.port}/", compression=None) as socket:
         device = Device(socket)
@@ -117,7 +117,7 @@ async def measure(victim: Victim, attack: Attack, seconds: float) -> Result:
     peak = max(before, after, peaks.result())
     handshakes, refused = knocks.result()
     cuts, busy_cuts = quantiles(idle, n=100), quantiles(busy, n=100)
-    return Result(
+    return Measurement(
         share, before, peak, after, median(idle), cuts[98], median(busy),
         busy_cuts[98], handshakes, refused,
     )  # fmt: skip

@@ -16,7 +16,8 @@ other devices: session.handlers -> bus -> Redis -> delivery.relay -> delivery.hu
 websocket.connection, as do events of the REST service. A Python REST service imports
 `publisher`; it needs `protocol` and redis only. `schema/` and `client/` hold
 the protocol for programs in other languages. Commands beside the daemon: `checks/`
-(`check-config --connect`), `monitoring/` (alerts and a dashboard), `dev/`.
+(`check-config --connect`), `monitoring/` (alerts and a dashboard), `dev/`. `fastpaths`
+lists the code that replaces a library; `testing` is a device for the tests of apps.
 """
 
 __version__ = "0.1.0"

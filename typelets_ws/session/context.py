@@ -3,6 +3,9 @@
 Invariant: nothing here is replaced while the daemon runs. Settings are read from `live`
 at each use, so a reload holds from the next message on.
 Tested by tests/e2e/test_reload.py.
+
+Apart from `websocket.state.ServerState`, which would have 13 arguments with these, and
+which `session` may not import.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import Cluster, either, scratch
 from tests.daemon import Message, daemon, eventually
 from tests.integration.delivery.test_recovery import (
     FAST,
@@ -19,6 +18,7 @@ from tests.integration.delivery.test_recovery import (
     until,
 )
 from tests.integration.scene import ALICE
+from tests.postgres_clusters import PostgresCluster, either, scratch
 from tests.redis import RedisServer
 from typelets_ws.dev.postgres import PostgresError
 
@@ -32,8 +32,8 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def shared_cluster(place: Path) -> Iterator[Cluster]:
-    cluster = Cluster(place)
+def shared_cluster(place: Path) -> Iterator[PostgresCluster]:
+    cluster = PostgresCluster(place)
     try:
         cluster.start()
         yield cluster
@@ -44,7 +44,7 @@ def shared_cluster(place: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def cluster(shared_cluster: Cluster) -> Cluster:
+def cluster(shared_cluster: PostgresCluster) -> PostgresCluster:
     """Running, empty, with one user."""
     if not shared_cluster.server.running:
         shared_cluster.server.start()
@@ -54,7 +54,7 @@ def cluster(shared_cluster: Cluster) -> Cluster:
 
 
 async def test_a_promoted_replica_loses_no_change(
-    cluster: Cluster, redis_server: RedisServer
+    cluster: PostgresCluster, redis_server: RedisServer
 ) -> None:
     """Commits that never reached the replica are taken back, later ones are shown."""
     database = cluster.database
@@ -101,7 +101,7 @@ async def test_a_promoted_replica_loses_no_change(
 
 
 async def test_on_a_standby_recovery_is_off_until_it_is_promoted(
-    cluster: Cluster, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    cluster: PostgresCluster, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("typelets_ws.delivery.recovery.UNSUPPORTED_S", 0.1)
     note = cluster.database.add_note(ALICE, title="first")
@@ -133,7 +133,7 @@ async def test_transaction_ids_set_half_a_circle_ahead(
     """A horizon from before is in the future then, by the 32 bits of a row's xmin."""
     with scratch() as place:
         # Of its own: Postgres soon refuses to write to it.
-        cluster = Cluster(place)
+        cluster = PostgresCluster(place)
         try:
             cluster.start()
             await half_a_circle(cluster, redis_server)
@@ -141,7 +141,7 @@ async def test_transaction_ids_set_half_a_circle_ahead(
             cluster.close()
 
 
-async def half_a_circle(cluster: Cluster, redis_server: RedisServer) -> None:
+async def half_a_circle(cluster: PostgresCluster, redis_server: RedisServer) -> None:
     database = cluster.database
     database.add_user(ALICE)
     note, other = database.add_note(ALICE, title="first"), database.add_note(ALICE)
@@ -170,7 +170,7 @@ async def half_a_circle(cluster: Cluster, redis_server: RedisServer) -> None:
 
 
 async def test_a_restored_dump_is_another_database(
-    cluster: Cluster, redis_server: RedisServer
+    cluster: PostgresCluster, redis_server: RedisServer
 ) -> None:
     """The same rows, and cursors of neither are good for the other."""
     note = cluster.database.add_note(ALICE, title="first")

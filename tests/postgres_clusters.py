@@ -18,7 +18,7 @@ SEGMENT_XIDS = 2**20
 """A file of `pg_xact` has 32 pages of 8 KB, two bits for each transaction."""
 
 
-class Cluster:
+class PostgresCluster:
     """A private cluster with the tables of the REST service."""
 
     def __init__(self, place: Path) -> None:
@@ -52,9 +52,9 @@ class Cluster:
 
     # A replica.
 
-    def replica(self, place: Path) -> "Cluster":
+    def replica(self, place: Path) -> "PostgresCluster":
         """A streaming replica, started."""
-        replica = Cluster(place)
+        replica = PostgresCluster(place)
         _give_away(place)
         source = f"host={self.host} user=postgres application_name=replica"
         self.tool("pg_basebackup", "-R", "-c", "fast", "-D", str(replica.data),
@@ -62,7 +62,7 @@ class Cluster:
         replica.server.start()
         return replica
 
-    async def replayed(self, replica: "Cluster") -> None:
+    async def replayed(self, replica: "PostgresCluster") -> None:
         """Wait until the replica has what is committed here."""
         (row,) = self.database.execute("SELECT pg_current_wal_lsn()::text AS at")
         query = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn AS done"
@@ -116,7 +116,7 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def either(*clusters: Cluster) -> str:
+def either(*clusters: PostgresCluster) -> str:
     """The address of whichever of them is the primary, as libpq finds it."""
     places = {
         "host": ",".join(cluster.host for cluster in clusters),

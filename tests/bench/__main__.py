@@ -23,7 +23,7 @@ from .charts import charts
 from .cores import layout
 from .figure import Figure
 from .load import RefusedError
-from .peers import PeerServer, peer_rows
+from .peers import PeerCommand, peer_rows
 from .report import LEGEND, as_json, readme, table
 from .rows_clients import handshake, ping, signed, updates
 from .rows_delivery import burst, fanout, groups
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument(
         "--peer",
         action="append",
-        type=PeerServer.named,
+        type=PeerCommand.named,
         default=[],
         metavar="NAME=COMMAND",
         help="rows beside another server as well: see tests/bench/peers.py",

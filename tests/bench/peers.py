@@ -23,7 +23,7 @@ from .load import RefusedError
 from .machine import Process, free_port
 from .subjects import Audience, throughput
 
-__all__ = ["PeerServer", "peer_rows"]
+__all__ = ["PeerCommand", "peer_rows"]
 
 START_S = 20.0
 GROUPS = 200
@@ -35,14 +35,14 @@ US = 1e6
 
 
 @dataclass(frozen=True)
-class PeerServer:
+class PeerCommand:
     """One `--peer`."""
 
     name: str
     command: str
 
     @classmethod
-    def named(cls, text: str) -> "PeerServer":
+    def named(cls, text: str) -> "PeerCommand":
         """Read NAME=COMMAND. Raises `ValueError`."""
         name, _, command = text.partition("=")
         if not name or not command:
@@ -53,7 +53,7 @@ class PeerServer:
 class PeerServer(Process):
     """The server of a peer on the server's core, while it is entered."""
 
-    def __init__(self, bench: Bench, peer: PeerServer) -> None:
+    def __init__(self, bench: Bench, peer: PeerCommand) -> None:
         port = free_port()
         self.prefix = f"bench-{peer.name}:"
         command = peer.command
@@ -84,7 +84,7 @@ class PeerServer(Process):
         self._process.wait()
 
 
-def peer_rows(bench: Bench, peer: PeerServer) -> Iterator[Figure]:
+def peer_rows(bench: Bench, peer: PeerCommand) -> Iterator[Figure]:
     """Events to 1000 devices of one user, and to users of 5 devices."""
     users = [f"user_{n}" for n in range(GROUPS)]
     for what, names, each in (

@@ -8,7 +8,7 @@ import pytest
 from tests.bench.charts import charts
 from tests.bench.cores import Layout, layout, times
 from tests.bench.figure import Figure
-from tests.bench.peers import PeerServer
+from tests.bench.peers import PeerCommand
 from tests.bench.report import MARKS, as_json, readme, table
 
 MET = Figure("ping", "ping <1>", "µs", [4.0, 6.0], "serve", [10.0, 10.0], 0.6)
@@ -106,8 +106,8 @@ def test_the_table_of_a_readme_is_replaced_between_its_marks() -> None:
 
 
 def test_a_peer_is_a_name_and_a_command() -> None:
-    assert PeerServer.named("mine=node x.js --port={port}") == PeerServer(
+    assert PeerCommand.named("mine=node x.js --port={port}") == PeerCommand(
         "mine", "node x.js --port={port}"
     )
     with pytest.raises(ValueError, match="NAME=COMMAND"):
-        PeerServer.named("mine")
+        PeerCommand.named("mine")

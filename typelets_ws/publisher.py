@@ -228,7 +228,19 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
                 pause = 0.0
 
     async def aclose(self) -> None:
-        """Stop, and close the connections if they are ours."""
+        """Stop, and close the connections if they are ours, also when cancelled."""
+        loop = asyncio.get_running_loop()
+        closing = loop.create_task(self._close())
+        cancelled = False
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _close(self) -> None:
         if self._healer is not None:
             self._healer.cancel()
             await asyncio.wait([self._healer])

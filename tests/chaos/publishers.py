@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-import redis.asyncio
 import redis.exceptions
 
 from tests.chaos.rows import FOLDER, NOTE, Row, fetch
 from tests.chaos.world import World
+from typelets_ws._publisher.redis import async_client
 
 __all__ = ["RestHost"]
 
@@ -68,8 +68,9 @@ class RestHost:
         times = 2 if habit == "twice" else 1
         try:
             servers = await asyncio.to_thread(self.world.redis.masters)
-            port = self.rng.choice(list(servers)).port
-            async with asyncio.timeout(2), redis.asyncio.Redis(port=port) as link:
+            url = f"redis://127.0.0.1:{self.rng.choice(list(servers)).port}"
+            # redis-py's own leaves its socket open when it is cancelled as it connects.
+            async with asyncio.timeout(2), async_client(url, 1.0, 1) as link:
                 for _ in range(times):
                     await link.publish(f"typelets:user:{user}", json.dumps(event))
         except (redis.exceptions.RedisError, OSError, StopIteration, TimeoutError):

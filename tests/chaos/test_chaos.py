@@ -13,8 +13,6 @@ SEED = int(os.environ.get("TYPELETS_CHAOS_SEED", "11"))
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-# A publisher that is cancelled while it connects leaves its socket to the collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_ten_seconds_of_faults_break_no_invariant() -> None:
     size = Size(devices=16, users=4, seconds=8.0)
     verdict = await play(SEED, size, plan(random.Random(SEED), size.seconds))

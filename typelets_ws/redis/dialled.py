@@ -1,55 +1,102 @@
 """redis-py's connections over a socket that `dial` has connected.
 
-Invariant: the host name, not the address, is what TLS verifies.
-`_connect` and `_connection_arguments` are private names of redis-py;
+Invariants. The host name, not the address, is what TLS verifies. From the first byte
+on, `transport` is the one that ends the connection at once: a handshake of TLS that is
+cancelled, and a TLS connection that is closed politely, would leave it open for up to
+30 s. `_connect`, `_reader` and `_writer` are private names of redis-py;
 tests/integration/redis/test_dial.py fails when they are gone.
 """
 
+import asyncio
+import socket
 from collections.abc import Mapping
 from math import inf
-from socket import socket
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 
 from .dial import dial
+from .tls_context import SharedContext
 
 __all__ = ["dialled"]
 
 
 class _DialledConnection(Connection):
-    _socket: socket
+    transport: asyncio.Transport | None = None
 
     async def _connect(self) -> None:
-        self._socket = await _dial(self)
-        await super()._connect()  # type: ignore[no-untyped-call]
+        limit = self.socket_connect_timeout
+        async with asyncio.timeout(limit):
+            sock = await dial(self.host, self.port, inf if limit is None else limit)
+            self.transport = None
+            try:
+                self._set_options(sock)
+                await self._open(sock)
+            except BaseException:
+                self._abandon(sock)
+                raise
 
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        return {"sock": self._socket}
+    def _set_options(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.socket_keepalive:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            options = cast("Mapping[int, int]", self.socket_keepalive_options)
+            for option, value in options.items():
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    def _abandon(self, sock: socket.socket) -> None:
+        if self.transport is None:
+            sock.close()
+        else:
+            self.transport.abort()
+
+    async def disconnect(self, *args: Any, **options: Any) -> None:
+        """Close without waiting for the peer: every reply that counts was awaited."""
+        if self.transport is not None:
+            self.transport.abort()
+        await super().disconnect(*args, **options)
+
+    async def _open(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport = await self._wrapped(sock, protocol)
+        self._reader = reader
+        self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    async def _wrapped(
+        self, sock: socket.socket, protocol: asyncio.Protocol
+    ) -> asyncio.Transport:
+        """The transport of `protocol`, which is connected."""
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(lambda: protocol, sock=sock)
+        self.transport = transport
+        return transport
 
 
-class _DialledSSLConnection(SSLConnection):
-    _socket: socket
+class _DialledSSLConnection(SSLConnection, _DialledConnection):
+    shared_context: SharedContext
 
-    async def _connect(self) -> None:
-        self._socket = await _dial(self)
-        await super()._connect()  # type: ignore[no-untyped-call]
-
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        arguments = super()._connection_arguments()
-        tls = arguments["ssl"]
-        return {"sock": self._socket, "ssl": tls, "server_hostname": self.host}
-
-
-async def _dial(connection: Connection) -> socket:
-    timeout_s = connection.socket_connect_timeout
-    return await dial(
-        connection.host, connection.port, inf if timeout_s is None else timeout_s
-    )
+    async def _wrapped(
+        self, sock: socket.socket, protocol: asyncio.Protocol
+    ) -> asyncio.Transport:
+        raw = await super()._wrapped(sock, asyncio.Protocol())
+        context = self.shared_context.get(self.ssl_context)
+        transport = await asyncio.get_running_loop().start_tls(
+            raw, protocol, context, server_hostname=self.host
+        )
+        assert transport is not None
+        self.transport = transport
+        protocol.connection_made(transport)
+        return transport
 
 
 def dialled(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """The class to use in place of redis-py's own."""
+    """The class to use in place of redis-py's own, for the connections of one pool."""
     if kind is SSLConnection:
-        return _DialledSSLConnection
+
+        class TlsConnection(_DialledSSLConnection):
+            shared_context = SharedContext()
+
+        return TlsConnection
     return _DialledConnection if kind is Connection else kind

@@ -104,7 +104,7 @@ class Healer:
         extent = Extent(rows, size, digest=True, counts=True, packed=MOST_IDS)
         try:
             snapshot, found = await self.changes.changed(wanted, extent)
-            self.horizons.observe(snapshot, now)
+            self.horizons.observe(snapshot, self.monotonic())
             unverified = await self._read_unverified(users, found, started)
         except StoreError:
             self._retry(users)

@@ -16,7 +16,6 @@ from typing import Final
 
 from ..recovery_ports import RowKey, StoredRow
 from .shown import ShownRows
-from .shown_row import Agreement
 from .user_states import FirstLook, UserState
 
 __all__ = ["Judge", "Verdict"]
@@ -61,12 +60,7 @@ class Judge:
         if not unverified and self._known(key) == row.version:
             return Verdict.HELD
         known = self.shown.get(key)
-        agreement = (
-            Agreement.DIFFERENT
-            if known is None
-            else known.compare(row, changed=changed)
-        )
-        if agreement is Agreement.SHOWN:
+        if known is not None and known.is_held(row, changed=changed):
             self.held(row)
             return Verdict.HELD
         if changed and not row.settled and not self._stable(key, row.version):

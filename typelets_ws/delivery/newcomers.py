@@ -140,7 +140,7 @@ class Newcomers:
             self.settings.page_rows, self.settings.page_bytes, narrow=narrow
         )
         snapshot, found = await self.changes.changed(wanted, extent)
-        self.horizons.observe(snapshot, now)
+        self.horizons.observe(snapshot, self.monotonic())
         if self.horizons.generation != generation:
             return  # read with the horizon of another database; `restart` follows
         for one, changes in zip(some, found, strict=True):
@@ -189,6 +189,9 @@ class Newcomers:
             self.deletions.kept.add(row.key)
         if rows and one.device.open:
             self.sender.send_to([one.device], rows)
+            for row in rows:
+                connection_id = one.device.connection_id
+                self.shown.sent_to_one(row.key, row.text, connection_id)
             one.sent = True
 
     def _settle(self, one: _Newcomer, identity: str, horizon: int | None) -> None:

@@ -102,7 +102,8 @@ class Recovery:
         self._newcomers = Newcomers(
             changes, sender, shown, self.horizons, settings, monotonic, self.deletions
         )
-        self.conflicts: dict[RowKey, None] = {}
+        self.conflicts: dict[RowKey, bool] = {}
+        """True if found since the last read of them began."""
         self._alarm = Alarm(monotonic)
         self._audit_at, self._generation = 0.0, 0
         self._why: str | None = None
@@ -138,13 +139,25 @@ class Recovery:
         else:
             shown.replied(key, row, connection_id)
 
+    def note_conflict(
+        self, key: RowKey, row: bytes, connection_id: str, sequence: int
+    ) -> None:
+        """Note that a device is about to be shown the row which refused its update.
+
+        What was shown since the update began, at `sequence`, may be newer.
+        """
+        overtaken = self.shown.touched(key, sequence)
+        self.shown.sent_to_one(key, row, connection_id)
+        if overtaken:
+            self.reread(key)
+
     async def sync(
         self, user_id: str, connection_id: str, message: client_messages.Sync
     ) -> messages.SyncPage:
         """Answer `sync`. Raises `ClientError` or `StoreError`."""
         self._newcomers.postpone(connection_id)
         self._sign_ins.postpone(user_id, connection_id)
-        page = await self._syncer.page(user_id, message)
+        page = await self._syncer.page(user_id, connection_id, message)
         self._telemetry.metrics.syncs.inc()
         if page.more:
             self._newcomers.postpone(connection_id)
@@ -189,7 +202,7 @@ class Recovery:
 
     def reread(self, key: RowKey) -> None:
         """Versions of this row disagree: read it, and show that."""
-        self.conflicts[key] = None
+        self.conflicts[key] = True
         self._alarm.ring()
 
     async def run(self) -> None:
@@ -242,10 +255,12 @@ class Recovery:
         """Do the most urgent work. Returns False when nothing is due."""
         if self.conflicts:
             await asyncio.sleep(CONFLICT_S)
-            conflicts = tuple(self.conflicts)
-            again = await self._healer.reread(conflicts)
-            for key in set(conflicts).difference(again):
-                self.conflicts.pop(key, None)
+            found = tuple(self.conflicts)
+            self.conflicts = dict.fromkeys(found, False)
+            again = await self._healer.reread(found)
+            for key in set(found).difference(again):
+                if not self.conflicts[key]:
+                    del self.conflicts[key]
             return True
         if not self.on:
             return False

@@ -21,7 +21,7 @@ from typing import Final
 
 from ..ports import VersionedRow
 from ..recovery_ports import RowKey, StoredRow
-from .shown_row import ShownRow, is_complete
+from .shown_row import ShownRow, Step, is_complete
 
 __all__ = ["SHOWN_BYTES", "ShownRows"]
 
@@ -129,19 +129,21 @@ class ShownRows:
         known = self._touch(key, known)
         if known is None:
             return True
-        # The row of a reply comes from Postgres: it has all fields.
-        stored = known.replied and row == known.last
-        if alone and (stored or is_complete(row)):
-            known.rebase(row)
-        else:
-            known.lay(changes)
         own = known.replied and holder is not None and holder == known.holder
-        if not own or version == known.version:
+        older = own and version != known.version
+        if not alone:
+            known.add(Step(changes, row, holder, holds=not older))
+        elif not older:
+            # The row of a reply comes from Postgres: it has all fields.
+            if known.was_sent_whole(row) or is_complete(row):
+                known.rebase(row)
+            else:
+                known.add(Step(changes, row, holder))
+        if not older:
             if holder is not None or version != known.version:
                 known.holder = holder
             known.version, known.replied = version or known.version, False
         known.event_version = version or known.event_version
-        known.last = row
         self._weigh(known)
         return True
 
@@ -150,10 +152,11 @@ class ShownRows:
         known = self._touch(key, self._rows.get(key))
         if known is None:
             return
-        if known.base is None or known.gone:
+        if known.gone or known.is_new:
             known.rebase(row if is_complete(row) else None)
+        if known.base != row:
+            known.add(Step(b"{}", row, None))
         known.version = known.event_version = version or known.version
-        known.last = row
         known.gone = known.replied = False
         self._weigh(known)
 
@@ -164,7 +167,6 @@ class ShownRows:
             return
         known.version = known.event_version = known.holder = None
         known.rebase(None)
-        known.last = b""
         known.gone, known.replied = True, False
         self._weigh(known)
 
@@ -174,7 +176,20 @@ class ShownRows:
         if known is None:
             return
         known.version, known.holder, known.replied = row.updated_at, connection_id, True
-        known.last = row.row
+        known.add(Step(None, row.row, connection_id))
+        self._weigh(known)
+
+    def sent_to_one(self, key: RowKey, row: bytes, connection_id: str) -> None:
+        """One device was sent the whole row, as Postgres holds it.
+
+        It may be newer than what the others were shown, and be changed back before
+        the next look.
+        """
+        known = self._rows.get(key)
+        if known is None or known.gone or (known.base == row and not known.steps):
+            return
+        self._touch(key, known)
+        known.add(Step(None, row, connection_id))
         self._weigh(known)
 
     def sent(self, row: StoredRow) -> None:
@@ -184,7 +199,6 @@ class ShownRows:
             return
         known.version = known.event_version = row.updated_at
         known.rebase(row.text)
-        known.last = row.text
         known.holder = None
         known.gone = known.replied = False
         self._weigh(known)

@@ -1,27 +1,32 @@
 """One row as devices have been shown it, compared with the stored row. Pure.
 
 A device is one of two kinds. The old web client lays the `changes` of an event over
-its own copy; a newer one takes the whole row of the event. A row counts as shown only
-if both of them hold exactly the stored row. For that, `ShownRow` keeps a `base`, a
-whole row that the devices are known to hold, the `changes` laid over it since, and
-the last row. A publisher that skips an event leaves no trace but this one: the laid
-row differs from the stored one, although the last event had the newest version.
+its own copy; a newer one lays the whole row of the event. A reply, a page of a sync
+and a replay show the row to one device. A row counts as shown only if every device
+holds exactly the stored row, whichever kind it is.
+
+Neither `updatedAt` nor the last message proves that: a row can change without a new
+time, be shown to one device, and change back. So `ShownRow` keeps a `base`, a whole
+row that all devices are known to hold, and each step since. `is_held` plays the steps
+for each device that a step names, and for the others together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from ..recovery_ports import StoredRow
 
-__all__ = ["Agreement", "ShownRow", "is_complete"]
+__all__ = ["ShownRow", "Step", "is_complete"]
 
 OVERHEAD_BYTES: Final = 600
 """Of an entry beside its texts."""
-MOST_OVERLAYS: Final = 16
+STEP_BYTES: Final = 150
+MOST_STEPS: Final = 16
+MOST_STEP_BYTES: Final = 524_288
+"""Some milliseconds to read."""
 NOTE_NAMES: Final = frozenset({
     "id", "userId", "folderId", "title", "content", "type", "encryptedTitle",
     "encryptedContent", "iv", "salt", "starred", "archived", "deleted", "hidden",
@@ -31,18 +36,40 @@ FOLDER_NAMES: Final = frozenset({
     "id", "userId", "name", "color", "parentId", "sortOrder", "isDefault", "createdAt",
     "updatedAt",
 })  # fmt: skip
+OTHERS: Final = ""
+"""In place of a connection id: all devices that no step names."""
 _object: Final = msgspec.json.Decoder(dict[str, Any])
 
+Fields = Mapping[str, Any]
 
-class Agreement(Enum):
-    """How a stored row compares with what was shown of it."""
 
-    SHOWN = auto()
-    ANNOUNCED = auto()
-    """This version was shown, but whether all devices hold it is unknown."""
-    REPLIED = auto()
-    """This version was shown to the device that wrote it, and to no other."""
-    DIFFERENT = auto()
+class Step(NamedTuple):
+    """A message that showed the row.
+
+    Without `changes` only `connection` got it. Otherwise it is an event, which went to
+    all but `connection`.
+    """
+
+    changes: bytes | None
+    row: bytes
+    connection: str | None
+    holds: bool = True
+    """Whether `connection` holds `row` now; not if it has written a newer one."""
+
+
+class _Copy(NamedTuple):
+    """What a device holds, as far as it is known, for each kind of client."""
+
+    old: Fields
+    new: Fields
+
+    def after(self, changes: Fields, row: Fields) -> "_Copy":
+        """After an event."""
+        return _Copy({**self.old, **changes}, {**self.new, **changes, **row})
+
+    def taking(self, changes: Fields, row: Fields) -> "_Copy":
+        """After the whole row was shown to this device, or written by it."""
+        return _Copy({**self.old, **changes, **row}, {**self.new, **changes, **row})
 
 
 @dataclass(slots=True)
@@ -55,62 +82,66 @@ class ShownRow:
     """The same, by an event: shown to all but the event's holder."""
     sequence: int = 0
     base: bytes | None = None
-    overlays: list[bytes] = field(default_factory=list)
-    last: bytes = b""
+    steps: list[Step] = field(default_factory=list)
+    mixed: bool = False
+    """Devices may hold different copies, and `steps` do not say which: send the row."""
     holder: str | None = None
-    """The connection that is known to hold `version`, as it wrote it."""
+    """The connection that wrote `version`."""
     replied: bool = False
     """True until the event of `version` has reached the other devices."""
     gone: bool = False
     """A deletion was shown last."""
-    overlay_bytes: int = 0
+    step_bytes: int = 0
     counted: int = 0
     """Bytes that `ShownRows` has counted for it."""
 
     @property
     def size(self) -> int:
         """Bytes held, about."""
-        texts = len(self.base or b"") + len(self.last) + self.overlay_bytes
-        return OVERHEAD_BYTES + texts
+        return OVERHEAD_BYTES + len(self.base or b"") + self.step_bytes
 
-    def rebase(self, base: bytes | None) -> None:
-        """Note the whole row that devices hold; None when it is unknown."""
-        self.base = base
-        self.overlays.clear()
-        self.overlay_bytes = 0
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is known of what devices hold."""
+        return self.base is None and not self.steps and not self.mixed
 
-    def lay(self, changes: bytes) -> None:
-        """Lay changes over the base, as the old web client does."""
-        self.overlays.append(changes)
-        self.overlay_bytes += len(changes)
-        if len(self.overlays) > MOST_OVERLAYS:
-            laid, based = self._laid(), self.base is not None
-            merged = None if laid is None else msgspec.json.encode(laid)
-            self.rebase(merged if based else None)
-            if merged is not None and not based:
-                self.overlays.append(merged)
-                self.overlay_bytes = len(merged)
+    def was_sent_whole(self, row: bytes) -> bool:
+        """Whether the last step sent exactly this whole row to one device."""
+        return bool(self.steps) and self.steps[-1][:2] == (None, row)
 
-    def compare(self, row: StoredRow, *, changed: bool = True) -> Agreement:
-        """How the stored row compares with this one.
+    def rebase(self, base: bytes | None, *, mixed: bool = False) -> None:
+        """Note the whole row that all devices hold; None when it is unknown."""
+        self.base, self.mixed = base, mixed
+        self.steps.clear()
+        self.step_bytes = 0
+
+    def add(self, step: Step) -> None:
+        """Note a message that showed the row."""
+        if self.mixed:
+            return
+        self.steps.append(step)
+        self.step_bytes += STEP_BYTES + len(step.changes or b"") + len(step.row)
+        if self.step_bytes > MOST_STEP_BYTES:
+            self.rebase(None, mixed=True)
+        elif len(self.steps) > MOST_STEPS:
+            self._merge()
+
+    def is_held(self, row: StoredRow, *, changed: bool = True) -> bool:
+        """Whether every device holds the stored row.
 
         `changed` is False when the row is as it was when the devices were known to
-        hold it: then fields that no event named are right.
+        hold it: then fields that no step named are right.
         """
-        if self.gone:
-            return Agreement.DIFFERENT
-        same = self.version == row.updated_at
-        if self.replied:
-            return Agreement.REPLIED if same else Agreement.DIFFERENT
-        stored, laid = _read(row.text), self._laid()
-        last = _read(self.last) if self.last else {}
-        if stored is None or last is None or laid is None:
-            return Agreement.DIFFERENT
-        if not _within(last, stored) or not _within(laid, stored):
-            return Agreement.DIFFERENT
-        if laid.keys() >= stored.keys() or not changed:
-            return Agreement.SHOWN
-        return Agreement.ANNOUNCED if same else Agreement.DIFFERENT
+        if self.gone or self.mixed:
+            return False
+        stored, copies = _read(row.text), self._copies()
+        if stored is None or copies is None:
+            return False
+        return all(
+            _within(fields, stored) and (not changed or fields.keys() >= stored.keys())
+            for copy in copies.values()
+            for fields in copy
+        )
 
     def holder_of(self, row: StoredRow) -> str | None:
         """The connection that holds exactly the stored row, because it wrote it.
@@ -118,33 +149,63 @@ class ShownRow:
         The version alone does not tell: when a folder is deleted, its notes change
         and keep their `updatedAt`.
         """
-        if self.holder is None or self.version != row.updated_at:
+        stored, copies = _read(row.text), self._copies()
+        if self.holder is None or stored is None or copies is None:
             return None
-        stored, last = _read(row.text), _read(self.last)
-        if stored is None or last is None or not last.keys() >= stored.keys():
-            return None
-        return self.holder if _within(last, stored) else None
-
-    def _laid(self) -> dict[str, Any] | None:
-        """The fields that devices hold which go by `changes`; None if unreadable.
-
-        Without a base only those that events have named.
-        """
-        row = {} if self.base is None else _read(self.base)
-        for changes in self.overlays:
-            found = _read(changes)
-            if row is None or found is None:
+        for fields in copies.get(self.holder, ({},)):
+            if not fields.keys() >= stored.keys() or not _within(fields, stored):
                 return None
-            row.update(found)
-        return row
+        return self.holder
+
+    def _merge(self) -> None:
+        """Play the steps now, if they left one whole row on all devices."""
+        copies = self._copies() or {}
+        found = [fields for copy in copies.values() for fields in copy]
+        same = bool(found) and all(fields == found[0] for fields in found)
+        if same and _has_all_names(found[0]):
+            self.rebase(msgspec.json.encode(found[0]))
+        else:
+            self.rebase(None, mixed=True)
+
+    def _copies(self) -> dict[str, _Copy] | None:
+        """The copies by connection and of the `OTHERS`; None if one is unreadable."""
+        base = {} if self.base is None else _read(self.base)
+        if base is None:
+            return None
+        copies, whole = {OTHERS: _Copy(base, base)}, self._last_whole()
+        for number, step in enumerate(self.steps):
+            changes = _read(step.changes or b"{}")
+            needed = number >= whole or step.connection is not None
+            row = _read(step.row or b"{}") if needed else {}
+            if changes is None or row is None:
+                return None
+            name = step.connection
+            own = copies.get(name or OTHERS, copies[OTHERS])
+            if step.changes is not None:
+                for other in copies.keys() - {name}:
+                    copies[other] = copies[other].after(changes, row)
+            if name is not None:
+                copies[name] = own.taking(changes, row) if step.holds else own
+        return copies
+
+    def _last_whole(self) -> int:
+        """The number of the last event, if newer clients hold its row and no other."""
+        for number in range(len(self.steps) - 1, -1, -1):
+            step = self.steps[number]
+            if step.changes is not None:
+                return number if step.holds and is_complete(step.row) else 0
+        return 0
 
 
 def is_complete(row: bytes) -> bool:
     """Whether a row's JSON has all the fields of the wire format."""
     found = _read(row)
-    if found is None:
-        return False
-    return found.keys() >= NOTE_NAMES or found.keys() >= FOLDER_NAMES
+    return found is not None and _has_all_names(found)
+
+
+def _has_all_names(names: Iterable[str]) -> bool:
+    found = set(names)
+    return found >= NOTE_NAMES or found >= FOLDER_NAMES
 
 
 def _read(text: bytes) -> dict[str, Any] | None:
@@ -154,6 +215,6 @@ def _read(text: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _within(part: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
+def _within(part: Fields, whole: Fields) -> bool:
     """Whether each field of `part` that the row has is equal there."""
     return all(part[name] == whole[name] for name in part.keys() & whole.keys())

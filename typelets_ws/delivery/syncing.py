@@ -61,9 +61,9 @@ class Syncer:
         self._monotonic = monotonic
 
     async def page(
-        self, user_id: str, message: client_messages.Sync
+        self, user_id: str, connection_id: str, message: client_messages.Sync
     ) -> messages.SyncPage:
-        """The next page of one user.
+        """The next page of one user, for this device.
 
         Raises `ClientError` with `Code.CURSOR_EXPIRED`, or `StoreError`.
         """
@@ -91,6 +91,8 @@ class Syncer:
             position = (last.kind, last.row_id)
             following = Cursor(horizon, since.horizon, position)
         rows = await self._current(rows, started)
+        for row in rows:
+            self._shown.sent_to_one(row.key, row.text, connection_id)
         text = cursors.encode(snapshot.identity, following)
         return _page(message, rows, text, None if more else found)
 

@@ -30,6 +30,7 @@ from ..protocol.fields import (
     uuid,
     wire_time,
 )
+from ..recovery_ports import RowKey, RowKind
 from .announcements import (
     folder_created,
     folder_deleted,
@@ -112,6 +113,7 @@ async def note_update(
         context.telemetry.metrics.filtered_fields.labels(name).inc(count)
     if not changes:
         raise ClientError(Code.INVALID_FIELD, NO_VALID_FIELDS)
+    sequence = context.recovery.shown.sequence
     written = await _write(context.store, session.user_id, note_id, changes, message)
     if written is Missing.NOTE:
         raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
@@ -120,6 +122,10 @@ async def note_update(
             Code.NOT_FOUND, FOLDER_NOT_FOUND, folder_id=str(changes["folderId"])
         )
     if isinstance(written, Conflict):
+        key = RowKey(session.user_id, RowKind.NOTE, note_id)
+        context.recovery.note_conflict(
+            key, written.row, session.connection_id, sequence
+        )
         raise ClientError(Code.CONFLICT, CONFLICT, updated_note=written.row)
     now_ms = context.clock.now_ms()
     row = Raw(written.row)

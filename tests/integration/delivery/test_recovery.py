@@ -465,6 +465,81 @@ async def test_a_late_event_of_an_older_version_is_set_right(
             assert titles(await until(device, is_healed)) == ["newer"]
 
 
+SLOW = {**FAST, "audit_s": 3_600.0, "quiet_s": 0.05}
+
+
+def star(database: Database, note: str, *, starred: bool) -> None:
+    """By hand: `updatedAt` stays, and nothing is published."""
+    query = "UPDATE notes SET starred = %s WHERE id = %s"
+    database.execute(query, starred, note)
+
+
+async def heal(redis_server: RedisServer, device: Device) -> list[Message]:
+    """Have the user healed; returns what the device hears of it."""
+    await publish(redis_server.url, ALICE, {"event": "resync_required"})
+    return await until(device, is_healed)
+
+
+def starred(messages: list[Message]) -> list[bool]:
+    rows = [m["updatedNote"] for m in messages if m["type"] == "note_sync"]
+    return [row["starred"] for row in rows]
+
+
+async def test_a_row_that_changed_back_after_a_page_is_sent_again(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    """One device was shown it in between; the digest is the same throughout."""
+    note = database.add_note(ALICE)
+    async with boot(recovery=SLOW) as house:
+        await ready(house)
+        async with house.device(ALICE) as one, house.device(ALICE) as two:
+            await until(one, is_healed)
+            await until(two, is_healed)
+            star(database, note, starred=True)
+            page = await one.ask({"type": "sync"})
+            assert [row["starred"] for row in page["notes"]] == [True]
+            star(database, note, starred=False)
+            assert starred(await heal(redis_server, one)) == [False]
+            assert starred(await until(two, is_healed)) == [False]
+            assert starred(await heal(redis_server, one)) == []
+
+
+async def test_a_row_that_changed_back_after_a_replay_is_sent_again(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    note = database.add_note(ALICE)
+    async with boot(recovery=SLOW) as house:
+        await ready(house)
+        async with house.device(ALICE) as one:
+            await until(one, is_healed)
+            star(database, note, starred=True)
+            async with house.device(ALICE) as two:
+                assert starred(await until(two, is_healed)) == [True]
+                star(database, note, starred=False)
+                assert starred(await heal(redis_server, two)) == [False]
+
+
+async def test_a_row_that_changed_back_after_a_conflict_is_sent_again(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    note = database.add_note(ALICE)
+    async with boot(recovery=SLOW) as house:
+        await ready(house)
+        async with house.device(ALICE) as one, house.device(ALICE) as two:
+            await until(one, is_healed)
+            await until(two, is_healed)
+            star(database, note, starred=True)
+            refused = await one.ask(
+                {
+                    "type": "note_update", "noteId": note, "changes": {"title": "x"},
+                    "baseUpdatedAt": "2020-01-01T00:00:00.000Z",
+                }
+            )  # fmt: skip
+            assert refused["updatedNote"]["starred"]
+            star(database, note, starred=False)
+            assert starred(await heal(redis_server, one)) == [False]
+
+
 async def test_a_row_that_was_announced_and_does_not_exist_is_taken_back(
     boot: Boot, redis_server: RedisServer
 ) -> None:

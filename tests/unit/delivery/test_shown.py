@@ -1,10 +1,10 @@
-"""The versions shown of rows: staleness, verification, memory."""
+"""What was shown of rows: staleness, verification, memory."""
 
 import json
 from typing import Any
 
 from typelets_ws.delivery.shown import ShownRows
-from typelets_ws.delivery.shown_row import Agreement, is_complete
+from typelets_ws.delivery.shown_row import is_complete
 from typelets_ws.ports import VersionedRow
 from typelets_ws.recovery_ports import RowKey, RowKind, StoredRow
 
@@ -32,10 +32,10 @@ def show(shown: ShownRows, row: StoredRow, *names: str, **more: Any) -> None:
     shown.updated(KEY, json.dumps(changes).encode(), row.text, row.updated_at, **more)
 
 
-def agreement(shown: ShownRows, row: StoredRow, *, changed: bool = True) -> Agreement:
+def is_held(shown: ShownRows, row: StoredRow, *, changed: bool = True) -> bool:
     known = shown.get(KEY)
     assert known is not None
-    return known.compare(row, changed=changed)
+    return known.is_held(row, changed=changed)
 
 
 def of_alice(max_bytes: int = 100_000) -> ShownRows:
@@ -54,24 +54,22 @@ def test_changes_laid_over_a_known_row_make_the_stored_one() -> None:
     shown = of_alice()
     shown.sent(stored(1, title="a"))
     show(shown, stored(2, title="b"), "title")
-    assert agreement(shown, stored(2, title="b")) is Agreement.SHOWN
+    assert is_held(shown, stored(2, title="b"))
 
 
 def test_a_skipped_event_is_noticed_in_the_laid_row() -> None:
     shown = of_alice()
     shown.sent(stored(1, title="a", content="c"))
     show(shown, stored(3, title="b", content="skipped"), "title")
-    assert agreement(shown, stored(3, title="b", content="skipped")) is (
-        Agreement.DIFFERENT
-    )
+    assert not is_held(shown, stored(3, title="b", content="skipped"))
 
 
 def test_without_a_known_row_an_event_may_not_be_all() -> None:
     shown = of_alice()
     show(shown, stored(2, title="b"), "title")
-    assert agreement(shown, stored(2, title="b")) is Agreement.ANNOUNCED
-    assert agreement(shown, stored(2, title="b"), changed=False) is Agreement.SHOWN
-    assert agreement(shown, stored(3, title="x")) is Agreement.DIFFERENT
+    assert not is_held(shown, stored(2, title="b"))
+    assert is_held(shown, stored(2, title="b"), changed=False)
+    assert not is_held(shown, stored(3, title="x"))
 
 
 def test_many_changes_are_merged() -> None:
@@ -82,8 +80,7 @@ def test_many_changes_are_merged() -> None:
         for number in range(1, 60):
             row = stored(number, title=f"{number}", content="same")
             show(shown, row, "title")
-        found = agreement(shown, stored(59, title="59", content="same"))
-        assert found is (Agreement.SHOWN if based else Agreement.ANNOUNCED)
+        assert is_held(shown, stored(59, title="59", content="same")) is based
 
 
 def test_a_reply_is_held_by_its_sender_until_the_event_has_come() -> None:
@@ -91,9 +88,9 @@ def test_a_reply_is_held_by_its_sender_until_the_event_has_come() -> None:
     shown.sent(stored(1))
     row = stored(2, title="x")
     shown.replied(KEY, VersionedRow(row.text, row.updated_at), "c1")
-    assert agreement(shown, row) is Agreement.REPLIED
+    assert not is_held(shown, row)
     show(shown, row, "title", holder="c1")
-    assert agreement(shown, row) is Agreement.SHOWN
+    assert is_held(shown, row)
 
 
 def test_updates_that_one_device_sends_in_a_row_are_not_stale() -> None:
@@ -113,11 +110,11 @@ def test_a_deletion_is_shown_until_the_row_is_created_or_sent() -> None:
     shown = of_alice()
     shown.sent(stored(1))
     shown.deleted(KEY)
-    assert agreement(shown, stored(1)) is Agreement.DIFFERENT
+    assert not is_held(shown, stored(1))
     show(shown, stored(2))
-    assert agreement(shown, stored(2)) is Agreement.DIFFERENT, "ignored by old clients"
+    assert not is_held(shown, stored(2)), "ignored by old clients"
     shown.created(KEY, stored(2).text, at(2))
-    assert agreement(shown, stored(2)) is Agreement.SHOWN
+    assert is_held(shown, stored(2))
 
 
 def test_each_showing_is_to_be_verified_once() -> None:
@@ -184,13 +181,13 @@ def test_the_same_version_again_is_not_stale() -> None:
 def test_an_update_without_other_devices_leaves_its_whole_row() -> None:
     """Its sender has the row from the reply; no one had to lay changes over a copy."""
     row = stored(1, title="x")
-    for alone, found in ((True, Agreement.SHOWN), (False, Agreement.ANNOUNCED)):
+    for alone in (True, False):
         shown = of_alice()
         show(shown, row, "title", alone=alone)
-        assert agreement(shown, row) is found
+        assert is_held(shown, row) is alone
     shown = of_alice()
     shown.updated(KEY, b"{}", b'{"title":"x"}', at(1), alone=True)
-    assert agreement(shown, row) is Agreement.ANNOUNCED
+    assert not is_held(shown, row)
 
 
 def test_the_holder_is_the_writer_of_the_version_shown() -> None:
@@ -234,21 +231,21 @@ def test_a_creation_is_the_whole_row_only_where_it_was_unknown() -> None:
     row = stored(2, title="b")
     shown = of_alice()
     shown.created(KEY, row.text, at(2))
-    assert agreement(shown, row) is Agreement.SHOWN
+    assert is_held(shown, row)
     # Devices that know the row ignore the event.
     shown = of_alice()
     shown.sent(stored(1, title="a"))
     shown.created(KEY, row.text, at(2))
-    assert agreement(shown, row) is Agreement.DIFFERENT
+    assert not is_held(shown, row)
     # After a row without some of its fields the devices' copy is unknown.
     shown = of_alice()
     shown.created(KEY, b'{"title":"b"}', at(2))
-    assert agreement(shown, row) is Agreement.ANNOUNCED
+    assert not is_held(shown, row)
     # A newer client takes the row that it is sent, whatever it holds.
     shown = of_alice()
     shown.sent(row)
     shown.created(KEY, stored(2, title="c").text, at(2))
-    assert agreement(shown, row) is Agreement.DIFFERENT
+    assert not is_held(shown, row)
 
 
 def test_a_deleted_row_takes_no_room_for_texts() -> None:
@@ -262,3 +259,97 @@ def test_a_deleted_row_takes_no_room_for_texts() -> None:
     assert known is not None
     assert (known.version, known.event_version, known.holder) == (None, None, None)
     assert not shown.is_stale(KEY, at(1))
+
+
+def test_a_row_that_one_device_was_sent_and_that_changed_back_is_not_held() -> None:
+    """With the same `updatedAt` throughout: neither client nor digest can tell."""
+    shown = of_alice()
+    shown.sent(stored(1, starred=False))
+    shown.verified(KEY)
+    sequence = shown.sequence
+    shown.sent_to_one(KEY, stored(1, starred=False).text, "c1")
+    assert not shown.touched(KEY, sequence), "it holds what the others hold"
+    shown.sent_to_one(KEY, stored(1, starred=True).text, "c1")
+    assert shown.touched(KEY, sequence)
+    assert shown.is_unverified(KEY)
+    for changed in (True, False):
+        assert not is_held(shown, stored(1, starred=False), changed=changed)
+        assert not is_held(shown, stored(1, starred=True), changed=changed)
+    shown.sent_to_one(KEY, stored(1, starred=False).text, "c1")
+    assert is_held(shown, stored(1, starred=False))
+
+
+def test_an_event_makes_the_row_of_one_device_that_of_all() -> None:
+    """Of the fields it names: the old web client lays only these."""
+    for names, found in ((["title"], False), (["title", "starred"], True)):
+        shown = of_alice()
+        shown.sent(stored(1, starred=False))
+        shown.sent_to_one(KEY, stored(1, starred=True).text, "c1")
+        show(shown, stored(2, title="x", starred=False), *names)
+        assert is_held(shown, stored(2, title="x", starred=False)) is found
+
+
+def test_a_writer_keeps_what_its_reply_had_and_no_event_named() -> None:
+    """A change by hand before its update, taken back before another's."""
+    shown = of_alice()
+    shown.sent(stored(1, starred=False))
+    row = stored(2, title="x", starred=True)
+    shown.replied(KEY, VersionedRow(row.text, row.updated_at), "c1")
+    show(shown, row, "title", holder="c1")
+    row = stored(3, title="y", starred=False)
+    shown.replied(KEY, VersionedRow(row.text, row.updated_at), "c2")
+    show(shown, row, "title", holder="c2")
+    assert not is_held(shown, row)
+    known = shown.get(KEY)
+    assert known is not None
+    assert known.holder_of(row) == "c2"
+
+
+def test_a_partial_row_leaves_the_other_fields_of_newer_clients() -> None:
+    shown = of_alice()
+    shown.sent(stored(1, starred=False))
+    show(shown, stored(2, title="x", starred=True), "title")
+    changes = json.dumps({"title": "y", "updatedAt": at(3)}).encode()
+    shown.updated(KEY, changes, changes, at(3))
+    assert not is_held(shown, stored(3, title="y", starred=False))
+
+
+def test_a_writer_that_ignores_a_creation_does_not_hold_its_row() -> None:
+    shown = of_alice()
+    shown.sent(stored(1, title="a"))
+    show(shown, stored(2, title="b"), "title", holder="c1")
+    row = stored(3, title="c")
+    shown.created(KEY, row.text, at(3))
+    known = shown.get(KEY)
+    assert known is not None
+    assert known.holder_of(row) is None
+    assert not is_held(shown, row)
+
+
+def test_a_creation_of_a_row_that_was_updated_is_ignored_by_old_clients() -> None:
+    shown = of_alice()
+    show(shown, stored(1, title="a"), "title")
+    shown.created(KEY, stored(2, title="b", content="new").text, at(2))
+    assert not is_held(shown, stored(2, title="b", content="new"))
+
+
+def test_more_steps_than_are_kept_leave_copies_that_differ_to_be_sent() -> None:
+    shown = of_alice(max_bytes=10_000_000)
+    shown.sent(stored(1, starred=False))
+    shown.sent_to_one(KEY, stored(1, starred=True).text, "c1")
+    for number in range(2, 40):
+        show(shown, stored(number, title="x", starred=False), "title")
+    row = stored(39, title="x", starred=False)
+    assert not is_held(shown, row)
+    assert not is_held(shown, row, changed=False)
+    shown.sent(row)
+    assert is_held(shown, row)
+
+
+def test_large_rows_are_not_kept_in_many_versions() -> None:
+    shown = of_alice(max_bytes=10_000_000)
+    shown.sent(stored(0, content="x"))
+    for number in range(1, 4):
+        show(shown, stored(number, content="x" * 150_000), "content")
+    assert shown.used_bytes < 100_000
+    assert not is_held(shown, stored(3, content="x" * 150_000))

@@ -65,7 +65,7 @@ async def page(*found: StoredRow | None) -> list[bytes]:
     syncer = Syncer(table, shown, Horizons(60.0), Settings(), lambda: 0.0)
     async with asyncio.TaskGroup() as group:
         reading = group.create_task(syncer.gathered.run())
-        answer = await syncer.page("alice", client_messages.Sync())
+        answer = await syncer.page("alice", "c1", client_messages.Sync())
         reading.cancel()
     return [bytes(note) for note in answer.notes]
 

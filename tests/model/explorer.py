@@ -98,8 +98,9 @@ def _wrong_at_rest(state: State, audited: bool, broken: Broken | None) -> str:
             continue
         if device.session in state.barred:
             return f"device {number} is attached although its session is revoked"
-        if state.row.owner == ALICE and device.screen != state.row.xid:
-            return f"device {number} shows {device.screen}, the row is {state.row.xid}"
+        content = state.row.content
+        if state.row.owner == ALICE and device.screen != content:
+            return f"device {number} shows {device.screen}, the row is {content}"
     return state.wrong
 
 

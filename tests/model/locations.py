@@ -25,6 +25,16 @@ LOCATIONS: dict[str, list[str]] = {
         "bus.publisher.EventPublisher.publish",
         "delivery.relay.Relay.on_unpublished",
     ],
+    "ask": [
+        "delivery.syncing.Syncer.page",
+        "delivery.newcomers.Newcomers.replay",
+        "postgres.store.Store.update_note_based",
+    ],
+    "page": [
+        "delivery.recovery.Recovery.note_conflict",
+        "delivery.shown.ShownRows.sent_to_one",
+        "delivery.shown_row.ShownRow.is_held",
+    ],
     "bar": ["delivery.revocations.RevokedSessions.revoke"],
     "revoke": ["publisher.Publisher.revoke_session"],
     "cut": ["bus.subscriber.Subscriber.lost"],

@@ -21,6 +21,7 @@ class Broken(StrEnum):
     OLDER_IS_NOT_SHOWN = "an event older than what was shown is shown"
     REPLY_IS_NOT_OLDER = "a reply shows its row although a newer one was shown"
     REPLY_COUNTS_AS_SHOWN = "a reply is not remembered as shown to its sender"
+    PAGE_COUNTS_AS_SHOWN = "a page is not remembered as shown to the device that asked"
     UNPUBLISHED_IS_REPAIRED = "an event that could not be published is forgotten"
     UNPUBLISHED_IS_SERVED_HERE = "an unpublished event is not delivered here either"
     SIGN_IN_IS_HEALED = "a device that signs in is taken to be up to date"

@@ -39,6 +39,21 @@ def silent(stamp: int) -> Script:
     return (("write", steps.write(stamp)), ("commit", steps.commit))
 
 
+def there_and_back(stamp: int) -> Script:
+    """A change by hand that is taken back; `updatedAt` stays."""
+    return (
+        ("write", steps.write(stamp)),
+        ("commit", steps.commit),
+        ("write back", steps.write(stamp, content=1)),
+        ("commit", steps.commit),
+    )
+
+
+def sync(number: int) -> Script:
+    """A device that asks for the row."""
+    return (("ask", steps.ask(number)), ("page", steps.page(number)))
+
+
 def undone(stamp: int, broken: Broken | None) -> Script:
     """A REST host whose transaction is rolled back."""
     begin: Script = (("write", steps.write(stamp)),)
@@ -142,6 +157,11 @@ def scenarios(broken: Broken | None) -> dict[str, Scenario]:
         "a row changes and keeps its time": Scenario(
             State(processes=(HERE,), devices=(device(), device())),
             {"a": client(0), "folder": silent(1)},
+            audited=True,
+        ),
+        "a row changes and changes back": Scenario(
+            State(processes=(HERE,), devices=(device(), device())),
+            {"sync": sync(0), "hand": there_and_back(0), "audit": (audit,)},
             audited=True,
         ),
         "clocks apart": Scenario(

@@ -2,9 +2,9 @@
 
 The model is small on purpose: one note, two users, at most two processes. Every
 value is immutable, so that the explorer can compare and remember whole states.
-A row's `xid` stands for its content: no process can compare two contents, except
-for being equal. It can only order rows by `stamp` (`updatedAt`), which comes from
-the clocks of different hosts and may go backwards.
+A row's `content` is a number: no process can compare two contents, except for being
+equal. It can only order rows by `stamp` (`updatedAt`), which comes from the clocks of
+different hosts and may go backwards. A content may come back with another `xid`.
 """
 
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ class Row:
     owner: str = ALICE
     stamp: int = 0
     xid: int = 1
+    content: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Device:
     screen: int = 1
     known: int | None = None
     """The stamp last sent to it, as the process remembers; None before the first."""
+
+    shown: int = 1
+    """The content last sent to it, as the process remembers."""
 
 
 @dataclass(frozen=True)

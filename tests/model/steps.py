@@ -19,13 +19,17 @@ Step = Callable[[State, int, Broken | None], State | None]
 # Writers: the REST service, any host.
 
 
-def write(stamp: int, owner: str = ALICE) -> Step:
-    """Update the row in an open transaction, with the clock of that host."""
+def write(stamp: int, owner: str = ALICE, content: int | None = None) -> Step:
+    """Update the row in an open transaction, with the clock of that host.
+
+    The content is a new one, unless it is given.
+    """
 
     def step(state: State, actor: int, _: Broken | None) -> State | None:
         if state.running is not None:
             return None  # the row is locked
-        row = Row(owner, stamp, state.next_xid)
+        xid = state.next_xid
+        row = Row(owner, stamp, xid, xid if content is None else content)
         state = replace(state, running=row, next_xid=row.xid + 1)
         return _remember(state, actor, row)
 
@@ -58,7 +62,7 @@ def load(device: int) -> Step:
     """Fetch the row from the REST service, before the socket is there."""
 
     def step(state: State, actor: int, _: Broken | None) -> State | None:
-        return state.device(device, screen=state.row.xid)
+        return state.device(device, screen=state.row.content)
 
     return step
 
@@ -125,7 +129,7 @@ def update(device: int) -> Step:
             return state
         if state.running is not None or state.row.owner != ALICE:
             return None
-        row = Row(ALICE, state.row.stamp + 1, state.next_xid)
+        row = Row(ALICE, state.row.stamp + 1, state.next_xid, state.next_xid)
         return _remember(replace(state, row=row, next_xid=row.xid + 1), actor, row)
 
     return step
@@ -160,8 +164,34 @@ def _reply(state: State, device: int, row: Row, broken: Broken | None) -> State:
     # The statement may have ended before a read that has shown a later row.
     state = state.process(sender.process, unchecked=True)
     if broken is Broken.REPLY_COUNTS_AS_SHOWN:
-        return state.device(device, screen=row.xid)
+        return state.device(device, screen=row.content)
     return _show(state, device, row)
+
+
+def ask(device: int) -> Step:
+    """Read the row for a page of a sync, or for the refusal of an update."""
+
+    def step(state: State, actor: int, _: Broken | None) -> State | None:
+        if not state.devices[device].attached or state.row.owner != ALICE:
+            return state
+        return _remember(state, actor, state.row)
+
+    return step
+
+
+def page(device: int) -> Step:
+    """Send that row to the device that asked, and to no other."""
+
+    def step(state: State, actor: int, broken: Broken | None) -> State | None:
+        row, asking = state.written[actor], state.devices[device]
+        if row is None or not asking.attached:
+            return state
+        if broken is Broken.PAGE_COUNTS_AS_SHOWN:
+            return state.device(device, screen=row.content)
+        state = state.process(asking.process, unchecked=True)
+        return _show(state, device, row)
+
+    return step
 
 
 # Revocation: the REST service.
@@ -355,7 +385,7 @@ def _publish(state: State, event: Event) -> State:
 def _holds(device: Device, row: Row, broken: Broken | None) -> bool:
     if broken is Broken.HELD_BY_CONTENT:
         return device.known == row.stamp
-    return device.screen == row.xid and device.known is not None
+    return device.shown == row.content and device.known is not None
 
 
 def _is_here(device: Device, process: int, user: str) -> bool:
@@ -386,7 +416,8 @@ def _show(state: State, number: int, row: Row) -> State:
     device = state.devices[number]
     if row.owner != device.user:
         state = replace(state, wrong=f"device {number} was shown another user's row")
-    return state.device(number, screen=row.xid, known=row.stamp)
+    content = row.content
+    return state.device(number, screen=content, shown=content, known=row.stamp)
 
 
 def _end_session(state: State, index: int, session: int) -> State:

@@ -228,6 +228,27 @@ async def test_a_reply_in_conflict_with_what_was_shown_has_the_row_read() -> Non
         assert known.replied, "it began after all that was shown: it is the newest"
 
 
+async def test_a_row_that_refuses_an_update_is_noted_as_shown_to_its_sender() -> None:
+    """And read again, if an event showed it meanwhile: it may be older."""
+    update = {**UPDATE, "baseUpdatedAt": "2020-01-01T00:00:00.000Z"}
+    async with talking() as talk:
+        await talk.come_in()
+        key = RowKey("alice", RowKind.NOTE, NOTE)
+        shown, conflicts = talk.world.recovery.shown, talk.world.recovery.conflicts
+        await talk.ask(UPDATE)
+        sequence = shown.sequence
+        assert (await talk.ask(update))["code"] == "CONFLICT"
+        assert shown.touched(key, sequence)
+        assert not conflicts
+        talk.world.store.gate.clear()
+        talk.say(update)
+        await asyncio.sleep(0)  # it begins
+        shown.updated(key, b"{}", b"{}", None)
+        talk.world.store.gate.set()
+        await talk.idle()
+        assert list(conflicts) == [key]
+
+
 async def test_a_page_is_read_once_the_client_has_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -21,7 +21,7 @@ LOCATIONS: dict[str, list[str]] = {
     "update": ["postgres.store.Store.update_note"],
     "answer": [
         "session.dispatcher.Dispatcher._apply",
-        "delivery.recovery.Recovery.note_reply",
+        "delivery.conflicts.Conflicts.note_reply",
         "bus.publisher.EventPublisher.publish",
         "delivery.relay.Relay.on_unpublished",
     ],
@@ -31,7 +31,7 @@ LOCATIONS: dict[str, list[str]] = {
         "postgres.store.Store.update_note_based",
     ],
     "page": [
-        "delivery.recovery.Recovery.note_conflict",
+        "delivery.conflicts.Conflicts.note_refusal",
         "delivery.shown.ShownRows.sent_to_one",
         "delivery.shown_row.ShownRow.is_held",
     ],

@@ -16,18 +16,21 @@ from math import ceil
 from typing import Final, Protocol
 
 from ..config.model import Recovery as Settings
-from ..ports import StoreError, VersionedRow
+from ..ports import StoreError
 from ..protocol import client_messages, messages
-from ..recovery_ports import Changes, HorizonMemory, RowKey
+from ..recovery_ports import Changes, HorizonMemory
 from ..telemetry.telemetry import Telemetry
 from .alarm import Alarm
+from .conflicts import Conflicts
 from .deletions import KEPT_BYTES, Deletions
 from .healing import Healer
 from .horizon_keeper import HorizonKeeper
 from .horizons import Horizons
 from .hub import Device
 from .kept_ids import KeptIds
+from .looks import LookReader
 from .newcomers import Newcomers
+from .reports import HealReports
 from .resync import ResyncSender
 from .senders import RowSender
 from .shown import SHOWN_BYTES, ShownRows
@@ -46,8 +49,6 @@ SIGN_IN_S: Final = 0.4
 """After `auth_success`: a client that syncs has asked by then."""
 GATHERED_S: Final = 0.1
 """Sign-ins within this time are looked at in one statement."""
-CONFLICT_S: Final = 0.02
-"""Rows in conflict gather for so long: two processes writing one note make many."""
 AUDIT_GAP_S: Final = 0.05
 BATCH: Final = 50
 AUDIT_BATCH: Final = 100
@@ -96,15 +97,18 @@ class Recovery:
         self.deletions = Deletions(kept, shown, sender)
         self._syncer = Syncer(changes, shown, self.horizons, settings, monotonic)
         self._healer = Healer(
-            changes, sender, shown, self.horizons, self.states, settings, telemetry,
-            monotonic, resync, self.deletions,
-        )  # fmt: skip
+            LookReader(changes, shown, self.horizons, self.deletions, settings),
+            self.states,
+            sender,
+            HealReports(sender, resync, telemetry),
+            self.deletions,
+            monotonic,
+        )
         self._newcomers = Newcomers(
             changes, sender, shown, self.horizons, settings, monotonic, self.deletions
         )
-        self.conflicts: dict[RowKey, bool] = {}
-        """True if found since the last read of them began."""
         self._alarm = Alarm(monotonic)
+        self.conflicts = Conflicts(changes, sender, shown, self._alarm, self.heal)
         self._audit_at, self._generation = 0.0, 0
         self._why: str | None = None
 
@@ -123,33 +127,6 @@ class Recovery:
         if state is None or session.connection_id in self._newcomers.waiting:
             return None
         return state.cursor if self._generation == self.horizons.generation else None
-
-    def note_reply(
-        self, key: RowKey, row: VersionedRow, connection_id: str, sequence: int
-    ) -> None:
-        """Note that a device was shown the row it wrote.
-
-        It is newer than all that was shown before the update began, at `sequence`.
-        What was shown since may be newer still: if its version says so, the row is
-        read.
-        """
-        shown = self.shown
-        if shown.touched(key, sequence) and shown.is_stale(key, row.updated_at):
-            self.reread(key)
-        else:
-            shown.replied(key, row, connection_id)
-
-    def note_conflict(
-        self, key: RowKey, row: bytes, connection_id: str, sequence: int
-    ) -> None:
-        """Note that a device is about to be shown the row which refused its update.
-
-        What was shown since the update began, at `sequence`, may be newer.
-        """
-        overtaken = self.shown.touched(key, sequence)
-        self.shown.sent_to_one(key, row, connection_id)
-        if overtaken:
-            self.reread(key)
 
     async def sync(
         self, user_id: str, connection_id: str, message: client_messages.Sync
@@ -200,11 +177,6 @@ class Recovery:
             self._healer.heal(user_id, reason, delay)
         self._alarm.ring()
 
-    def reread(self, key: RowKey) -> None:
-        """Versions of this row disagree: read it, and show that."""
-        self.conflicts[key] = True
-        self._alarm.ring()
-
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -253,14 +225,8 @@ class Recovery:
 
     async def _step(self) -> bool:
         """Do the most urgent work. Returns False when nothing is due."""
-        if self.conflicts:
-            await asyncio.sleep(CONFLICT_S)
-            found = tuple(self.conflicts)
-            self.conflicts = dict.fromkeys(found, False)
-            again = await self._healer.reread(found)
-            for key in set(found).difference(again):
-                if not self.conflicts[key]:
-                    del self.conflicts[key]
+        if self.conflicts.waiting:
+            await self.conflicts.read()
             return True
         if not self.on:
             return False

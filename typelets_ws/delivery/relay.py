@@ -151,15 +151,15 @@ class Relay:
         text = b"" if row is UNSET else bytes(row)
         version = version_of(text or laid)
         if shown.is_stale(key, version, event.exceptConnectionId):
-            self.recovery.reread(key)
+            self.recovery.conflicts.add(key)
             return False
         if version is not None and version > self._latest and self._is_ahead(version):
-            self.recovery.reread(key)
+            self.recovery.conflicts.add(key)
         holder = event.exceptConnectionId
         if shown.updated(key, laid, text, version, holder=holder, alone=alone):
             return True
         if not is_complete(text):
-            self.recovery.reread(key)
+            self.recovery.conflicts.add(key)
             return False
         shown.created(key, text, version)
         self._queue_created(key, text, holder)
@@ -191,7 +191,7 @@ class Relay:
             return True
         key = RowKey(user_id, kind, row_id)
         if self.recovery.shown.is_stale(key, version):
-            self.recovery.reread(key)
+            self.recovery.conflicts.add(key)
             return False
         self.recovery.shown.created(key, text, version)
         return True

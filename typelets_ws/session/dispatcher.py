@@ -283,7 +283,7 @@ class Dispatcher:
     def _note_reply(self, note_id: str, row: VersionedRow, sequence: int) -> None:
         """Note that the sender was shown the row it wrote."""
         key = RowKey(self.session.user_id, RowKind.NOTE, note_id)
-        self._context.recovery.note_reply(
+        self._context.recovery.conflicts.note_reply(
             key, row, self.session.connection_id, sequence
         )
 

@@ -123,7 +123,7 @@ async def note_update(
         )
     if isinstance(written, Conflict):
         key = RowKey(session.user_id, RowKind.NOTE, note_id)
-        context.recovery.note_conflict(
+        context.recovery.conflicts.note_refusal(
             key, written.row, session.connection_id, sequence
         )
         raise ClientError(Code.CONFLICT, CONFLICT, updated_note=written.row)

@@ -139,7 +139,7 @@ async def calm(servers: list[RunningDaemon], updates: float) -> None:
 
     def idle(server: RunningDaemon) -> bool:
         heard = server.figure("events_total", event="note_updated", result="ok")
-        return heard >= updates and not server.daemon.relay.recovery.conflicts
+        return heard >= updates and not server.daemon.relay.recovery.conflicts.waiting
 
     for server in servers:
         await eventually(lambda: idle(server))  # noqa: B023 - awaited in the loop

@@ -221,7 +221,7 @@ async def test_a_reply_in_conflict_with_what_was_shown_has_the_row_read() -> Non
         await talk.idle()
         (reply,) = talk.heard()
         assert reply["type"] == "note_update_success"
-        assert list(talk.world.recovery.conflicts) == [key]
+        assert list(talk.world.recovery.conflicts.waiting) == [key]
         assert (await talk.ask(UPDATE))["type"] == "note_update_success"
         known = shown.get(key)
         assert known is not None
@@ -234,7 +234,8 @@ async def test_a_row_that_refuses_an_update_is_noted_as_shown_to_its_sender() ->
     async with talking() as talk:
         await talk.come_in()
         key = RowKey("alice", RowKind.NOTE, NOTE)
-        shown, conflicts = talk.world.recovery.shown, talk.world.recovery.conflicts
+        shown = talk.world.recovery.shown
+        conflicts = talk.world.recovery.conflicts.waiting
         await talk.ask(UPDATE)
         sequence = shown.sequence
         assert (await talk.ask(update))["code"] == "CONFLICT"

@@ -1,0 +1,103 @@
+"""What a look at users' rows reads, and from where. See `healing`."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ..config.model import Recovery as Settings
+from ..recovery_ports import (
+    Changes,
+    Extent,
+    RowKey,
+    Since,
+    Snapshot,
+    StoredRow,
+    UserChanges,
+)
+from .deletions import Deletions
+from .horizons import Horizons
+from .kept_ids import MOST_IDS
+from .shown import ShownRows
+from .user_states import UserState
+
+__all__ = ["Look", "LookReader", "Rows"]
+
+MOST_UNVERIFIED: Final = 1_000
+"""Rows read by id in one look; the others wait for the next."""
+
+Rows = Mapping[RowKey, StoredRow | None]
+Users = Sequence[tuple[str, UserState]]
+
+
+class Look(NamedTuple):
+    """What one look has read: changes in the order of its users."""
+
+    snapshot: Snapshot
+    changes: list[UserChanges]
+    unverified: Mapping[str, Rows]
+    """By user: rows that were shown and are not among the changes; None if absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookReader:
+    """Reads the rows of some users, each from its own horizon."""
+
+    database: Changes
+    shown: ShownRows
+    horizons: Horizons
+    deletions: Deletions
+    settings: Settings
+
+    async def read(
+        self, users: Users, started: int, now: float, *, digest: bool
+    ) -> Look:
+        """Read the changes of these users, and their rows shown before `started`.
+
+        `now` in monotonic seconds. Raises `StoreError`.
+        """
+        wanted = [
+            self._since(user_id, state, now, digest=digest) for user_id, state in users
+        ]
+        rows, size = self.settings.page_rows, self.settings.page_bytes
+        extent = Extent(rows, size, digest=True, counts=True, packed=MOST_IDS)
+        snapshot, changes = await self.database.changed(wanted, extent)
+        return Look(
+            snapshot, changes, await self._read_unverified(users, changes, started)
+        )
+
+    def _since(
+        self, user_id: str, state: UserState, now: float, *, digest: bool
+    ) -> Since:
+        settled = self.horizons.before(self.settings.quiet_s, now)
+        horizon, within = state.horizon, None
+        if horizon is None:
+            # A first look: as far back as the database's history is known, and beyond
+            # that by the rows' own times.
+            replay_s = self.settings.replay_s
+            horizon, age = self.horizons.oldest(replay_s, now) or (None, 0.0)
+            within = None if age >= replay_s else replay_s
+        packed = self.deletions.wants_ids(user_id, state, few=digest)
+        digest = digest or state.recount
+        return Since(user_id, horizon, state.after, settled, within, digest, packed)
+
+    async def _read_unverified(
+        self, users: Users, found: Sequence[UserChanges], started: int
+    ) -> Mapping[str, Rows]:
+        """Only with the last page of changes."""
+        horizons: dict[str, int] = {}
+        keys: list[RowKey] = []
+        for (user_id, state), changes in zip(users, found, strict=True):
+            if changes.more:
+                continue
+            if state.horizon is not None:
+                horizons[user_id] = state.horizon
+            changed = {row.key for row in changes.rows}
+            unverified = self.shown.unverified(user_id, started)
+            keys += [key for key in unverified if key not in changed]
+        keys = keys[:MOST_UNVERIFIED]
+        rows = await self.database.rows(keys, before=horizons) if keys else {}
+        by_user: dict[str, dict[RowKey, StoredRow | None]] = defaultdict(dict)
+        for key in keys:
+            by_user[key.user_id][key] = rows.get(key)
+        return by_user

@@ -7,6 +7,8 @@ by a read. Invariants:
 - **A conflict found while its row is read is not answered by that read**: its write
   may be newer. The row is read once more.
 - It works without recovery's privileges: `Changes.rows` needs none.
+
+Tested by tests/unit/delivery/test_conflicts.py.
 """
 
 import asyncio

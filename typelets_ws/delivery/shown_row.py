@@ -9,6 +9,8 @@ Neither `updatedAt` nor the last message proves that: a row can change without a
 time, be shown to one device, and change back. So `ShownRow` keeps a `base`, a whole
 row that all devices are known to hold, and each step since. `is_held` plays the steps
 for each device that a step names, and for the others together.
+
+Tested by tests/unit/delivery/test_shown.py and test_shown_row.py.
 """
 
 from collections.abc import Iterable, Mapping

@@ -58,7 +58,7 @@ async def test_a_row_in_conflict_is_read_and_sent() -> None:
     scene = Scene()
     scene.conflicts.add(KEY)
     await scene.conflicts.read()
-    assert len(scene.device.sent) == 2, "the pair"
+    assert len(scene.device.sent) == 1, "the pair, together"
     assert not scene.conflicts.waiting
 
 

@@ -1,9 +1,9 @@
 """The keys that may have signed a token: one PEM, or Clerk's JWK set over HTTP.
 
-Invariants. Tokens from outside do not control how often Clerk is asked: one fetch runs
-at a time, and a token that fits no cached key (unknown ``kid``, or a bad signature, as
-Clerk rotates under the same ``kid``) forces one fetch per ``key_refetch_s`` at most,
-all tokens together. While fetching fails, old keys stay in use. `find` never waits.
+Invariants. Tokens from outside do not control how often Clerk is asked. One fetch runs
+at a time. All tokens that fit no cached key force one fetch per ``key_refetch_s``: an
+unknown ``kid``, or a bad signature, as Clerk rotates under the same ``kid``. While
+fetching fails, old keys stay in use. `find` never waits.
 (spec section 2; tests/unit/clerk/test_keys.py)
 """
 

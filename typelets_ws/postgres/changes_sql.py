@@ -170,10 +170,10 @@ def changed(
     Its parameters: ``users``, a JSON array of objects ``{n, user_id, horizon,
     settled, kind, after, since_s, digest, packed}``; ``rows``, ``bytes`` and
     ``packed``, the most of one user. Its rows are ``kind n id version settled at
-    row``, n being the user's number: ``h`` the head, ``f`` and ``n`` folders and notes
-    in the order of a page, ``m`` a user of whom there is more, ``c`` the row count,
-    ``d`` the digest, ``i`` the ids and ``p`` the packed ids of a user of whom there is
-    not. Rows of the last ``since_s`` seconds by their own ``updated_at`` are changes as
+    row``, n being the user's number. Kinds: ``h`` the head, ``f`` and ``n`` folders and
+    notes in the order of a page, ``m`` a user of whom there is more, ``c`` the row
+    count. Without an ``m`` also ``d`` the digest, ``i`` the ids, ``p`` the packed ids.
+    Rows of the last ``since_s`` seconds by their own ``updated_at`` are changes as
     well. With `narrow` none but those can be, with an hour's margin: the index on
     ``updated_at`` finds them, and the horizon selects among them.
     """

@@ -8,9 +8,9 @@ loop once, statements are prepared by name, and one future waits for the answer.
   request that may still arrive is never free again.
 - **Every statement ends** within `limit_s`, or the connection is closed. One timer
   watches over it, moved when it fires and not at each statement.
-- **One reader of the socket.** psycopg reads it itself while it connects and
-  configures; between `attach` and `detach` it is the loop's, and it is detached before
-  it is closed, or the loop would watch the next file with its number.
+- **One reader of the socket.** psycopg reads it while it connects and configures, the
+  loop between `attach` and `detach`. It is detached before it is closed: otherwise the
+  loop would watch the next file with its number.
 
 Tested by tests/integration/postgres/test_connection.py.
 """

@@ -4,11 +4,11 @@ No text of a client ever becomes part of a statement: the names of fields choose
 from `COLUMNS`, their values travel beside the statement. There are at most 2^9
 updates, so that psycopg can keep the usual ones prepared.
 
-Owner and folder are judged by the statement that writes. When the UPDATE has to wait
-for a row's lock, Postgres judges its WHERE again and reckons its SET again on the
-newest version of the row; that holds for a plain UPDATE and would not for one fed by a
-SELECT. So a row that has just changed its owner is not written, and `updated_at` only
-ever moves forward, in the order of the commits, even when the clock steps back.
+Owner and folder are judged by the statement that writes. After a wait for a row's lock
+Postgres evaluates WHERE and SET again on the newest version of the row. That holds for
+a plain UPDATE, not for one fed by a SELECT. So a row that has just changed its owner is
+not written. `updated_at` only moves forward, in the order of the commits, even when the
+clock steps back.
 """
 
 import re

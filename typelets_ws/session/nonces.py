@@ -1,10 +1,9 @@
 """The nonces that each user has used: a signed message is accepted once.
 
 A nonce is remembered until a message with its timestamp is too old to be accepted,
-also after its connection has ended, and is never evicted earlier: beyond the bound new
-ones are refused. The bound is per user, so users do not evict each other's nonces. All
-users together hold at most twice `MOST_NONCES`: beyond it, a user with more than an
-equal share gets no more.
+also after its connection has ended. It is never evicted earlier: beyond the bound of a
+user, new ones are refused. All users together hold at most twice `MOST_NONCES`: beyond
+it, a user with more than an equal share gets no more.
 """
 
 from collections import OrderedDict
@@ -55,9 +54,8 @@ def nonce_ttl_ms(timestamp_ms: float, now_ms: int) -> int:
 class NonceMemory:
     """The nonces of one user that can still be replayed, at most `nonces_per_user`.
 
-    Each is kept in a bucket of ten seconds by the moment from which its message is too
-    old anyway, so that the expired ones go a bucket at a time, up to ten seconds late.
-    `all_users` counts those of all users.
+    A bucket has those whose messages become too old within the same ten seconds, and is
+    forgotten as a whole, up to ten seconds late. `all_users` counts those of all users.
     """
 
     __slots__ = (
@@ -116,10 +114,9 @@ class NonceRegistry:
     """The nonce memories of all users.
 
     A memory is the same one for all connections of a user. It lives while a connection
-    holds it, so a connection may keep what `of` returns, and while it has nonces that
-    count, so a replay after a reconnect is noticed too. Each `of` looks at two of the
-    memories with nonces and lets the expired ones go: there are never many more of
-    them than users that count.
+    holds it, and while it has nonces that count: a replay after a reconnect is noticed
+    too. Each `of` looks at two of the memories and drops the expired ones, so there are
+    never many more of them than users that count.
     """
 
     __slots__ = ("_known", "_live", "_unexpired", "total")

@@ -5,13 +5,12 @@ Loggers made from it (`Output.logger`) and, within `Output.attached`, the standa
 library's (websockets, psycopg, redis, asyncio; WARNING and above) write to it. A line
 is JSON for machines or plain text for a terminal.
 
-- The first `burst` lines of one event within a second are written, the rest are
-  counted and reported every ten seconds as one line ``suppressed``, so that a hostile
-  client cannot fill the disk.
-- `redact` checks every value: fields named like secrets or note contents are
-  hidden, tokens inside texts too, texts are cut and control characters escaped, so
-  that input cannot forge a line. Of an exception only type, first line and places are
-  written: a database's DETAIL quotes the row.
+- A hostile client cannot fill the disk: the first `burst` lines of one event within a
+  second are written. The others are one line ``suppressed`` with their count, every ten
+  seconds.
+- `redact` hides fields named like secrets or note contents, and tokens inside texts.
+  Input cannot forge a line: texts are cut, control characters escaped. Of an exception
+  only type, first line and places are written: a database's DETAIL quotes the row.
 - A library's line is written once a minute: while a database is away, its pool says
   so twice a second.
 - Writing never raises into the caller; `Output.lost` counts what could not be written.

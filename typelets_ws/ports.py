@@ -10,23 +10,10 @@ from enum import Enum, StrEnum
 from typing import Protocol
 
 __all__ = [
-    "AcquireResult",
-    "Clerk",
-    "Clock",
-    "Conflict",
-    "FieldChanges",
-    "Health",
-    "Identity",
-    "LimitsUnavailableError",
-    "Missing",
-    "SharedLimits",
-    "Store",
-    "StoreError",
-    "Subscriptions",
-    "TokenError",
-    "TokenRejectReason",
-    "VersionedRow",
-]
+    "AcquireResult", "Clerk", "Clock", "Conflict", "FieldChanges", "Health", "Identity",
+    "LimitsUnavailableError", "Missing", "SharedLimits", "Store", "StoreError",
+    "Subscriptions", "TokenError", "TokenRejectReason", "VersionedRow",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +81,6 @@ class Clerk(Protocol):
 
     async def verify(self, token: str) -> Identity:
         """Return the token's user and session. Raises `TokenError`."""
-        ...
 
 
 FieldChanges = Mapping[str, str | bool | None]
@@ -139,21 +125,17 @@ class Store(Protocol):
         self, user_id: str, note_id: str, changes: FieldChanges
     ) -> VersionedRow | Missing:
         """Write the fields (wire names) of the user's own note, in one statement."""
-        ...
 
     async def update_note_based(
         self, user_id: str, note_id: str, changes: FieldChanges, base: str
     ) -> VersionedRow | Missing | Conflict:
         """As `update_note`, only while the note's updatedAt equals `base`."""
-        ...
 
     async def note_owner(self, note_id: str) -> str | None:
         """The user the note belongs to; None when there is no such row."""
-        ...
 
     async def folder_owner(self, folder_id: str) -> str | None:
         """The user the folder belongs to; None when there is no such row."""
-        ...
 
 
 class Subscriptions(Protocol):
@@ -161,11 +143,9 @@ class Subscriptions(Protocol):
 
     async def subscribe(self, user_id: str) -> bool:
         """Receive the user's events; False while Redis is unreachable."""
-        ...
 
     def unsubscribe(self, user_id: str) -> None:
         """Stop receiving them, after a delay."""
-        ...
 
 
 class AcquireResult(Enum):
@@ -187,11 +167,9 @@ class Health(Protocol):
 
     def unready_reasons(self) -> list[str]:
         """Why the daemon is not ready; empty when it is."""
-        ...
 
     def uptime(self) -> float:
         """Seconds since the start."""
-        ...
 
 
 class LimitsUnavailableError(Exception):
@@ -208,20 +186,15 @@ class SharedLimits(Protocol):
         self, user_id: str, connection_id: str, session_id: str | None
     ) -> AcquireResult:
         """Take one of the user's slots for a device, unless its session is revoked."""
-        ...
 
     async def is_revoked(self, session_id: str) -> bool:
         """Whether any process revoked the session."""
-        ...
 
     def revoke_session(self, session_id: str, ttl_ms: int) -> None:
         """Refuse the session on every process for this long."""
-        ...
 
     def release(self, user_id: str, connection_id: str) -> None:
         """Give the slot back."""
-        ...
 
     async def claim_nonce(self, user_id: str, nonce: bytes, ttl_ms: int) -> bool:
         """False when the nonce was used before, on any process."""
-        ...

@@ -11,20 +11,9 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 __all__ = [
-    "Changes",
-    "Digest",
-    "Extent",
-    "HorizonMemory",
-    "PackedIds",
-    "RowIds",
-    "RowKey",
-    "RowKind",
-    "Since",
-    "Snapshot",
-    "StoredRow",
-    "TableContents",
-    "UserChanges",
-]
+    "Changes", "Digest", "Extent", "HorizonMemory", "PackedIds", "RowIds", "RowKey",
+    "RowKind", "Since", "Snapshot", "StoredRow", "TableContents", "UserChanges",
+]  # fmt: skip
 
 
 class RowKind(StrEnum):
@@ -151,17 +140,14 @@ class Changes(Protocol):
 
     async def supported(self) -> str | None:
         """Why the server or the role does not allow recovery; None when they do."""
-        ...
 
     async def horizon(self) -> Snapshot:
         """The horizon as of now."""
-        ...
 
     async def changed(
         self, wanted: Sequence[Since], extent: Extent
     ) -> tuple[Snapshot, list[UserChanges]]:
         """The changes of each, all from one snapshot."""
-        ...
 
     async def rows(
         self,
@@ -175,7 +161,6 @@ class Changes(Protocol):
         Rows below the horizon that `before` has for their user are settled. Without
         `versions` no privilege for recovery is needed.
         """
-        ...
 
 
 class HorizonMemory(Protocol):
@@ -183,11 +168,9 @@ class HorizonMemory(Protocol):
 
     def remember(self, identity: str, horizon: int) -> None:
         """Keep a horizon taken now. Never waits."""
-        ...
 
     async def recall(self, identity: str) -> list[tuple[float, int]] | None:
         """Horizons of this database and their ages in s, the newest first.
 
         None when they cannot be read now.
         """
-        ...

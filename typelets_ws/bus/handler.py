@@ -16,14 +16,12 @@ class EventHandler(Protocol):
 
     def on_event(self, user_id: str, payload: bytes) -> None:
         """One event of a subscribed user. Must be quick."""
-        ...
 
     def on_batch_end(self) -> None:
         """All events that one read from Redis held were passed to `on_event`.
 
         Called in the same loop iteration: nothing else runs in between.
         """
-        ...
 
     def on_gap(self, user_ids: Collection[str], reason: str) -> None:
         """These users may have missed events.
@@ -33,11 +31,9 @@ class EventHandler(Protocol):
         nothing), ``unreachable`` (there was no connection yet), ``publish_failed``
         (another process could not publish).
         """
-        ...
 
     def on_unpublished(self, user_id: str, event: bytes) -> None:
         """Other processes do not get this event now: deliver it to local devices.
 
         Called once for each such event. The user is resynchronised later.
         """
-        ...

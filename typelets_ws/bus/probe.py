@@ -31,23 +31,18 @@ class ProbeHandler(Protocol):
     @property
     def proven(self) -> bool:
         """False while there is doubt; probes are sent more often then."""
-        ...
 
     def on_probe_due(self) -> None:
         """A probe is due; it is sent only when both connections are open."""
-        ...
 
     def on_probe_sent(self) -> None:
         """A probe is about to be sent."""
-        ...
 
     def on_probe_failed(self, reason: str) -> None:
         """The probe was refused, or a server is not known to be a master."""
-        ...
 
     def on_proof(self) -> None:
         """The probe came back, over connections that lead to a master."""
-        ...
 
 
 class Probe:

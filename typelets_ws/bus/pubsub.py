@@ -19,11 +19,8 @@ from ..redis.connection import RedisConnection
 from .subscription import MessageHandler, Subscription
 
 __all__ = [
-    "Asked",
-    "PubSubConnection",
-    "PubSubHandler",
-    "RefusedChannels",
-]
+    "Asked", "PubSubConnection", "PubSubHandler", "RefusedChannels",
+]  # fmt: skip
 
 REFUSED_RETRY_S: Final = 2.0
 
@@ -84,21 +81,17 @@ class PubSubHandler(MessageHandler, Protocol):
 
     def confirmed(self, kind: bytes, sub: Subscription, channels: int) -> None:
         """Redis has done this; it counts so many channels."""
-        ...
 
     def on_batch_confirmed(self) -> None:
         """So were all confirmations."""
-        ...
 
     def refused(
         self, error: Exception, kind: bytes, subscriptions: Sequence[Subscription]
     ) -> None:
         """Redis refused a command with these channels: rights, or no memory left."""
-        ...
 
     def lost(self, reason: str) -> None:
         """The connection has ended."""
-        ...
 
 
 class PubSubConnection(RedisConnection[Asked]):

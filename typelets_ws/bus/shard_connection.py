@@ -23,21 +23,17 @@ class ShardHandler(MessageHandler, Protocol):
 
     def confirmed(self, connection: "ShardConnection", channel: bytes) -> None:
         """The node has confirmed a subscription."""
-        ...
 
     def moved_away(self, connection: "ShardConnection", channel: bytes) -> None:
         """The node gave up the slot of a channel."""
-        ...
 
     def refused(
         self, connection: "ShardConnection", requested: "Requested", error: str
     ) -> None:
         """The node answered a request with an error."""
-        ...
 
     def lost(self, connection: "ShardConnection", reason: str) -> None:
         """The connection has ended."""
-        ...
 
 
 class ShardSubscription(Subscription):

@@ -56,11 +56,9 @@ class MessageHandler(Protocol):
 
     def message(self, channel: bytes, payload: bytes) -> None:
         """A message on a channel."""
-        ...
 
     def on_batch_end(self) -> None:
         """All messages that had arrived were passed on."""
-        ...
 
 
 class Incoming:

@@ -32,15 +32,12 @@ class Keys(Protocol):
 
     def find(self, kid: str | None) -> tuple[RSAPublicKey, ...]:
         """Return the keys for `kid`, without waiting. Raises `TokenError`."""
-        ...
 
     async def renewed(self) -> bool:
         """Wait for newer keys; True when the token should be verified again."""
-        ...
 
     async def run(self) -> None:
         """Keep the keys fresh until cancelled."""
-        ...
 
 
 class FixedKey:

@@ -25,43 +25,34 @@ class Device(Protocol):
     @property
     def connection_id(self) -> str:
         """Unique over all processes."""
-        ...
 
     @property
     def session_id(self) -> str | None:
         """The Clerk session (`sid`) of its newest token."""
-        ...
 
     @property
     def log_fields(self) -> Mapping[str, str]:
         """Fields of each log line about it: connection, address, user once known."""
-        ...
 
     @property
     def since_ms(self) -> int:
         """When it authenticated, ms since the epoch."""
-        ...
 
     @property
     def open(self) -> bool:
         """False once it is closing or gone."""
-        ...
 
     def send_frame(self, frame: Frame) -> None:
         """Send a frame; never blocks, never raises, never detaches a device."""
-        ...
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Start closing."""
-        ...
 
     def token_refused(self) -> None:
         """Count a rejected token against the device's address."""
-        ...
 
     def ask_resync(self, reason: str, delay: float) -> None:
         """Send `resync_required` within `delay` seconds."""
-        ...
 
 
 _Pending = tuple[Frame, str | None]

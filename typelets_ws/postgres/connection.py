@@ -28,13 +28,9 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 __all__ = [
-    "Columns",
-    "LibpqConnection",
-    "Overdue",
-    "PooledConnection",
-    "rows_of",
+    "Columns", "LibpqConnection", "Overdue", "PooledConnection", "rows_of",
     "shutdown_socket",
-]
+]  # fmt: skip
 
 CANCEL_S: Final = 1.0
 """For the server to take note of a cancellation; the statement's own end is bounded."""

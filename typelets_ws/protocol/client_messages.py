@@ -10,21 +10,10 @@ from typing import Final, TypeAlias
 from msgspec import Raw, Struct
 
 __all__ = [
-    "CLIENT_MESSAGES",
-    "AnyClientMessage",
-    "Auth",
-    "ClientMessage",
-    "FolderCreated",
-    "FolderDeleted",
-    "FolderUpdated",
-    "JoinNote",
-    "LeaveNote",
-    "NoteCreated",
-    "NoteDeleted",
-    "NoteUpdate",
-    "Ping",
-    "Sync",
-]
+    "CLIENT_MESSAGES", "AnyClientMessage", "Auth", "ClientMessage", "FolderCreated",
+    "FolderDeleted", "FolderUpdated", "JoinNote", "LeaveNote", "NoteCreated",
+    "NoteDeleted", "NoteUpdate", "Ping", "Sync",
+]  # fmt: skip
 
 _NOTHING: Final = Raw(b"")
 

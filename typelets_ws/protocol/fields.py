@@ -17,11 +17,7 @@ from .errors import FOREIGN_RESOURCE, ClientError, Code
 from .json_members import build, members
 
 __all__ = [
-    "ALLOWED",
-    "accepted_changes",
-    "check_owner",
-    "json_object",
-    "uuid",
+    "ALLOWED", "accepted_changes", "check_owner", "json_object", "uuid",
 ]  # fmt: skip
 
 Value = str | bool | None

@@ -28,49 +28,39 @@ class RedisClient(Protocol):
     @property
     def up(self) -> bool:
         """True while every connection that commands need is open."""
-        ...
 
     @property
     def node(self) -> str:
         """The servers, as `host:port`, for `/ready` and the log."""
-        ...
 
     @property
     def probe_interval_s(self) -> float:
         """The longest time between probes that misses no loss of messages."""
-        ...
 
     @property
     def late_probe_s(self) -> float:
         """A probe that takes longer counts as lost messages, although it came back."""
-        ...
 
     def on_connect(self, callback: Callable[[], None]) -> None:
         """Call `callback` each time `up` becomes true, before other commands."""
-        ...
 
     def on_lost(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with the reason each time a connection has ended.
 
         ``readonly`` and ``failover`` mean that another server is the master now.
         """
-        ...
 
     def on_settled(self, callback: Callable[[], None]) -> None:
         """Call `callback` when an old master has stopped taking others' writes."""
-        ...
 
     def send(self, callback: ReplyCallback, *args: Argument) -> None:
         """Send a command; see `NodeClient.send`."""
-        ...
 
     async def call(self, *args: Argument) -> Any:
         """Send a command and wait for its reply; see `NodeClient.call`."""
-        ...
 
     async def flush(self) -> None:
         """Wait for the replies to earlier commands; raises `RedisUnavailableError`."""
-        ...
 
     async def probe(self, channel: bytes, number: int) -> frozenset[bytes]:
         """Publish a probe through every master, and check that each is one.
@@ -78,19 +68,15 @@ class RedisClient(Protocol):
         Returns the payloads that a sound subscriber hears. When nothing is proven,
         raises `RedisUnavailableError` or `hiredis.ReplyError`.
         """
-        ...
 
     def healthy(self) -> None:
         """A probe has come back: the next reconnection may be quick."""
-        ...
 
     def count(self) -> None:
         """Bring the metrics of sent commands up to date."""
-        ...
 
     async def run(self) -> None:
         """Keep the connections until cancelled."""
-        ...
 
 
 class MasterClient(NodeClient):

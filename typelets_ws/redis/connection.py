@@ -20,11 +20,8 @@ from typing import Any, Final, Generic, TypeVar, cast
 import hiredis
 
 __all__ = [
-    "RedisConnection",
-    "RedisUnavailableError",
-    "pack",
-    "redis_key",
-]
+    "RedisConnection", "RedisUnavailableError", "pack", "redis_key",
+]  # fmt: skip
 
 Waiting = TypeVar("Waiting")
 

@@ -22,11 +22,9 @@ class FailoverHandler(Protocol):
 
     def on_failover(self, node: str) -> None:
         """The master is another server now; connections to the old one are wrong."""
-        ...
 
     def on_old_master_settled(self) -> None:
         """The old master took writes of others until now: events may be missing."""
-        ...
 
 
 class MasterFinder(Protocol):
@@ -39,15 +37,12 @@ class MasterFinder(Protocol):
 
     async def open(self, protocol: RedisConnection[Any]) -> AbstractConnection:
         """Connect to the master; raises as `RedisConnector.open`."""
-        ...
 
     async def confirm(self, node: str) -> bool:
         """Whether `node` is known to be the master now."""
-        ...
 
     async def run(self, handler: FailoverHandler) -> None:
         """Follow the master until cancelled."""
-        ...
 
 
 class SingleServer:

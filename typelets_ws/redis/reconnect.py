@@ -90,11 +90,9 @@ class Reports(Protocol):
 
     def begin(self, link: str, reason: str, node: str, key: str) -> None:
         """The connection called `link` is down, or still is."""
-        ...
 
     def end(self, link: str, node: str, key: str) -> None:
         """The connection is up."""
-        ...
 
 
 class Unreported:

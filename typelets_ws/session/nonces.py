@@ -16,13 +16,9 @@ from weakref import WeakValueDictionary
 from ..config.live import LiveConfig
 
 __all__ = [
-    "MAX_AGE_MS",
-    "NonceMemory",
-    "NonceRegistry",
-    "NonceVerdict",
-    "nonce_digest",
+    "MAX_AGE_MS", "NonceMemory", "NonceRegistry", "NonceVerdict", "nonce_digest",
     "nonce_ttl_ms",
-]
+]  # fmt: skip
 
 MAX_AGE_MS: Final = 300_000
 MOST_NONCES: Final = 1_000_000

@@ -40,21 +40,10 @@ from .nonces import (
 )
 
 __all__ = [
-    "Envelope",
-    "NonceMemory",
-    "NonceRegistry",
-    "NonceVerdict",
-    "Secrets",
-    "SignatureError",
-    "SignatureVerdict",
-    "check_age",
-    "judge",
-    "nonce_digest",
-    "nonce_ttl_ms",
-    "open_envelope",
-    "session_secret",
-    "verify",
-]
+    "Envelope", "NonceMemory", "NonceRegistry", "NonceVerdict", "Secrets",
+    "SignatureError", "SignatureVerdict", "check_age", "judge", "nonce_digest",
+    "nonce_ttl_ms", "open_envelope", "session_secret", "verify",
+]  # fmt: skip
 
 WINDOW_MS: Final = 300_000
 MAX_AHEAD_MS: Final = 60_000

@@ -17,36 +17,28 @@ class Transport(Device, Protocol):
 
     def send_message(self, text: bytes) -> None:
         """Send one message."""
-        ...
 
     def disconnect(self, disconnect: Disconnect) -> None:
         """Send the last message, if there is one, and close."""
-        ...
 
     def authenticated(self) -> None:
         """Note that the device is authenticated and attached."""
-        ...
 
     def account(self) -> None:
         """Report the bytes held for this client: they have changed."""
-        ...
 
     def pause_reading(self) -> None:
         """Stop reading from the socket."""
-        ...
 
     @property
     def spawn(self) -> Callable[[Coroutine[Any, Any, None]], object]:
         """Runs a message's handler as a task, which the daemon awaits at its end."""
-        ...
 
     def resume_reading(self) -> None:
         """Read from the socket again."""
-        ...
 
     async def drained(self) -> None:
         """Wait until the client has taken most of what it was sent, or is gone.
 
         A page that waits for a slow reader does not count against it.
         """
-        ...

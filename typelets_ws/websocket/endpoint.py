@@ -13,32 +13,24 @@ class Endpoint(Protocol):
     @property
     def open(self) -> bool:
         """False once it is closing."""
-        ...
 
     def disconnect(self, disconnect: Disconnect) -> None:
         """Send a Close frame and close."""
-        ...
 
     def close_frame_sent(self, failure: Disconnect | None) -> None:
         """Close; the library has answered the client's Close frame, or has failed."""
-        ...
 
     def read_on(self) -> None:
         """Call `Inbound.resume` in the next loop iteration."""
-        ...
 
     def reschedule(self) -> None:
         """Take note of a new deadline."""
-        ...
 
     def account(self) -> None:
         """Report the bytes held for this client."""
-        ...
 
     def evict(self, reason: str) -> None:
         """Close with 1013."""
-        ...
 
     def write_blocked(self) -> None:
         """Take note that the client does not take everything."""
-        ...

@@ -24,13 +24,8 @@ from ..telemetry.metrics import Metrics
 from .limiter import ConnectionLimiter
 
 __all__ = [
-    "Endpoints",
-    "Page",
-    "head_only",
-    "method_not_allowed",
-    "respond",
-    "text_response",
-]
+    "Endpoints", "Page", "head_only", "method_not_allowed", "respond", "text_response",
+]  # fmt: skip
 
 Page = Callable[[Request], Response]
 """Answers a GET at once: it runs on the loop."""

@@ -16,12 +16,8 @@ from ..protocol.errors import CloseCode
 from .fair_share import FairRate, FairSlots, Strikes
 
 __all__ = [
-    "RETRY_AFTER_S",
-    "ConnectionLimiter",
-    "Entry",
-    "LimitedSocket",
-    "LimiterVerdict",
-]
+    "RETRY_AFTER_S", "ConnectionLimiter", "Entry", "LimitedSocket", "LimiterVerdict",
+]  # fmt: skip
 
 RETRY_AFTER_S: Final = 5.0
 """For a client that is refused because everything is taken."""
@@ -40,7 +36,6 @@ class LimitedSocket(Protocol):
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Start closing."""
-        ...
 
 
 class LimiterVerdict(StrEnum):

@@ -17,13 +17,9 @@ from .state import ServerState
 from .tls_listener import TlsListener
 
 __all__ = [
-    "Listener",
-    "advance_timers",
-    "bind_admin",
-    "bind_public",
-    "listen",
+    "Listener", "advance_timers", "bind_admin", "bind_public", "listen",
     "listen_public",
-]
+]  # fmt: skip
 
 ANY_ADDRESS: Final = "::"
 """All addresses of both families, as on most systems (RFC 3493 section 5.3)."""
@@ -80,11 +76,9 @@ class Listener(Protocol):
     @property
     def sockets(self) -> Sequence[Any]:
         """The listening sockets."""
-        ...
 
     def close(self) -> None:
         """Accept no more."""
-        ...
 
 
 async def listen_public(

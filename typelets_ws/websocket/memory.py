@@ -19,11 +19,9 @@ class Holder(Protocol):
     @property
     def held_bytes(self) -> int:
         """The bytes held now."""
-        ...
 
     def evict(self, reason: str) -> None:
         """Free the bytes; reports 0 to the budget before it returns."""
-        ...
 
 
 class MemoryBudget:

@@ -16,24 +16,19 @@ class ClientSocket(Protocol):
     @property
     def open(self) -> bool:
         """True while it is a WebSocket connection and not closing."""
-        ...
 
     @property
     def busy(self) -> bool:
         """True while one of its messages is being handled."""
-        ...
 
     def on_timer(self, now: float) -> float | None:
         """See `timer_wheel.Timed`."""
-        ...
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Start closing."""
-        ...
 
     def abort(self) -> None:
         """Cut the socket."""
-        ...
 
 
 class PendingSocket(ClientSocket, Holder, Protocol):
@@ -41,4 +36,3 @@ class PendingSocket(ClientSocket, Holder, Protocol):
 
     def refuse(self, reason: str) -> None:
         """Answer 503 to every request."""
-        ...

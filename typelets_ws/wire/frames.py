@@ -29,18 +29,9 @@ except ImportError:
     from websockets.utils import apply_mask
 
 __all__ = [
-    "DEFLATE",
-    "PING",
-    "Frame",
-    "Frames",
-    "close_frame",
-    "inflates",
-    "is_pong",
-    "no_pong",
-    "no_text",
-    "plain",
-    "whole_text",
-]
+    "DEFLATE", "PING", "Frame", "Frames", "close_frame", "inflates", "is_pong",
+    "no_pong", "no_text", "plain", "whole_text",
+]  # fmt: skip
 
 PING: Final = WireFrame(Opcode.PING, b"").serialize(mask=False)
 

@@ -86,9 +86,7 @@ def publish_and_count(link: Any, channel: str, payload: bytes) -> int:
 
 def _cluster_options(address: RedisAddress, timeout_s: float) -> dict[str, Any]:
     found = options(
-        address.server_url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
+        address.server_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
     )
     found.pop("db", None)
     return found

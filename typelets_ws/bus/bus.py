@@ -51,11 +51,7 @@ class Bus:
             telemetry, handler, lambda: self._subscriber.heard_users
         )
         self._probe = Probe(
-            config,
-            channel,
-            self,
-            monotonic=clock.monotonic,
-            metrics=telemetry.metrics,
+            config, channel, self, monotonic=clock.monotonic, metrics=telemetry.metrics
         )
         self._publisher = EventPublisher(
             config,

@@ -113,9 +113,7 @@ async def _value(connection: PostgresConnection, query: bytes) -> object:
 
 
 async def _explain(
-    connection: PostgresConnection,
-    query: bytes,
-    params: Mapping[str, object],
+    connection: PostgresConnection, query: bytes, params: Mapping[str, object]
 ) -> str:
     """Why the statement cannot be run; empty when it can."""
     try:

@@ -65,11 +65,7 @@ class RowSender:
             self.metrics.deliveries.inc(len(frames))
 
     def send_healed(
-        self,
-        devices: Iterable[Device],
-        reason: str,
-        cursor: str,
-        digest: Digest | None,
+        self, devices: Iterable[Device], reason: str, cursor: str, digest: Digest | None
     ) -> None:
         """Tell devices that what they may have missed was sent."""
         message = messages.Healed(

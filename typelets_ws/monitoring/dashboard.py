@@ -104,10 +104,7 @@ def _panel(
         "description": family.documentation,
         "datasource": {"type": "prometheus", "uid": "${datasource}"},
         "gridPos": place,
-        "fieldConfig": {
-            "defaults": {"unit": _unit(family), "min": 0},
-            "overrides": [],
-        },
+        "fieldConfig": {"defaults": {"unit": _unit(family), "min": 0}, "overrides": []},
         "targets": targets,
     }
 

@@ -13,13 +13,7 @@ import psycopg
 from psycopg import AsyncRawCursor
 from psycopg.pq import TransactionStatus
 
-from .connection import (
-    Columns,
-    Overdue,
-    PooledConnection,
-    rows_of,
-    shutdown_socket,
-)
+from .connection import Columns, Overdue, PooledConnection, rows_of, shutdown_socket
 
 __all__ = ["PlainConnection"]
 

@@ -31,12 +31,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from ..config import model as config
 from ..fastpaths import ALL, FastPaths
-from .connection import (
-    Columns,
-    LibpqConnection,
-    PooledConnection,
-    shutdown_socket,
-)
+from .connection import Columns, LibpqConnection, PooledConnection, shutdown_socket
 from .failures import QueryError, QueryFailure, failure_of
 from .plain_connection import PlainConnection
 

@@ -30,10 +30,7 @@ class Statements:
     """Runs statements of `store` and `changes` over one pool."""
 
     def __init__(
-        self,
-        settings: config.Database,
-        telemetry: Telemetry,
-        fast: FastPaths = ALL,
+        self, settings: config.Database, telemetry: Telemetry, fast: FastPaths = ALL
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._wait_s = settings.wait_ms / 1000

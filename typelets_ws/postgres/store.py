@@ -42,10 +42,7 @@ class Store:
     """
 
     def __init__(
-        self,
-        settings: config.Database,
-        telemetry: Telemetry,
-        fast: FastPaths = ALL,
+        self, settings: config.Database, telemetry: Telemetry, fast: FastPaths = ALL
     ) -> None:
         self._metrics = telemetry.metrics
         self._statements = Statements(settings, telemetry, fast)

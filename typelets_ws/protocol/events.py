@@ -65,9 +65,7 @@ class NoteCreated(Event, tag="note_created", frozen=True, kw_only=True):
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         return messages.NoteCreatedSync(
-            noteData=self.noteData,
-            timestamp=timestamp,
-            fromUserId=self.sender,
+            noteData=self.noteData, timestamp=timestamp, fromUserId=self.sender
         )
 
 
@@ -78,9 +76,7 @@ class NoteDeleted(Event, tag="note_deleted", frozen=True, kw_only=True):
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         return messages.NoteDeletedSync(
-            noteId=self.noteId,
-            timestamp=timestamp,
-            fromUserId=self.sender,
+            noteId=self.noteId, timestamp=timestamp, fromUserId=self.sender
         )
 
 
@@ -91,9 +87,7 @@ class FolderCreated(Event, tag="folder_created", frozen=True, kw_only=True):
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         return messages.FolderCreatedSync(
-            folderData=self.folderData,
-            timestamp=timestamp,
-            fromUserId=self.sender,
+            folderData=self.folderData, timestamp=timestamp, fromUserId=self.sender
         )
 
 
@@ -121,9 +115,7 @@ class FolderDeleted(Event, tag="folder_deleted", frozen=True, kw_only=True):
 
     def message(self, timestamp: int) -> messages.ServerMessage:
         return messages.FolderDeletedSync(
-            folderId=self.folderId,
-            timestamp=timestamp,
-            fromUserId=self.sender,
+            folderId=self.folderId, timestamp=timestamp, fromUserId=self.sender
         )
 
 

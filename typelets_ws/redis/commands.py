@@ -34,10 +34,7 @@ class NodeClient:
     """
 
     def __init__(
-        self,
-        reconnector: Reconnector,
-        timeout_s: float,
-        telemetry: Telemetry,
+        self, reconnector: Reconnector, timeout_s: float, telemetry: Telemetry
     ) -> None:
         self._timeout_s = timeout_s
         self._reconnector = reconnector

@@ -94,9 +94,7 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         pass
 
 
-def _alternate_families(
-    targets: list[tuple[int, Any]],
-) -> list[tuple[int, Any]]:
+def _alternate_families(targets: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
     """Keep the resolver's order, with the two families in turn."""
     first = [target for target in targets if target[0] == targets[0][0]]
     others = [target for target in targets if target[0] != targets[0][0]]

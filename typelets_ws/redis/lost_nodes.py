@@ -24,9 +24,7 @@ class LostNodes:
     """`answers(node)` asks a node whether it takes commands; it never raises."""
 
     def __init__(
-        self,
-        answers: Callable[[Node], Awaitable[bool]],
-        on_settled: Callable[[], None],
+        self, answers: Callable[[Node], Awaitable[bool]], on_settled: Callable[[], None]
     ) -> None:
         self._answers = answers
         self._on_settled = on_settled

@@ -51,11 +51,7 @@ class Backoff:
 class Outage:
     """Tracks which connections are down, and since when (`monotonic`, s)."""
 
-    def __init__(
-        self,
-        telemetry: Telemetry,
-        monotonic: Callable[[], float],
-    ) -> None:
+    def __init__(self, telemetry: Telemetry, monotonic: Callable[[], float]) -> None:
         self._metrics = telemetry.metrics
         self._log = telemetry.log
         self._monotonic = monotonic

@@ -150,9 +150,7 @@ class Authenticator:
         error = limits_unavailable(message.requestId)
         self.telemetry.metrics.authentications.labels(LIMITS_UNAVAILABLE).inc()
         self.telemetry.log.warning(
-            LIMITS_UNAVAILABLE,
-            correlation_id=error.correlation_id,
-            **device.log_fields,
+            LIMITS_UNAVAILABLE, correlation_id=error.correlation_id, **device.log_fields
         )
         answer = messages.encode(replies.error(error))
         return Disconnect(CloseCode.TOO_SLOW, LIMITS_UNAVAILABLE, answer)
@@ -206,9 +204,6 @@ class Authenticator:
         if rejection.user_id is not None:
             fields.setdefault("user", rejection.user_id)
         self.telemetry.log.warning(
-            "auth_rejected",
-            security=suspicious,
-            reason=str(rejection.reason),
-            **fields,
+            "auth_rejected", security=suspicious, reason=str(rejection.reason), **fields
         )
         return session.auth_failed(rejection, message)

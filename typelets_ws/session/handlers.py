@@ -25,11 +25,7 @@ from ..protocol.errors import (
     ClientError,
     Code,
 )
-from ..protocol.fields import (
-    accepted_changes,
-    uuid,
-    wire_time,
-)
+from ..protocol.fields import accepted_changes, uuid, wire_time
 from ..recovery_ports import RowKey, RowKind
 from .announcements import (
     folder_created,
@@ -190,12 +186,12 @@ HANDLERS: Final[Mapping[type[client_messages.ClientMessage], tuple[Handler, str]
 """By message type: its function, and the text for a failure of the daemon."""
 
 IMMEDIATE: Final[Mapping[type[client_messages.ClientMessage], Immediate]] = {
-    client_messages.Ping: ping,
+    client_messages.Ping: ping
 }
 """Messages that a plain function answers: no task, no nonce shared by processes."""
 
 ATTACHING: Final[Mapping[type[client_messages.ClientMessage], Attaching]] = {
-    client_messages.Auth: auth,
+    client_messages.Auth: auth
 }
 """Messages that change which user the device belongs to."""
 
@@ -220,8 +216,7 @@ async def handle(
     # refusal, and the refusal, by its traceback, the frame with the message.
     except StoreError as exc:
         raise _add_ids(
-            ClientError(Code.UNAVAILABLE, failure, correlation_id=new_id()),
-            message,
+            ClientError(Code.UNAVAILABLE, failure, correlation_id=new_id()), message
         ) from exc
     except RecursionError:
         # Nested just so deep that one decoder takes it and the next does not.

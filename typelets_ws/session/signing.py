@@ -22,13 +22,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ..protocol.errors import SIGNATURE_REJECTED, ClientError, Code
-from ..protocol.json_members import (
-    Charge,
-    cost,
-    free,
-    has_surrogates,
-    members,
-)
+from ..protocol.json_members import Charge, cost, free, has_surrogates, members
 from .json_stringify import NotJsonError, json_stringify
 from .nonces import (
     MAX_AGE_MS,

@@ -271,10 +271,7 @@ class ServerState:
         if disconnect.reason in SECURITY_CLOSES:
             self.metrics.security_events.labels(disconnect.reason).inc()
             self.log.warning(
-                "connection_refused",
-                security=True,
-                reason=disconnect.reason,
-                **about,
+                "connection_refused", security=True, reason=disconnect.reason, **about
             )
         else:
             self.log.info(

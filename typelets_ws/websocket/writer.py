@@ -47,10 +47,7 @@ class Writer:
     )
 
     def __init__(
-        self,
-        connection: Endpoint,
-        transport: asyncio.Transport,
-        state: ServerState,
+        self, connection: Endpoint, transport: asyncio.Transport, state: ServerState
     ) -> None:
         self._connection = connection
         self.transport = transport

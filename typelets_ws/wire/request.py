@@ -17,11 +17,7 @@ import re
 from collections.abc import Generator
 from typing import Final
 
-from websockets.exceptions import (
-    HeaderLineTooLong,
-    RequestLineTooLong,
-    TooManyHeaders,
-)
+from websockets.exceptions import HeaderLineTooLong, RequestLineTooLong, TooManyHeaders
 from websockets.http11 import Request
 
 __all__ = ["MAX_HEAD", "MAX_LINE", "RequestReader"]

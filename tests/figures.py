@@ -63,6 +63,7 @@ def sizes() -> Iterator[tuple[str, object]]:
         (f"{median(length):.0f} / {percentile(length, 0.95)} / {max(length)}"),
     )
     yield "branches p95 / max", f"{percentile(branches, 0.95)} / {max(branches)}"
+    yield "functions of more than 10", sum(count > 10 for count in branches)
     yield "typed functions", f"{100 * sum(map(is_typed, found)) / len(found):.0f} %"
     yield "test : source", f"{tests / source:.2f}"
 

@@ -129,10 +129,6 @@ def _flush_user(devices: dict[str, Device], pending: list[_Pending]) -> None:
         return
     together = _joined([frame for frame, _ in pending])
     excluded = {exclude for _, exclude in pending if exclude in devices}
-    if not excluded:
-        for device in devices.values():
-            device.send_frame(together)
-        return
     for connection_id, device in devices.items():
         if connection_id not in excluded:
             device.send_frame(together)

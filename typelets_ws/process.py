@@ -9,17 +9,18 @@ import gc
 import resource
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
 from .app import Daemon, running
-from .config.model import Config, ConfigError
+from .config.model import Config, ConfigError, Log
 from .systemd import Systemd
 from .telemetry.log import FilteringBoundLogger, Output
 from .websocket.http import Page
 
-__all__ = ["OTHER_FILES", "heartbeat", "run", "serve"]
+__all__ = ["OTHER_FILES", "heartbeat", "log_output", "run", "serve"]
 
 START_S: Final = 30
 """EXTEND_TIMEOUT_USEC of each notification before READY."""
@@ -45,15 +46,20 @@ def _best_loop() -> Callable[[], asyncio.AbstractEventLoop]:
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
+def log_output(log: Log) -> Output:
+    """The log of the process, on standard error."""
+    level, form, burst = log.level, log.format, log.burst
+    return Output(sys.stderr, time.time, level=level, form=form, burst=burst)
+
+
 async def serve(
     config: Config,
+    output: Output,
     *,
-    log: FilteringBoundLogger,
     systemd: Systemd,
     reload: Callable[[], Config | None] | None,
     pages: Mapping[str, Page] | None = None,
     announce: Callable[[Daemon], None] = lambda _: None,
-    output: Output | None = None,
     exit_now: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until a signal stops the process.
@@ -64,6 +70,7 @@ async def serve(
     sets its level, and `heartbeat` writes its summaries. `exit_now` ends the process
     `HURRY_S` after a second signal. Raises like `app.running`.
     """
+    log = output.logger()
     _raise_file_limit(config, log)
     sockets = systemd.sockets()
     async with (
@@ -85,7 +92,7 @@ async def serve(
     log.info("stopped")
 
 
-async def heartbeat(daemon: Daemon, systemd: Systemd, output: Output | None) -> None:
+async def heartbeat(daemon: Daemon, systemd: Systemd, output: Output) -> None:
     """Notify systemd of readiness, status and liveness until cancelled.
 
     READY is sent once, after the first probes came back. Until then each notification
@@ -106,8 +113,7 @@ async def heartbeat(daemon: Daemon, systemd: Systemd, output: Output | None) -> 
         )
         if not alive:
             daemon.log.error("subscriber_stuck")
-        if output is not None:
-            output.summarise()
+        output.summarise()
         await asyncio.sleep(systemd.interval_s if ready else UNREADY_S)
 
 
@@ -121,7 +127,7 @@ def _on_signals(
     daemon: Daemon,
     reload: Callable[[], Config | None] | None,
     systemd: Systemd,
-    output: Output | None,
+    output: Output,
     exit_now: Callable[[], None],
 ) -> asyncio.Event:
     """Handle SIGTERM, SIGINT and SIGHUP; return the event that stops the process."""
@@ -153,15 +159,14 @@ def _on_signals(
     return stop
 
 
-def _take(config: Config, daemon: Daemon, output: Output | None) -> bool:
+def _take(config: Config, daemon: Daemon, output: Output) -> bool:
     """Use new settings; return False and log the error when they are refused."""
     try:
         daemon.reconfigure(config)
     except (ConfigError, ValueError) as exc:
         daemon.log.error("reload_refused", text=str(exc))
         return False
-    if output is not None:
-        output.set_level(config.log.level)
+    output.set_level(config.log.level)
     return True
 
 

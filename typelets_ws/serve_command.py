@@ -1,7 +1,6 @@
 """`typelets-ws serve`: the daemon with production settings, until it is stopped."""
 
 import os
-import sys
 import time
 
 import click
@@ -9,9 +8,8 @@ import click
 from .command_options import EX_CONFIG, Source, refuse, serving_options
 from .config.model import Config, ConfigError
 from .config.validate import warnings
-from .process import run, serve
+from .process import log_output, run, serve
 from .systemd import Systemd
-from .telemetry.log import Output
 
 __all__ = ["serve_command"]
 
@@ -29,8 +27,7 @@ def serve_command(source: Source, host: str | None, port: int | None) -> None:
     flags = {("server", "host"): host, ("server", "port"): port}
     flags = {key: value for key, value in flags.items() if value is not None}
     config = source.load(flags, serving=True)
-    level, form, burst = config.log.level, config.log.format, config.log.burst
-    output = Output(sys.stderr, time.time, level=level, form=form, burst=burst)
+    output = log_output(config.log)
     log = output.logger()
 
     def reload() -> Config | None:
@@ -48,10 +45,9 @@ def serve_command(source: Source, host: str | None, port: int | None) -> None:
             run(
                 serve(
                     config,
-                    log=log,
+                    output,
                     systemd=systemd,
                     reload=reload,
-                    output=output,
                     # The kernel closes what is still open.
                     exit_now=lambda: os._exit(0),
                 )

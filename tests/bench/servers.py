@@ -80,7 +80,7 @@ def daemon(prefix: str, config: dict[str, dict[str, Any]]) -> None:
     service.run(
         service.serve(
             settings,
-            log=lines.logger(),
+            lines,
             systemd=Systemd({}, os.getpid(), time.monotonic),
             reload=lambda: None,
             announce=announce_ready,

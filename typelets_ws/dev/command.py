@@ -21,9 +21,8 @@ import click
 from ..app import Daemon
 from ..config.model import Admin, Auth, Config, Database, Limits, Log, Server, hosts
 from ..config.model import Redis as RedisConfig
-from ..process import run, serve
+from ..process import log_output, run, serve
 from ..systemd import Systemd
-from ..telemetry.log import Output
 from .data import DEFAULT_DATA
 from .greeting import greeting, warning
 from .keys import KeyFileError, SigningKey
@@ -117,14 +116,13 @@ def _serve(
         click.echo(greeting(daemon, key, data, redis.kind, default=DEFAULT_DATA))
 
     click.echo(warning(hosts(config.server)[0]), err=True, nl=False)
-    level, form, burst = config.log.level, config.log.format, config.log.burst
-    output = Output(sys.stderr, time.time, level=level, form=form, burst=burst)
+    output = log_output(config.log)
     stack.enter_context(output.attached())
     try:
         run(
             serve(
                 config,
-                log=output.logger(),
+                output,
                 systemd=Systemd({}, os.getpid(), time.monotonic),
                 reload=None,
                 pages=site.pages(),

@@ -140,9 +140,21 @@ class Client:
         try:
             await eventually(same, PATIENCE_S)
         except AssertionError:
-            status, heard = await self.call("status"), await self.call("heard")
-            rows, stored = await self.call("rows"), self._clients.stored(self.name)
-            raise AssertionError(f"{status}: {rows} != {stored}\n{heard}") from None
+            raise AssertionError(await self._difference()) from None
+
+    async def _difference(self) -> str:
+        """The rows that differ, what was received and sent of them, and all events."""
+        status, heard = await self.call("status"), await self.call("heard")
+        rows = by_id(await self.call("rows"))
+        stored = by_id(self._clients.stored(self.name))
+        ids = [key for key in rows | stored if rows.get(key) != stored.get(key)]
+        lines = [f"{self.name}, {status}"]
+        lines += [f"{rows.get(key)} != {stored.get(key)}" for key in ids]
+        for event, told in heard.items():
+            about = ids if event in {"message", "sent"} else [""]
+            texts = [json.dumps(each) for each in told]
+            lines += [f"{event} {t}" for t in texts if any(a in t for a in about)]
+        return "\n".join(lines)
 
 
 def by_id(rows: Message) -> dict[str, Message]:

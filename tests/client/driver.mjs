@@ -37,7 +37,7 @@ class Clock {
 }
 
 class Driven {
-  heard = { status: [], conflict: [], error: [], refetch: [] };
+  heard = { status: [], conflict: [], error: [], refetch: [], message: [], sent: [] };
   kept = new Map();
   app = new AppState();
 

@@ -53,7 +53,9 @@ def test_typing_is_not_disturbed_by_what_arrives(open_page: Open, dev: Dev) -> N
     content(laptop).press("Home")
     pane(other, "Phone").get_by_label("Title of Phone").fill("Groceries")
     expect(tab(laptop, "Groceries")).to_be_visible()
+    page.bring_to_front()  # keys go to the page that the browser shows
     page.keyboard.type("ab")
+    expect(content(laptop)).to_have_value("abWrite here.")
     expect(content(pane(other, "Phone"))).to_have_value("abWrite here.")
 
 
@@ -313,6 +315,24 @@ def test_faults_on_demand(open_page: Open) -> None:
     expect(laptop).to_contain_text("1012 on_demand")
     for each in (laptop, phone):
         is_in(each, "in-sync")
+
+
+def test_redis_is_stopped_and_started(open_page: Open) -> None:
+    """Clerk's tokens do not need it, nor do devices of one process."""
+    page = open_page()
+    page.locator('[data-fault="redis"]').click()
+    expect(page.locator("#say")).to_have_text("Redis is stopped")
+    page.reload()
+    laptop, phone = pane(page, "Laptop"), pane(page, "Phone")
+    for each in (laptop, phone):
+        is_in(each, "in-sync")
+    content(laptop).fill("stored without Redis")
+    expect(content(phone)).to_have_value("stored without Redis")
+    expect(page.locator('[data-fault="redis"]')).to_have_text("Start Redis")
+    page.locator('[data-fault="redis"]').click()
+    expect(page.locator("#say")).to_have_text("Redis is started")
+    expect(page.locator("body")).to_have_attribute("data-status", "healthy")
+    expect(page.locator('[data-fault="redis"]')).to_have_text("Stop Redis")
 
 
 def test_a_note_that_was_not_published_arrives_with_the_next_sync(

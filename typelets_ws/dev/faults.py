@@ -74,6 +74,11 @@ class Faults:
         context = daemon.state.context
         context.store = FaultyStore(context.store, self._refusals)
 
+    @property
+    def redis_is_stopped(self) -> bool:
+        """Whether Redis is stopped on demand."""
+        return self._redis is not None and not self._redis.is_running
+
     def cause(self, query: Query) -> Mapping[str, str]:
         """Cause the fault `kind`; return a sentence about it. Raises `HttpError`."""
         kinds: dict[str, Callable[[Query], str]] = {

@@ -124,6 +124,7 @@ class Site:
         return {
             **daemon.state.endpoints.status(full=True),
             "reasons": daemon.health.unready_reasons(),
+            "redisIsStopped": self._faults.redis_is_stopped,
             "totals": totals,
         }
 

@@ -28,7 +28,8 @@ class RedisServer:
     def __init__(self, port: int = 0) -> None:
         self.port = port or _free_port()
         self.kind = ""
-        self._running = False
+        self.is_running = False
+        """Whether it was started, and not stopped since."""
         self._process: subprocess.Popen[bytes] | None = None
         self._stop: Callable[[], None] = lambda: None
 
@@ -51,19 +52,19 @@ class RedisServer:
 
     def start(self) -> None:
         """Start an empty server unless it runs. Raises `RedisServerError`."""
-        if self._running:
+        if self.is_running:
             return
         program = shutil.which("redis-server")
         if program is not None:
             self._start_server(program)
         else:
             self._start_fake()
-        self._running = True
+        self.is_running = True
 
     def stop(self) -> None:
         """Stop the server unless it is stopped; its connections end."""
-        if self._running:
-            self._running = False
+        if self.is_running:
+            self.is_running = False
             self._stop()
 
     def __exit__(self, *_exception: object) -> None:

@@ -105,7 +105,6 @@ def test_what_is_away_is_said(site: Site) -> None:
     for path in (
         "/dev/notes?user=user_1",
         "/dev/publish?user=user_1&event=user_disconnected",
-        "/dev/token?user=user_1&session=sess_1",
         "/dev/figures",
         "/dev/fault?kind=close&user=user_1&code=1012",
     ):

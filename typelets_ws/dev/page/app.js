@@ -13,12 +13,11 @@ const place = document.querySelector("#panes");
 const panes = [];
 
 function page(users) {
-  const figures = new Figures();
-  document.querySelector("#status").append(figures.status);
-  document.querySelector("#figures").append(figures.element);
-
   const rest = new RestSide(users, () => panes);
   const faults = new Faults(users);
+  const figures = new Figures((now) => faults.show(now));
+  document.querySelector("#status").append(figures.status);
+  document.querySelector("#figures").append(figures.element);
   document.querySelector("#rest").append(rest.element, faults.element);
 
   const add = action("Add a device", addPane, {

@@ -15,13 +15,14 @@ export class Faults {
   #user = el("select", { "aria-label": "User of the faults" });
   #close = el("select", { "aria-label": "Close code" });
   #code = el("select", { "aria-label": "Error code" });
-  #redisStopped = false;
+  #redis;
+  #redisIsStopped = false;
 
   constructor(users) {
     fill(this.#user, users.map((user) => [user, user]));
     fill(this.#close, Object.entries(CLOSES));
     fill(this.#code, CODES.map((code) => [code, code]));
-    const redis = action("Stop Redis", () => this.#toggleRedis(redis), {
+    this.#redis = action("Stop Redis", () => this.#toggleRedis(), {
       data: { fault: "redis" },
       title: "Events are not delivered to other processes, then healed",
     });
@@ -33,8 +34,15 @@ export class Faults {
       row("User", this.#user),
       row("Close", this.#close, this.#button("close", "Close connections", () => ({ user: this.#user.value, code: this.#close.value }))),
       row("Error", this.#code, this.#button("error", "Refuse the next edit", () => ({ user: this.#user.value, code: this.#code.value }))),
-      row("Redis", redis),
+      row("Redis", this.#redis),
     );
+  }
+
+  /** Redis may have been stopped before the page was loaded, or by another one. */
+  show({ redisIsStopped }) {
+    this.#redisIsStopped = redisIsStopped;
+    const text = redisIsStopped ? "Start Redis" : "Stop Redis";
+    if (this.#redis.textContent !== text) this.#redis.textContent = text;
   }
 
   #button(kind, text, fields) {
@@ -42,10 +50,9 @@ export class Faults {
     return action(text, run, { data: { fault: kind } });
   }
 
-  async #toggleRedis(button) {
-    const { done } = await api.fault("redis", { action: this.#redisStopped ? "start" : "stop" });
-    this.#redisStopped = !this.#redisStopped;
-    button.textContent = this.#redisStopped ? "Start Redis" : "Stop Redis";
+  async #toggleRedis() {
+    const { done } = await api.fault("redis", { action: this.#redisIsStopped ? "start" : "stop" });
+    this.show({ redisIsStopped: !this.#redisIsStopped });
     say(done);
   }
 }

@@ -22,7 +22,11 @@ export class Figures {
   #users = el("span", { className: "users" });
   #values = TILES.map(([title]) => el("dd", { data: { figure: title } }, "–"));
 
-  constructor() {
+  #listener;
+
+  /** `listener(figures)` is called with each answer. */
+  constructor(listener) {
+    this.#listener = listener;
     const tiles = TILES.map(([title], index) => el("div", {}, el("dt", {}, title), this.#values[index]));
     this.status = this.#status;
     this.element = el("section", { className: "figures", "aria-label": "Figures" }, el("dl", {}, ...tiles), this.#users);
@@ -43,6 +47,7 @@ export class Figures {
       this.#show("down", "not reachable");
       return;
     }
+    this.#listener(now);
     const redis = now.redis ? ` · Redis ${now.redis}` : "";
     this.#show(now.status, [now.status, ...now.reasons].join(": ") + redis);
     TILES.forEach(([, read], index) => {

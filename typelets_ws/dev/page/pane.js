@@ -105,10 +105,11 @@ export class Pane {
   #render() {
     const { element, state, why, toggle, tabs, title, content, star, saved, folders } = this.#parts;
     const { status } = this.#client;
-    element.dataset.state = this.#why.reason === "signed out" ? "signed-out" : status.replaceAll(" ", "-");
-    state.textContent = this.#why.reason === "signed out" ? "signed out" : status;
-    why.textContent = status === "offline" ? this.#why.text ?? "" : "";
-    toggle.textContent = this.#why.reason === "signed out" ? "Sign in again" : this.#isStopped ? "Go online" : "Go offline";
+    const signedOut = this.#why.reason === "signed out";
+    element.dataset.state = signedOut ? "signed-out" : status.replaceAll(" ", "-");
+    state.textContent = signedOut ? "signed out" : status;
+    why.textContent = status === "offline" && !signedOut ? this.#why.text ?? "" : "";
+    toggle.textContent = signedOut ? "Sign in again" : this.#isStopped ? "Go online" : "Go offline";
     const notes = this.#client.list().filter((note) => !note.deleted).sort((a, b) => (a.createdAt + a.id < b.createdAt + b.id ? -1 : 1));
     // The first one is known when all are: until then events may show some.
     if (!this.#open && status !== "in sync") notes.length = 0;

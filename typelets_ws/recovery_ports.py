@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+
 __all__ = [
     "Changes", "Digest", "Extent", "HorizonMemory", "PackedIds", "RowIds", "RowKey",
     "RowKind", "Since", "Snapshot", "StoredRow", "TableContents", "UserChanges",
@@ -23,8 +25,11 @@ class RowKind(StrEnum):
     NOTE = "note"
 
 
-class RowKey(NamedTuple):
-    """A row of one user. A row that changes hands is another key."""
+class RowKey(Struct, frozen=True, gc=False):
+    """A row of one user. A row that changes hands is another key.
+
+    Each event makes one: a `NamedTuple` takes four times as long to make.
+    """
 
     user_id: str
     kind: RowKind

@@ -103,10 +103,11 @@ class Newcomers:
         now = self.monotonic()
         due = self._take_due(now, most)
         fresh = [one for one in due if not one.listed]
+        listed = [one for one in due if one.listed]
         with suppress(StoreError):
             if fresh:
                 await self._first(fresh, now)
-            if listed := [one for one in due if one.listed and one not in fresh]:
+            if listed:
                 await self._again(listed)
 
     def _take_due(self, now: float, most: int) -> list[_Newcomer]:

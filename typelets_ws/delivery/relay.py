@@ -150,13 +150,14 @@ class Relay:
         laid = b"{}" if changes is UNSET else bytes(changes)
         text = b"" if row is UNSET else bytes(row)
         version = version_of(text or laid)
-        if shown.is_stale(key, version, event.exceptConnectionId):
+        holder = event.exceptConnectionId
+        noted = shown.updated(key, laid, text, version, holder=holder, alone=alone)
+        if not noted and shown.is_stale(key, version, holder):
             self.recovery.conflicts.add(key)
             return False
         if version is not None and version > self._latest and self._is_ahead(version):
             self.recovery.conflicts.add(key)
-        holder = event.exceptConnectionId
-        if shown.updated(key, laid, text, version, holder=holder, alone=alone):
+        if noted:
             return True
         if not is_complete(text):
             self.recovery.conflicts.add(key)

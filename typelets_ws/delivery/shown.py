@@ -77,17 +77,9 @@ class ShownRows:
     def is_stale(
         self, key: RowKey, version: str | None, holder: str | None = None
     ) -> bool:
-        """True when a newer version was shown to those who would be shown this one.
-
-        An event of the device that was shown its own newer row does not go to it:
-        updates that one device sends in a row are each shown to the others.
-        """
+        """Whether the row `is_newer` as it was shown; see `ShownRow`."""
         row = self._rows.get(key)
-        if row is None or version is None:
-            return False
-        own = row.replied and holder is not None and holder == row.holder
-        shown = row.event_version if own else row.version
-        return shown is not None and version < shown
+        return row is not None and row.is_newer(version, holder)
 
     def touched(self, key: RowKey, sequence: int) -> bool:
         """Whether the row was shown after `sequence`."""
@@ -120,11 +112,11 @@ class ShownRows:
         """An event of an update was shown to all but its holder, which wrote it.
 
         `alone`: there was no other device, so the holder's copy is all there is.
-        False, and nothing is noted, while the row is shown as deleted: devices that
-        have removed it ignore an update.
+        False, and nothing is noted, if it must not be shown: the event `is_stale`, or
+        the row is shown as deleted, and devices that removed it ignore an update.
         """
         known = self._rows.get(key)
-        if known is not None and known.gone:
+        if known is not None and (known.gone or known.is_newer(version, holder)):
             return False
         known = self._touch(key, known)
         if known is None:

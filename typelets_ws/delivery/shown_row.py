@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from ..recovery_ports import StoredRow
 
@@ -45,7 +46,7 @@ _object: Final = msgspec.json.Decoder(dict[str, Any])
 Fields = Mapping[str, Any]
 
 
-class Step(NamedTuple):
+class Step(Struct, frozen=True, gc=False):
     """A message that showed the row.
 
     Without `changes` only `connection` got it. Otherwise it is an event, which went to
@@ -94,35 +95,46 @@ class ShownRow:
     gone: bool = False
     """A deletion was shown last."""
     step_bytes: int = 0
+    size: int = OVERHEAD_BYTES
+    """Bytes held, about."""
     counted: int = 0
     """Bytes that `ShownRows` has counted for it."""
-
-    @property
-    def size(self) -> int:
-        """Bytes held, about."""
-        return OVERHEAD_BYTES + len(self.base or b"") + self.step_bytes
 
     @property
     def is_new(self) -> bool:
         """Whether nothing is known of what devices hold."""
         return self.base is None and not self.steps and not self.mixed
 
+    def is_newer(self, version: str | None, holder: str | None) -> bool:
+        """Whether a newer version was shown to those who would be shown this one.
+
+        An event of the device that was shown its own newer row does not go to it:
+        updates that one device sends in a row are each shown to the others.
+        """
+        own = self.replied and holder is not None and holder == self.holder
+        shown = self.event_version if own else self.version
+        return shown is not None and version is not None and version < shown
+
     def was_sent_whole(self, row: bytes) -> bool:
         """Whether the last step sent exactly this whole row to one device."""
-        return bool(self.steps) and self.steps[-1][:2] == (None, row)
+        last = self.steps[-1] if self.steps else None
+        return last is not None and last.changes is None and last.row == row
 
     def rebase(self, base: bytes | None, *, mixed: bool = False) -> None:
         """Note the whole row that all devices hold; None when it is unknown."""
         self.base, self.mixed = base, mixed
         self.steps.clear()
         self.step_bytes = 0
+        self.size = OVERHEAD_BYTES + len(base or b"")
 
     def add(self, step: Step) -> None:
         """Note a message that showed the row."""
         if self.mixed:
             return
         self.steps.append(step)
-        self.step_bytes += STEP_BYTES + len(step.changes or b"") + len(step.row)
+        size = STEP_BYTES + len(step.changes or b"") + len(step.row)
+        self.step_bytes += size
+        self.size += size
         if self.step_bytes > MOST_STEP_BYTES:
             self.rebase(None, mixed=True)
         elif len(self.steps) > MOST_STEPS:

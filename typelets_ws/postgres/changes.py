@@ -142,13 +142,13 @@ class ChangeReader:
         asked = [
             {
                 "n": number,
-                "user_id": user_id,
-                "kind": _KINDS[kind],
-                "id": row_id,
-                "before": str(horizons[user_id]) if user_id in horizons else None,
+                "user_id": key.user_id,
+                "kind": _KINDS[key.kind],
+                "id": key.row_id,
+                "before": _digits(horizons.get(key.user_id)),
             }
-            for number, (user_id, kind, row_id) in enumerate(keys)
-            if _storable(user_id) and _UUID.fullmatch(row_id)
+            for number, key in enumerate(keys)
+            if _storable(key.user_id) and _UUID.fullmatch(key.row_id)
         ]
         query = changes_sql.rows(versions=versions)
         params = {"keys": msgspec.json.encode(asked)}
@@ -186,14 +186,19 @@ def _wanted(number: int, since: Since) -> dict[str, object] | None:
     return {
         "n": number,
         "user_id": since.user_id,
-        "horizon": None if since.horizon is None else str(since.horizon),
-        "settled": None if since.settled is None else str(since.settled),
+        "horizon": _digits(since.horizon),
+        "settled": _digits(since.settled),
         "kind": since.after and _KINDS[since.after[0]],
         "after": since.after and since.after[1],
         "since_s": since.since_s,
         "digest": since.digest,
         "packed": since.packed,
     }
+
+
+def _digits(horizon: int | None) -> str | None:
+    """A horizon as JSON keeps it: 64 bits are too many for a number there."""
+    return None if horizon is None else str(horizon)
 
 
 def _snapshot(head: Columns) -> Snapshot:

@@ -26,6 +26,7 @@ from .json_members import (
 
 __all__ = ["EventError", "EventRejectReason", "decode"]
 
+OBJECT: Final = ord("{")
 MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 _decoder: Final = msgspec.json.Decoder(AnyEvent)
@@ -109,7 +110,7 @@ def _normalised(event: Event) -> Event:
     instead: dict[str, Any] = {}
     for field in _DATA_FIELDS[type(event)]:
         raw = getattr(event, field)
-        if raw is UNSET or bytes(memoryview(raw)[:1]) == b"{":
+        if raw is UNSET or memoryview(raw)[0] == OBJECT:
             continue
         if not isinstance(event, FolderUpdated) or bytes(raw) != b"null":
             raise EventError(

@@ -58,17 +58,14 @@ DEFLATE: Final = ServerPerMessageDeflateFactory(
 )
 
 
-def _long_head(size: int) -> bytes:
-    """Return the head of an unmasked, unfragmented text frame of 126 bytes or more."""
-    if size < 65_536:
-        return _HEAD_16.pack(_TEXT, _SIZE_16, size)
-    return _HEAD_64.pack(_TEXT, 127, size)
-
-
 def plain(text: bytes) -> bytes:
-    """Return one text message as a frame without compression."""
+    """Return one text message as an unmasked frame without compression."""
     size = len(text)
-    return (_HEAD.pack(_TEXT, size) if size < _SIZE_16 else _long_head(size)) + text
+    if size < _SIZE_16:
+        return _HEAD.pack(_TEXT, size) + text
+    if size < 65_536:
+        return _HEAD_16.pack(_TEXT, _SIZE_16, size) + text
+    return _HEAD_64.pack(_TEXT, 127, size) + text
 
 
 class Frame:

@@ -21,9 +21,8 @@ from tests.daemon import Boot, Device, Message, RunningDaemon, eventually, publi
 from tests.integration.scene import ALICE
 from tests.postgres import Database
 from tests.redis import RedisServer
-from typelets_ws.delivery.shown import ShownRows
+from typelets_ws.delivery.shown_row import ShownRow
 from typelets_ws.ports import OnPublished
-from typelets_ws.recovery_ports import RowKey
 
 DELAY_S = 0.05
 FIELDS: dict[str, Callable[[int], object]] = {
@@ -207,10 +206,10 @@ async def test_without_reading_rows_in_conflict_devices_do_not_converge(
 ) -> None:
     """The storm is fierce enough: without its remedy it leaves devices behind."""
 
-    def never(_shown: ShownRows, _key: RowKey, _version: str | None) -> bool:
+    def never(_row: ShownRow, _version: str | None, _holder: str | None) -> bool:
         return False
 
-    monkeypatch.setattr(ShownRows, "is_stale", never)
+    monkeypatch.setattr(ShownRow, "is_newer", never)
     notes, rows = prepare(database)
     copies, _ = await storm(boot, notes, rows, 1, 300)
     assert differing(copies, stored(database, notes))

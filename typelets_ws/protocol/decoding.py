@@ -16,7 +16,13 @@ import msgspec
 from msgspec import Raw, Struct
 
 from .client_messages import CLIENT_MESSAGES, AnyClientMessage, ClientMessage
-from .errors import INVALID_MESSAGE, UNKNOWN_TYPE, ClientError, Code
+from .errors import (
+    CURSOR_EXPIRED,
+    INVALID_MESSAGE,
+    UNKNOWN_TYPE,
+    ClientError,
+    Code,
+)
 from .json_members import (
     Charge,
     MemberError,
@@ -157,4 +163,7 @@ def _decode_members(data: bytes, charge: Charge) -> ClientMessage:
 
 
 def _invalid_field(name: str, echo: str | None) -> ClientError:
+    if name == "cursor":
+        # As any cursor that is malformed: the client would keep it after another code.
+        return ClientError(Code.CURSOR_EXPIRED, CURSOR_EXPIRED, request_id=echo)
     return ClientError(Code.INVALID_FIELD, f"Invalid {name}", request_id=echo)

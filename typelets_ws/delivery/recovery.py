@@ -50,7 +50,10 @@ SIGN_IN_S: Final = 0.4
 GATHERED_S: Final = 0.1
 """Sign-ins within this time are looked at in one statement."""
 AUDIT_GAP_S: Final = 0.05
-BATCH: Final = 50
+BATCH: Final = 25
+"""A look at so many users with some changes each takes the loop for milliseconds.
+While more are due, recovery rests after each as long as it took: clients' updates go
+on (row `gap` of scripts/bench)."""
 AUDIT_BATCH: Final = 100
 DIGESTS: Final = 10
 """Larger batches of heals have none unless rows came or went: 2 ms of Postgres each."""
@@ -234,6 +237,8 @@ class Recovery:
             self._restart()
         if due := self.states.take_due(now := self._monotonic(), BATCH):
             await self._healer.look(due, digest=len(due) <= DIGESTS)
+            if len(due) == BATCH:
+                await asyncio.sleep(self._monotonic() - now)
             return True
         replay_at = self._newcomers.next_due()
         if replay_at is not None and replay_at <= now:

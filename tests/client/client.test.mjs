@@ -684,7 +684,13 @@ test("`online` and a shown page reconnect at once, and check what is connected",
   world.sockets.at(-1).frozen = true;
   handlers.visibilitychange();
   await world.time.pass(3_100);
-  assert.ok(seen.status.some(({ reason }) => reason === "no answer"));
+  const givenUp = () => seen.status.filter(({ reason }) => reason === "no answer").length;
+  assert.equal(givenUp(), 1);
+  await inSync(world, client, MINUTE);
+  world.sockets.at(-1).frozen = true;
+  handlers.offline(); // the badge must not say `in sync` until the next keepalive
+  await world.time.pass(3_100);
+  assert.equal(givenUp(), 2);
   await client.stop();
   assert.deepEqual(handlers, {});
 });

@@ -46,8 +46,8 @@ export class TypeletsClient {
     /** Resolves when the storage took all edits made so far. */
     saved(): Promise<void>;
     /**
-     * Check the connection now, or reconnect now. Called by itself when the network is
-     * back or the page is shown; in React Native call it when AppState becomes `active`.
+     * Check the connection now, or reconnect now. Called by itself when the network has gone
+     * or come back, or the page is shown; in React Native call it when AppState becomes `active`.
      */
     wake(): void;
     /** The note with unconfirmed edits laid over it. @param {string} id @returns {Note | undefined} */

@@ -236,7 +236,7 @@ export class TypeletsClient {
     const wake = () => (document?.hidden ? leave() : this.wake());
     this.#stopListening = [
       listen(target, "pagehide", leave),
-      ...["online", "pageshow"].map((name) => listen(target, name, wake)),
+      ...["online", "offline", "pageshow"].map((name) => listen(target, name, wake)),
       ...["visibilitychange", "resume"].map((name) => listen(document, name, wake)),
     ];
     this.#attempt = 0;
@@ -258,8 +258,8 @@ export class TypeletsClient {
   }
 
   /**
-   * Check the connection now, or reconnect now. Called by itself when the network is
-   * back or the page is shown; in React Native call it when AppState becomes `active`.
+   * Check the connection now, or reconnect now. Called by itself when the network has gone
+   * or come back, or the page is shown; in React Native call it when AppState becomes `active`.
    */
   wake() {
     if (this.#stopListening) this.#gather();

@@ -203,6 +203,7 @@ def _freeze_startup_objects() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    gc.enable()
 
 
 def _raise_file_limit(config: Config, log: FilteringBoundLogger) -> None:

@@ -6,6 +6,7 @@ of `typelets-ws serve` with its notifications and its log.
 """
 
 import asyncio
+import compileall
 import json
 import os
 import signal
@@ -20,11 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import typelets_ws
 from tests.daemon import configured
 from tests.redis import free_port
 from tests.tokens import public_pem
 
 COMMAND = str(Path(sys.executable).parent / "typelets-ws")
+PACKAGE = Path(typelets_ws.__file__).parent
 PATIENCE_S = 20.0
 # sd_listen_fds(3): the pid must be the daemon's own, so the shell becomes it.
 ACTIVATED = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&"$0"; exec "$@"'
@@ -246,6 +249,9 @@ def supervised(
     redis_url: str, database_url: str, **sections: Mapping[str, Any]
 ) -> Iterator[Supervisor]:
     """A supervisor with a configuration for these servers; nothing runs yet."""
+    # As pip and the Debian package leave it. Each start would compile it where
+    # PYTHONDONTWRITEBYTECODE is set: half a second of a core.
+    compileall.compile_dir(PACKAGE, quiet=1)
     # Not pytest's directory: the path of a socket has 108 bytes at most.
     with tempfile.TemporaryDirectory(prefix="typelets-") as place:
         made = settings(redis_url, database_url, **sections)

@@ -15,7 +15,6 @@ from psycopg import errors
 
 from ..config.model import Database
 from ..postgres import changes_sql, sql
-from ..postgres.changes import OLDEST_VERSION
 from .finding import TIMEOUT_S, Finding, FindingKind, first_line
 
 __all__ = ["check_postgres"]
@@ -86,8 +85,8 @@ def _statements() -> Iterator[tuple[str, bytes, Mapping[str, object]]]:
 
 async def _recovery_problems(connection: PostgresConnection) -> AsyncIterator[str]:
     """Why each statement of recovery cannot be run, for those that cannot."""
-    if connection.info.server_version < OLDEST_VERSION:
-        yield f"it needs PostgreSQL {OLDEST_VERSION // 10_000}"
+    if connection.info.server_version < changes_sql.OLDEST_VERSION:
+        yield f"it needs PostgreSQL {changes_sql.OLDEST_VERSION // 10_000}"
         return
     cursor = await connection.execute(changes_sql.ABILITIES)
     _, system, timeline = await cursor.fetchone() or (None, False, False)

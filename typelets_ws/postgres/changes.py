@@ -43,13 +43,11 @@ from .pool import Columns
 from .semaphore import KeyedSemaphore
 from .statements import Statements
 
-__all__ = ["OLDEST_VERSION", "ChangeReader", "Unsupported"]
+__all__ = ["ChangeReader", "Unsupported"]
 
 WAIT_S: Final = 30.0
 """For one of recovery's connections; 5,000 returning devices take some seconds."""
 MOST_WAITING: Final = 20_000
-OLDEST_VERSION: Final = 140_000
-"""`bit_xor` and the cast from xid8 to xid came with PostgreSQL 14."""
 _RECOVERY: Final = "recovery"
 _KINDS: Final = {RowKind.FOLDER: "f", RowKind.NOTE: "n"}
 _BY_LETTER: Final = {b"f": RowKind.FOLDER, b"n": RowKind.NOTE}
@@ -85,7 +83,7 @@ class ChangeReader:
         Raises `StoreError` when Postgres does not answer.
         """
         (found,) = await self._fetch("abilities", changes_sql.ABILITIES, {})
-        if int(found[0] or b"0") < OLDEST_VERSION:
+        if int(found[0] or b"0") < changes_sql.OLDEST_VERSION:
             return Unsupported.OLD_SERVER
         self._take_abilities(Abilities(found[1] == b"t", found[2] == b"t"))
         try:

@@ -24,9 +24,12 @@ from typing import Final, NamedTuple
 from .sql import NOTE_ROW, iso
 
 __all__ = [
-    "ABILITIES", "FOLDER_ROW", "Abilities", "changed", "horizon", "rows",
+    "ABILITIES", "FOLDER_ROW", "OLDEST_VERSION", "Abilities", "changed", "horizon",
+    "rows",
 ]  # fmt: skip
 
+OLDEST_VERSION: Final = 140_000
+"""`bit_xor` and the cast from xid8 to xid came with PostgreSQL 14."""
 PLANNING_XIDS: Final = 2**20
 MARGIN_S: Final = 3600
 """For the clocks of REST hosts, where `updated_at` narrows a search."""

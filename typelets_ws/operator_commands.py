@@ -4,9 +4,11 @@ Invariant: a command that reached no process says so and exits with 1.
 Tested by tests/e2e/test_command.py.
 """
 
+import asyncio
 import json
 import time
 from contextlib import closing
+from importlib import import_module
 from typing import Final
 
 import click
@@ -112,13 +114,23 @@ def _send(
                 revoke(link, f"{config.redis.prefix}barred:{barred}", BARRED_S)
             heard = publish_and_count(link, channel, payload)
     except FAILED as exc:
-        refuse(f"redis: {exc}")
+        refuse("\n".join(_redis_problems(config)) or f"redis: {exc}")
     if heard:
         click.echo(f"published to {channel}; {heard} process(es) heard it")
     elif barred is not None:
         click.echo(f"session {barred} is barred; no process has a device of {user_id}")
+    elif problems := _redis_problems(config):
+        refuse("\n".join(problems))
     else:
         refuse(
             f"published to {channel}, and no process heard it: no device of {user_id} "
             "is connected, or the daemon uses another Redis or redis.prefix"
         )
+
+
+def _redis_problems(config: Config) -> list[str]:
+    """What is wrong with the servers of the address, where something is."""
+    # Imported for a failure only: drivers and libraries take 0.2 s.
+    servers = import_module(".checks.redis_servers", __package__)
+    problems = asyncio.run(servers.server_problems(config.redis))
+    return [f"redis: {each.text}" for each in problems]

@@ -193,6 +193,12 @@ OTHER = "00000000-0000-4000-8000-000000000002"
         ({"userId": "bob"}, "updated_note.userId: expected the user"),
         ({"folderId": "inbox"}, "updated_note.folderId: expected a UUID"),
         ({"updatedAt": "2026-01-02 03:04:05"}, "updated_note.updatedAt: expected a da"),
+        (
+            {"updatedAt": "2026-02-30T03:04:05.678Z"},
+            "updated_note.updatedAt: expected ",
+        ),
+        ({"tags": "{a,b}"}, "updated_note.tags: expected a list of texts, or null"),
+        ({"tags": ["a", 5]}, "updated_note.tags: expected a list of texts, or null"),
         ({"createdAt": None}, "updated_note.createdAt: expected a datetime"),
         ({"createdAt": 1_700_000_000}, "updated_note.createdAt: expected a datetime"),
         ({"hiddenAt": "soon"}, "updated_note.hiddenAt: expected a datetime"),

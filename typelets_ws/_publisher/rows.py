@@ -106,14 +106,26 @@ def _check_kinds(row: Row, name: str) -> None:
         _expect(flag, name, key, "true, false or null")
     for key in _OPTIONAL_TEXTS:
         _expect(isinstance(row.get(key), str | None), name, key, "text or null")
+    tags = row.get("tags")
+    listed = isinstance(tags, list | tuple) and all(isinstance(t, str) for t in tags)
+    _expect(tags is None or listed, name, "tags", "a list of texts, or null")
 
 
 def _check_timestamp(value: object, name: str, key: str) -> None:
     if value is None and key == "hiddenAt":
         return
-    wire = isinstance(value, str) and _WIRE_TIME.fullmatch(value)
-    right = wire or isinstance(value, datetime)
-    _expect(bool(right), name, key, "a datetime, or text YYYY-MM-DDTHH:MM:SS.mmmZ")
+    right = isinstance(value, datetime) or _is_wire_time(value)
+    _expect(right, name, key, "a datetime, or text YYYY-MM-DDTHH:MM:SS.mmmZ")
+
+
+def _is_wire_time(value: object) -> bool:
+    if not isinstance(value, str) or not _WIRE_TIME.fullmatch(value):
+        return False
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _expect(holds: bool, name: str, key: str, wanted: str) -> None:

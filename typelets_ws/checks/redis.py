@@ -7,21 +7,18 @@ session can have; the keys expire within a second.
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable
-from typing import Any, Final, cast
+from typing import Final
 
 import redis.asyncio
 from redis import exceptions
 
 from .._publisher.redis import async_client
 from ..config.model import Redis
-from ..config.redis_address import Topology, parse
-from ..redis.role import Mode, role_error
 from .finding import TIMEOUT_S, Finding, FindingKind, first_line
+from .redis_servers import SUBJECT, server_problems
 
 __all__ = ["check_redis"]
 
-SUBJECT: Final = "redis"
 CONNECTIONS: Final = 8
 RETURN_1: Final = hashlib.sha1(b"return 1", usedforsecurity=False).hexdigest()
 """The name of a script that is loaded one command earlier."""
@@ -29,6 +26,9 @@ RETURN_1: Final = hashlib.sha1(b"return 1", usedforsecurity=False).hexdigest()
 
 async def check_redis(config: Redis) -> list[Finding]:
     """Log in as the daemon does, and try each command and channel."""
+    problems = await server_problems(config)
+    if problems:
+        return list(problems)
     client = async_client(config.url, config.command_timeout_s, CONNECTIONS)
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -46,13 +46,7 @@ async def check_redis(config: Redis) -> list[Finding]:
 
 
 async def _check(client: redis.asyncio.Redis, config: Redis) -> list[Finding]:
-    # The first command: whether anybody answers, and who.
-    await cast("Awaitable[Any]", client.ping())
     found = []
-    if parse(config.url).kind is not Topology.CLUSTER:
-        error = role_error(await _hello(client), Mode.SERVER)
-        if error:
-            return [Finding(FindingKind.WRONG, SUBJECT, error)]
     for name, args in _commands(config):
         try:
             await client.execute_command(*args)  # type: ignore[no-untyped-call]
@@ -65,17 +59,6 @@ async def _check(client: redis.asyncio.Redis, config: Redis) -> list[Finding]:
         text = f"commands, keys and channels of {config.prefix!r} are allowed"
         found.append(Finding(FindingKind.OK, SUBJECT, text))
     return found
-
-
-async def _hello(client: redis.asyncio.Redis) -> list[Any] | None:
-    """The reply to HELLO as RESP2 has it; None where there is no such command."""
-    try:
-        reply = await client.execute_command("HELLO")  # type: ignore[no-untyped-call]
-    except exceptions.ResponseError:
-        return None
-    if isinstance(reply, dict):
-        return [part for pair in reply.items() for part in pair]
-    return reply if isinstance(reply, list) else None
 
 
 def _commands(config: Redis) -> list[tuple[str, tuple[str | int, ...]]]:

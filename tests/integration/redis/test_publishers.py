@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from redis.crc import key_slot
 
 from tests.integration.bus.running_bus import ready, until
-from tests.redis import free_port
+from tests.redis import RedisServer, free_port
 from tests.redis_topologies import Cluster, SentinelGroup
 from typelets_ws.checks.finding import FindingKind
 from typelets_ws.checks.redis import check_redis
@@ -119,10 +119,52 @@ async def test_check_config_connect(group: SentinelGroup | Cluster) -> None:
     assert [finding.kind for finding in found] == [FindingKind.OK], found
 
 
-async def test_check_config_names_a_cluster_node(cluster: Cluster) -> None:
-    found = await check_redis(Redis(url=cluster.nodes[0].url))
-    assert FindingKind.WRONG in {finding.kind for finding in found}
-    assert any("redis+cluster" in finding.text for finding in found), found
+async def test_check_config_names_what_is_wrong_with_a_server(
+    sentinel_group: SentinelGroup, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = f"127.0.0.1:{sentinel_group.master.port}"
+    sentinel = f"127.0.0.1:{sentinel_group.sentinels[0].port}"
+    node = f"127.0.0.1:{cluster.nodes[0].port}"
+    away = f"127.0.0.1:{free_port()}"
+    mistakes = {
+        f"redis://{node}/0": "redis+cluster://",
+        f"redis://{sentinel}/0": "redis+sentinel://",
+        sentinel_group.replicas[0].url: "this is a replica",
+        f"redis+cluster://{server}": "this is a single server",
+        f"redis+cluster://{sentinel}": "this is a sentinel",
+        f"redis+sentinel://{server}/notes": "this is a single server",
+        f"redis+sentinel://{node}/notes": "this is a node of a Cluster",
+        f"redis+sentinel://{sentinel}/other": "no master called other",
+        f"redis+sentinel://{sentinel},{away},{away}/notes": away,
+    }
+    for url, named in mistakes.items():
+        found = await check_redis(Redis(url=url))
+        kind = FindingKind.AWAY if named == away else FindingKind.WRONG
+        assert {finding.kind for finding in found} == {kind}, found
+        assert all(named in finding.text for finding in found), found
+        monkeypatch.setenv("REDIS_URL", url)
+        told = await asyncio.to_thread(
+            CliRunner().invoke, main, ["disconnect", "--user", "ann"]
+        )
+        assert told.exit_code == 1
+        assert named in told.output
+    # One sentinel or node that is away is no fault.
+    working = sentinel_group.url.replace(sentinel, away)
+    for url in (f"redis+cluster://{away},{node}", working):
+        found = await check_redis(Redis(url=url))
+        assert [finding.kind for finding in found] == [FindingKind.OK], found
+
+
+async def test_check_config_names_a_missing_password(redis_server: RedisServer) -> None:
+    redis_server.command("ACL", "SETUSER", "default", "resetpass", ">pw")
+    try:
+        found = await check_redis(Redis(url=redis_server.url))
+        assert [finding.kind for finding in found] == [FindingKind.WRONG], found
+        assert found[0].text == "Authentication required."
+    finally:
+        redis_server.login = {"password": "pw"}
+        redis_server.command("ACL", "SETUSER", "default", "nopass")
+        redis_server.login = {}
 
 
 async def test_a_revocation_that_no_replica_has_is_sent_again(

@@ -127,8 +127,6 @@ class Session:
             of_bytes = self._byte_window.count(size, now)
             if of_bytes > verdict:
                 verdict, refusing = of_bytes, self._byte_window
-        if verdict is RateVerdict.FLOOD and self._rates is not None:
-            self._rates.remember_flood(self.user_id, self._window, now)
         rate = self._user_rate or self._find_rate(now)
         if rate is not None:
             of_user = rate.count(now)
@@ -137,10 +135,23 @@ class Session:
             if of_user > verdict:
                 verdict, refusing = of_user, rate
         if verdict is not RateVerdict.SERVED:
-            return _rate_refusal(verdict, refusing.retry_after(now))
+            return self._refusal(verdict, refusing, now)
         if size > limits.message_bytes:
             return ClientError(Code.MESSAGE_TOO_LARGE, MESSAGE_TOO_LARGE)
         return None
+
+    def _refusal(
+        self,
+        verdict: RateVerdict,
+        refusing: SlidingWindow | ByteWindow | UserRate,
+        now: float,
+    ) -> ClientError | Disconnect:
+        if verdict is RateVerdict.FLOOD:
+            if self._rates is not None and not isinstance(refusing, UserRate):
+                self._rates.remember_flood(self.user_id, self._window, now)
+            return Disconnect(CloseCode.TOO_MANY, "flood")
+        retry = ceil(refusing.retry_after(now) * 1000)
+        return ClientError(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
 
     def _find_rate(self, now: float) -> UserRate | None:
         """The user's count or the address's, once one is needed: most only listen."""
@@ -277,13 +288,6 @@ class Session:
     def close(self) -> None:
         """Accept no more messages."""
         self.state = State.CLOSED
-
-
-def _rate_refusal(verdict: RateVerdict, retry_after: float) -> ClientError | Disconnect:
-    if verdict is RateVerdict.FLOOD:
-        return Disconnect(CloseCode.TOO_MANY, "flood")
-    retry = ceil(retry_after * 1000)
-    return ClientError(Code.RATE_LIMITED, RATE_LIMITED, retry_after_ms=retry)
 
 
 def _rates_of(limits: Limits) -> tuple[int, int, int]:

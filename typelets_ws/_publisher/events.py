@@ -51,6 +51,11 @@ class Notifications(Generic[Receivers]):
         """Users with a pending `resync_required`, and unsent control events."""
         return self._outcomes.pending
 
+    @property
+    def forgotten(self) -> int:
+        """How many of those were dropped, because too many were pending."""
+        return self._outcomes.forgotten
+
     @abstractmethod
     def _send(self, message: Publication) -> Receivers:
         """Publish one message."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import pytest
 
 from tests.fakes import FakeStore
-from tests.integration.postgres.test_store import opened
+from tests.integration.postgres.stores import opened
 from tests.postgres import Database
 from typelets_ws.ports import Conflict, Missing, Store, StoreError, VersionedRow
 

@@ -5,6 +5,7 @@ Nothing is waited for by the clock: a fourth device announces a deletion behind 
 message, and all that comes before it belongs to the message.
 """
 
+import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -98,3 +99,8 @@ async def played(boot: Boot, **sections: Mapping[str, Any]) -> AsyncIterator[Sce
     async with boot(**sections) as server, staged(server) as scene:
         yield scene
         assert not server.logged("internal_error")
+
+
+def is_now(timestamp: object) -> bool:
+    """Whether it is the time now, in ms, give or take a minute."""
+    return isinstance(timestamp, int) and abs(timestamp - time.time() * 1000) < 60_000

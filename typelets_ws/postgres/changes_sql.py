@@ -1,6 +1,6 @@
 """The SQL of `changes`: row versions by the transactions that wrote them.
 
-Invariants, each checked in tests/integration/postgres/test_changes.py:
+Invariants, checked in tests/integration/postgres/test_changes.py and test_pages.py:
 
 - **Horizon, database identity, digest and rows come from one snapshot**, because they
   come from one statement. A horizon taken before or after could skip a commit.

@@ -16,7 +16,7 @@
   devices apart.
 
 No text of the database leaves this module, only a `QueryFailure` and the SQLSTATE.
-Tested by tests/integration/postgres/test_database_down.py.
+Tested by tests/integration/postgres/test_pool.py.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ from collections import Counter
 import psycopg
 import pytest
 
-from tests.integration.postgres.test_changes import ALICE, BOB, opened
+from tests.integration.postgres.changes import ALICE, BOB, opened
 from tests.postgres import Database
 from typelets_ws.ports import Conflict, Missing, VersionedRow
 from typelets_ws.postgres.store import Store

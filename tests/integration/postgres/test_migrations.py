@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from tests.integration.postgres.test_changes import ALICE, opened
+from tests.integration.postgres.changes import ALICE, opened
 from tests.postgres import Database
 from typelets_ws.ports import Missing, StoreError, VersionedRow
 

@@ -9,17 +9,12 @@ from tests.daemon import Boot
 from tests.integration.scene import ALICE, BOB, played
 from tests.postgres import Database
 
+pytestmark = pytest.mark.usefixtures("people")
 NOT_FOUND = ("Folder not found or access denied", "NOT_FOUND")
 FOREIGN = (
     "Access denied: Cannot broadcast resource created by another user",
     "ACCESS_DENIED",
 )
-
-
-@pytest.fixture(autouse=True)
-def people(database: Database) -> None:
-    database.add_user(ALICE)
-    database.add_user(BOB)
 
 
 def folders(database: Database) -> list[dict[str, Any]]:

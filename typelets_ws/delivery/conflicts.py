@@ -51,7 +51,7 @@ class Conflicts:
         """Note that a device was shown the row it wrote.
 
         It is newer than all that was shown before the update began, at `sequence`.
-        What was shown since may be newer still: if its version says so, the row is
+        A row shown since may be newer still: if its version says so, the row is
         read.
         """
         shown = self.shown
@@ -65,7 +65,7 @@ class Conflicts:
     ) -> None:
         """Note that a device is about to be shown the row which refused its update.
 
-        What was shown since the update began, at `sequence`, may be newer.
+        A row shown since the update began, at `sequence`, may be newer.
         """
         overtaken = self.shown.touched(key, sequence)
         self.shown.sent_to_one(key, row, connection_id)

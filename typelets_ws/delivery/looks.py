@@ -1,4 +1,4 @@
-"""What a look at users' rows reads, and from where. See `healing`."""
+"""Reads the rows of a look at some users; see `healing`."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ Users = Sequence[tuple[str, UserState]]
 
 
 class Look(NamedTuple):
-    """What one look has read: changes in the order of its users."""
+    """The result of one look: changes in the order of its users."""
 
     snapshot: Snapshot
     changes: list[UserChanges]

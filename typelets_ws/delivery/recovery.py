@@ -115,7 +115,7 @@ class Recovery:
         self._audit_at, self._generation = 0.0, 0
         self._why: str | None = None
 
-    # What the session asks.
+    # For the session.
 
     @property
     def cursor(self) -> str | None:
@@ -249,7 +249,7 @@ class Recovery:
     def _restart(self) -> None:
         """The database is another one: compare everything that was shown with it.
 
-        What a primary had acknowledged may be missing on the replica that was promoted.
+        Writes that a primary acknowledged may be missing on the promoted replica.
         """
         known, self._generation = self._generation > 0, self.horizons.generation
         if known:

@@ -61,7 +61,7 @@ class Relay:
     def on_event(self, user_id: str, payload: bytes) -> None:
         """Handle one event of this user. Never raises for what is in the payload.
 
-        What devices get of it leaves with the next `hub.flush`.
+        Its frames leave with the next `hub.flush`.
         """
         try:
             if len(payload) > self.live.current.limits.unsent_bytes:
@@ -198,7 +198,7 @@ class Relay:
         return True
 
     def _apply_control(self, user_id: str, order: events.Event) -> None:
-        # What came before the order is for those who are sent away as well.
+        # Devices about to be closed still get the events before this one.
         self.hub.flush()
         if isinstance(order, events.SessionRevoked):
             self.revoked.revoke(order.sessionId, self.clock.monotonic())

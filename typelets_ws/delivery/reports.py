@@ -1,4 +1,4 @@
-"""What devices, metrics and the log learn of a heal."""
+"""Reports of a heal, to devices, metrics and the log."""
 
 from dataclasses import dataclass
 

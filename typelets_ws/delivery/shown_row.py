@@ -61,7 +61,7 @@ class Step(Struct, frozen=True, gc=False):
 
 
 class _Copy(NamedTuple):
-    """What a device holds, as far as it is known, for each kind of client."""
+    """A device's copy, as far as it is known, for each kind of client."""
 
     old: Fields
     new: Fields

@@ -144,17 +144,13 @@ class Healer:
             self.states.schedule(user_id, now + NEXT_PAGE_S)
             self.reports.delayed(user_id, state)
             return
-        following, state.following = state.following, None
-        single, state.after = state.after is None, None
         state.waiting, state.collected = state.collected or None, None
         self._find_gone(user_id, judge, changes)
         if state.waiting:
+            state.following = state.after = None
             self.states.schedule(user_id, now + self.reader.settings.quiet_s)
             return
-        state.horizon = following
-        state.cursor = encode(snapshot.identity, Cursor(following))
-        if single or len(state.known or ()) > MOST_KNOWN:
-            state.known = {row.key: row.version for row in changes.rows} or None
+        self._advance(state, changes, snapshot.identity)
         self.states.looked(user_id, now)
         unproven = state.sent and state.reason is None and changes.digest is None
         if state.recount or unproven:
@@ -165,6 +161,15 @@ class Healer:
             self.states.schedule(user_id, now + pause)
             return
         self.reports.healed(user_id, state, changes.digest)
+
+    def _advance(self, state: UserState, changes: UserChanges, identity: str) -> None:
+        """Move the horizon on: nothing is left to send."""
+        state.horizon, state.following = state.following, None
+        single, state.after = state.after is None, None
+        assert state.horizon is not None, "a look has begun"
+        state.cursor = encode(identity, Cursor(state.horizon))
+        if single or len(state.known or ()) > MOST_KNOWN:
+            state.known = {row.key: row.version for row in changes.rows} or None
 
     def _find_gone(self, user_id: str, judge: Judge, changes: UserChanges) -> None:
         """Send the deletion of rows that have gone, or have their ids read."""

@@ -147,15 +147,7 @@ class Newcomers:
         for one, changes in zip(some, found, strict=True):
             if one.after is None and one.device.open:
                 one.sent = self.deletions.repeat_to(one.user_id, one.device, now)
-            rows = []
-            for row in changes.rows:
-                if self.shown.touched(row.key, started):
-                    one.again[row.key] = ""
-                elif row.settled:
-                    rows.append(row)
-                else:
-                    one.again[row.key] = row.version
-            self._send(one, rows)
+            self._send(one, self._stable_rows(one, changes.rows, started))
             if changes.more:
                 last = changes.rows[-1].key
                 one.after = (last.kind, last.row_id)
@@ -163,6 +155,20 @@ class Newcomers:
             else:
                 one.listed = True
                 self._settle(one, snapshot.identity, snapshot.horizon)
+
+    def _stable_rows(
+        self, one: _Newcomer, rows: Sequence[StoredRow], started: int
+    ) -> list[StoredRow]:
+        """The rows that may be sent; the others are read again."""
+        stable = []
+        for row in rows:
+            if self.shown.touched(row.key, started):
+                one.again[row.key] = ""
+            elif row.settled:
+                stable.append(row)
+            else:
+                one.again[row.key] = row.version
+        return stable
 
     async def _again(self, some: Sequence[_Newcomer]) -> None:
         started = self.shown.sequence

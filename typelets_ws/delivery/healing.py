@@ -70,13 +70,7 @@ class Healer:
         shown, horizons = self.reader.shown, self.reader.horizons
         started, now = shown.sequence, self.monotonic()
         generation = horizons.generation
-        users = [
-            (user_id, state)
-            for user_id in user_ids
-            if (state := self.states.get(user_id)) is not None
-        ]
-        for _, state in users:
-            state.begun = True
+        users = self.states.begun(user_ids)
         try:
             look = await self.reader.read(users, started, now, digest=digest)
         except StoreError:

@@ -65,8 +65,8 @@ class Judge:
             return Verdict.HELD
         if changed and not row.settled and not self._stable(key, row.version):
             return Verdict.WAIT
-        announced = known is not None and known.version == row.updated_at
-        return Verdict.SEND if announced else Verdict.UNANNOUNCED
+        shown = None if known is None else known.version
+        return Verdict.SEND if shown == row.updated_at else Verdict.UNANNOUNCED
 
     def absent(self, key: RowKey) -> Verdict:
         """Judge a row that was shown and does not exist."""

@@ -121,20 +121,14 @@ class ShownRows:
         known = self._touch(key, known)
         if known is None:
             return True
-        own = known.replied and holder is not None and holder == known.holder
-        older = own and version != known.version
+        older = known.was_replied_to(holder) and version != known.version
+        step = Step(changes, row, holder, holds=not older)
         if not alone:
-            known.add(Step(changes, row, holder, holds=not older))
+            known.add(step)
         elif not older:
-            # The row of a reply comes from Postgres: it has all fields.
-            if known.was_sent_whole(row) or is_complete(row):
-                known.rebase(row)
-            else:
-                known.add(Step(changes, row, holder))
+            known.add_alone(step)
         if not older:
-            if holder is not None or version != known.version:
-                known.holder = holder
-            known.version, known.replied = version or known.version, False
+            known.take_version(version, holder)
         known.event_version = version or known.event_version
         self._weigh(known)
         return True

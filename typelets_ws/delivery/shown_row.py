@@ -75,6 +75,17 @@ class _Copy(NamedTuple):
         return _Copy({**self.old, **changes, **row}, {**self.new, **changes, **row})
 
 
+def _apply(copies: dict[str, _Copy], step: Step, changes: Fields, row: Fields) -> None:
+    """Bring each copy to what it is after a step."""
+    name = step.connection
+    own = copies.get(name or OTHERS, copies[OTHERS])
+    if step.changes is not None:
+        for other in copies.keys() - {name}:
+            copies[other] = copies[other].after(changes, row)
+    if name is not None:
+        copies[name] = own.taking(changes, row) if step.holds else own
+
+
 @dataclass(slots=True)
 class ShownRow:
     """One row as shown; see the module."""
@@ -126,6 +137,24 @@ class ShownRow:
         self.steps.clear()
         self.step_bytes = 0
         self.size = OVERHEAD_BYTES + len(base or b"")
+
+    def was_replied_to(self, holder: str | None) -> bool:
+        """Whether the last version shown is the reply to this device's own update."""
+        return self.replied and holder is not None and holder == self.holder
+
+    def take_version(self, version: str | None, holder: str | None) -> None:
+        """Note the version of an event that is not older, and who wrote it."""
+        if holder is not None or version != self.version:
+            self.holder = holder
+        self.version, self.replied = version or self.version, False
+
+    def add_alone(self, step: Step) -> None:
+        """Note an event whose holder is the only device."""
+        # The row of a reply comes from Postgres: it has all fields.
+        if self.was_sent_whole(step.row) or is_complete(step.row):
+            self.rebase(step.row)
+        else:
+            self.add(step)
 
     def add(self, step: Step) -> None:
         """Note a message that showed the row."""
@@ -193,13 +222,7 @@ class ShownRow:
             row = _read(step.row or b"{}") if needed else {}
             if changes is None or row is None:
                 return None
-            name = step.connection
-            own = copies.get(name or OTHERS, copies[OTHERS])
-            if step.changes is not None:
-                for other in copies.keys() - {name}:
-                    copies[other] = copies[other].after(changes, row)
-            if name is not None:
-                copies[name] = own.taking(changes, row) if step.holds else own
+            _apply(copies, step, changes, row)
         return copies
 
     def _last_whole(self) -> int:

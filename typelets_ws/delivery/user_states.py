@@ -7,7 +7,7 @@ no change is left to send. Times are monotonic seconds.
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final
@@ -92,6 +92,14 @@ class UserStates:
     def get(self, user_id: str) -> UserState | None:
         """The state of a user with a device here."""
         return self._states.get(user_id)
+
+    def begun(self, user_ids: Sequence[str]) -> list[tuple[str, UserState]]:
+        """Those of the users that have a device here; a look at them begins."""
+        known = [(user_id, self._states.get(user_id)) for user_id in user_ids]
+        users = [(user_id, state) for user_id, state in known if state is not None]
+        for _, state in users:
+            state.begun = True
+        return users
 
     def add(self, user_id: str, now: float) -> UserState:
         """The user has a device here; the state is new for the first one."""

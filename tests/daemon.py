@@ -60,11 +60,19 @@ def configured(**sections: Mapping[str, Any]) -> Config:
         },
         "redis": {
             "probe_interval_s": 0.3,
-            "probe_timeout_s": 1.5,
+            # A machine without a free core may answer late: no test fails for that.
+            # A test of a silent Redis is `IMPATIENT`.
+            "probe_timeout_s": PATIENCE_S,
+            "connect_timeout_s": PATIENCE_S,
+            "command_timeout_s": PATIENCE_S,
             "unsubscribe_delay_s": 0.2,
             "resync_spread_s": 0.1,
         },
-        "database": {"statement_timeout_ms": 3_000, "wait_ms": 3_000},
+        "database": {
+            "statement_timeout_ms": 30_000,
+            "wait_ms": 30_000,
+            "pool_min": 1,
+        },
         # A device would be sent the rows that a test has just made; tests of recovery
         # switch it on.
         "recovery": {"enabled": False},

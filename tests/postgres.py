@@ -5,10 +5,12 @@ emptied for each test, and its server running again after any test.
 """
 
 import os
+import select
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,15 @@ import typelets_ws.dev
 from typelets_ws.dev.postgres import Postgres, PostgresError
 from typelets_ws.fastpaths import VARIABLE, FastPaths
 
+Link = psycopg.Connection[dict[str, Any]]
 DEV = Path(typelets_ws.dev.__file__).parent
 MAX_CONNECTIONS = 40
+TRUNCATE = b"TRUNCATE users, folders, notes"
+"""Some milliseconds: it makes new files."""
+DELETE = b"DELETE FROM notes; DELETE FROM folders; DELETE FROM users"
+SIZE = b"""SELECT sum(pg_total_relation_size(name)) AS size
+    FROM unnest(ARRAY['users', 'folders', 'notes']) AS name"""
+LARGE_BYTES = 4_000_000
 
 
 def chosen_paths() -> FastPaths:
@@ -30,11 +39,24 @@ def chosen_paths() -> FastPaths:
     return FastPaths.named(os.environ.get(VARIABLE, "all"))
 
 
+def alive(link: Link) -> bool:
+    """Whether an idle connection holds nothing to read, such as its end."""
+    return not link.closed and not select.select([link], [], [], 0)[0]
+
+
 class Database:
     """The test's own view of the database: superuser, autocommit, no daemon between."""
 
     def __init__(self, server: Postgres) -> None:
         self._server = server
+        self._link: Link | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the connection that is kept."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     @property
     def url(self) -> str:
@@ -43,18 +65,25 @@ class Database:
     def url_as(self, user: str) -> str:
         return self._server.url("postgres", user)
 
-    def execute(self, query: str, *params: object) -> list[dict[str, Any]]:
-        with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as link:
-            cursor = link.execute(query.encode(), params)
+    def execute(
+        self, query: str | sql.Composed, *params: object
+    ) -> list[dict[str, Any]]:
+        with self._connection() as link:
+            text = query.encode() if isinstance(query, str) else query
+            cursor = link.execute(text, params)
             return cursor.fetchall() if cursor.description else []
 
     def script(self, name: str) -> None:
         """Run a file of `typelets_ws/dev`."""
-        with psycopg.connect(self.url, autocommit=True) as link:
+        with self._connection() as link:
             link.execute((DEV / name).read_bytes())
 
     def empty(self) -> None:
-        self.execute("TRUNCATE users, folders, notes")
+        with self._connection() as link:
+            row = link.execute(SIZE).fetchone()
+            assert row is not None
+            large = row["size"] > LARGE_BYTES
+            link.execute(TRUNCATE if large else DELETE)
 
     def add_user(self, user_id: str) -> str:
         self._insert("users", {"id": user_id, "email": f"{user_id}@example.org"})
@@ -77,10 +106,29 @@ class Database:
             sql.SQL(", ").join(map(sql.Identifier, columns)),
             sql.SQL(", ").join([sql.Placeholder()] * len(columns)),
         )
-        with psycopg.connect(self.url, autocommit=True) as link:
-            row = link.execute(query, list(columns.values())).fetchone()
-        assert row is not None
-        return str(row[0])
+        (row,) = self.execute(query, *columns.values())
+        return str(row["id"])
+
+    @contextmanager
+    def _connection(self) -> Iterator[Link]:
+        """The kept connection; another one while it is in use by another thread."""
+        if not self._lock.acquire(blocking=False):
+            with self._connected() as link:
+                yield link
+            return
+        try:
+            if self._link is None or not alive(self._link):
+                self.close()
+                self._link = self._connected()
+            yield self._link
+        finally:
+            self._lock.release()
+
+    def _connected(self) -> Link:
+        # Not prepared: a migration changes the results of statements.
+        return psycopg.connect(
+            self.url, autocommit=True, row_factory=dict_row, prepare_threshold=None
+        )
 
     # Ways to break it.
 
@@ -143,20 +191,25 @@ def postgres() -> Iterator[Postgres]:
             if "CI" in os.environ:
                 raise
             pytest.skip(str(error))
-        database = Database(server)
-        database.script("schema.sql")
-        database.execute("CREATE ROLE typelets_ws LOGIN")
-        database.script("grants.sql")
+        with closing(Database(server)) as database:
+            database.script("schema.sql")
+            database.execute("CREATE ROLE typelets_ws LOGIN")
+            database.script("grants.sql")
         yield server
     finally:
         server.close()
         shutil.rmtree(place, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def kept_database(postgres: Postgres) -> Iterator[Database]:
+    with closing(Database(postgres)) as database:
+        yield database
+
+
 @pytest.fixture
-def database(postgres: Postgres) -> Iterator[Database]:
-    database = Database(postgres)
-    database.empty()
-    yield database
+def database(postgres: Postgres, kept_database: Database) -> Iterator[Database]:
+    kept_database.empty()
+    yield kept_database
     if not postgres.running:
         postgres.start()

@@ -39,6 +39,7 @@ class PostgresCluster:
             self.database.script("schema.sql")
 
     def close(self) -> None:
+        self.database.close()
         self.server.close()
 
     def tool(self, name: str, *arguments: str) -> str:

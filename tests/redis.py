@@ -163,10 +163,11 @@ def redis_process() -> Iterator[RedisServer]:
 @pytest.fixture
 def redis_server(redis_process: RedisServer) -> RedisServer:
     redis_process.start()
-    redis_process.command("REPLICAOF", "NO", "ONE")
-    redis_process.command("FLUSHALL")
-    redis_process.command("SCRIPT", "FLUSH")
-    redis_process.command("CONFIG", "RESETSTAT")
+    with redis.Redis(port=redis_process.port) as client:
+        client.replicaof("NO", "ONE")
+        client.flushall()
+        client.script_flush()
+        client.config_resetstat()
     return redis_process
 
 

@@ -125,6 +125,7 @@ async def opened(daemons: int, topology: str = "single") -> AsyncIterator[World]
         stack.callback(postgres.close)
         await asyncio.to_thread(postgres.start)
         world = World(redis, postgres)
+        stack.callback(world.database.close)
         prepare(world.database)
         for number in range(daemons):
             proxy = None

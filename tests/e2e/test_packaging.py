@@ -38,16 +38,27 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def pip(*arguments: str | Path, python: Path | None = None) -> str:
-    return run(python or Path(sys.executable), "-m", "pip", "-q", *arguments)
+def pip(python: Path, *arguments: str | Path) -> str:
+    """This environment's pip, at work in another one."""
+    return run(sys.executable, "-m", "pip", "--python", python, *arguments)
+
+
+def environment(place: Path, *packages: str | Path) -> Path:
+    """An environment with these packages and nothing else; returns its Python.
+
+    Modules are compiled when they are imported, and pip itself is left out.
+    """
+    venv.create(place)
+    python = place / "bin" / "python"
+    pip(python, "install", "-q", "--no-compile", *packages)
+    return python
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with the build backend, away from the project's own."""
     place = tmp_path_factory.mktemp("workshop")
-    venv.create(place, with_pip=True)
-    pip("install", "hatchling>=1.25", python=place / "bin" / "python")
+    environment(place, "hatchling>=1.25")
     return place
 
 
@@ -105,9 +116,7 @@ def test_the_sdist_builds_the_same_wheel(
 
 
 def test_an_empty_environment_is_enough(built: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    pip("install", only(built, "*.whl"), python=python)
+    python = environment(tmp_path / "venv", only(built, "*.whl"))
     command = python.with_name("typelets-ws")
     assert run(command, "--version") == f"typelets-ws, version {__version__}\n"
     assert "ok:" in run("env", "CLERK_SECRET_KEY=sk_test_x", command, "check-config")
@@ -130,11 +139,9 @@ def test_the_publisher_alone_needs_redis_and_msgspec(
     run(hatchling, "build", "-t", "wheel", "-d", tmp_path, cwd=source)
     wheel = only(tmp_path, "*.whl")
     assert wheel.name == f"typelets_ws_publisher-{__version__}-py3-none-any.whl"
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    pip("install", wheel, python=python)
+    python = environment(tmp_path / "venv", wheel)
     run(python, "-c", "from typelets_ws.publisher import AsyncPublisher, Publisher")
-    listed = run(python, "-m", "pip", "list", "--format", "freeze").split()
+    listed = pip(python, "list", "--format", "freeze").split()
     names = {line.partition("==")[0] for line in listed}
     assert names >= {"redis", "msgspec"}
     assert not names & {"websockets", "psycopg", "structlog", "click", "PyJWT"}

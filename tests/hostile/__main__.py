@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from tests.postgres import Database
@@ -45,8 +46,8 @@ def main() -> int:
         tempfile.TemporaryDirectory() as place,
         RedisServer() as redis,
         Postgres(Path(place)) as postgres,
+        closing(Database(postgres)) as database,
     ):
-        database = Database(postgres)
         database.script("schema.sql")
         print(HEAD, flush=True)
         for name in names:

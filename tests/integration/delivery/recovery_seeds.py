@@ -16,7 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -245,7 +245,7 @@ async def by_hand(first: int, count: int, at_once: int) -> int:
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seeds-")))
         server = stack.enter_context(Postgres(place / "data", max_connections=400))
-        database = Database(server)
+        database = stack.enter_context(closing(Database(server)))
         database.script("schema.sql")
 
         async def player(number: int) -> None:

@@ -3,8 +3,8 @@
 import asyncio
 import importlib.util
 import inspect
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -15,6 +15,10 @@ LOOPS: dict[str, LoopFactory] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
+
+SHARE = 0.8
+"""Of a test's timeout: its loop ends it then. pytest-timeout's signal comes after that,
+for a loop that is blocked; uvloop does not raise its exception while it waits."""
 
 # No deadline per example: a slow machine is not a bug, and each test has a timeout.
 # 20 examples keep the unit tests fast on each save; `.ci/run` looks for rare inputs.
@@ -57,6 +61,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     factory = cast(
         LoopFactory, pyfuncitem.funcargs.get("loop_factory", uvloop.new_event_loop)
     )
+    test = _limited(pyfuncitem.obj(**arguments), SHARE * _timeout(pyfuncitem))
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(pyfuncitem.obj(**arguments))
+        runner.run(test)
     return True
+
+
+async def _limited(test: Coroutine[Any, Any, None], seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        await test
+
+
+def _timeout(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0] if marker else item.config.getini("timeout"))

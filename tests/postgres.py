@@ -32,6 +32,8 @@ DELETE = b"DELETE FROM notes; DELETE FROM folders; DELETE FROM users"
 SIZE = b"""SELECT sum(pg_total_relation_size(name)) AS size
     FROM unnest(ARRAY['users', 'folders', 'notes']) AS name"""
 LARGE_BYTES = 4_000_000
+END_OTHERS = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> ALL (%s)"""
 
 
 def chosen_paths() -> FastPaths:
@@ -153,14 +155,25 @@ class Database:
             link.rollback()
 
     @contextmanager
-    def exhausted(self) -> Iterator[None]:
-        """No further connection is accepted, not even a superuser's."""
+    def exhausted(self, *, alone: bool = False) -> Iterator[None]:
+        """No further connection is accepted, not even a superuser's.
+
+        `alone`: those that others have are ended, and their places taken. One may be
+        back before its place is taken; so that is done until all are.
+        """
+        self.close()
         with ExitStack() as held:
-            for _ in range(MAX_CONNECTIONS):
+            mine: list[psycopg.Connection] = []
+            while len(mine) < MAX_CONNECTIONS:
                 try:
-                    held.enter_context(psycopg.connect(self.url))
+                    link = psycopg.connect(self.url, autocommit=True)
                 except psycopg.OperationalError:
-                    break
+                    if not alone:
+                        break
+                    pids = [link.info.backend_pid for link in mine]
+                    mine[0].execute(END_OTHERS, [pids])
+                else:
+                    mine.append(held.enter_context(link))
             yield
 
     def kill_connections(self, application: str) -> None:

@@ -212,11 +212,7 @@ async def test_out_of_connections_is_an_error_and_passes(
     boot: Boot, database: Database, note: str
 ) -> None:
     async with boot(database=BRIEF) as server, server.device(ALICE) as device:
-        database.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
-        )
-        with database.exhausted():
+        with database.exhausted(alone=True):
             answer = await device.ask(update(note, title="x"))
             unavailable(server, answer, "Failed to update note")
             assert await device.barrier() == []

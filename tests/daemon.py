@@ -34,7 +34,7 @@ IMPATIENT = {
     "probe_timeout_s": 0.5, "connect_timeout_s": 1.0, "command_timeout_s": 1.0,
 }  # fmt: skip
 """Settings of `redis` by which a second without an answer is noticed."""
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """A busy machine may take long for what is done at last."""
 Device = testing.DeviceClient
 Message = testing.Message

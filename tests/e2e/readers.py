@@ -131,7 +131,7 @@ async def assert_none_lost(devices: Crowd, events: Events) -> None:
     assert len(found) == len(devices.members)
     missed = sum(len(events.missed(each)) for each in found)
     try:
-        await eventually(lambda: not any(map(events.missing, found)), 20)
+        await eventually(lambda: not any(map(events.missing, found)))
     except AssertionError:
         lost = {(each.user, each.syncs): events.missing(each) for each in found}
         pytest.fail(f"lost: { ({who: what for who, what in lost.items() if what}) }")

@@ -28,7 +28,7 @@ from tests.tokens import public_pem
 
 COMMAND = str(Path(sys.executable).parent / "typelets-ws")
 PACKAGE = Path(typelets_ws.__file__).parent
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 # sd_listen_fds(3): the pid must be the daemon's own, so the shell becomes it.
 ACTIVATED = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&"$0"; exec "$@"'
 

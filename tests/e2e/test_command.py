@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from websockets.asyncio.client import connect
 from websockets.sync.client import connect as connect_sync
 
-from tests.daemon import Device
+from tests.daemon import PATIENCE_S, Device
 from tests.e2e.supervisor import (
     COMMAND,
     Process,
@@ -185,10 +185,10 @@ def test_publish_disconnect_and_status_find_a_running_daemon(
         connect_sync(service.url) as two,
     ):
         for number, socket_ in enumerate((one, two), 1):
-            socket_.recv(5)
+            socket_.recv(PATIENCE_S)
             token = mint("alice", sid=f"sess_{number}")
             socket_.send(json.dumps({"type": "auth", "token": token}))
-            assert json.loads(socket_.recv(5))["type"] == "auth_success"
+            assert json.loads(socket_.recv(PATIENCE_S))["type"] == "auth_success"
 
         status = command("status", *config)
         assert status.returncode == 0
@@ -204,18 +204,18 @@ def test_publish_disconnect_and_status_find_a_running_daemon(
         assert sent.returncode == 0
         assert "1 process(es) heard it" in sent.stdout
         for socket_ in (one, two):
-            message = json.loads(socket_.recv(5))
+            message = json.loads(socket_.recv(PATIENCE_S))
             assert message["type"] == "note_deleted_sync"
             assert message["noteId"] == NOTE
 
         cut = command("disconnect", *config, "--user", "alice", "--session", "sess_1")
         assert cut.returncode == 0
         with pytest.raises(Exception, match="4401"):
-            one.recv(5)
+            one.recv(PATIENCE_S)
         two.ping().wait(5)
         assert command("disconnect", *config, "--user", "alice").returncode == 0
         with pytest.raises(Exception, match="4401"):
-            two.recv(5)
+            two.recv(PATIENCE_S)
 
 
 def test_a_port_that_is_taken_is_one_line_that_says_which(service: Supervisor) -> None:
@@ -366,7 +366,7 @@ def test_no_one_outside_is_a_line_each_and_serving_goes_on(tmp_path: Path) -> No
         texts = [line["text"] for line in process.logged("psycopg.pool")]
         assert len(texts) == len(set(texts)) <= 3
         with connect_sync(supervisor.url) as device:
-            assert "connection_established" in str(device.recv(5))
+            assert "connection_established" in str(device.recv(PATIENCE_S))
         process.send(signal.SIGTERM)
         assert process.wait() == 0
 
@@ -401,9 +401,9 @@ def test_dev_starts_prints_lines_that_work_as_pasted_and_ends_with_ctrl_c(
         (url,) = set(re.findall(rf"ws://127\.0\.0\.1:{port}/?", text))
         token = re.findall(r"eyJ[\w.-]+", text)[0]
         with connect_sync(url, compression=None) as device:
-            device.recv(5)
+            device.recv(PATIENCE_S)
             device.send(json.dumps({"type": "auth", "token": token}))
-            user = json.loads(device.recv(5))["userId"]
+            user = json.loads(device.recv(PATIENCE_S))["userId"]
             lines = re.findall(r"^ *(\S*typelets-ws publish .*)$", text, re.MULTILINE)
             assert lines
             for line in lines:
@@ -422,9 +422,9 @@ def test_dev_starts_prints_lines_that_work_as_pasted_and_ends_with_ctrl_c(
                 )
                 assert pasted.returncode == 0, pasted.stderr
                 # A device from before Redis answered gets resync_required first.
-                found = json.loads(device.recv(5))["type"]
+                found = json.loads(device.recv(PATIENCE_S))["type"]
                 while found == "resync_required":
-                    found = json.loads(device.recv(5))["type"]
+                    found = json.loads(device.recv(PATIENCE_S))["type"]
                 assert found.endswith("_sync")
         children = relatives(data)
         assert children

@@ -24,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.daemon import eventually, run
+from tests.daemon import PATIENCE_S, eventually, run
 from tests.e2e.crowd import crowd
 from tests.e2e.machine import Machine, booted
 from tests.e2e.proxies import listens, nginx
@@ -186,17 +186,17 @@ def a_user(machine: Machine, port: int) -> None:
     publish = f"typelets-ws publish --user {user} note_deleted {shlex.quote(deleted)}"
     assert "no process heard it" in machine.run(publish, 1)
     with connect(f"ws://127.0.0.1:{port}/", compression=None) as device:
-        device.recv(5)
+        device.recv(PATIENCE_S)
         device.send(json.dumps({"type": "auth", "token": mint(user)}))
-        assert json.loads(device.recv(5))["type"] == "auth_success"
+        assert json.loads(device.recv(PATIENCE_S))["type"] == "auth_success"
         assert "1 process(es) heard it" in machine.run(publish)
-        while json.loads(device.recv(5))["type"] != "note_deleted_sync":
+        while json.loads(device.recv(PATIENCE_S))["type"] != "note_deleted_sync":
             pass
         assert "1 connection(s)" in machine.run(f"typelets-ws status --user {user}")
         machine.run(f"typelets-ws disconnect --user {user}")
         with suppress(ConnectionClosed):
             while True:
-                device.recv(5)
+                device.recv(PATIENCE_S)
         assert device.close_code == 4401
 
 
@@ -219,12 +219,12 @@ async def a_restart(
     users = [database.add_user(f"user_{number}") for number in range(5)]
     tokens = [mint(user, expires_in=600) for user in users]
     async with crowd(port, tokens, DEVICES, 0, EventReader) as devices:
-        await eventually(lambda: devices.authenticated == DEVICES, 20)
+        await eventually(lambda: devices.authenticated == DEVICES)
         async with publishing(users, redis_server.url, database.url) as events:
             began = time.monotonic()
             await asyncio.to_thread(machine.run, f"systemctl restart {ONE}")
             took = time.monotonic() - began
-            await eventually(lambda: devices.authenticated == DEVICES, 20)
+            await eventually(lambda: devices.authenticated == DEVICES)
         await assert_none_lost(devices, events)
         away = statistics.median(devices.away)
         print(f"systemctl restart took {took:.2f} s, devices were away {away:.2f} s")
@@ -263,10 +263,10 @@ async def upgrade_under_load(
         "systemctl reload 'typelets-ws@*.service'",
     )
     async with crowd(proxy, tokens, DEVICES, 0, EventReader) as devices:
-        await eventually(lambda: devices.authenticated == DEVICES, 20)
+        await eventually(lambda: devices.authenticated == DEVICES)
         async with publishing(users, redis_server.url, database.url) as events:
             await asyncio.to_thread(machine.run, f"{APT} {package}")
-            await eventually(lambda: devices.authenticated == DEVICES, 20)
+            await eventually(lambda: devices.authenticated == DEVICES)
             assert len(devices.away) >= DEVICES
             await asyncio.to_thread(migrate, database)
             migrated = events.count

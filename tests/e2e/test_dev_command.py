@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from tests.daemon import PATIENCE_S
 from tests.dev import COMMAND, Dev, descendants, dev
 from tests.postgres import Database
 from tests.redis import RedisServer, free_port
@@ -55,9 +56,9 @@ def test_every_printed_command_works_as_pasted(dev: Dev) -> None:
     assert [command[1] for command in commands] == ["token", "publish", "status"]
     token = re.findall(r"^  user_alice +(\S+)$", dev.said, re.MULTILINE)[0]
     with connect(dev.page.replace("http", "ws"), compression=None) as device:
-        device.recv(5)
+        device.recv(PATIENCE_S)
         device.send(json.dumps({"type": "auth", "token": token}))
-        assert json.loads(device.recv(5))["type"] == "auth_success"
+        assert json.loads(device.recv(PATIENCE_S))["type"] == "auth_success"
         for _, *words in commands:
             done = run(*words)
             assert done.returncode == 0, done.stderr

@@ -19,6 +19,7 @@ from tests.e2e.supervisor import Process, Supervisor, supervised, wait_until
 from tests.postgres import Database
 from tests.redis import RedisServer, link_proxy
 from tests.tokens import mint
+from tests.within import within
 
 DEVICES = 2_000
 USERS = 200
@@ -46,7 +47,7 @@ async def test_a_restart_under_load_refuses_no_one_and_everybody_is_back(
         await first.heard("READY=1")
         tokens = [mint(f"user_{n}", expires_in=600) for n in range(USERS)]
         async with crowd(supervisor.port, tokens, DEVICES, backoff_s) as devices:
-            await eventually(lambda: devices.authenticated == DEVICES, 20)
+            await eventually(lambda: devices.authenticated == DEVICES)
             began = asyncio.get_running_loop().time()
             first.send(signal.SIGTERM)
             assert await first.ended() == 0, first.text
@@ -54,7 +55,7 @@ async def test_a_restart_under_load_refuses_no_one_and_everybody_is_back(
             second = supervisor.start()
             await second.heard("READY=1")
             up = asyncio.get_running_loop().time()
-            await eventually(lambda: devices.authenticated == DEVICES, 20)
+            await eventually(lambda: devices.authenticated == DEVICES)
             back = asyncio.get_running_loop().time()
 
             assert not devices.trouble
@@ -208,9 +209,8 @@ async def test_a_second_signal_ends_at_once_with_0(
                 process.send(signal.SIGTERM)
                 await process.heard("STOPPING=1")
                 process.send(signal.SIGTERM)
-                before = time.monotonic()
-                assert await process.ended() == 0, process.text
-                assert time.monotonic() - before < 1.0
+                with within(1):
+                    assert await process.ended() == 0, process.text
             for socket_ in (one, two):
                 assert await Device(socket_).closed() == 1012
 
@@ -267,9 +267,8 @@ async def test_a_second_signal_does_not_wait_for_a_postgres_that_says_nothing(
                 process.send(signal.SIGTERM)
                 await process.heard("STOPPING=1")
                 process.send(signal.SIGTERM)
-                before = time.monotonic()
-                assert await process.ended() == 0, process.text
-                assert time.monotonic() - before < 2.0
+                with within(2):
+                    assert await process.ended() == 0, process.text
             assert await device.closed() == 1012
 
 

@@ -92,7 +92,7 @@ async def readers(
     users = [database.add_user(f"user_{number}") for number in range(USERS)]
     tokens = [mint(user, expires_in=600) for user in users]
     async with crowd(port, tokens, DEVICES, 0, EventReader) as devices:
-        await eventually(lambda: devices.authenticated == DEVICES, 20)
+        await eventually(lambda: devices.authenticated == DEVICES)
         async with publishing(users, redis_server.url, database.url) as events:
             await eventually(lambda: events.count > USERS // 2)
             yield devices
@@ -111,7 +111,7 @@ async def test_one_process_whose_port_systemd_holds(
         await process.heard("READY=1")
         async with readers(supervisor.port, redis_server, database) as devices:
             waited_s = await restart("typelets-ws.service", supervisor, process)
-            await eventually(lambda: devices.authenticated == DEVICES, 20)
+            await eventually(lambda: devices.authenticated == DEVICES)
             assert len(devices.away) == DEVICES
             assert_short(devices, waited_s)
 
@@ -144,6 +144,6 @@ async def test_two_processes_behind_a_proxy_restarted_one_after_the_other(
         async with readers(port, redis_server, database) as devices:
             for supervisor, process in zip(pair, processes, strict=True):
                 await restart("typelets-ws@.service", supervisor, process)
-                await eventually(lambda: devices.authenticated == DEVICES, 20)
+                await eventually(lambda: devices.authenticated == DEVICES)
             assert len(devices.away) >= DEVICES
             assert_short(devices)

@@ -16,6 +16,7 @@ from tests.daemon import Boot, eventually
 from tests.notes import NOTE_ID, whole_note
 from tests.redis import RedisServer, link_proxy
 from tests.tokens import mint
+from tests.within import within
 from typelets_ws.cli import main
 from typelets_ws.publisher import CONNECTIONS, AsyncPublisher, Publisher
 
@@ -118,7 +119,7 @@ async def test_an_unreachable_redis_is_an_error_to_those_who_ask_for_it() -> Non
 
 
 LONGEST_WAIT_S = 0.75
-"""Of a call: 0.25 s, and what a busy machine adds."""
+"""Of a call: 0.25 s, and its own work."""
 
 
 async def test_a_redis_that_says_nothing_costs_a_request_a_quarter_of_a_second(
@@ -127,20 +128,19 @@ async def test_a_redis_that_says_nothing_costs_a_request_a_quarter_of_a_second(
     async with AsyncPublisher(redis_server.url) as publisher:
         with redis_server.frozen():
             for _ in range(3):
-                began = time.monotonic()
-                assert await publisher.notify_note_deleted("alice", ID) == 0
-                assert time.monotonic() - began < LONGEST_WAIT_S
-            began = time.monotonic()
-            for _ in range(100):
-                await publisher.notify_note_deleted("alice", ID)
-            # It is not asked again and again.
-            assert time.monotonic() - began < LONGEST_WAIT_S
+                with within(LONGEST_WAIT_S):
+                    assert await publisher.notify_note_deleted("alice", ID) == 0
+            with within(LONGEST_WAIT_S):  # it is not asked again and again
+                for _ in range(100):
+                    await publisher.notify_note_deleted("alice", ID)
             assert publisher.failures == 103
-    with Publisher(redis_server.url) as blocking, redis_server.frozen():
-        began = time.monotonic()
+    with (
+        Publisher(redis_server.url) as blocking,
+        redis_server.frozen(),
+        within(LONGEST_WAIT_S),
+    ):
         assert blocking.notify_note_deleted("alice", ID) == 0
         assert blocking.notify_note_deleted("alice", ID) == 0
-        assert time.monotonic() - began < LONGEST_WAIT_S
 
 
 def test_threads_that_wait_for_a_connection_learn_from_those_that_have_one(

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 
 from tests.integration.bus.running_bus import RunningBus, ready, running_bus, until
 from tests.redis import LinkProxy, RedisServer, free_port, link_proxy
+from tests.within import within
 
 
 @pytest.mark.usefixtures("loop_factory")
@@ -256,7 +257,7 @@ async def test_a_black_hole_in_one_direction_shows_and_mends(
         await until(lambda: (one.bus.probe_age() or 0) > age + 0.3)
         assert one.sample("redis_up", link="commands") == 0
         # No wait is endless: what cannot be confirmed is refused in time.
-        async with asyncio.timeout(1):
+        with within(1):
             assert not await one.bus.subscribe("late")
         await proxy.heal()
         await one.ready()
@@ -564,9 +565,10 @@ async def test_missing_rights_are_named_and_granting_them_is_enough(
 async def test_stopping_is_never_lost(redis_server: RedisServer) -> None:
     """A link stops in any state."""
     for turns in range(80):
-        async with asyncio.timeout(2), running_bus(redis_server.url):
-            for _ in range(turns):
-                await asyncio.sleep(0)
+        with within(2):
+            async with running_bus(redis_server.url):
+                for _ in range(turns):
+                    await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -10,6 +10,7 @@ from tests.daemon import Boot, eventually
 from tests.integration.bus.running_bus import ready, running_bus, until
 from tests.redis import RedisServer, free_port, link_proxy
 from tests.tokens import mint
+from tests.within import within
 from typelets_ws.ports import AcquireResult, LimitsUnavailableError
 
 ALLOWED = ("&typelets:user:user_*", "&typelets:control", "&typelets:probe:*")
@@ -135,7 +136,7 @@ async def test_events_flow_soon_after_a_long_outage(redis_server: RedisServer) -
         await proxy.refuse()
         await asyncio.sleep(2.5)
         await proxy.heal()
-        async with asyncio.timeout(1.5):
+        with within(1.5):
             await one.ready()
 
 

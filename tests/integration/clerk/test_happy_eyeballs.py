@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.tokens import KeyServer
+from tests.within import within
 from typelets_ws.clerk.happy_eyeballs import alternating, connect
 from typelets_ws.clerk.jwks import http_fetch
 
@@ -61,11 +62,9 @@ def test_dead_address_before_a_good_one(
     listener: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve(monkeypatch, HOLE, GOOD)
-    before = time.monotonic()
-    with black_hole(listener), connect(("keys.test", listener), 5) as sock:
+    with within(2), black_hole(listener), connect(("keys.test", listener), 5) as sock:
         assert sock.getpeername() == (GOOD, listener)
         assert sock.gettimeout() == 5
-    assert time.monotonic() - before < 2
 
 
 def test_refusing_address_costs_nothing(

@@ -15,6 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from tests.daemon import eventually
 from tests.postgres import Database
+from tests.within import within
 from typelets_ws.postgres import connection as store_link
 from typelets_ws.postgres.connection import LibpqConnection, Overdue, PooledConnection
 
@@ -186,9 +187,9 @@ async def test_overdue_is_the_statement_and_not_the_link(database: Database) -> 
         for _ in range(5):  # longer than one may take, all together
             await link.fetch(b"SELECT pg_sleep(0.1)", [])
         began = time.monotonic()
-        with pytest.raises(Overdue):
+        with within(2), pytest.raises(Overdue):
             await link.fetch(SLEEP, [])
-        assert 0.29 < time.monotonic() - began < 2
+        assert time.monotonic() - began > 0.29
         assert link.connection.closed
 
 

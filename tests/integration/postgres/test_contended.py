@@ -10,10 +10,10 @@ from tests.integration.postgres.stores import (
     answering,
     failure,
     opened,
-    quick,
     until,
 )  # fmt: skip
 from tests.postgres import Database
+from tests.within import within
 from typelets_ws.ports import VersionedRow
 from typelets_ws.postgres.store import QueryFailure
 from typelets_ws.telemetry.metrics import Metrics
@@ -30,7 +30,7 @@ async def test_a_locked_row_costs_its_user_and_no_one_else(database: Database) -
     times = {"statement_timeout_ms": 1_500, "wait_ms": 200}
     async with opened(database.url, metrics, **times) as store:
         await store.ping()
-        with database.locked(locked), quick(5.0):
+        with database.locked(locked), within(5.0):
             async with asyncio.TaskGroup() as tasks:
                 stuck = [
                     tasks.create_task(
@@ -40,7 +40,7 @@ async def test_a_locked_row_costs_its_user_and_no_one_else(database: Database) -
                 ]
                 await until(lambda: database.waiting_for_locks() == 2)
                 for _ in range(20):
-                    with quick(1.0):
+                    with within(1.0):
                         written = await store.update_note("v", other, {"title": "y"})
                         await store.ping()
                     assert isinstance(written, VersionedRow)
@@ -91,7 +91,7 @@ async def test_too_many_waiting_are_refused_at_once(database: Database) -> None:
                     work = store.update_note("u", note, {"title": "x"})
                     waiting.append(tasks.create_task(work))
                     await until(lambda: database.waiting_for_locks() == stuck)  # noqa: B023
-                with quick(0.3):
+                with within(0.3):
                     reason = await failure(store.update_note("u", note, {"title": "y"}))
                 assert reason == QueryFailure.POOL_FULL
                 for task in waiting:
@@ -107,7 +107,7 @@ async def test_restart_between_updates_is_noticed_by_no_one(database: Database) 
             await asyncio.gather(*(store.ping() for _ in range(4)))
             await asyncio.to_thread(database.stop if round_ else database.crash)
             await asyncio.to_thread(database.start)
-            with quick(1.0):
+            with within(1.0):
                 written = await store.update_note("u", note, {"title": str(round_)})
             assert isinstance(written, VersionedRow)
 
@@ -143,11 +143,11 @@ async def test_stopped_database_is_reported_quickly_and_comes_back(
         await store.ping()
         assert up() == 1
         await asyncio.to_thread(database.stop)
-        with quick(2.5):
+        with within(2.5):
             reason = await failure(store.update_note("u", note, {"title": "x"}))
         assert reason == QueryFailure.DISCONNECTED
         assert up() == 0
-        with quick(1.0):  # by now the pool knows that it has no connection
+        with within(1.0):  # by now the pool knows that it has no connection
             for _ in range(3):
                 assert await failure(store.note_owner(note)) == reason
         await asyncio.to_thread(database.start)
@@ -162,7 +162,7 @@ async def test_starts_without_a_database(database: Database) -> None:
     note = database.add_note("u")
     url = database.url
     database.stop()
-    with quick(0.3):
+    with within(0.3):
         store = opened(url)
         started = await store.__aenter__()
     try:
@@ -179,7 +179,7 @@ async def test_no_connection_available(database: Database) -> None:
     note = database.add_note("u")
     with database.exhausted():
         async with opened(database.url) as store:
-            with quick(1.0):
+            with within(1.0):
                 reason = await failure(store.note_owner(note))
             assert reason == QueryFailure.DISCONNECTED
     async with opened(database.url, pool_min=1) as store:
@@ -210,7 +210,7 @@ async def test_silent_server_is_cut_off(database: Database) -> None:
         proxy.open.clear()
         assert await failure(store.ping()) == QueryFailure.TIMEOUT
         assert up() == 0
-        with quick(1.2):  # 400 ms for the statement, 250 ms of grace
+        with within(1.2):  # 400 ms for the statement, 250 ms of grace
             reason = await failure(store.update_note("u", note, {"title": "x"}))
         # The statement is not answered, or the connection that replaces the last.
         assert reason in {QueryFailure.TIMEOUT, QueryFailure.DISCONNECTED}

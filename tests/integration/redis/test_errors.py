@@ -68,7 +68,7 @@ async def test_a_demoted_master_without_shared_limits(
         one.device("alice") as phone,
     ):
         redis_server.command("REPLICAOF", "127.0.0.1", free_port())
-        await eventually(lambda: bool(one.daemon.health.unready_reasons()), 3)
+        await eventually(lambda: bool(one.daemon.health.unready_reasons()))
         assert str(redis_server.port) in await reasons(one)
         async with one.device() as device:
             answer = await device.auth(mint("alice", sid="sess_9"))

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from tests.integration.bus.running_bus import RunningBus, ready, running_bus, until
 from tests.redis import RedisServer, free_port, link_proxy
+from tests.within import within
 from typelets_ws.ports import AcquireResult, LimitsUnavailableError
 
 GRANTED, FULL, REVOKED = (
@@ -157,9 +158,8 @@ async def test_a_stalled_redis_delays_an_answer_but_does_not_withhold_it(
     redis_server: RedisServer,
 ) -> None:
     async with ready(redis_server.url) as one:
-        with redis_server.frozen():
-            async with asyncio.timeout(1):
-                assert await one.limits.acquire("ann", "c", None) is GRANTED
+        with redis_server.frozen(), within(1):
+            assert await one.limits.acquire("ann", "c", None) is GRANTED
         await until(lambda: counted(redis_server) == 1)
 
 

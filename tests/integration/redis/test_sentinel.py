@@ -1,12 +1,11 @@
 """A Sentinel group under the bus and the limits: every failover heals itself."""
 
-import asyncio
-
 import pytest
 
 from tests.integration.bus.running_bus import ready, running_bus, until
 from tests.redis import RedisServer
 from tests.redis_topologies import SentinelGroup
+from tests.within import within
 
 
 async def test_the_master_is_found_and_used(sentinel_group: SentinelGroup) -> None:
@@ -35,8 +34,8 @@ async def test_a_minority_of_sentinels_proves_nothing(
 async def test_one_frozen_sentinel_delays_nothing(
     sentinel_group: SentinelGroup,
 ) -> None:
-    with sentinel_group.sentinels[0].frozen():
-        async with asyncio.timeout(2), ready(sentinel_group.url) as one:
+    with sentinel_group.sentinels[0].frozen(), within(2):
+        async with ready(sentinel_group.url) as one:
             assert await one.bus.subscribe("ann")
             await one.barrier("ann")
 

@@ -51,8 +51,8 @@ async def test_devices_of_two_daemons_live_through_a_killed_master(
         code, _, body = await here.get("/ready")
         if code == 503:
             assert "redis" in " ".join(json.loads(body)["reasons"])
-        await eventually(lambda: not here.daemon.health.unready_reasons(), 20)
-        await eventually(lambda: not there.daemon.health.unready_reasons(), 20)
+        await eventually(lambda: not here.daemon.health.unready_reasons())
+        await eventually(lambda: not there.daemon.health.unready_reasons())
         await asyncio.gather(until_told(phone), until_told(laptop))
         await phone.barrier()
         await laptop.barrier()

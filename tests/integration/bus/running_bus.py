@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from tests.daemon import PATIENCE_S
 from typelets_ws.bus.bus import Bus
 from typelets_ws.bus.pubsub import PubSubConnection
 from typelets_ws.config import model as config
@@ -29,7 +30,7 @@ QUICK: dict[str, Any] = {
 }
 
 
-async def until(holds: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def until(holds: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + timeout_s
     while not (held := holds()) and time.monotonic() < deadline:  # noqa: ASYNC110
@@ -87,7 +88,7 @@ class RunningBus:
         (family,) = self.metrics.publish_failures.collect()
         return sum(sample.value for sample in family.samples)
 
-    async def ready(self, timeout_s: float = 10.0) -> None:
+    async def ready(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until a probe sent from now on came back, and the limits were tried."""
         since = time.monotonic()
 

@@ -606,7 +606,8 @@ async def test_with_postgres_away_devices_are_reported_and_healed_later(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
     note = database.add_note(ALICE, title="first")
-    async with boot(recovery={**FAST, "audit_s": 60.0}) as server:
+    away = {"wait_ms": 1_000}
+    async with boot(recovery={**FAST, "audit_s": 60.0}, database=away) as server:
         await ready(server)
         async with server.device(ALICE) as device:
             await until(device, is_healed)

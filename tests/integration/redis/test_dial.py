@@ -71,8 +71,9 @@ async def test_each_of_many_addresses_gets_a_share(
 ) -> None:
     async def connect(family: int, address: tuple[str, int]) -> socket.socket:
         tried.append(address)
-        await asyncio.Event().wait()
-        raise AssertionError
+        if address != addresses[-1]:
+            await asyncio.Event().wait()
+        return socket.socket()
 
     tried: list[tuple[str, int]] = []
     addresses = [(f"10.255.255.{n}", redis_server.port) for n in range(1, 21)]
@@ -85,9 +86,8 @@ async def test_each_of_many_addresses_gets_a_share(
         ],
     )
     resolve_on_the_loop(monkeypatch)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1.0):
-            await dial("redis.test", redis_server.port, 1.0)
+    with within(1):
+        (await dial("redis.test", redis_server.port, 1.0)).close()
     assert tried == addresses
 
 

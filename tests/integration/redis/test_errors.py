@@ -138,7 +138,11 @@ async def test_an_unreachable_redis_is_tolerated_and_named(
         await proxy.refuse()
         async with unready(proxy.url, database) as one:
             await eventually(lambda: bool(one.logged("redis_down")))
-            assert str(proxy.port) in await reasons(one)
+
+            async def named() -> bool:
+                return str(proxy.port) in await reasons(one)
+
+            await eventually(named)
             labels = {"link": "commands", "node": f"127.0.0.1:{proxy.port}"}
             assert one.figure("redis_node_up", **labels) == 0
             async with one.device("alice") as device:

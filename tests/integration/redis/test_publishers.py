@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis.crc import key_slot
 
+from tests.daemon import PATIENCE_S
 from tests.integration.bus.running_bus import ready, until
 from tests.redis import RedisServer, free_port
 from tests.redis_topologies import Cluster, SentinelGroup
@@ -172,9 +173,10 @@ async def test_a_revocation_that_no_replica_has_is_sent_again(
 ) -> None:
     """A failover would lose it: it stays pending until a replica has it."""
     master = sentinel_group.master
-    with Publisher(sentinel_group.url, timeout_s=1.0) as publisher:
+    with Publisher(sentinel_group.url, timeout_s=PATIENCE_S) as publisher:
         await asyncio.to_thread(publisher.revoke_session, "ann", "sess_1")
         assert publisher.failures == 0
+    with Publisher(sentinel_group.url, timeout_s=1.0) as publisher:
         for replica in sentinel_group.replicas:
             replica.freeze()
         await asyncio.to_thread(publisher.revoke_session, "ann", "sess_2")
@@ -183,7 +185,7 @@ async def test_a_revocation_that_no_replica_has_is_sent_again(
             replica.resume()
         await until(lambda: publisher.pending == 0)
         assert sentinel_group.replicas[0].command("EXISTS", "typelets:barred:sess_2")
-    async with AsyncPublisher(sentinel_group.url) as publisher_:
+    async with AsyncPublisher(sentinel_group.url, timeout_s=PATIENCE_S) as publisher_:
         await publisher_.revoke_session("ann", "sess_3")
         assert publisher_.failures == 0
     assert sentinel_group.master is master
@@ -192,16 +194,18 @@ async def test_a_revocation_that_no_replica_has_is_sent_again(
 async def test_a_revocation_in_a_cluster_waits_for_a_replica(cluster: Cluster) -> None:
     owner = cluster.owner(key_slot(b"typelets:barred:sess_2"))
     replica = cluster.replica_of(owner)
-    with Publisher(cluster.url, timeout_s=1.0) as publisher:
+    with Publisher(cluster.url, timeout_s=PATIENCE_S) as publisher:
         await asyncio.to_thread(publisher.revoke_session, "ann", "sess_1")
         assert publisher.failures == 0
+    with Publisher(cluster.url, timeout_s=1.0) as publisher:
         with replica.frozen():
             await asyncio.to_thread(publisher.revoke_session, "ann", "sess_2")
             assert publisher.failures == 1
         await until(lambda: publisher.pending == 0)
-    async with AsyncPublisher(cluster.url, timeout_s=1.0) as publisher_:
+    async with AsyncPublisher(cluster.url, timeout_s=PATIENCE_S) as publisher_:
         await publisher_.revoke_session("ann", "sess_3")
         assert publisher_.failures == 0
+    async with AsyncPublisher(cluster.url, timeout_s=1.0) as publisher_:
         with replica.frozen():
             await publisher_.revoke_session("ann", "sess_2")
             assert publisher_.failures == 1

@@ -62,7 +62,7 @@ async def test_without_a_status_token_no_one_has_it(boot: Boot) -> None:
 async def test_ready_is_red_while_postgres_is_away(
     boot: Boot, database: Database
 ) -> None:
-    async with boot() as server:
+    async with boot(database={"wait_ms": 1_000}) as server:
         plain, asking = await server.get("/ready"), await server.get("/ready?x=1")
         for _, fields, _ in (plain, asking):
             del fields["date"]  # a second may pass between the two

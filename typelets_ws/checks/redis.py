@@ -14,6 +14,8 @@ from redis import exceptions
 
 from .._publisher.redis import async_client
 from ..config.model import Redis
+from ..config.redis_address import Topology, parse
+from ..redis.role import is_refusal
 from .finding import TIMEOUT_S, Finding, FindingKind, first_line
 from .redis_servers import SUBJECT, server_problems
 
@@ -26,23 +28,29 @@ RETURN_1: Final = hashlib.sha1(b"return 1", usedforsecurity=False).hexdigest()
 
 async def check_redis(config: Redis) -> list[Finding]:
     """Log in as the daemon does, and try each command and channel."""
-    problems = await server_problems(config)
-    if problems:
-        return list(problems)
+    if parse(config.url).kind is Topology.SERVER:
+        # A replica and a node of a Cluster answer much like a master.
+        problems = await server_problems(config)
+        if problems:
+            return list(problems)
     client = async_client(config.url, config.command_timeout_s, CONNECTIONS)
     try:
         async with asyncio.timeout(TIMEOUT_S):
             return await _check(client, config)
-    except exceptions.AuthenticationError as exc:
-        return [Finding(FindingKind.WRONG, SUBJECT, first_line(exc))]
-    except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as exc:
-        return [Finding(FindingKind.AWAY, SUBJECT, first_line(exc))]
-    except exceptions.RedisClusterException as exc:
-        return [Finding(FindingKind.AWAY, SUBJECT, first_line(exc))]
-    except exceptions.ResponseError as exc:
-        return [Finding(FindingKind.WRONG, SUBJECT, first_line(exc))]
+    except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as exc:
+        kind = FindingKind.WRONG if is_refusal(exc) else FindingKind.AWAY
+        return await _explained(config, Finding(kind, SUBJECT, first_line(exc)))
     finally:
         await client.aclose()
+
+
+async def _explained(config: Redis, failure: Finding) -> list[Finding]:
+    """What is wrong with each server; the failure itself when that says more."""
+    problems = await server_problems(config)
+    refused = any(each.kind is FindingKind.WRONG for each in problems)
+    if problems and (refused or failure.kind is FindingKind.AWAY):
+        return list(problems)
+    return [failure]
 
 
 async def _check(client: redis.asyncio.Redis, config: Redis) -> list[Finding]:

@@ -29,18 +29,6 @@ async def server_problems(config: Redis) -> Sequence[Finding]:
     Enough are the one server, more than half of the sentinels, one node of a Cluster.
     """
     address = parse(config.url)
-    nodes = address.nodes or (None,)
-    asked = [_problem(config, address, node) for node in nodes]
-    problems = [found for found in await asyncio.gather(*asked) if found is not None]
-    usable = len(nodes) - len(problems)
-    if address.kind is Topology.SENTINEL:
-        return problems if usable * 2 <= len(nodes) else ()
-    return () if usable else problems
-
-
-async def _problem(
-    config: Redis, address: RedisAddress, node: Node | None
-) -> Finding | None:
     sentinel = address.kind is Topology.SENTINEL
     connector = RedisConnector(
         address.sentinel_url if sentinel else address.server_url,
@@ -48,6 +36,19 @@ async def _problem(
         _MODES[address.kind],
         replica_allowed=address.kind is Topology.CLUSTER,
     )
+    nodes = address.nodes or (None,)
+    asked = [_problem(connector, address, node) for node in nodes]
+    problems = [found for found in await asyncio.gather(*asked) if found is not None]
+    usable = len(nodes) - len(problems)
+    if sentinel:
+        return problems if usable * 2 <= len(nodes) else ()
+    return () if usable else problems
+
+
+async def _problem(
+    connector: RedisConnector, address: RedisAddress, node: Node | None
+) -> Finding | None:
+    sentinel = address.kind is Topology.SENTINEL
     name = f"{node[0]}:{node[1]}" if node and len(address.nodes) > 1 else ""
     question = f"SENTINEL GET-MASTER-ADDR-BY-NAME {address.master}"
     try:

@@ -56,17 +56,17 @@ class Judge:
         if self.shown.touched(key, self.started) or not (changed or row.settled):
             self.waiting[key] = FirstLook(row.version, self.now)
             return Verdict.WAIT
-        unverified = self.shown.is_unverified(key)
-        if not unverified and self._known(key) == row.version:
+        if self._verified(key) == row.version:
             return Verdict.HELD
         known = self.shown.get(key)
         if known is not None and known.is_held(row, changed=changed):
             self.held(row)
             return Verdict.HELD
-        if changed and not row.settled and not self._stable(key, row.version):
+        if not (row.settled or self._stable(key, row.version)):
             return Verdict.WAIT
-        shown = None if known is None else known.version
-        return Verdict.SEND if shown == row.updated_at else Verdict.UNANNOUNCED
+        if known is not None and known.version == row.updated_at:
+            return Verdict.SEND
+        return Verdict.UNANNOUNCED
 
     def absent(self, key: RowKey) -> Verdict:
         """Judge a row that was shown and does not exist."""
@@ -88,8 +88,11 @@ class Judge:
             self.state.known = {}
         self.state.known[row.key] = row.version
 
-    def _known(self, key: RowKey) -> str | None:
-        return self.state.known.get(key) if self.state.known else None
+    def _verified(self, key: RowKey) -> str | None:
+        """The version that the last look found, if the row was not shown since."""
+        if self.state.known is None or self.shown.is_unverified(key):
+            return None
+        return self.state.known.get(key)
 
     def _stable(self, key: RowKey, version: str) -> bool:
         first = self.state.waiting.get(key) if self.state.waiting else None

@@ -16,13 +16,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from .client_messages import CLIENT_MESSAGES, AnyClientMessage, ClientMessage
-from .errors import (
-    CURSOR_EXPIRED,
-    INVALID_MESSAGE,
-    UNKNOWN_TYPE,
-    ClientError,
-    Code,
-)
+from .errors import CURSOR_EXPIRED, INVALID_MESSAGE, UNKNOWN_TYPE, ClientError, Code
 from .json_members import (
     Charge,
     MemberError,

@@ -12,6 +12,8 @@ Tested by tests/integration/bus/test_bus.py.
 
 import asyncio
 import random
+from collections.abc import Coroutine
+from typing import Any
 
 from ..config.model import Redis as Config
 from ..ports import Clock, OnPublished
@@ -97,12 +99,15 @@ class Bus:
         """Seconds since a probe last came back through Redis; None: never yet."""
         return self._probe.age()
 
-    async def subscribe(self, user_id: str) -> bool:
+    def subscribe(self, user_id: str) -> Coroutine[Any, Any, bool]:
         """Subscribe to the user's events: see `Subscriber.subscribe`."""
         if self._sharded is None:
-            return await self._subscriber.subscribe(user_id)
+            return self._subscriber.subscribe(user_id)
+        return self._subscribe_twice(user_id, self._sharded)
+
+    async def _subscribe_twice(self, user_id: str, sharded: ShardedSubscriber) -> bool:
         heard = await asyncio.gather(
-            self._subscriber.subscribe(user_id), self._sharded.subscribe(user_id)
+            self._subscriber.subscribe(user_id), sharded.subscribe(user_id)
         )
         return all(heard)
 

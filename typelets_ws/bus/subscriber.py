@@ -163,9 +163,11 @@ class Subscriber:
         """Send the subscriptions of one loop iteration in one command."""
         pending, self._pending_subscribe = self._pending_subscribe, []
         self._subscribe(
-            sub
-            for sub in pending
-            if not sub.requested and self._subscriptions.get(sub.user_id) is sub
+            [
+                sub
+                for sub in pending
+                if not sub.requested and self._subscriptions.get(sub.user_id) is sub
+            ]
         )
 
     def _subscribe(self, subs: Iterable[Subscription]) -> None:
@@ -183,7 +185,7 @@ class Subscriber:
         connection = self._connection
         assert connection is not None
         kind = command.lower()
-        connection.write(pack(command, *(sub.channel for sub in subs)))
+        connection.write(pack(command, *[sub.channel for sub in subs]))
         self._metrics.redis_commands.labels(command=kind.decode()).inc()
         for sub in subs:
             connection.expect(Asked(kind, sub, subs))

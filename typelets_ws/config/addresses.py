@@ -9,6 +9,7 @@ no address is never returned. Tested by tests/unit/config/test_addresses.py.
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -39,8 +40,12 @@ def canonical(text: str) -> str | None:
 
 def limit_key(address: str) -> str:
     """Return what limits count for a canonical address: an IPv6 client is its /64."""
-    if ":" not in address:
-        return address
+    return _site(address) if ":" in address else address
+
+
+@lru_cache(maxsize=4_096)
+def _site(address: str) -> str:
+    """The /64 of an IPv6 address; a connection asks for it six times."""
     return str(ip_network((address, _SITE_BITS), strict=False))
 
 

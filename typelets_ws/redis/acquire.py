@@ -8,7 +8,7 @@ runs again with them. Tested by tests/integration/redis/test_limits.py.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import hiredis
 
@@ -69,8 +69,7 @@ async def run_acquire(commands: RedisClient, wanted: Acquisition) -> AcquireResu
     """Run the script; raises `RedisUnavailableError` or `hiredis.ReplyError`."""
     leases: list[bytes] = []
     for _ in range(MAX_RUNS):
-        answer = await _run(
-            commands,
+        arguments = (
             1 + len(leases),
             wanted.devices,
             *leases,
@@ -81,16 +80,15 @@ async def run_acquire(commands: RedisClient, wanted: Acquisition) -> AcquireResu
             wanted.ttl_s,
             b"declared" if wanted.declared else b"",
         )
+        try:
+            answer = await commands.call(b"EVALSHA", ACQUIRE_SHA, *arguments)
+        except hiredis.ReplyError as exc:
+            if not str(exc).startswith("NOSCRIPT"):
+                raise
+            answer = None
+        if answer is None:
+            answer = await commands.call(b"EVAL", ACQUIRE, *arguments)
         if not isinstance(answer, list):
             return ANSWERS[answer]
         leases += answer
     return AcquireResult.FULL
-
-
-async def _run(commands: RedisClient, *arguments: bytes | int) -> Any:
-    try:
-        return await commands.call(b"EVALSHA", ACQUIRE_SHA, *arguments)
-    except hiredis.ReplyError as exc:
-        if not str(exc).startswith("NOSCRIPT"):
-            raise
-    return await commands.call(b"EVAL", ACQUIRE, *arguments)

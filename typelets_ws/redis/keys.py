@@ -23,6 +23,7 @@ class RedisKeys:
     def __init__(self, prefix: str, *, cluster: bool) -> None:
         self.cluster = cluster
         self._prefix = prefix.encode()
+        self._devices = self._prefix + b"devices:"
         self._nonce = self._prefix + b"nonce:"
         self._revoked = self._prefix + b"barred:"
 
@@ -34,7 +35,10 @@ class RedisKeys:
 
     def devices(self, user_id: str) -> bytes:
         """The set of a user's devices."""
-        return redis_key(self._prefix + b"devices:" + self.bucket(user_id), user_id)
+        prefix = self._devices
+        if self.cluster:
+            prefix += self.bucket(user_id)
+        return redis_key(prefix, user_id)
 
     def lease_prefix(self, bucket: bytes) -> bytes:
         """The part before the lease in the keys of a bucket's leases."""

@@ -55,9 +55,10 @@ class Lease:
     def add(self, user_id: str, connection_id: str) -> None:
         """Count a device from now on: a lease that begins meanwhile registers it."""
         self._devices.setdefault(user_id, set()).add(connection_id)
-        bucket = self._keys.bucket(user_id)
-        if self._keys.cluster and bucket not in self._buckets:
-            self._set(bucket)
+        if self._keys.cluster:
+            bucket = self._keys.bucket(user_id)
+            if bucket not in self._buckets:
+                self._set(bucket)
 
     def discard(self, user_id: str, connection_id: str) -> bool:
         """Stop counting a device; False when it was not counted."""

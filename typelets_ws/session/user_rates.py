@@ -148,6 +148,8 @@ class UserRates:
 
     def flood_of(self, user_id: str, now: float) -> SlidingWindow | None:
         """The window that a new connection of this user continues, if there is one."""
+        if not self._floods:
+            return None
         self._refresh()
         self._forget_floods(now)
         found = self._floods.get(user_id)

@@ -88,7 +88,8 @@ class Connection(asyncio.Protocol):
 
     def start(self, response: bytes, rest: bytes) -> None:
         """Send the handshake's response and the greeting; handle what came behind."""
-        self._state.record_open(self.log_fields)
+        if self._state.debug:
+            self._state.log.debug("connection_opened", **self.log_fields)
         self.reschedule()
         self._writer.send(response + _GREETING)
         if rest:
@@ -279,9 +280,12 @@ class Connection(asyncio.Protocol):
 
     def authenticated(self) -> None:
         """The user is known; see `transport.Transport`."""
+        state = self._state
         self._attached = True
-        self.since_ms = self._state.now_ms()
-        self._state.record_authenticated(self, self.log_fields)
+        self.since_ms = state.now_ms()
+        state.limiter.authenticated(self._address, self)
+        if state.debug:
+            state.log.debug("authenticated", **self.log_fields)
         self._timers.authenticated()
 
     def token_refused(self) -> None:

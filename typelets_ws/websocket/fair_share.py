@@ -41,8 +41,10 @@ class FairSlots(Generic[H]):
 
     def allows(self, key: str, limit: int) -> bool:
         """Whether one of `limit` slots is free, or another address can spare one."""
+        if self._used < limit:
+            return True
         held = self.held(key)
-        return self._used < limit or not held or self._largest > held + 1
+        return not held or self._largest > held + 1
 
     def acquire(self, key: str, holder: H, limit: int) -> H | None:
         """Take a slot; return the holder that must give way for it, if one must.

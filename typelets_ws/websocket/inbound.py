@@ -88,11 +88,11 @@ class Inbound:
 
     def unpause(self) -> None:
         """Read again, after what was left."""
-        self._paused = False
-        if self._unread is None:
-            self.start_socket()
-        else:
+        paused, self._paused = self._paused, False
+        if self._unread is not None:
             self._connection.read_on()
+        elif paused:
+            self.start_socket()
 
     def start_socket(self) -> None:
         """Have the transport read."""

@@ -96,7 +96,7 @@ class ServerState:
         Sockets of a trusted proxy do not count for an address: it forwards requests of
         many clients.
         """
-        limits = self.config.limits
+        limits = self.live.current.limits
         self.connections.add(socket)
         # Sockets of proxies have no share: the sum is bounded as well.
         room = limits.connections + limits.unauthenticated + 2 * limits.handshakes
@@ -170,7 +170,7 @@ class ServerState:
 
     def allows(self, upgrade: Upgrade) -> bool:
         """Return whether the fast handshake may answer: no endpoint, a known origin."""
-        if self.config.server.permessage_deflate:
+        if self.live.current.server.permessage_deflate:
             return False
         if self.endpoints.owns(upgrade.path):
             return False
@@ -221,20 +221,7 @@ class ServerState:
     @property
     def debug(self) -> bool:
         """True while the log level is debug."""
-        return self.config.log.level == "debug"
-
-    def record_open(self, about: Mapping[str, str]) -> None:
-        """Log a new connection at level debug."""
-        if self.debug:
-            self.log.debug("connection_opened", **about)
-
-    def record_authenticated(
-        self, connection: ClientSocket, about: Mapping[str, str]
-    ) -> None:
-        """Count a connection as authenticated; log it at level debug."""
-        self.limiter.authenticated(about["address"], connection)
-        if self.debug:
-            self.log.debug("authenticated", **about)
+        return self.live.current.log.level == "debug"
 
     def resync(self, reason: str) -> bytes:
         """Return a `resync_required` message, and count it."""

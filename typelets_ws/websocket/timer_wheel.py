@@ -36,7 +36,8 @@ class TimerWheel:
         slot = max(int(when / self.tick) + 1, self._advanced + 1)
         if entry.slot == GONE or 0 < entry.slot <= slot:
             return
-        self._remove(entry)
+        if entry.slot:
+            self._remove(entry)
         entry.slot = slot
         self._slots.setdefault(slot, {})[entry] = None
 

@@ -6,7 +6,6 @@ Tested by tests/unit/protocol/test_fields.py.
 """
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -67,18 +66,19 @@ def wire_time(text: str, name: str) -> str:
 
 def accepted_changes(
     changes: Mapping[str, Raw], *, require_encrypted: bool
-) -> tuple[dict[str, Value], Counter[str]]:
+) -> tuple[dict[str, Value], dict[str, int]]:
     """The allowed fields with their values, and how often a name was left out.
 
     Raises `ClientError` naming a field of the wrong type, or a plain text where only
     ciphertext may be.
     """
     accepted: dict[str, Value] = {}
-    filtered: Counter[str] = Counter()
+    filtered: dict[str, int] = {}
     for name, raw in changes.items():
         decoder = ALLOWED.get(name)
         if decoder is None:
-            filtered[name if name in FILTERED_NAMES else "other"] += 1
+            label = name if name in FILTERED_NAMES else "other"
+            filtered[label] = filtered.get(label, 0) + 1
             continue
         accepted[name] = _value(name, raw, decoder)
     if require_encrypted:

@@ -53,10 +53,6 @@ class State(Enum):
     CLOSED = auto()
 
 
-_AUTHENTICATED: Final = State.AUTHENTICATED
-"""To find a member of an enum takes longer than to compare it."""
-
-
 @dataclass(slots=True)
 class Received:
     """A message that may be handled; `envelope` when it came signed."""
@@ -114,7 +110,7 @@ class Session:
     @property
     def authenticated(self) -> bool:
         """True from the first valid token to the end."""
-        return self.state is _AUTHENTICATED
+        return self.state is State.AUTHENTICATED
 
     def count(self, size: int, now: float) -> ClientError | Disconnect | None:
         """Count one message of `size` bytes; return why it is refused, if it is.
@@ -174,9 +170,10 @@ class Session:
 
     def charge(self, units: int) -> None:
         """Count an expensive message as so many more (spec section 5)."""
-        self._window.charge(units)
-        if self._user_rate is not None:
-            self._user_rate.charge(units)
+        if units:
+            self._window.charge(units)
+            if self._user_rate is not None:
+                self._user_rate.charge(units)
 
     def accept(self, data: bytes, now_ms: int) -> Received:
         """Open, verify and decode one message of valid UTF-8. Raises `ClientError`."""

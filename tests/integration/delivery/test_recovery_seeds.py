@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("seed", "fast_paths"),
-    [(seed, ("all", "none")[seed % 2]) for seed in range(24)],
+    [(seed, ("all", "none")[seed % 2]) for seed in range(16)],
     indirect=["fast_paths"],
 )
 async def test_every_device_ends_with_what_postgres_holds(

@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+from tests.daemon import WITH_FAST_PATHS
 from tests.integration.postgres.changes import (
     ALICE,
     BOB,
@@ -88,6 +89,7 @@ async def test_a_row_written_between_two_pages_is_in_one_of_the_next(
 
 
 @pytest.mark.slow
+@WITH_FAST_PATHS  # what takes its time is Postgres
 async def test_a_user_with_a_hundred_thousand_notes(
     database: Database, alice: str
 ) -> None:

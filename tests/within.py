@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["within"]
+__all__ = ["allowed_s", "starved_s", "within"]
 
 PRESSURE = Path("/proc/pressure/cpu")
 MOST = 10
@@ -18,8 +18,13 @@ def within(seconds: float) -> Iterator[None]:
     began, starved = time.monotonic(), starved_s()
     yield
     took, starved = time.monotonic() - began, starved_s() - starved
-    limit = min(seconds + starved, MOST * seconds)
+    limit = allowed_s(seconds, starved)
     assert took < limit, f"{took:.2f} s, {starved:.2f} s of them without a free core"
+
+
+def allowed_s(seconds: float, starved: float) -> float:
+    """The limit where tasks have waited for a core for so many seconds meanwhile."""
+    return min(seconds + starved, MOST * seconds)
 
 
 def starved_s() -> float:

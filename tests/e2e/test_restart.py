@@ -19,7 +19,7 @@ from tests.e2e.supervisor import Process, Supervisor, supervised, wait_until
 from tests.postgres import Database
 from tests.redis import RedisServer, link_proxy
 from tests.tokens import mint
-from tests.within import within
+from tests.within import allowed_s, starved_s, within
 
 DEVICES = 2_000
 USERS = 200
@@ -48,6 +48,7 @@ async def test_a_restart_under_load_refuses_no_one_and_everybody_is_back(
         tokens = [mint(f"user_{n}", expires_in=600) for n in range(USERS)]
         async with crowd(supervisor.port, tokens, DEVICES, backoff_s) as devices:
             await eventually(lambda: devices.authenticated == DEVICES)
+            before = starved_s()
             began = asyncio.get_running_loop().time()
             first.send(signal.SIGTERM)
             assert await first.ended() == 0, first.text
@@ -57,18 +58,22 @@ async def test_a_restart_under_load_refuses_no_one_and_everybody_is_back(
             up = asyncio.get_running_loop().time()
             await eventually(lambda: devices.authenticated == DEVICES)
             back = asyncio.get_running_loop().time()
+            starved = starved_s() - before
 
             assert not devices.trouble
             assert devices.closes == {1012: DEVICES}
             assert len(devices.away) == DEVICES
-            # Evenly: about as many in each quarter of the window.
+            # Evenly: about as many in each quarter of the window. Without a free core
+            # a quarter begins late.
             quarters = [0, 0, 0, 0]
             for moment in devices.closed_at:
                 quarters[min(3, int((moment - began) / drain_s * 4))] += 1
-            assert min(quarters) > DEVICES / 4 * 0.7, quarters
+            shown = 0.7 * max(0.0, 1 - starved / drain_s)
+            assert min(quarters) >= DEVICES / 4 * shown, quarters
             # No device was away longer than the restart itself and its own backoff.
-            assert back - up < backoff_s + 3
-            assert max(devices.away) < drain_s + (up - down) + backoff_s + 3
+            assert back - up < allowed_s(backoff_s + 3, starved)
+            longest = drain_s + (up - down) + backoff_s + 3
+            assert max(devices.away) < allowed_s(longest, starved)
             assert first.logged("drained")[0]["left"] == 0
 
 

@@ -23,6 +23,7 @@ from tests.e2e.supervisor import COMMAND, Process, Supervisor, supervised
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint
+from tests.within import allowed_s, starved_s
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -72,8 +73,14 @@ def cpu_s(usage: resource.struct_rusage) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def assert_short(devices: Crowd, waited_s: float = 0.0) -> None:
-    """Where the programs waited for a core, so did the devices."""
+def assert_short(
+    devices: Crowd, *, waited_s: float = 0.0, starved: float = 0.0
+) -> None:
+    """Where the programs waited for a core, so did the devices.
+
+    `starved`: for how long some task of the machine waited, where it is not known
+    which.
+    """
     away = sorted(max(0.0, each - waited_s) for each in devices.away)
     median, most = statistics.median(away), away[-1]
     shown = (
@@ -82,8 +89,8 @@ def assert_short(devices: Crowd, waited_s: float = 0.0) -> None:
     print(f"{len(away)} devices away: {shown}")
     assert not devices.trouble, devices.trouble
     assert set(devices.closes) == {1012}, devices.closes
-    assert median < MEDIAN_S, shown
-    assert away[len(away) * 99 // 100] < P99_S, shown
+    assert median < allowed_s(MEDIAN_S, starved), shown
+    assert away[len(away) * 99 // 100] < allowed_s(P99_S, starved), shown
 
 
 @asynccontextmanager
@@ -116,7 +123,7 @@ async def test_one_process_whose_port_systemd_holds(
             await eventually(lambda: len(devices.away) == DEVICES)
             waited_s = waited()
             await process.heard("READY=1")
-            assert_short(devices, waited_s)
+            assert_short(devices, waited_s=waited_s)
 
 
 @pytest.mark.parametrize("proxy", [nginx, caddy, haproxy])
@@ -145,6 +152,7 @@ async def test_two_processes_behind_a_proxy_restarted_one_after_the_other(
         port = stack.enter_context(proxy(tmp_path, ports))
         await eventually(lambda: listens(port))
         async with readers(port, redis_server, database) as devices:
+            before = starved_s()
             for supervisor, process in zip(pair, processes, strict=True):
                 following, _ = await restart(
                     "typelets-ws@.service", supervisor, process
@@ -152,4 +160,4 @@ async def test_two_processes_behind_a_proxy_restarted_one_after_the_other(
                 await following.heard("READY=1")
                 await eventually(lambda: devices.authenticated == DEVICES)
             assert len(devices.away) >= DEVICES
-            assert_short(devices)
+            assert_short(devices, starved=starved_s() - before)

@@ -1,5 +1,7 @@
 """The result of a check of another service."""
 
+import os
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -10,6 +12,11 @@ __all__ = ["TIMEOUT_S", "Finding", "FindingKind", "first_line"]
 
 TIMEOUT_S: Final = 5.0
 """For all checks of one server."""
+
+_CALL_FAILED: Final = re.compile(
+    r"(Error (\d+) connecting to \S+) Connect call failed .*"
+)
+"""asyncio's words for any failure, as redis-py repeats them."""
 
 
 class FindingKind(StrEnum):
@@ -35,4 +42,5 @@ class Finding:
 
 def first_line(exc: Exception) -> str:
     """The first line of an error without secrets, or its type."""
-    return scrub(str(exc).strip().partition("\n")[0]) or type(exc).__name__
+    line = scrub(str(exc).strip().partition("\n")[0]) or type(exc).__name__
+    return _CALL_FAILED.sub(lambda m: f"{m[1]} {os.strerror(int(m[2]))}.", line)

@@ -212,6 +212,9 @@ class SharedLimits:
         if self._refusals == before:
             self._refusals = 0
             self._failing_since = None
+            if self._stale and self._config.shared_limits:
+                # A device that Redis refused to register counts again from here on.
+                self._start_lease()
             self._set_up(up=not self._stale)
 
     async def _acquire(

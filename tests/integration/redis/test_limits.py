@@ -230,6 +230,23 @@ async def test_without_memory_nothing_is_granted(redis_server: RedisServer) -> N
         assert await one.limits.acquire("ann", "c", "sess") is GRANTED
 
 
+async def test_after_errors_all_devices_count_again_at_once(
+    redis_server: RedisServer,
+) -> None:
+    """The daemon is ready then: others must not find the slots free."""
+    async with ready(redis_server.url, lease_s=3_600.0) as one:
+        await fill(one, "ann", 20)
+        redis_server.command("CONFIG", "SET", "maxmemory", "1")
+        try:
+            with pytest.raises(LimitsUnavailableError):
+                await one.limits.acquire("bob", "c", None)
+            redis_server.command("FLUSHALL")
+        finally:
+            redis_server.command("CONFIG", "SET", "maxmemory", "0")
+        await until(lambda: not one.limits.refused)
+        assert await one.limits.acquire("ann", "late", None) is FULL
+
+
 @pytest.mark.parametrize("shared", [True, False])
 async def test_a_replica_admits_no_one(redis_server: RedisServer, shared: bool) -> None:
     """Its own word on limits is of no use; a failover would end within seconds."""

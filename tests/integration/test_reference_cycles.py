@@ -19,6 +19,7 @@ from tests.daemon import Device, daemon, eventually
 from tests.integration.scene import ALICE
 from tests.postgres import Database
 from tests.redis import LinkProxy, RedisServer, link_proxy
+from typelets_ws.postgres.connection import LibpqConnection, PooledConnection
 
 Fault = Callable[[Database, LinkProxy], Awaitable[None]]
 
@@ -110,3 +111,18 @@ async def test_lost_connections_are_freed_at_once(
         with uncollected():
             for _ in range(3):
                 await once()
+
+
+async def test_a_connection_that_the_pool_has_closed_is_freed_at_once(
+    database: Database,
+) -> None:
+    """As one that was open for `max_lifetime`; its link refers to it."""
+
+    async def expire() -> None:
+        connection = await PooledConnection.connect(database.url, autocommit=True)
+        connection.link = LibpqConnection(connection, limit_s=1.0, prepare=True)
+        await connection.close()
+
+    await expire()
+    with uncollected():
+        await expire()

@@ -61,7 +61,7 @@ class Conflicts:
             shown.replied(key, row, connection_id)
 
     def note_refusal(
-        self, key: RowKey, row: bytes, connection_id: str, sequence: int
+        self, key: RowKey, row: VersionedRow, connection_id: str, sequence: int
     ) -> None:
         """Note that a device is about to be shown the row which refused its update.
 

@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from ..config.model import Recovery as Settings
-from ..ports import StoreError
+from ..ports import StoreError, VersionedRow
 from ..recovery_ports import Changes, Extent, RowKey, RowKind, Since, StoredRow
 from .cursors import Cursor, encode
 from .deletions import Deletions
@@ -198,7 +198,8 @@ class Newcomers:
             self.sender.send_to([one.device], rows)
             for row in rows:
                 connection_id = one.device.connection_id
-                self.shown.sent_to_one(row.key, row.text, connection_id)
+                shown = VersionedRow(row.text, row.updated_at)
+                self.shown.sent_to_one(row.key, shown, connection_id)
             one.sent = True
 
     def _settle(self, one: _Newcomer, identity: str, horizon: int | None) -> None:

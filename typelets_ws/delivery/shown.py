@@ -122,7 +122,8 @@ class ShownRows:
         if known is None:
             return True
         older = known.was_replied_to(holder) and version != known.version
-        step = Step(changes, row, holder, holds=not older)
+        before = older or known.was_shown_to(holder, version)
+        step = Step(changes, row, holder, holds=not before)
         if not alone:
             known.add(step)
         elif not older:
@@ -140,7 +141,7 @@ class ShownRows:
             return
         if known.gone or known.is_new:
             known.rebase(row if is_complete(row) else None)
-        if known.base != row:
+        if known.base != row or known.steps:
             known.add(Step(b"{}", row, None))
         known.version = known.event_version = version or known.version
         known.gone = known.replied = False
@@ -162,20 +163,20 @@ class ShownRows:
         if known is None:
             return
         known.version, known.holder, known.replied = row.updated_at, connection_id, True
-        known.add(Step(None, row.row, connection_id))
+        known.add(Step(None, row.row, connection_id, version=row.updated_at))
         self._weigh(known)
 
-    def sent_to_one(self, key: RowKey, row: bytes, connection_id: str) -> None:
+    def sent_to_one(self, key: RowKey, row: VersionedRow, connection_id: str) -> None:
         """One device was sent the whole row, as Postgres holds it.
 
         It may be newer than what the others were shown, and be changed back before
         the next look.
         """
         known = self._rows.get(key)
-        if known is None or known.gone or (known.base == row and not known.steps):
+        if known is None or known.gone or (known.base == row.row and not known.steps):
             return
         self._touch(key, known)
-        known.add(Step(None, row, connection_id))
+        known.add(Step(None, row.row, connection_id, version=row.updated_at))
         self._weigh(known)
 
     def sent(self, row: StoredRow) -> None:

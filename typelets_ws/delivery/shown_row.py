@@ -13,7 +13,7 @@ for each device that a step names, and for the others together.
 Tested by tests/unit/delivery/test_shown.py and test_shown_row.py.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -42,6 +42,7 @@ FOLDER_NAMES: Final = frozenset({
 OTHERS: Final = ""
 """In place of a connection id: all devices that no step names."""
 _object: Final = msgspec.json.Decoder(dict[str, Any])
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Fields = Mapping[str, Any]
 
@@ -57,7 +58,15 @@ class Step(Struct, frozen=True, gc=False):
     row: bytes
     connection: str | None
     holds: bool = True
-    """Whether `connection` holds `row` now; not if it has written a newer one."""
+    """Whether `connection` holds `row` from now on; not if it was shown it before."""
+    version: str | None = None
+    """The row's `updatedAt`, where only `connection` got it."""
+
+    def shows_to(self, name: str) -> bool:
+        """Whether the copy of this device, or of `OTHERS`, is another one after it."""
+        if self.connection == name:
+            return self.holds
+        return self.changes is not None
 
 
 class _Copy(NamedTuple):
@@ -65,25 +74,6 @@ class _Copy(NamedTuple):
 
     old: Fields
     new: Fields
-
-    def after(self, changes: Fields, row: Fields) -> "_Copy":
-        """After an event."""
-        return _Copy({**self.old, **changes}, {**self.new, **changes, **row})
-
-    def taking(self, changes: Fields, row: Fields) -> "_Copy":
-        """After the whole row was shown to this device, or written by it."""
-        return _Copy({**self.old, **changes, **row}, {**self.new, **changes, **row})
-
-
-def _apply(copies: dict[str, _Copy], step: Step, changes: Fields, row: Fields) -> None:
-    """Bring each copy to what it is after a step."""
-    name = step.connection
-    own = copies.get(name or OTHERS, copies[OTHERS])
-    if step.changes is not None:
-        for other in copies.keys() - {name}:
-            copies[other] = copies[other].after(changes, row)
-    if name is not None:
-        copies[name] = own.taking(changes, row) if step.holds else own
 
 
 @dataclass(slots=True)
@@ -131,6 +121,23 @@ class ShownRow:
         last = self.steps[-1] if self.steps else None
         return last is not None and last.changes is None and last.row == row
 
+    def was_shown_to(self, holder: str | None, version: str | None) -> bool:
+        """Whether an event's holder was shown this version before the event.
+
+        By the row of its reply or of a page, or as all devices were. It may hold
+        another row of this version than the event's.
+        """
+        if holder is None:
+            return False
+        if version is not None and version == self.version:
+            return True
+        return any(
+            step.connection == holder
+            and step.version is not None
+            and (version is None or step.version >= version)
+            for step in self.steps
+        )
+
     def rebase(self, base: bytes | None, *, mixed: bool = False) -> None:
         """Note the whole row that all devices hold; None when it is unknown."""
         self.base, self.mixed = base, mixed
@@ -177,6 +184,8 @@ class ShownRow:
         """
         if self.gone or self.mixed:
             return False
+        if not self.steps and self.base == row.text:
+            return True
         stored, copies = _read(row.text), self._copies()
         if stored is None or copies is None:
             return False
@@ -212,26 +221,55 @@ class ShownRow:
 
     def _copies(self) -> dict[str, _Copy] | None:
         """The copies by connection and of the `OTHERS`; None if one is unreadable."""
-        base = {} if self.base is None else _read(self.base)
-        if base is None:
+        names = {OTHERS, *(step.connection for step in self.steps if step.connection)}
+        try:
+            base = {} if self.base is None else _object.decode(self.base)
+            steps = [_ReadStep(step) for step in self.steps]
+            return {name: _played(base, steps, name) for name in names}
+        except _UNREADABLE:
             return None
-        copies, whole = {OTHERS: _Copy(base, base)}, self._last_whole()
-        for number, step in enumerate(self.steps):
-            changes = _read(step.changes or b"{}")
-            needed = number >= whole or step.connection is not None
-            row = _read(step.row or b"{}") if needed else {}
-            if changes is None or row is None:
-                return None
-            _apply(copies, step, changes, row)
-        return copies
 
-    def _last_whole(self) -> int:
-        """The number of the last event, if newer clients hold its row and no other."""
-        for number in range(len(self.steps) - 1, -1, -1):
-            step = self.steps[number]
-            if step.changes is not None:
-                return number if step.holds and is_complete(step.row) else 0
-        return 0
+
+class _ReadStep:
+    """A step whose texts are read; its row when it is asked for."""
+
+    __slots__ = ("_row", "changes", "step")
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.changes: Fields = _object.decode(step.changes) if step.changes else {}
+        self._row: Fields | None = None
+
+    @property
+    def row(self) -> Fields:
+        if self._row is None:
+            self._row = _object.decode(self.step.row) if self.step.row else {}
+        return self._row
+
+
+def _played(base: Fields, steps: Sequence[_ReadStep], name: str) -> _Copy:
+    """The copy of one device, or of `OTHERS`.
+
+    A whole row makes what came before it irrelevant, so most rows are never read.
+    """
+    steps = [one for one in steps if one.step.shows_to(name)]
+    old, new, old_from, new_from = dict(base), dict(base), 0, 0
+    for number in range(len(steps) - 1, -1, -1):
+        alone = steps[number].step.connection == name
+        if (alone or not new_from) and _has_all_names(steps[number].row):
+            if not new_from:
+                new, new_from = dict(steps[number].row), number + 1
+            if alone:
+                old, old_from = dict(steps[number].row), number + 1
+                break
+    for one in steps[old_from:]:
+        old.update(one.changes)
+        if one.step.connection == name:
+            old.update(one.row)
+    for one in steps[new_from:]:
+        new.update(one.changes)
+        new.update(one.row)
+    return _Copy(old, new)
 
 
 def is_complete(row: bytes) -> bool:
@@ -240,15 +278,14 @@ def is_complete(row: bytes) -> bool:
     return found is not None and _has_all_names(found)
 
 
-def _has_all_names(names: Iterable[str]) -> bool:
-    found = set(names)
-    return found >= NOTE_NAMES or found >= FOLDER_NAMES
+def _has_all_names(row: Fields) -> bool:
+    return row.keys() >= NOTE_NAMES or row.keys() >= FOLDER_NAMES
 
 
 def _read(text: bytes) -> dict[str, Any] | None:
     try:
         return _object.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _UNREADABLE:
         return None
 
 

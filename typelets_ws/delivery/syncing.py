@@ -18,6 +18,7 @@ from typing import Final
 from msgspec import UNSET, Raw
 
 from ..config.model import Recovery as Settings
+from ..ports import VersionedRow
 from ..protocol import client_messages, messages
 from ..protocol.errors import CURSOR_EXPIRED, ClientError, Code
 from ..recovery_ports import (
@@ -92,7 +93,8 @@ class Syncer:
             following = Cursor(horizon, since.horizon, position)
         rows = await self._current(rows, started)
         for row in rows:
-            self._shown.sent_to_one(row.key, row.text, connection_id)
+            shown = VersionedRow(row.text, row.updated_at)
+            self._shown.sent_to_one(row.key, shown, connection_id)
         text = cursors.encode(snapshot.identity, following)
         return _page(message, rows, text, None if more else found)
 

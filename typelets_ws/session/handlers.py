@@ -120,7 +120,10 @@ async def note_update(
     if isinstance(written, Conflict):
         key = RowKey(session.user_id, RowKind.NOTE, note_id)
         context.recovery.conflicts.note_refusal(
-            key, written.row, session.connection_id, sequence
+            key,
+            VersionedRow(written.row, written.updated_at),
+            session.connection_id,
+            sequence,
         )
         raise ClientError(Code.CONFLICT, CONFLICT, updated_note=written.row)
     now_ms = context.clock.now_ms()

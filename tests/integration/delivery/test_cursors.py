@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import Boot, Device, Message, eventually
+from tests.daemon import Boot, Device, Message, eventually, publish
 from tests.integration.delivery.test_recovery import (
     FAST,
     SLOW,
     heal,
+    is_healed,
     ready,
     rename,
     titles,
@@ -198,3 +199,25 @@ async def test_with_recovery_off_updates_still_have_a_base(
             )  # fmt: skip
         assert stale["code"] == "CONFLICT"
         assert stale["updatedNote"]["id"] == note
+
+
+async def test_a_heal_too_large_for_one_look_is_reported_and_goes_on(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    """Old clients get all rows; others may sync from the cursor of `healed`."""
+    notes = {database.add_note(ALICE, title=f"first {n}"): n for n in range(5)}
+    async with boot(recovery=PAGED) as server:
+        await ready(server)
+        async with server.device(ALICE) as device:
+            await until(device, is_healed)
+            for note, number in notes.items():
+                rename(database, note, f"second {number}")
+            event = {"event": "resync_required", "reason": "publish_failed"}
+            await publish(redis_server.url, ALICE, event)
+            found = await until(device, is_healed)
+            assert sorted(titles(found)) == [f"second {n}" for n in range(5)]
+            reports = [m["reason"] for m in found if m["type"] == "resync_required"]
+            assert reports == ["publish_failed"], "once for all of its pages"
+            assert found[-1]["reason"] == "publish_failed"
+            last = await page(device, cursor=found[-1]["cursor"])
+            assert (ids(last), last["digest"]) == (set(), found[-1]["digest"])

@@ -32,6 +32,10 @@ def show(shown: ShownRows, row: StoredRow, *names: str, **more: Any) -> None:
     shown.updated(KEY, json.dumps(changes).encode(), row.text, row.updated_at, **more)
 
 
+def alone(row: StoredRow) -> VersionedRow:
+    return VersionedRow(row.text, row.updated_at)
+
+
 def is_held(shown: ShownRows, row: StoredRow, *, changed: bool = True) -> bool:
     known = shown.get(KEY)
     assert known is not None
@@ -267,15 +271,15 @@ def test_a_row_that_one_device_was_sent_and_that_changed_back_is_not_held() -> N
     shown.sent(stored(1, starred=False))
     shown.verified(KEY)
     sequence = shown.sequence
-    shown.sent_to_one(KEY, stored(1, starred=False).text, "c1")
+    shown.sent_to_one(KEY, alone(stored(1, starred=False)), "c1")
     assert not shown.touched(KEY, sequence), "it holds what the others hold"
-    shown.sent_to_one(KEY, stored(1, starred=True).text, "c1")
+    shown.sent_to_one(KEY, alone(stored(1, starred=True)), "c1")
     assert shown.touched(KEY, sequence)
     assert shown.is_unverified(KEY)
     for changed in (True, False):
         assert not is_held(shown, stored(1, starred=False), changed=changed)
         assert not is_held(shown, stored(1, starred=True), changed=changed)
-    shown.sent_to_one(KEY, stored(1, starred=False).text, "c1")
+    shown.sent_to_one(KEY, alone(stored(1, starred=False)), "c1")
     assert is_held(shown, stored(1, starred=False))
 
 
@@ -284,7 +288,7 @@ def test_an_event_makes_the_row_of_one_device_that_of_all() -> None:
     for names, found in ((["title"], False), (["title", "starred"], True)):
         shown = of_alice()
         shown.sent(stored(1, starred=False))
-        shown.sent_to_one(KEY, stored(1, starred=True).text, "c1")
+        shown.sent_to_one(KEY, alone(stored(1, starred=True)), "c1")
         show(shown, stored(2, title="x", starred=False), *names)
         assert is_held(shown, stored(2, title="x", starred=False)) is found
 
@@ -336,7 +340,7 @@ def test_a_creation_of_a_row_that_was_updated_is_ignored_by_old_clients() -> Non
 def test_more_steps_than_are_kept_leave_copies_that_differ_to_be_sent() -> None:
     shown = of_alice(max_bytes=10_000_000)
     shown.sent(stored(1, starred=False))
-    shown.sent_to_one(KEY, stored(1, starred=True).text, "c1")
+    shown.sent_to_one(KEY, alone(stored(1, starred=True)), "c1")
     for number in range(2, 40):
         show(shown, stored(number, title="x", starred=False), "title")
     row = stored(39, title="x", starred=False)

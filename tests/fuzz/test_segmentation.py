@@ -23,6 +23,7 @@ from typelets_ws.protocol.errors import Disconnect
 from typelets_ws.websocket import handshake, inbound
 from typelets_ws.websocket.handshake import HandshakeProtocol
 from typelets_ws.websocket.inbound import Inbound
+from typelets_ws.websocket.read_queue import ReadQueue
 from typelets_ws.websocket.timers import ConnectionTimers
 from typelets_ws.wire.frames import is_pong, whole_text
 from typelets_ws.wire.upgrade import read_upgrade
@@ -215,13 +216,25 @@ class Transport:
     def set_protocol(self, protocol: object) -> None:
         """The upgrade is accepted."""
 
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        """What is on its way comes nevertheless."""
+
+    def resume_reading(self) -> None:
+        """The turn has come."""
+
 
 def outcome(status: object, accept: object = None, rest: bytes = b"") -> Event:
     return status, accept, rest
 
 
-def ours(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Event:
+def ours(
+    pieces: list[bytes], monkeypatch: pytest.MonkeyPatch, rng: random.Random
+) -> Event:
     found: list[Event] = []
+    turns: list[Callable[[], None]] = []
     later = b""
 
     class Connection:
@@ -237,6 +250,7 @@ def ours(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Event:
             found.append(outcome(status))
 
     monkeypatch.setattr(handshake, "Connection", Connection)
+    monkeypatch.setattr(handshake, "LONG_READ", 60)
     state = cast(Any, SimpleNamespace(
         config=Config(), monotonic=lambda: 0.0, connections=set(),
         timer_wheel=SimpleNamespace(
@@ -250,6 +264,7 @@ def ours(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Event:
         client_address=lambda *_: "", allows_origins=lambda *_: True,
         allows_request=lambda *_: True,
         record_handshake=record, read_upgrade=read_upgrade,
+        read_queue=ReadQueue(turns.append),
     ))  # fmt: skip
     protocol = HandshakeProtocol(state, None)
     protocol.connection_made(cast(Any, Transport()))
@@ -258,6 +273,10 @@ def ours(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Event:
             later += piece
         else:
             protocol.data_received(piece)
+            if turns and rng.random() < 0.5:
+                turns.pop(0)()
+    while turns:
+        turns.pop(0)()
     assert len(found) <= 1
     if not found:
         return outcome(None)
@@ -297,7 +316,7 @@ def test_handshakes_mean_the_same_however_they_are_cut(
     for number in range(streams(4_000)):
         stream = request(rng)
         expected = library_handshake(stream)
-        found = ours(list(cut(rng, stream)), monkeypatch)
+        found = ours(list(cut(rng, stream)), monkeypatch, rng)
         assert found == expected, (seed, number, stream)
         upgrades += expected[0] == "101"
     assert upgrades > number // 10

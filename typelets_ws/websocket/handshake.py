@@ -7,24 +7,24 @@ accept for both together. Invariants:
 2. The split of the bytes into reads changes nothing. An upgrade that arrives whole and
    without extensions is answered by `wire.upgrade`, everything else by the library;
    tests/fuzz/test_segmentation.py compares both with the library alone.
-3. After an answer input is read and discarded, so that the answer is not lost to a
+3. A long read waits for a turn in the `ReadQueue`, and its socket is not read
+   meanwhile: many sockets may send long headers. Tested by
+   tests/unit/websocket/test_handshake_turns.py.
+4. After an answer input is read and discarded, so that the answer is not lost to a
    reset; the socket is aborted `limits.abort_s` later. Until then it is counted.
 """
 
 import asyncio
-from collections.abc import Sequence
 from typing import Final, cast
 
 from websockets.extensions import Extension
 from websockets.http11 import Request, Response
-from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
 
 from ..config.addresses import ClientAddresses
 from ..protocol.errors import CloseCode
 from ..wire.frames import DEFLATE
+from ..wire.library import LibraryHandshake
 from ..wire.request import RequestReader
-from ..wire.upgrade import SUBPROTOCOL
 from .connection import Connection
 from .http import head_only, method_not_allowed, text_response
 from .limiter import LimiterVerdict
@@ -33,30 +33,13 @@ from .state import ServerState
 
 __all__ = ["HandshakeProtocol"]
 
+LONG_READ: Final = 4_096
+"""Bytes. A request with more is rare: cookies of a shared domain."""
 _UNREADABLE: Final = {
     400: "This is not an HTTP/1.1 request.\n",
     414: "The request line is too long.\n",
     431: "The header fields are too large.\n",
 }
-
-
-class _Library(ServerProtocol):
-    """The library's handshake, which leaves no reference cycle behind `judge`."""
-
-    def select_subprotocol(self, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-        return SUBPROTOCOL if SUBPROTOCOL in offered else None
-
-    def judge(self, request: Request) -> Response:
-        """Return the answer to a request."""
-        response = self.accept(request)
-        failure: BaseException | None = self.handshake_exc
-        # Exceptions refer to frames, and a frame of `accept` to the exception.
-        while failure is not None:
-            failure.__traceback__ = None
-            failure = failure.__context__
-        request._exception = self.handshake_exc = None
-        self.parser.close()
-        return response
 
 
 class HandshakeProtocol(asyncio.Protocol):
@@ -72,6 +55,7 @@ class HandshakeProtocol(asyncio.Protocol):
         "_refused",
         "_state",
         "_transport",
+        "_unread",
         "slot",
     )
 
@@ -95,6 +79,7 @@ class HandshakeProtocol(asyncio.Protocol):
         self._deadline = deadline
         self._reader: RequestReader | None = None
         self._answered = self._refused = False
+        self._unread = b""
         self.slot = 0
 
     # The socket.
@@ -157,11 +142,13 @@ class HandshakeProtocol(asyncio.Protocol):
     @property
     def held_bytes(self) -> int:
         """See `memory.Holder`."""
-        return 0 if self._reader is None else self._reader.size
+        held = 0 if self._reader is None else self._reader.size
+        return held + len(self._unread)
 
     def _forget(self) -> None:
         self._state.timer_wheel.cancel(self)
         self._state.discard_socket(self, self._peer)
+        self._state.read_queue.discard(self)
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -175,8 +162,25 @@ class HandshakeProtocol(asyncio.Protocol):
         if self._refused:
             self._respond(self._state.busy_response())
             return
-        if self._reader is None and self._fast_handshake(data):
+        fresh = self._reader is None and not self._unread
+        if fresh and self._fast_handshake(data):
             return
+        if self._unread or len(data) > LONG_READ:
+            self._unread += data
+            self._transport.pause_reading()
+            self._state.read_queue.add(self)
+        else:
+            self._read(data)
+
+    def read_rest(self) -> None:
+        """See `read_queue.Reader`."""
+        data, self._unread = self._unread, b""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+        if not self._answered:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         reader = self._reader
         if reader is None:
             reader = self._reader = RequestReader()
@@ -232,7 +236,9 @@ class HandshakeProtocol(asyncio.Protocol):
     def _handshake(self, request: Request, reader: RequestReader, address: str) -> None:
         """Have the library judge the upgrade."""
         state, server = self._state, self._state.config.server
-        library = _Library(extensions=[DEFLATE] if server.permessage_deflate else None)
+        library = LibraryHandshake(
+            extensions=[DEFLATE] if server.permessage_deflate else None
+        )
         response = library.judge(request)
         origins = request.headers.get_all("Origin")
         if response.status_code == 101 and not state.allows_origins(origins, address):
@@ -243,8 +249,8 @@ class HandshakeProtocol(asyncio.Protocol):
         if response.status_code != 101:
             self._respond(response)
         else:
-            extensions = list(library.extensions)
-            self._upgrade(response.serialize(), address, extensions, reader.rest)
+            agreed = list(library.extensions)
+            self._upgrade(response.serialize(), address, agreed, reader.rest)
 
     def _client(self, request: Request) -> str:
         """The address that the request counts for."""

@@ -34,7 +34,7 @@ from .state import ServerState
 __all__ = ["HandshakeProtocol"]
 
 LONG_READ: Final = 4_096
-"""Bytes. A request with more is rare: cookies of a shared domain."""
+"""Bytes. Requests with more are rare; 56 KB of headers take 0.15 ms to read."""
 _UNREADABLE: Final = {
     400: "This is not an HTTP/1.1 request.\n",
     414: "The request line is too long.\n",

@@ -23,10 +23,10 @@ from websockets.http11 import Request, Response
 from ..config.addresses import ClientAddresses
 from ..protocol.errors import CloseCode
 from ..wire.frames import DEFLATE
-from ..wire.library import LibraryHandshake
 from ..wire.request import RequestReader
 from .connection import Connection
 from .http import head_only, method_not_allowed, text_response
+from .library import LibraryHandshake
 from .limiter import LimiterVerdict
 from .sockets import PendingSocket
 from .state import ServerState

@@ -1,4 +1,4 @@
-"""The library's handshake, for every upgrade that `wire.upgrade` leaves to it. Pure.
+"""The library's handshake, for every upgrade that `wire.upgrade` leaves to it.
 
 Invariant: it leaves no reference cycle behind. Exceptions refer to frames, and a frame
 of `accept` to the exception. Tested by tests/unit/test_reference_cycles.py.
@@ -10,7 +10,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from .upgrade import SUBPROTOCOL
+from ..wire.upgrade import SUBPROTOCOL
 
 __all__ = ["LibraryHandshake"]
 

@@ -5,7 +5,7 @@ import json
 import random
 import uuid
 from collections import defaultdict
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import redis.asyncio as redis_client
@@ -14,7 +14,6 @@ from tests.daemon import (
     IMPATIENT,
     Boot,
     Device,
-    RunningDaemon,
     daemon,
     eventually,
     publish,
@@ -194,8 +193,8 @@ async def send_numbers(url: str, rng: random.Random) -> dict[str, list[int]]:
 
 
 async def listen(device: Device, log: list[int | None]) -> None:
-    """None stands for resync_required; -1 is the last event."""
-    while not log or log[-1] != -1:
+    """None stands for resync_required."""
+    while True:
         message = await device.receive()
         resync = message["type"] == "resync_required"
         log.append(None if resync else int(message["noteId"]))
@@ -216,36 +215,35 @@ async def test_no_event_is_lost_without_a_word(
         asyncio.TaskGroup() as tasks,
     ):
         logs: dict[str, list[int | None]] = {user: [] for user in USERS}
+        listening = []
         for user in USERS:
             device = await stack.enter_async_context(server.device(user))
-            tasks.create_task(listen(device, logs[user]))
+            listening.append(tasks.create_task(listen(device, logs[user])))
         trouble = tasks.create_task(misbehave(proxy, rng))
         sent = await send_numbers(redis_server.url, random.Random(seed + 100))
         await trouble
-        await settled(server)
-        for user in USERS:
-            await publish(
-                redis_server.url, user, {"event": "note_deleted", "noteId": "-1"}
+        with suppress(AssertionError):
+            # A probe of the impatient daemon may yet be late on a busy machine.
+            await eventually(
+                lambda: not any(wrong(sent[user], logs[user]) for user in USERS)
             )
-    for user in USERS:
-        check(sent[user], logs[user])
+        for task in listening:
+            task.cancel()
+    found = {user: wrong(sent[user], logs[user]) for user in USERS}
+    assert not any(found.values()), found
 
 
-async def settled(server: RunningDaemon) -> None:
-    """Ready, with no resync outstanding: the spread is 0.1 s here."""
-    await eventually(lambda: not server.daemon.health.unready_reasons())
-    await asyncio.sleep(0.5)
-
-
-def check(sent: list[int], log: list[int | None]) -> None:
-    last_resync = max((i for i, entry in enumerate(log) if entry is None), default=-1)
-    received = [entry for entry in log if entry is not None and entry >= 0]
-    assert received == sorted(received), "out of order"
-    assert len(set(received)) == len(received), "twice"
+def wrong(sent: list[int], log: list[int | None]) -> str:
+    """What a device was not sent and not told; empty when all is well."""
+    received = [entry for entry in log if entry is not None]
+    if received != sorted(set(received)):
+        return "out of order, or twice"
     missing = set(sent) - set(received)
-    after = [entry for entry in log[last_resync + 1 :] if entry is not None]
-    if missing:
-        assert last_resync >= 0, "events are missing, and nobody was told"
-        # An event after the last resync is later than everything that is missing.
-        first_after = min((entry for entry in after if entry >= 0), default=10**9)
-        assert max(missing) < first_after
+    if not missing:
+        return ""
+    if None not in log:
+        return f"missing without a resync: {missing}"
+    last_resync = len(log) - 1 - log[::-1].index(None)
+    # An event after the last resync is later than everything that is missing.
+    late = [entry for entry in log[last_resync:] if entry is not None]
+    return f"{late[0]} before {max(missing)}" if late and late[0] < max(missing) else ""

@@ -93,7 +93,8 @@ def expected_code(found: Any) -> Code | None:
         return Code.UNKNOWN_TYPE
     for field in msgspec.structs.fields(kind):
         if field.name in found and not fits(field.type, found[field.name]):
-            return Code.INVALID_FIELD
+            is_cursor = field.name == "cursor"
+            return Code.CURSOR_EXPIRED if is_cursor else Code.INVALID_FIELD
     if len(found.get("requestId") or "") > messages.ECHO_LENGTH:
         return Code.INVALID_FIELD
     return None

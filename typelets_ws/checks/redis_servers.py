@@ -53,14 +53,17 @@ async def _problem(
     question = f"SENTINEL GET-MASTER-ADDR-BY-NAME {address.master}"
     try:
         (reply,) = await connector.ask(node, question if sentinel else "PING")
-        if isinstance(reply, Exception):
-            raise reply
     except Exception as exc:
-        kind = FindingKind.WRONG if is_refusal(exc) else FindingKind.AWAY
-        text = first_line(exc)
-    else:
-        if not sentinel or reply:
-            return None
-        kind = FindingKind.WRONG
+        return _failure(exc, name)
+    if isinstance(reply, Exception):
+        return _failure(reply, name)
+    if sentinel and not reply:
         text = f"the sentinel knows no master called {address.master}"
+        return Finding(FindingKind.WRONG, SUBJECT, f"{name}: {text}" if name else text)
+    return None
+
+
+def _failure(exc: Exception, name: str) -> Finding:
+    kind = FindingKind.WRONG if is_refusal(exc) else FindingKind.AWAY
+    text = first_line(exc)
     return Finding(kind, SUBJECT, text if name in text else f"{name}: {text}")

@@ -157,6 +157,15 @@ class SentinelGroup:
         self._follow_master()
         _until(self._settled)
         self.master.command("FLUSHALL")
+        _until(self._replicated)
+
+    def _replicated(self) -> bool:
+        """A replica is online already while it loads, and acknowledges nothing."""
+        links = [
+            each.command("INFO", "replication")
+            for each in (self.master, *self.replicas)
+        ]
+        return len({link["master_repl_offset"] for link in links}) == 1
 
     def _follow_master(self) -> None:
         """The sentinels do this as well, after ten seconds or more."""

@@ -70,7 +70,7 @@ class RestHost:
             servers = await asyncio.to_thread(self.world.redis.masters)
             url = f"redis://127.0.0.1:{self.rng.choice(list(servers)).port}"
             # redis-py's own leaves its socket open when it is cancelled as it connects.
-            async with asyncio.timeout(2), async_client(url, 1.0, 1) as link:
+            async with async_client(url, 1.0, 1) as link, asyncio.timeout(2):
                 for _ in range(times):
                     await link.publish(f"typelets:user:{user}", json.dumps(event))
         except (redis.exceptions.RedisError, OSError, StopIteration, TimeoutError):

@@ -321,7 +321,8 @@ async def test_react_native(scene: Any, database: Database) -> None:
     async with scene(mobile=True) as it:
         phone = await it.client("phone", sign=True)
         tablet = await it.client("tablet")
-        await phone.equals_postgres()
+        for client in (phone, tablet):
+            await client.equals_postgres()
         await phone.call("state", state="background")
         await phone.reported("status", reason="stopped")
         await tablet.edit(it.first, title="while in the pocket")

@@ -19,14 +19,16 @@ from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
 ABSENT = "00000000-0000-4000-8000-000000000000"
+IMPATIENT: dict[str, Any] = {"statement_timeout_ms": 400, "wait_ms": 400}
 
 
 @asynccontextmanager
 async def opened(
     url: str, metrics: Metrics | None = None, **settings: Any
 ) -> AsyncIterator[Store]:
+    """A started store; patient, so that a busy machine is no timeout."""
     database = config.Database(
-        url=url, **{"statement_timeout_ms": 400, "wait_ms": 400, **settings}
+        url=url, **{"statement_timeout_ms": 20_000, "wait_ms": 20_000, **settings}
     )
     store = Store(
         database,

@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.postgres.stores import (
     ABSENT,
+    IMPATIENT,
     StallingProxy,
     answering,
     failure,
@@ -163,7 +164,7 @@ async def test_starts_without_a_database(database: Database) -> None:
     url = database.url
     database.stop()
     with within(0.3):
-        store = opened(url)
+        store = opened(url, **IMPATIENT)
         started = await store.__aenter__()
     try:
         assert await failure(started.note_owner(note)) == QueryFailure.DISCONNECTED
@@ -178,7 +179,7 @@ async def test_no_connection_available(database: Database) -> None:
     database.add_user("u")
     note = database.add_note("u")
     with database.exhausted():
-        async with opened(database.url) as store:
+        async with opened(database.url, **IMPATIENT) as store:
             with within(1.0):
                 reason = await failure(store.note_owner(note))
             assert reason == QueryFailure.DISCONNECTED
@@ -205,7 +206,10 @@ async def test_silent_server_is_cut_off(database: Database) -> None:
         return metrics.registry.get_sample_value("typelets_ws_postgres_up")
 
     proxy = StallingProxy(database.url)
-    async with proxy.built() as url, opened(url, metrics, pool_min=2) as store:
+    async with (
+        proxy.built() as url,
+        opened(url, metrics, pool_min=2, **IMPATIENT) as store,
+    ):
         assert await store.note_owner(note) == "u"
         proxy.open.clear()
         assert await failure(store.ping()) == QueryFailure.TIMEOUT

@@ -12,6 +12,7 @@ from psycopg_pool.pool_async import WaitingClient
 
 from tests.daemon import WITH_FAST_PATHS, eventually
 from tests.integration.postgres.stores import (
+    IMPATIENT,
     backends,
     failure,
     opened,
@@ -34,7 +35,7 @@ async def test_cancelled_at_any_moment_the_pool_stays_whole(database: Database) 
     database.add_user("u")
     database.add_user("v")
     note, other = database.add_note("u"), database.add_note("v")
-    async with opened(database.url, pool_min=1, pool_max=2) as store:
+    async with opened(database.url, pool_min=1, pool_max=2, **IMPATIENT) as store:
         await store.ping()
         for moment in range(60):  # from the first turn of the loop to the answer
             async with asyncio.TaskGroup() as tasks:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import uvloop
 
+from tests.chaos.topology import TOPOLOGIES
 from tests.soak.graph import graph
 from tests.soak.measure import Sample, drifts
 from tests.soak.run import soak
@@ -23,13 +24,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/soak",
         description="Churn with everything on, and gates on what may not grow.",
-        epilog="example: scripts/soak --seconds 7200 --graph soak.svg",
+        epilog="example: scripts/soak --seconds 7200 --topology sentinel",
     )
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--every", type=float, default=0.0, help="seconds per sample")
     parser.add_argument("--fault", type=float, default=60.0, help="seconds per fault")
     parser.add_argument("--devices", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--topology", choices=TOPOLOGIES, default="single")
     parser.add_argument("--graph", type=Path, help="write an SVG there")
     options = parser.parse_args()
     every = options.every or max(1.0, options.seconds / 240)
@@ -41,6 +43,7 @@ def main() -> int:
                 options.fault,
                 options.devices,
                 options.seed,
+                options.topology,
                 show,
             )
         )

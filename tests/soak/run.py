@@ -32,11 +32,12 @@ async def soak(
     fault_s: float,
     devices: int,
     seed: int,
+    topology: str,
     show: Callable[[Sample], None],
 ) -> tuple[list[Sample], list[str]]:
     """Run so long; returns the samples and the broken invariants."""
     rng = random.Random(seed)
-    async with opened(2) as world:
+    async with opened(2, topology) as world:
         users = [f"user_c{number}" for number in range(max(2, devices // 4))]
         for user in users:
             world.database.add_user(user)

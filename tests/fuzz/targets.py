@@ -91,10 +91,10 @@ def expected_code(found: Any) -> Code | None:
     kind = KINDS.get(found["type"])
     if kind is None:
         return Code.UNKNOWN_TYPE
-    for field in msgspec.structs.fields(kind):
-        if field.name in found and not fits(field.type, found[field.name]):
-            is_cursor = field.name == "cursor"
-            return Code.CURSOR_EXPIRED if is_cursor else Code.INVALID_FIELD
+    types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for name, value in found.items():  # the first in the text decides
+        if name in types and not fits(types[name], value):
+            return Code.CURSOR_EXPIRED if name == "cursor" else Code.INVALID_FIELD
     if len(found.get("requestId") or "") > messages.ECHO_LENGTH:
         return Code.INVALID_FIELD
     return None

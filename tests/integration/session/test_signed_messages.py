@@ -157,10 +157,12 @@ async def test_a_message_counts_once_on_any_connection_of_its_user(
     boot: Boot, note: str
 ) -> None:
     async with boot() as server:
-        async with server.device(ALICE) as device:
+        async with server.device(ALICE) as device, server.device(ALICE) as other:
             envelope = device.signed(update(note, title="once"))
             assert (await device.ask(envelope))["type"] == "note_update_success"
             await refused(device, envelope)
+            # Its event has come back: devices that connect from here on do not get it.
+            await other.expect("note_sync")
             async with server.device() as second:
                 await second.auth(mint(ALICE))
                 second.secret = device.secret

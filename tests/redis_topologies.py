@@ -161,11 +161,9 @@ class SentinelGroup:
 
     def _replicated(self) -> bool:
         """A replica is online already while it loads, and acknowledges nothing."""
-        links = [
-            each.command("INFO", "replication")
-            for each in (self.master, *self.replicas)
-        ]
-        return len({link["master_repl_offset"] for link in links}) == 1
+        wanted = self.master.command("INFO", "replication")["master_repl_offset"]
+        links = [each.command("INFO", "replication") for each in self.replicas]
+        return all(link.get("slave_repl_offset", -1) >= wanted for link in links)
 
     def _follow_master(self) -> None:
         """The sentinels do this as well, after ten seconds or more."""

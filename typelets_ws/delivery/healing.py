@@ -90,13 +90,12 @@ class Healer:
                 self.deletions.repeat(user_id, now)
             for row in changes.rows:
                 self.deletions.kept.add(row.key)
-                self._judge(judge, row, changed=True)
+                self._act(judge, row, judge.judge(row))
             for key, found in look.unverified.get(user_id, {}).items():
                 self._judge_shown(judge, key, found)
             self._finish(user_id, judge, changes, look.snapshot)
 
-    def _judge(self, judge: Judge, row: StoredRow, *, changed: bool) -> None:
-        verdict = judge.judge(row, changed=changed)
+    def _act(self, judge: Judge, row: StoredRow, verdict: Verdict) -> None:
         if verdict in {Verdict.HELD, Verdict.WAIT}:
             return
         known = self.reader.shown.get(row.key)
@@ -109,8 +108,7 @@ class Healer:
 
     def _judge_shown(self, judge: Judge, key: RowKey, row: StoredRow | None) -> None:
         if row is not None:
-            # Below a horizon it is as it was when the devices were known to hold it.
-            self._judge(judge, row, changed=judge.state.horizon is None)
+            self._act(judge, row, judge.judge_shown(row))
             return
         verdict = judge.absent(key)
         if verdict is Verdict.UNANNOUNCED:

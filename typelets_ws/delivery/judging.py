@@ -48,14 +48,10 @@ class Judge:
     waiting: dict[RowKey, FirstLook] = field(default_factory=dict)
 
     def judge(self, row: StoredRow, *, changed: bool = True) -> Verdict:
-        """Judge a row; `changed` is False for one below the user's horizon.
-
-        Such a row must be settled: it may have changed since the changes were read.
-        """
+        """Judge a row; `changed` is False for one below the user's horizon."""
         key = row.key
-        if self.shown.touched(key, self.started) or not (changed or row.settled):
-            self.waiting[key] = FirstLook(row.version, self.now)
-            return Verdict.WAIT
+        if self.shown.touched(key, self.started):
+            return self._wait(row)
         if self._verified(key) == row.version:
             return Verdict.HELD
         known = self.shown.get(key)
@@ -67,6 +63,17 @@ class Judge:
         if known is not None and known.version == row.updated_at:
             return Verdict.SEND
         return Verdict.UNANNOUNCED
+
+    def judge_shown(self, row: StoredRow) -> Verdict:
+        """Judge a row that was shown and is not among the changes.
+
+        One that is not settled has changed since the changes were read. It may be
+        gone before the next look, so it must not count as verified.
+        """
+        if not row.settled:
+            return self._wait(row)
+        # Below a horizon it is as it was when the devices were known to hold it.
+        return self.judge(row, changed=self.state.horizon is None)
 
     def absent(self, key: RowKey) -> Verdict:
         """Judge a row that was shown and does not exist."""
@@ -87,6 +94,10 @@ class Judge:
         if self.state.known is None:
             self.state.known = {}
         self.state.known[row.key] = row.version
+
+    def _wait(self, row: StoredRow) -> Verdict:
+        self.waiting[row.key] = FirstLook(row.version, self.now)
+        return Verdict.WAIT
 
     def _verified(self, key: RowKey) -> str | None:
         """The version that the last look found, if the row was not shown since."""

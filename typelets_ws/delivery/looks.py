@@ -63,7 +63,9 @@ class LookReader:
         extent = Extent(rows, size, digest=True, counts=True, packed=MOST_IDS)
         snapshot, changes = await self.database.changed(wanted, extent)
         return Look(
-            snapshot, changes, await self._read_unverified(users, changes, started)
+            snapshot,
+            changes,
+            await self._read_unverified(users, changes, snapshot, started),
         )
 
     def _since(
@@ -82,16 +84,23 @@ class LookReader:
         return Since(user_id, horizon, state.after, settled, within, digest, packed)
 
     async def _read_unverified(
-        self, users: Users, found: Sequence[UserChanges], started: int
+        self,
+        users: Users,
+        found: Sequence[UserChanges],
+        snapshot: Snapshot,
+        started: int,
     ) -> Mapping[str, Rows]:
-        """Only with the last page of changes."""
+        """Only with the last page of changes.
+
+        Rows that have changed since the changes were read are not settled.
+        """
         horizons: dict[str, int] = {}
         keys: list[RowKey] = []
         for (user_id, state), changes in zip(users, found, strict=True):
             if changes.more:
                 continue
-            if state.horizon is not None:
-                horizons[user_id] = state.horizon
+            known = (state.horizon, state.following, snapshot.horizon)
+            horizons[user_id] = next(one for one in known if one is not None)
             changed = {row.key for row in changes.rows}
             unverified = self.shown.unverified(user_id, started)
             keys += [key for key in unverified if key not in changed]

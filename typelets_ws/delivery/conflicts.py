@@ -80,8 +80,9 @@ class Conflicts:
         try:
             found = await self.changes.rows(keys, versions=False)
         except StoreError:
+            users = {key.user_id for key in self.waiting}
             self.waiting.clear()
-            self.heal({key.user_id for key in keys}, "conflict")
+            self.heal(users, "conflict")
             return
         for key in keys:
             if self.shown.touched(key, started):

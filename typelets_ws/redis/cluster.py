@@ -146,10 +146,11 @@ class ClusterClient:
         """Keep the map and the connections until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                pause = min(REFRESH_S, self._topology.node_timeout_s)
                 try:
                     await self._topology.refresh()
                     self._refused = False
+                    # A node is lost to the others for longer than their timeout.
+                    pause = min(REFRESH_S, self._topology.node_timeout_s)
                 except Exception as exc:
                     self._refused = is_refusal(exc)
                     # The map of before stays in use; failing nodes show by themselves.

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -480,6 +481,17 @@ async def heal(redis_server: RedisServer, device: Device) -> list[Message]:
     return await until(device, is_healed)
 
 
+@asynccontextmanager
+async def two_healed(boot: Boot) -> AsyncIterator[tuple[Device, Device]]:
+    """Two devices of one user, after the looks at their sign-ins."""
+    async with boot(recovery=SLOW) as server:
+        await ready(server)
+        async with server.device(ALICE) as one, server.device(ALICE) as two:
+            await until(one, is_healed)
+            await until(two, is_healed)
+            yield one, two
+
+
 def starred(messages: list[Message]) -> list[bool]:
     rows = [m["updatedNote"] for m in messages if m["type"] == "note_sync"]
     return [row["starred"] for row in rows]
@@ -490,30 +502,26 @@ async def test_a_row_that_changed_back_after_a_page_is_sent_again(
 ) -> None:
     """One device was shown it in between; the digest is the same throughout."""
     note = database.add_note(ALICE)
-    async with boot(recovery=SLOW) as house:
-        await ready(house)
-        async with house.device(ALICE) as one, house.device(ALICE) as two:
-            await until(one, is_healed)
-            await until(two, is_healed)
-            star(database, note, starred=True)
-            page = await one.ask({"type": "sync"})
-            assert [row["starred"] for row in page["notes"]] == [True]
-            star(database, note, starred=False)
-            assert starred(await heal(redis_server, one)) == [False]
-            assert starred(await until(two, is_healed)) == [False]
-            assert starred(await heal(redis_server, one)) == []
+    async with two_healed(boot) as (one, two):
+        star(database, note, starred=True)
+        page = await one.ask({"type": "sync"})
+        assert [row["starred"] for row in page["notes"]] == [True]
+        star(database, note, starred=False)
+        assert starred(await heal(redis_server, one)) == [False]
+        assert starred(await until(two, is_healed)) == [False]
+        assert starred(await heal(redis_server, one)) == []
 
 
 async def test_a_row_that_changed_back_after_a_replay_is_sent_again(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
     note = database.add_note(ALICE)
-    async with boot(recovery=SLOW) as house:
-        await ready(house)
-        async with house.device(ALICE) as one:
+    async with boot(recovery=SLOW) as server:
+        await ready(server)
+        async with server.device(ALICE) as one:
             await until(one, is_healed)
             star(database, note, starred=True)
-            async with house.device(ALICE) as two:
+            async with server.device(ALICE) as two:
                 assert starred(await until(two, is_healed)) == [True]
                 star(database, note, starred=False)
                 assert starred(await heal(redis_server, two)) == [False]
@@ -523,21 +531,17 @@ async def test_a_row_that_changed_back_after_a_conflict_is_sent_again(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
     note = database.add_note(ALICE)
-    async with boot(recovery=SLOW) as house:
-        await ready(house)
-        async with house.device(ALICE) as one, house.device(ALICE) as two:
-            await until(one, is_healed)
-            await until(two, is_healed)
-            star(database, note, starred=True)
-            refused = await one.ask(
-                {
-                    "type": "note_update", "noteId": note, "changes": {"title": "x"},
-                    "baseUpdatedAt": "2020-01-01T00:00:00.000Z",
-                }
-            )  # fmt: skip
-            assert refused["updatedNote"]["starred"]
-            star(database, note, starred=False)
-            assert starred(await heal(redis_server, one)) == [False]
+    async with two_healed(boot) as (one, _):
+        star(database, note, starred=True)
+        refused = await one.ask(
+            {
+                "type": "note_update", "noteId": note, "changes": {"title": "x"},
+                "baseUpdatedAt": "2020-01-01T00:00:00.000Z",
+            }
+        )  # fmt: skip
+        assert refused["updatedNote"]["starred"]
+        star(database, note, starred=False)
+        assert starred(await heal(redis_server, one)) == [False]
 
 
 async def test_a_row_that_was_announced_and_does_not_exist_is_taken_back(

@@ -1,6 +1,7 @@
 """Rows in conflict: which are read again, and what is sent."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tests.fakes import FakeTransport, NoChanges
 from typelets_ws.delivery.alarm import Alarm
@@ -24,15 +25,9 @@ class Table(NoChanges):
         self.stored[KEY] = ROW
         self.meanwhile = meanwhile
 
-    async def rows(
-        self,
-        keys: Sequence[RowKey],
-        *,
-        before: Mapping[str, int] | None = None,
-        versions: bool = True,
-    ) -> Mapping[RowKey, StoredRow]:
+    async def rows(self, *args: Any, **options: Any) -> Mapping[RowKey, StoredRow]:
         self.meanwhile()
-        return await super().rows(keys, before=before, versions=versions)
+        return await super().rows(*args, **options)
 
 
 class Scene:
@@ -84,12 +79,15 @@ async def test_a_row_shown_while_it_is_read_is_read_once_more() -> None:
 
 
 async def test_users_whose_rows_cannot_be_read_are_healed() -> None:
+    """Those of a conflict found meanwhile, too."""
+
     def fail() -> None:
+        scene.conflicts.add(RowKey("bob", RowKind.NOTE, "n2"))
         raise StoreError("down")
 
     scene = Scene()
     scene.conflicts.add(KEY)
     scene.table.meanwhile = fail
     await scene.conflicts.read()
-    assert scene.healed == [({"alice"}, "conflict")]
+    assert scene.healed == [({"alice", "bob"}, "conflict")]
     assert not scene.conflicts.waiting

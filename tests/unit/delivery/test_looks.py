@@ -1,6 +1,7 @@
 """A look reads twice: the changes, then by id the rows that were shown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from tests.fakes import NoChanges
 from typelets_ws.config.model import Recovery
@@ -14,10 +15,8 @@ from typelets_ws.delivery.senders import RowSender
 from typelets_ws.delivery.shown import ShownRows
 from typelets_ws.delivery.user_states import UserState
 from typelets_ws.recovery_ports import (
-    Extent,
     RowKey,
     RowKind,
-    Since,
     Snapshot,
     StoredRow,
     UserChanges,
@@ -36,19 +35,13 @@ class Table(NoChanges):
         super().__init__()
         self.version = version
 
-    async def changed(
-        self, users: Sequence[Since], extent: Extent
-    ) -> tuple[Snapshot, list[UserChanges]]:
+    async def changed(self, *_query: object) -> tuple[Snapshot, list[UserChanges]]:
         return Snapshot("db", HORIZON, HORIZON), [UserChanges([], False)]
 
     async def rows(
-        self,
-        keys: Sequence[RowKey],
-        *,
-        before: Mapping[str, int] | None = None,
-        versions: bool = True,
+        self, *_keys: object, before: Any = None, **_options: object
     ) -> Mapping[RowKey, StoredRow]:
-        settled = self.version < (before or {}).get("alice", 0)
+        settled = self.version < before["alice"]
         return {KEY: StoredRow(KEY, str(self.version), settled, "t", TEXT)}
 
 

@@ -17,12 +17,14 @@ class Watched:
     def __init__(self, *answers: bool) -> None:
         self.answers = list(answers)
         self.asked = 0
+        self.was_asked = asyncio.Event()
         self.settled = 0
         self.nodes = LostNodes(self._answer, self._settle)
 
     async def _answer(self, node: tuple[str, int]) -> bool:
         assert node == B
         self.asked += 1
+        self.was_asked.set()
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     def _settle(self) -> None:
@@ -48,7 +50,7 @@ async def test_one_that_is_back_is_reported_once() -> None:
     async with asyncio.TaskGroup() as group:
         watched.nodes.follow(BOTH, group)
         watched.nodes.follow(frozenset({A}), group)
-        await asyncio.sleep(0.005)
+        await watched.was_asked.wait()
         watched.nodes.follow(BOTH, group)
         watched.nodes.follow(BOTH, group)
     assert watched.settled == 1

@@ -6,13 +6,14 @@ nothing: 10 000 devices cost one renewal (in a Cluster one for each bucket of us
 and the slots of a killed process become free by themselves.
 
 Invariant: a new lease is right, independent of what happened to the connections. It
-begins by ending the last one and registering every device of this process, so a lost
+begins by ending the ones before and registering every device of this process, so a lost
 release, an unanswered acquire and a Redis that lost its data need no handling of their
-own. Tested by tests/integration/redis/test_limits.py.
+own. A failover may undo the end of a lease, whose devices then count twice: each key is
+deleted again until it has expired. Tested by tests/integration/redis/test_limits.py.
 """
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from math import ceil
 from typing import Any, Final
@@ -28,10 +29,15 @@ __all__ = ["TTL_S", "Lease"]
 TTL_S: Final = 3600
 """A user's set lives this long unless touched; each is touched three times in it."""
 BATCH: Final = 256
+ENDED_KEPT: Final = 4096
+"""Keys of ended leases that are deleted again; those before expire by themselves."""
 
 
 class Lease:
-    """The current lease. `on_reply` receives each reply that is not waited for."""
+    """The current lease. `on_reply` receives each reply that is not waited for.
+
+    `now` in seconds, monotonic.
+    """
 
     def __init__(
         self,
@@ -39,16 +45,20 @@ class Lease:
         commands: RedisClient,
         lease_s: float,
         on_reply: ReplyCallback,
+        *,
+        now: Callable[[], float],
         rng: random.Random,
     ) -> None:
         self._keys = keys
         self._commands = commands
         self._lease_ms = int(lease_s * 1000)
         self._on_reply = on_reply
+        self._now = now
         self._rng = rng
         self._name = self._new_name()
         self._devices: dict[str, set[str]] = {}
         self._buckets: set[bytes] = set()
+        self._ended: dict[bytes, float] = {}
         self._unregistered: Iterator[str] = iter(())
         self._round: Iterator[str] = iter(())
 
@@ -75,17 +85,14 @@ class Lease:
         return redis_key(self._name + b":", connection_id)
 
     def start(self) -> None:
-        """End the last lease and register all devices under a new one."""
+        """End the leases before and register all devices under a new one."""
         old, self._name = self._name, self._new_name()
         old_buckets, self._buckets = self._buckets, set()
         self._commands.send(self._on_reply, b"SCRIPT", b"LOAD", ACQUIRE)
         buckets = {self._keys.bucket(user_id) for user_id in self._devices}
         for bucket in buckets if self._keys.cluster else {b""}:
             self._set(bucket)
-        for bucket in old_buckets:
-            self._commands.send(
-                self._on_reply, b"DEL", self._keys.lease_prefix(bucket) + old
-            )
+        self._end(self._keys.lease_prefix(bucket) + old for bucket in old_buckets)
         self._unregistered = iter(list(self._devices))
         self._register_more(None)
 
@@ -104,6 +111,14 @@ class Lease:
         users = len(self._devices) * pause_s * 3 / TTL_S
         self._register(self._next_users(ceil(users)), self._on_reply)
         return renewed
+
+    def _end(self, keys: Iterable[bytes]) -> None:
+        now = self._now()
+        ended = {key: end for key, end in self._ended.items() if end > now}
+        ended |= dict.fromkeys(keys, now + self._lease_ms / 1000)
+        self._ended = dict(list(ended.items())[-ENDED_KEPT:])
+        for key in self._ended:
+            self._commands.send(self._on_reply, b"DEL", key)
 
     def _set(self, bucket: bytes) -> None:
         self._buckets.add(bucket)

@@ -56,11 +56,16 @@ class SharedLimits:
         self._log = telemetry.log
         cluster = parse(config.url).kind is Topology.CLUSTER
         self._keys = RedisKeys(config.prefix, cluster=cluster)
+        self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._lease = Lease(
-            self._keys, commands, config.lease_s, self._check_reply, rng
+            self._keys,
+            commands,
+            config.lease_s,
+            self._check_reply,
+            now=self._now,
+            rng=rng,
         )
         self._revoked: dict[bytes, float] = {}
-        self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._stale = False
         self._up = True
         self._refusals = 0

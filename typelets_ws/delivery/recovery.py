@@ -42,6 +42,8 @@ __all__ = ["Recovery"]
 
 HORIZON_S: Final = 2.0
 """Between horizons: `auth_success` has the newest one."""
+RECALL_RETRY_S: Final = 0.2
+"""Between horizons at the start, while those of earlier processes are not known."""
 UNSUPPORTED_S: Final = 30.0
 """Between looks for missing privileges: a GRANT needs no restart."""
 AWAY_S: Final = 1.0
@@ -196,6 +198,8 @@ class Recovery:
                     self._switch(await self._changes.supported())
                 if self.on:
                     await self._keeper.take()
+                    pause = HORIZON_S if self._keeper.ready else RECALL_RETRY_S
+                    self._alarm.ring()
                 else:
                     pause = UNSUPPORTED_S
             except StoreError:
@@ -231,7 +235,7 @@ class Recovery:
         if self.conflicts.waiting:
             await self.conflicts.read()
             return True
-        if not self.on:
+        if not (self.on and self._keeper.ready):
             return False
         if self._generation != self.horizons.generation:
             self._restart()
@@ -273,7 +277,7 @@ class Recovery:
 
     def _pause(self) -> float:
         """Seconds until something may be due."""
-        if not self.on:
+        if not (self.on and self._keeper.ready):
             return HORIZON_S
         now = self._monotonic()
         times = [

@@ -15,8 +15,10 @@ from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint
+from typelets_ws.delivery.recovery import SIGN_IN_S
 from typelets_ws.postgres.sql import NOTE_ROW
 from typelets_ws.recovery_ports import RowKey, RowKind
+from typelets_ws.redis.horizons import SharedHorizons
 
 FAST = {
     "enabled": True, "replay_s": 60.0, "audit_s": 0.5, "audit_share": 0.5,
@@ -149,6 +151,41 @@ async def test_a_new_process_knows_the_horizons_of_the_one_before(
         async with server.device(ALICE) as device:
             found = await until(device, is_healed)
             assert [m["noteId"] for m in found if m["type"] == "note_sync"] == [note]
+
+
+async def test_a_sign_in_waits_for_the_horizons_of_earlier_processes(
+    boot: Boot,
+    database: Database,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection to Redis may be ready after that to Postgres."""
+    folder = database.add_folder(ALICE)
+    note = database.add_note(ALICE, folder_id=folder)
+    database.execute("UPDATE notes SET updated_at = now() - interval '1 day'")
+    async with boot(recovery=FAST) as server:
+        await ready(server)
+        await eventually(
+            lambda: bool(redis_server.command("KEYS", "typelets:horizon:*"))
+        )
+    database.execute("DELETE FROM folders WHERE id = %s", folder)
+    recall, signed_in = SharedHorizons.recall, asyncio.Event()
+
+    async def late(
+        self: SharedHorizons, identity: str
+    ) -> list[tuple[float, int]] | None:
+        return await recall(self, identity) if signed_in.is_set() else None
+
+    monkeypatch.setattr(SharedHorizons, "recall", late)
+    async with (
+        boot(recovery={**FAST, "audit_s": 60.0}) as server,
+        server.device(ALICE) as device,
+    ):
+        await asyncio.sleep(3 * SIGN_IN_S)
+        assert await device.barrier() == []
+        signed_in.set()
+        found = await until(device, is_healed)
+        assert [m["noteId"] for m in found if m["type"] == "note_sync"] == [note]
 
 
 # Unpublished changes

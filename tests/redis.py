@@ -204,13 +204,19 @@ class ProxiedLink:
 
 
 class LinkProxy:
-    """A TCP proxy to `port` that can misbehave; use `link_proxy`."""
+    """A TCP proxy to a port or a Unix socket that can misbehave; use `link_proxy`.
 
-    def __init__(self, port: int) -> None:
+    A server sees a client of another loopback address than 127.0.0.1 at that address.
+    """
+
+    def __init__(self, target: int | Path) -> None:
         self.port = free_port()
         self.delay_s = 0.0
+        self.busy = asyncio.Lock()
+        """For tests with several faults at a time: held by one of them."""
+
         self.links: set[ProxiedLink] = set()
-        self._target = port
+        self._target = target
         self._listener: asyncio.Server | None = None
         self._stalled: dict[str, bool] | None = None
         self._serving = 0
@@ -269,9 +275,7 @@ class LinkProxy:
     ) -> None:
         self._serving += 1
         try:
-            from_server, to_server = await asyncio.open_connection(
-                "127.0.0.1", self._target
-            )
+            from_server, to_server = await self._open(writer)
         except OSError:
             writer.transport.abort()
             self._serving -= 1
@@ -287,6 +291,17 @@ class LinkProxy:
         finally:
             self.links.discard(link)
             self._serving -= 1
+
+    async def _open(
+        self, client: asyncio.StreamWriter
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, Path):
+            return await asyncio.open_unix_connection(self._target)
+        address = client.get_extra_info("peername")[0]
+        local = None if address == "127.0.0.1" else (address, 0)
+        return await asyncio.open_connection(
+            "127.0.0.1", self._target, local_addr=local
+        )
 
     async def _pump(
         self,
@@ -309,9 +324,9 @@ class LinkProxy:
 
 
 @asynccontextmanager
-async def link_proxy(port: int) -> AsyncIterator[LinkProxy]:
-    """A proxy to a port of this machine, on a port of its own."""
-    proxy = LinkProxy(port)
+async def link_proxy(target: int | Path) -> AsyncIterator[LinkProxy]:
+    """A proxy to a port or a Unix socket of this machine, on a port of its own."""
+    proxy = LinkProxy(target)
     await proxy.heal()
     try:
         yield proxy

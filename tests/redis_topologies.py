@@ -130,8 +130,9 @@ class SentinelGroup:
 
     @property
     def master(self) -> RedisServer:
-        """The server that most sentinels name."""
-        named = [self._named(sentinel) for sentinel in self.sentinels]
+        """The server that most of the running sentinels name."""
+        running = [sentinel for sentinel in self.sentinels if sentinel.running]
+        named = [self._named(sentinel) for sentinel in running]
         port = max(set(named), key=named.count)
         return next(server for server in self.servers if server.port == port)
 

@@ -180,6 +180,7 @@ class Daemon:
             self.metrics.sent_bytes.inc(self.state.sent_bytes)
             self.state.sent_bytes = 0
             self.metrics.users.set(len(self.hub))
+            self.metrics.tasks.set(len(asyncio.all_tasks()))
             gauge = self.metrics.connections
             gauge.labels("authenticated").set(self.hub.devices)
             gauge.labels("unauthenticated").set(self.state.limiter.unauthenticated)

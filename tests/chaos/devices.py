@@ -85,8 +85,11 @@ class OldClient:
         except LOST:
             self.seen["unsent"] += 1
 
+    def retry(self) -> None:
+        """Nothing: the old client never asks again."""
+
     async def _session(self) -> None:
-        port = self.rng.choice(self.world.daemons).port
+        port = self.rng.choice(self.world.daemons).door(self.rng)
         async with connect(
             f"ws://127.0.0.1:{port}/",
             local_addr=(self.address, 0),

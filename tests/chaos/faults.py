@@ -1,6 +1,6 @@
 """Faults: each does harm to one part of the world, and undoes it at its end.
 
-A fault on a daemon holds that daemon's lock, so that two never meet on one process.
+A fault holds the lock of the daemon, link or server it harms, so that two never meet.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import psycopg
 import redis
 
 from tests.chaos.world import DEVICES, DaemonProcess, World
+from tests.redis import LinkProxy
 
 __all__ = ["FAULTS", "ScheduledFault", "apply", "plan"]
 
@@ -98,49 +99,43 @@ async def reload_daemon(world: World, rng: random.Random) -> None:
         await asyncio.sleep(0.2)
 
 
-# Links to Redis. A group has no proxies: there every connection is closed.
+# Links: of devices to a daemon, of a daemon to Postgres and to a single Redis.
+
+
+def _link(world: World, rng: random.Random) -> LinkProxy:
+    return rng.choice(_daemon(world, rng).links)
 
 
 async def cut_link(world: World, rng: random.Random) -> None:
-    """Reset a daemon's connections to Redis."""
-    proxy = _daemon(world, rng).proxy
-    if proxy is None:
-        await asyncio.to_thread(
-            _on_a_master, world, rng, "CLIENT", "KILL", "SKIPME", "yes"
-        )
-    else:
-        proxy.cut()
+    """Reset all connections of a link."""
+    _link(world, rng).cut()
 
 
 async def stall_link(world: World, rng: random.Random) -> None:
     """A black hole in one direction or both."""
-    proxy = _daemon(world, rng).proxy
-    if proxy is None:
-        return
-    to_server = rng.random() < 0.7
-    proxy.stall(to_server=to_server, to_client=not to_server or rng.random() < 0.5)
-    await asyncio.sleep(rng.uniform(0.2, 3.0))
-    await proxy.heal()
+    link, to_server = _link(world, rng), rng.random() < 0.7
+    async with link.busy:
+        link.stall(to_server=to_server, to_client=not to_server or rng.random() < 0.5)
+        await asyncio.sleep(rng.uniform(0.2, 3.0))
+        await link.heal()
 
 
 async def slow_link(world: World, rng: random.Random) -> None:
     """Each packet is late."""
-    proxy = _daemon(world, rng).proxy
-    if proxy is None:
-        return
-    proxy.delay_s = rng.uniform(0.01, 0.3)
-    await asyncio.sleep(rng.uniform(0.5, 3.0))
-    proxy.delay_s = 0.0
+    link = _link(world, rng)
+    async with link.busy:
+        link.delay_s = rng.uniform(0.01, 0.3)
+        await asyncio.sleep(rng.uniform(0.5, 3.0))
+        await link.heal()
 
 
 async def refuse_link(world: World, rng: random.Random) -> None:
-    """Redis cannot be reached."""
-    proxy = _daemon(world, rng).proxy
-    if proxy is None:
-        return
-    await proxy.refuse()
-    await asyncio.sleep(rng.uniform(0.1, 2.0))
-    await proxy.heal()
+    """The other side cannot be reached."""
+    link = _link(world, rng)
+    async with link.busy:
+        await link.refuse()
+        await asyncio.sleep(rng.uniform(0.1, 2.0))
+        await link.heal()
 
 
 # Redis itself.
@@ -150,6 +145,12 @@ async def kill_redis(world: World, rng: random.Random) -> None:
     """A server dies and comes back; a single one comes back empty."""
     async with world.redis_busy:
         await world.redis.harm(rng)
+
+
+async def fail_over(world: World, rng: random.Random) -> None:
+    """The master is replaced: an operator demotes it, or it is dead for long."""
+    async with world.redis_busy:
+        await world.redis.fail_over(rng)
 
 
 async def freeze_redis(world: World, rng: random.Random) -> None:
@@ -176,6 +177,7 @@ COMMANDS = [
     ("SCRIPT", "FLUSH"),
     ("CLIENT", "KILL", "TYPE", "pubsub"),
     ("CLIENT", "KILL", "TYPE", "normal"),
+    ("CLIENT", "PAUSE", "1500", "ALL"),
 ]
 
 
@@ -244,7 +246,7 @@ FAULTS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
         kill_daemon, restart_daemon, freeze_daemon, reload_daemon, cut_link,
-        stall_link, slow_link, refuse_link, kill_redis, freeze_redis, command_redis,
-        crash_postgres, kill_backends, migrate, lock_table, vacuum,
+        stall_link, slow_link, refuse_link, kill_redis, fail_over, freeze_redis,
+        command_redis, crash_postgres, kill_backends, migrate, lock_table, vacuum,
     )
 }  # fmt: skip

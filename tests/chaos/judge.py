@@ -33,8 +33,11 @@ BOUND_S = 30.0
 LATE_S = 6.0
 """Print the rows that still differ after a few audits."""
 
-FILES = 8
+FILES = 16
 """Descriptors that a daemon may keep: links that a pool opened under load."""
+
+TASKS = 20
+"""Tasks that a daemon may have more than as it began to listen: pools and links."""
 
 MEMORY_MB = 80
 """Memory that a daemon may keep after floods: the allocator gives it back late."""
@@ -141,6 +144,7 @@ class Rest:
         pids = [daemon.process.pid for daemon in world.daemons]
         self._files = [_descriptors(pid) for pid in pids]
         self._memory = [_memory_mb(pid) for pid in pids]
+        self._tasks = [daemon.figure("tasks") for daemon in world.daemons]
 
     async def check(self) -> None:
         """Nothing is left behind once all devices are gone."""
@@ -165,6 +169,9 @@ class Rest:
             files = _descriptors(daemon.process.pid)
             if files > self._files[number] + FILES:
                 found.append(f"daemon {number} has {files} descriptors")
+            tasks = daemon.figure("tasks")
+            if tasks > self._tasks[number] + TASKS:
+                found.append(f"daemon {number} has {tasks:.0f} tasks")
             memory = _memory_mb(daemon.process.pid)
             if memory > self._memory[number] + MEMORY_MB:
                 found.append(f"daemon {number} holds {memory:.0f} MB")

@@ -37,7 +37,7 @@ class ModuleClient(SyncClient):
 
     async def live(self) -> None:
         """Start the module, and read what it shows until cancelled."""
-        port = self.rng.choice(self.world.daemons).port
+        port = self.rng.choice(self.world.daemons).door(self.rng)
         await self.clients.new(
             self.name,
             f"ws://127.0.0.1:{port}/",

@@ -82,10 +82,14 @@ class SyncClient(OldClient):
 
     async def save(self) -> None:
         """Save; and ask again for what was refused, as a client does after a while."""
+        self.retry()
+        await super().save()
+
+    def retry(self) -> None:
+        """Ask again for what was refused."""
         if self.refused and self.connected:
             self.refused = False
             self.ask_for_changes()
-        await super().save()
 
     def _apply_page(self, page: dict[str, Any]) -> None:
         for row in page["notes"]:

@@ -22,6 +22,10 @@ __all__ = [
 ]
 
 
+REPLACED_S = 5.0
+"""A master that is dead for so long is replaced by a replica."""
+
+
 class RedisSetup(Protocol):
     """Redis as the daemons know it, and ways to harm it."""
 
@@ -44,6 +48,10 @@ class RedisSetup(Protocol):
 
     async def freeze(self, rng: random.Random) -> None:
         """Let a server stand still for a while."""
+        ...
+
+    async def fail_over(self, rng: random.Random) -> None:
+        """Have another server become the master; a single one comes back empty."""
         ...
 
     def restore(self) -> None:
@@ -95,6 +103,9 @@ class Single:
     async def freeze(self, rng: random.Random) -> None:
         await _frozen_for(self.server, rng.uniform(0.2, 2.5))
 
+    async def fail_over(self, rng: random.Random) -> None:
+        await self.harm(rng)
+
     def restore(self) -> None:
         self.server.resume()
         self.server.start()
@@ -131,6 +142,13 @@ class Sentinels:
         servers = [*self.group.servers, *self.group.sentinels]
         await _frozen_for(rng.choice(servers), rng.uniform(0.2, 3.0))
 
+    async def fail_over(self, rng: random.Random) -> None:
+        with suppress(redis.RedisError, StopIteration):
+            if rng.random() < 0.5:
+                await asyncio.to_thread(self.group.failover)
+            else:
+                await _dead_for(self.group.master, REPLACED_S)
+
     def restore(self) -> None:
         for server in (*self.group.servers, *self.group.sentinels):
             server.resume()
@@ -161,6 +179,15 @@ class Clustered:
 
     async def freeze(self, rng: random.Random) -> None:
         await _frozen_for(rng.choice(self.cluster.nodes), rng.uniform(0.2, 3.0))
+
+    async def fail_over(self, rng: random.Random) -> None:
+        with suppress(redis.RedisError, StopIteration):
+            master = rng.choice(self.cluster.masters())
+            if rng.random() < 0.5:
+                replica = self.cluster.replica_of(master)
+                await asyncio.to_thread(replica.command, "CLUSTER", "FAILOVER")
+            else:
+                await _dead_for(master, REPLACED_S)
 
     def restore(self) -> None:
         for node in self.cluster.nodes:

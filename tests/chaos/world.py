@@ -1,20 +1,23 @@
 """Daemons as real processes, beside a real Redis and a real Postgres.
 
-Each daemon reaches Redis through a proxy of its own, which faults can cut, stall or
-slow. A daemon that ends in another way than a fault asked for is a finding.
+Each daemon has links of its own to Redis and Postgres, and devices reach it directly
+or through another one; faults cut, stall, slow and refuse them. A daemon that ends in
+another way than a fault asked for is a finding.
 """
 
 import asyncio
 import json
+import random
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.chaos.topology import TOPOLOGIES, RedisSetup, Single
 from tests.daemon import eventually
@@ -34,12 +37,15 @@ BAD_TEXTS = ("Traceback (most recent", "was never retrieved", "was never awaited
 
 
 class DaemonProcess:
-    """One daemon: its configuration, its present process, and those before."""
+    """One daemon: its configuration, its present process, and those before.
+
+    `links` are the proxies at its sides; the first is the one for devices.
+    """
 
     def __init__(
-        self, place: Path, proxy: LinkProxy | None, sections: dict[str, Any]
+        self, place: Path, links: Sequence[LinkProxy], sections: dict[str, Any]
     ) -> None:
-        self.proxy = proxy
+        self.links = links
         self.supervisor = Supervisor(place, sections)
         self.busy = asyncio.Lock()
         """Held by a fault: one at a time for each daemon."""
@@ -49,6 +55,10 @@ class DaemonProcess:
     @property
     def port(self) -> int:
         return self.supervisor.port
+
+    def door(self, rng: random.Random) -> int:
+        """A port for a device: the daemon's own, or that of the link to it."""
+        return rng.choice([self.port, self.links[0].port])
 
     @property
     def process(self) -> Process:
@@ -112,10 +122,7 @@ class World:
 
 @asynccontextmanager
 async def opened(daemons: int, topology: str = "single") -> AsyncIterator[World]:
-    """Servers and so many daemons, all listening; everything ends with the block.
-
-    Only a single Redis is reached through proxies: a group names its own addresses.
-    """
+    """Servers and so many daemons, all listening; everything ends with the block."""
     async with AsyncExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         redis = TOPOLOGIES[topology](place)
@@ -128,17 +135,9 @@ async def opened(daemons: int, topology: str = "single") -> AsyncIterator[World]
         stack.callback(world.database.close)
         prepare(world.database)
         for number in range(daemons):
-            proxy = None
-            if isinstance(redis, Single):
-                opening = link_proxy(redis.server.port)
-                proxy = await stack.enter_async_context(opening)
             folder = place / f"daemon-{number}"
             folder.mkdir()
-            sections = configuration(
-                proxy.url if proxy else redis.url,
-                world.database.url_as("typelets_ws"),
-            )
-            daemon = DaemonProcess(folder, proxy, sections)
+            daemon = await _linked(world, stack, folder)
             stack.callback(daemon.supervisor.close)
             world.daemons.append(daemon)
             # The first is socket-activated, the others bind their port themselves.
@@ -146,6 +145,25 @@ async def opened(daemons: int, topology: str = "single") -> AsyncIterator[World]
                 daemon.supervisor.listen()
             await daemon.start()
         yield world
+
+
+async def _linked(world: World, stack: AsyncExitStack, folder: Path) -> DaemonProcess:
+    """A daemon between links; those to a group of servers lead there directly,
+    because the group names its own addresses.
+    """
+    login = conninfo_to_dict(world.database.url_as("typelets_ws"))
+    postgres = await stack.enter_async_context(
+        link_proxy(Path(str(login["host"])) / ".s.PGSQL.5432")
+    )
+    links, redis_url = [postgres], world.redis.url
+    if isinstance(world.redis, Single):
+        redis = await stack.enter_async_context(link_proxy(world.redis.server.port))
+        links.append(redis)
+        redis_url = redis.url
+    database_url = f"postgresql://typelets_ws@127.0.0.1:{postgres.port}/postgres"
+    sections = configuration(redis_url, database_url)
+    front = await stack.enter_async_context(link_proxy(sections["server"]["port"]))
+    return DaemonProcess(folder, [front, *links], sections)
 
 
 def configuration(redis_url: str, database_url: str) -> dict[str, Any]:

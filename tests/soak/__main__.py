@@ -10,7 +10,7 @@ import uvloop
 from tests.chaos.topology import TOPOLOGIES
 from tests.soak.graph import graph
 from tests.soak.measure import Sample, drifts
-from tests.soak.run import soak
+from tests.soak.run import Plan, soak
 
 
 def show(one: Sample) -> None:
@@ -29,32 +29,33 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--every", type=float, default=0.0, help="seconds per sample")
     parser.add_argument("--fault", type=float, default=60.0, help="seconds per fault")
+    parser.add_argument("--failover", type=float, default=180.0, help="seconds per one")
     parser.add_argument("--devices", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--topology", choices=TOPOLOGIES, default="single")
     parser.add_argument("--graph", type=Path, help="write an SVG there")
     options = parser.parse_args()
-    every = options.every or max(1.0, options.seconds / 240)
+    plan = Plan(
+        seconds=options.seconds,
+        every_s=options.every or max(1.0, options.seconds / 240),
+        fault_s=options.fault,
+        failover_s=options.failover,
+        devices=options.devices,
+        seed=options.seed,
+        topology=options.topology,
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        samples, wrong = runner.run(
-            soak(
-                options.seconds,
-                every,
-                options.fault,
-                options.devices,
-                options.seed,
-                options.topology,
-                show,
-            )
-        )
-    wrong += drifts(samples)
+        result = runner.run(soak(plan, show))
+    wrong = result.violations + drifts(result.samples)
     if options.graph:
         under = (
-            f"{options.devices} devices that come and go, hostile clients, a fault"
-            f" about every {options.fault:.0f} s; seed {options.seed}"
+            f"{plan.devices} devices that come and go, hostile clients, a fault about"
+            f" every {plan.fault_s:.0f} s, a failover every {plan.failover_s:.0f} s;"
+            f" Redis: {plan.topology}; seed {plan.seed}"
         )
-        title = f"{options.seconds / 60:.0f} minutes of churn"
-        options.graph.write_text(graph(samples, title, under))
+        title = f"{plan.seconds / 60:.0f} minutes of churn"
+        options.graph.write_text(graph(result.samples, title, under))
+    print(*(f"{count:6} {name}" for name, count in result.faults.items()), sep="\n")
     print(*wrong or ["no drift, no broken invariant"], sep="\n")
     return 1 if wrong else 0
 

@@ -33,6 +33,7 @@ GATES = {
     "memory_mb": Gate("memory of all daemons, MB", 0.05, 4),
     "descriptors": Gate("descriptors of all daemons", 0.1, 20),
     "threads": Gate("threads of all daemons", 0.0, 4),
+    "tasks": Gate("tasks of all daemons", 0.1, 10),
     "channels": Gate("subscribed channels", 0.2, 10),
     "redis_keys": Gate("keys in Redis without nonces", 0.2, 20),
     "backends": Gate("connections to Postgres", 0.2, 4),
@@ -59,6 +60,7 @@ def sample(world: World, at: float) -> Sample:
         {
             "memory_mb": sum(_status(daemon, "VmRSS:") for daemon in daemons) / 1024,
             "threads": sum(_status(daemon, "Threads:") for daemon in daemons),
+            "tasks": sum(daemon.figure("tasks") for daemon in daemons),
             "descriptors": sum(_descriptors(daemon) for daemon in daemons),
             "channels": len(ask_all(world.redis, "PUBSUB", "CHANNELS", "*user:*")),
             "redis_keys": len(keys),

@@ -180,6 +180,7 @@ class Metrics:
         self.loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the sweep ran."
         )
+        self.tasks = self._gauge("tasks", "Tasks of the event loop.")
         self.build_info = self._gauge(
             "build_info", "1; the labels say what is running.", "version", "python"
         )

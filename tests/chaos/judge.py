@@ -36,8 +36,11 @@ LATE_S = 6.0
 FILES = 16
 """Descriptors that a daemon may keep: links that a pool opened under load."""
 
-TASKS = 20
-"""Tasks that a daemon may have more than as it began to listen: pools and links."""
+TASKS = 8
+"""Tasks that a daemon may keep: workers of a pool, links to other servers."""
+
+STARTING_TASKS = 10
+"""A daemon with no more tasks still starts; it counts them every two seconds."""
 
 MEMORY_MB = 80
 """Memory that a daemon may keep after floods: the allocator gives it back late."""
@@ -138,6 +141,14 @@ async def _closed(socket: ClientConnection) -> None:
 
 class Rest:
     """Resources of a daemon at rest, compared with its start."""
+
+    @classmethod
+    async def measured(cls, world: World) -> "Rest":
+        """The resources now, with all daemons up."""
+        for daemon in world.daemons:
+            while daemon.figure("tasks") <= STARTING_TASKS:
+                await asyncio.sleep(0.1)
+        return cls(world)
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -69,7 +69,7 @@ async def _play(
         world.database.add_user(user)
         for _ in range(3):
             world.database.add_note(user, title=user)
-    at_rest = Rest(world)
+    at_rest = await Rest.measured(world)
     devices = _devices(world, clients, users, size.devices, rng)
     hosts = [RestHost(world, users, _child(rng)) for _ in range(size.hosts)]
     verdict = RunResult(world.violations)

@@ -65,7 +65,7 @@ async def soak(plan: Plan, show: Callable[[Sample], None]) -> SoakResult:
             world.database.add_user(user)
             for _ in range(5):
                 world.database.add_note(user, title=user)
-        at_rest = Rest(world)
+        at_rest = await Rest.measured(world)
         places = [
             _Place(world, users[n % len(users)], random.Random(plan.seed + 10 + n))
             for n in range(plan.devices)

@@ -23,6 +23,7 @@ from tests.chaos.module import ModuleClient
 from tests.chaos.rows import folders_of, notes_of
 from tests.chaos.topology import ask_all
 from tests.chaos.world import DEVICES, World
+from tests.daemon import eventually
 from tests.tokens import mint
 
 __all__ = ["BOUND_S", "Rest", "check_history", "check_limits", "converge"]
@@ -145,9 +146,10 @@ class Rest:
     @classmethod
     async def measured(cls, world: World) -> "Rest":
         """The resources now, with all daemons up."""
-        for daemon in world.daemons:
-            while daemon.figure("tasks") <= STARTING_TASKS:
-                await asyncio.sleep(0.1)
+        daemons = world.daemons
+        await eventually(
+            lambda: all(one.figure("tasks") > STARTING_TASKS for one in daemons)
+        )
         return cls(world)
 
     def __init__(self, world: World) -> None:

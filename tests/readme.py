@@ -38,6 +38,12 @@ def commands() -> list[list[str]]:
     return found
 
 
+def promises() -> list[list[str]]:
+    """The command of each row in the first table, as words."""
+    rows = re.findall(r"^\|.*\| `([^`]+)` \|$", TEXT.split("\n## ", 1)[0], re.M)
+    return [shlex.split(row) for row in rows]
+
+
 def unpack(place: Path) -> None:
     """Write the named examples into a directory."""
     for block in blocks():

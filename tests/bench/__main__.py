@@ -6,7 +6,8 @@ minutes. A row that fails costs only itself.
 
 Examples:   scripts/bench fanout ping --json figures.json
             scripts/bench --charts tests/bench --readme README.md
-            scripts/bench fanout --peer 'relay=python relay.py {port} {redis} {prefix}'
+            scripts/bench --peer 'relay=python relay.py {port} {redis} {prefix}'
+            scripts/bench --centrifugo /usr/local/bin/centrifugo
 """
 
 import argparse
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from .bench import Bench
+from .centrifugo import centrifugo_rows
 from .charts import charts
 from .cores import layout
 from .figure import Figure
@@ -79,7 +81,12 @@ def main() -> None:
         type=PeerCommand.named,
         default=[],
         metavar="NAME=COMMAND",
-        help="rows beside another server as well: see tests/bench/peers.py",
+        help="beside another server: see tests/bench/peers.py. Without a ROW only that",
+    )
+    parser.add_argument(
+        "--centrifugo",
+        metavar="PATH",
+        help="beside this binary of Centrifugo. Without a ROW only that",
     )
     parser.add_argument("--charts", type=Path, metavar="DIR", help="draw SVG files")
     args = parser.parse_args()
@@ -95,8 +102,11 @@ def main() -> None:
     os.sched_setaffinity(0, cores.load)
     figures: list[Figure] = []
     with Bench(quick=args.quick, cores=cores, full=args.full) as bench:
-        rows = {name: ROWS[name] for name in args.rows or ROWS}
-        rows |= {one.name: partial(peer_rows, peer=one) for one in args.peer}
+        peers = {one.name: partial(peer_rows, peer=one) for one in args.peer}
+        if args.centrifugo:
+            peers["centrifugo"] = partial(centrifugo_rows, binary=args.centrifugo)
+        named = args.rows or (() if peers else ROWS)
+        rows = {name: ROWS[name] for name in named} | peers
         failed = False
         for name, row in rows.items():
             try:

@@ -15,7 +15,7 @@ from typelets_ws.dev.postgres import Postgres
 from typelets_ws.dev.redis import RedisServer
 
 from .cores import Busy, Layout
-from .load import Publisher, Script, frame, upgrade
+from .load import Publisher, Script, Speech, frame, upgrade
 from .machine import Child, Meter
 
 __all__ = ["Bench", "turns"]
@@ -154,6 +154,11 @@ class Bench:
         """The same for the relay."""
         join = b'{"type":"join","user":"%s"}' % user.encode()
         return [(upgrade(), b"\r\n\r\n"), (frame(join), b"joined")]
+
+    @property
+    def relayed(self) -> Speech:
+        """What the relay and peers that speak as it does understand."""
+        return Speech(self.listener, self.publisher)
 
     def rounds(self, row: str, full: int = 7, quick: int = 3) -> Iterator[int]:
         """Count the rounds of a row and tell how far it is."""

@@ -11,9 +11,10 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
-__all__ = ["Crowd", "Publisher", "RefusedError", "frame", "upgrade"]
+__all__ = ["Crowd", "Publisher", "RefusedError", "Speech", "frame", "upgrade"]
 
 PATIENCE_S = 30.0
 ROOM = 262_144
@@ -37,10 +38,10 @@ def frame(text: bytes) -> bytes:
     return head + bytes(4) + text
 
 
-def upgrade() -> bytes:
+def upgrade(path: bytes = b"/") -> bytes:
     """A browser's request, without the length of its cookies."""
     return (
-        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+        b"GET " + path + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
         b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         b"Sec-WebSocket-Version: 13\r\nUser-Agent: bench\r\n\r\n"
     )
@@ -249,3 +250,11 @@ class Publisher:
     def close(self) -> None:
         """Hang up."""
         self._link.close()
+
+
+@dataclass(frozen=True)
+class Speech:
+    """How a device of a user signs in at a server, and how events are published."""
+
+    script: Callable[[str], Script]
+    publisher: Callable[[], Publisher]

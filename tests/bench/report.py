@@ -2,14 +2,14 @@
 
 import json
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from statistics import median
 from typing import Any
 
 from .figure import Figure
 
-__all__ = ["LEGEND", "MARKS", "as_json", "readme", "table"]
+__all__ = ["LEGEND", "MARKS", "PEERS", "PEER_MARKS", "as_json", "readme", "table"]
 
 HEAD = ["work", "daemon", "baseline", "", "ratio", "target", "", "load", "robbed"]
 LEGEND = """\
@@ -39,15 +39,29 @@ def table(figures: Iterable[Figure]) -> str:
     )
 
 
-MARKS = "<!-- scripts/bench --readme -->", "<!-- end -->"
+END = "<!-- end -->"
+MARKS = "<!-- scripts/bench --readme -->", END
+PEER_MARKS = "<!-- scripts/bench --centrifugo PATH --readme -->", END
+PEERS = "peers"
+"""The row of the figures beside other servers."""
 
 
-def readme(text: str, figures: Iterable[Figure]) -> str:
-    """The text with a new table between `MARKS`: without the columns of the machine.
+def readme(text: str, figures: Sequence[Figure]) -> str:
+    """The text with new tables between its marks: without the columns of the machine.
 
-    Raises `ValueError` if the marks are not there.
+    Figures beside other servers have marks of their own; a table without a figure
+    stays. Raises `ValueError` if the marks are not there.
     """
-    begin, end = MARKS
+    peers = [figure for figure in figures if figure.row == PEERS]
+    own = [figure for figure in figures if figure.row != PEERS]
+    for marks, some in ((MARKS, own), (PEER_MARKS, peers)):
+        if some:
+            text = _between(text, marks, some)
+    return text
+
+
+def _between(text: str, marks: tuple[str, str], figures: Sequence[Figure]) -> str:
+    begin, end = marks
     head, rest = text.split(begin, 1)
     _, tail = rest.split(end, 1)
     columns = len(HEAD) - 2

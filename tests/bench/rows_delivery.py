@@ -29,7 +29,7 @@ def fanout(bench: Bench) -> Iterator[Figure]:
         )
         theirs = Audience(
             bench, stack, stack.enter_context(bench.relay()), ["user_1"], DEVICES,
-            relay=True,
+            speech=bench.relayed,
         )  # fmt: skip
         floor = Floor(bench, stack, DEVICES, ours.size)
         costs: list[list[float]] = [[], [], []]
@@ -98,8 +98,9 @@ def groups(bench: Bench) -> Iterator[Figure]:
     with ExitStack() as stack:
         ours = Audience(bench, stack, stack.enter_context(bench.daemon()), users, EACH)
         theirs = Audience(
-            bench, stack, stack.enter_context(bench.relay()), users, EACH, relay=True
-        )
+            bench, stack, stack.enter_context(bench.relay()), users, EACH,
+            speech=bench.relayed,
+        )  # fmt: skip
         order = list(range(GROUPS))
         mine: list[float] = []
         relayed: list[float] = []

@@ -2,17 +2,17 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from .bench import Bench, turns
 from .figure import Figure
 from .load import Crowd, Script, upgrade
-from .machine import Child
+from .machine import Process
 from .paced import PING, Pings, Run, percentile
 from .subjects import Audience
 
-__all__ = ["active", "idle", "storm"]
+__all__ = ["active", "devices", "idle", "storm", "weigh"]
 
 DEVICES = 10_000
 USERS = 2_000
@@ -31,15 +31,15 @@ def idle(bench: Bench) -> Iterator[Figure]:
 
     def daemon() -> None:
         with bench.daemon() as child:
-            ours.append(_weight(child, _devices(bench)))
+            ours.append(weigh(child, devices(bench.device)))
 
     def serve() -> None:
         with bench.relay(ping_interval=20) as child:
-            theirs.append(_weight(child, strangers))
+            theirs.append(weigh(child, strangers))
 
     for number in bench.rounds("idle", full=2, quick=1):
-        for weigh in turns([daemon, serve], number):
-            weigh()
+        for run in turns([daemon, serve], number):
+            run()
     yield Figure(
         "idle",
         f"idle authenticated connection, RSS at {DEVICES}",
@@ -51,17 +51,19 @@ def idle(bench: Bench) -> Iterator[Figure]:
     )
 
 
-def _devices(bench: Bench) -> list[Script]:
-    return [bench.device(f"user_{n % USERS}") for n in range(DEVICES)]
+def devices(script: Callable[[str], Script]) -> list[Script]:
+    """10 000 devices, five of each user, that sign in by this script."""
+    return [script(f"user_{n % USERS}") for n in range(DEVICES)]
 
 
-def _weight(child: Child, scripts: list[Script]) -> float:
+def weigh(child: Process, scripts: list[Script]) -> float:
+    """Resident bytes of a connection."""
     # The first few hundred make the server fetch what every connection shares.
     _visit(child, scripts[:200])
     return _visit(child, scripts) / len(scripts)
 
 
-def _visit(child: Child, scripts: list[Script]) -> int:
+def _visit(child: Process, scripts: list[Script]) -> int:
     """Bytes that the server grows by while all of these are connected."""
     child.quiesce()
     before = child.rss()
@@ -79,12 +81,12 @@ def storm(bench: Bench) -> Iterator[Figure]:
     took: list[float] = []
     peak: list[float] = []
     curves: dict[str, list[tuple[float, float]]] = {}
-    devices = _devices(bench)
+    returning = devices(bench.device)
     with ExitStack() as stack:
         child = stack.enter_context(bench.daemon())
         crowd = Crowd()
         stack.callback(lambda: crowd.close())
-        crowd.open(child.port, devices)
+        crowd.open(child.port, returning)
         for number in bench.rounds("storm", full=3, quick=1):
             child.quiesce()
             child.forget_peak()
@@ -92,7 +94,7 @@ def storm(bench: Bench) -> Iterator[Figure]:
             crowd.close()
             crowd = Crowd()
             # Raises when a single one is refused.
-            crowd.open(child.port, devices, window=DEVICES)
+            crowd.open(child.port, returning, window=DEVICES)
             took.append(time.monotonic() - began)
             peak.append(child.peak() / MB)
             moments = [moment - began for moment in crowd.served]
@@ -124,19 +126,19 @@ def active(bench: Bench) -> Iterator[Figure]:
         child = stack.enter_context(bench.daemon())
         users = [f"user_{n}" for n in range(USERS)]
         audience = Audience(bench, stack, child, users, EACH)
-        devices = list(audience.crowd.socks)
+        socks = list(audience.crowd.socks)
         size = audience.crowd.learn(
             lambda: [sock.send(PING) for sock in audience.crowd.socks.values()]
         )
         for _ in bench.rounds("active", full=4, quick=1):
-            rng.shuffle(devices)
+            rng.shuffle(socks)
             order = rng.choices(range(USERS), k=EVENTS_PER_S * SECONDS)
             with bench.meter.watch(child, share, SECONDS):
                 run = Run(
                     audience,
                     order,
                     EVENTS_PER_S,
-                    Pings(devices, DEVICES / SECONDS, size),
+                    Pings(socks, DEVICES / SECONDS, size),
                 )
             late.append(1000 * percentile(run.late, 0.99))
             pongs.append(1000 * percentile(run.late_pongs, 0.99))

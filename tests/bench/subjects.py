@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from itertools import cycle, islice
 
 from .bench import Bench
-from .load import Crowd
+from .load import Crowd, Speech
 from .machine import Process
 
 __all__ = ["OUTSTANDING", "Audience", "Floor", "throughput"]
@@ -33,22 +33,23 @@ class Audience:
 
     def __init__(
         self, bench: Bench, stack: ExitStack, child: Process, users: Sequence[str],
-        each: int, *, relay: bool = False, other: Process | None = None,
+        each: int, *, speech: Speech | None = None, other: Process | None = None,
         together: bool = False,
     ) -> None:  # fmt: skip
         self.child = child
         self.servers = [child, other] if other else [child]
         self.crowd = Crowd()
         stack.callback(self.crowd.close)
-        self.publisher = bench.publisher()
+        speech = speech or Speech(bench.device, bench.publisher)
+        self.publisher = speech.publisher()
         stack.callback(self.publisher.close)
-        script = bench.listener if relay else bench.device
         count = len(self.servers)
         for number, server in enumerate(self.servers):
             some = users[number::count] if together else users
             here = each if together else each // count
             self.crowd.open(
-                server.port, [script(user) for user in some for _ in range(here)]
+                server.port,
+                [speech.script(user) for user in some for _ in range(here)],
             )
             server.settle()
         self.each = each

@@ -20,7 +20,7 @@ import redis
 from tests.daemon import PATIENCE_S, RunningDaemon, daemon, eventually
 from tests.node import missing, node_package
 from tests.postgres import Database
-from tests.readme import ROOT, TEXT, commands, table, unpack
+from tests.readme import ROOT, TEXT, commands, promises, table, unpack
 from tests.redis import RedisServer, free_port
 from tests.tokens import mint
 from typelets_ws import fastpaths
@@ -49,6 +49,7 @@ SHELL = {
     "/opt/rest/bin/pip",
     "apt-get",
     "ln",
+    "GOBIN=/tmp/centrifugo",
 }
 
 
@@ -142,7 +143,14 @@ def test_links_lead_somewhere() -> None:
             assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_each_promise_has_a_figure_and_a_command() -> None:
+    head = TEXT.split("\n## ", 1)[0]
+    rows = re.findall(r"^\| (.*) \|$", head, re.M)[1:]
+    assert len(rows) == len(promises()) >= 10
+    assert all(re.search(r"\d", row.split(" | ")[1]) for row in rows)
+
+
+@pytest.mark.parametrize("words", [*commands(), *promises()], ids=" ".join)
 def test_every_command_exists(words: list[str]) -> None:
     name, *arguments = words
     name = name.removeprefix(".venv/bin/")
@@ -154,6 +162,8 @@ def test_every_command_exists(words: list[str]) -> None:
             command.make_parser(context).parse_args(given)
     elif name.startswith("scripts/"):
         assert os.access(ROOT / name, os.X_OK)
+    elif arguments[0] == "-m":
+        assert find_spec(arguments[1])
     else:
         assert name in SHELL
     for word in arguments:

@@ -1,15 +1,19 @@
 """The bench's table, JSON and charts, made of invented figures."""
 
 import json
+import socket
+from contextlib import closing
+from threading import Thread
 from xml.etree import ElementTree
 
 import pytest
 
+from tests.bench.centrifugo import Api
 from tests.bench.charts import charts
 from tests.bench.cores import Layout, layout, times
 from tests.bench.figure import Figure
 from tests.bench.peers import PeerCommand
-from tests.bench.report import MARKS, as_json, readme, table
+from tests.bench.report import MARKS, PEER_MARKS, PEERS, as_json, readme, table
 
 MET = Figure("ping", "ping <1>", "µs", [4.0, 6.0], "serve", [10.0, 10.0], 0.6)
 MISSED = Figure("idle", "weight", "B", [9000.0], "websockets.serve", [10000.0], 0.5)
@@ -105,9 +109,49 @@ def test_the_table_of_a_readme_is_replaced_between_its_marks() -> None:
         readme("no marks", [MET])
 
 
+def test_figures_beside_other_servers_have_a_table_of_their_own() -> None:
+    peer = Figure(PEERS, "event to all", "µs", [2.0], "another", [4.0])
+    empty = "\n".join([*MARKS, *PEER_MARKS])
+    written = readme(empty, [MET, peer])
+    own, others = written.split(MARKS[1], 1)
+    assert "ping <1>" in own
+    assert "another" not in own
+    assert "| event to all | 2 µs | another | 4 µs | 0.5 |  |  |" in others
+    assert "ping <1>" not in others
+    assert readme(written, [peer]) == written == readme(written, [MET])
+
+
 def test_a_peer_is_a_name_and_a_command() -> None:
     assert PeerCommand.named("mine=node x.js --port={port}") == PeerCommand(
         "mine", "node x.js --port={port}"
     )
     with pytest.raises(ValueError, match="NAME=COMMAND"):
         PeerCommand.named("mine")
+
+
+def test_an_event_for_centrifugo_is_a_request_and_its_answer_is_awaited() -> None:
+    command = Api.command("#", "user_1", b'{"event":"note_updated"}')
+    head, body = command.split(b"\r\n\r\n")
+    assert head.startswith(b"POST /api/publish HTTP/1.1\r\n")
+    assert b"Content-Length: %d" % len(body) in head
+    assert json.loads(body) == {
+        "channel": "#user_1",
+        "data": {"event": "note_updated"},
+    }
+    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"result":{}}'
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+
+        def serve() -> None:
+            sock, _ = door.accept()
+            with sock, sock.makefile("rb") as came:
+                came.read(2 * len(command))
+                sock.sendall(answer + answer[:-2])
+                sock.sendall(answer[-2:])
+                came.read()
+
+        server = Thread(target=serve)
+        server.start()
+        with closing(Api(port)) as api:
+            api.send(command * 2, 2)
+        server.join()

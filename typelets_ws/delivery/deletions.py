@@ -2,6 +2,11 @@
 
 The number of a user's rows shows that some have gone, the ids kept show which. While
 the ids are not known the devices get a digest, and those that sync find the rows.
+
+Invariant: **a row that a page has shown is missed when it is gone**, though no look
+has found it. If the user had another number of rows then than is known here, the
+devices get a digest.
+Tested by tests/integration/delivery/test_returning.py.
 """
 
 from collections.abc import Iterable
@@ -19,6 +24,8 @@ __all__ = ["KEPT_BYTES", "Deletions"]
 
 KEPT_BYTES: Final = 32 * 1_048_576
 """Of ids: some 7,000 users of 300 rows."""
+UNSURE: Final = -1
+"""The ids are not known: a new row may make up for one that has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,15 @@ class Deletions:
             for key in self.kept.take_gone(user_id):
                 self.shown.deleted(key)
 
+    def begin(self, user_id: str, state: UserState) -> None:
+        """A look begins: compare with what devices have synced since the last one."""
+        paged, state.paged = state.paged, None
+        expected = self._expected(user_id, state)
+        if expected is None:
+            state.count = paged
+        elif paged not in {None, expected}:
+            state.recount = state.sent = True
+
     def compare(
         self, user_id: str, state: UserState, changes: UserChanges, now: float
     ) -> list[RowKey] | None:
@@ -63,9 +79,9 @@ class Deletions:
 
         The list is empty when their names are not known, or devices know already.
         """
-        expected = self.kept.count(user_id)
-        if expected is None:
-            expected = state.count
+        expected = self._expected(user_id, state)
+        if changes.rows and self.kept.count(user_id) is None and expected is not None:
+            expected = UNSURE
         state.count = changes.count
         named: list[RowKey] = []
         if changes.packed is not None:
@@ -74,6 +90,11 @@ class Deletions:
             return None
         known = ((key, self.shown.get(key)) for key in named)
         return [key for key, row in known if row is None or not row.gone]
+
+    def _expected(self, user_id: str, state: UserState) -> int | None:
+        """How many rows the user has if none has gone; None when it is unknown."""
+        count = self.kept.count(user_id)
+        return state.count if count is None else count
 
     @staticmethod
     def lacks_ids(changes: UserChanges) -> bool:

@@ -71,6 +71,8 @@ class Healer:
         started, now = shown.sequence, self.monotonic()
         generation = horizons.generation
         users = self.states.begun(user_ids)
+        for user_id, state in users:
+            self.deletions.begin(user_id, state)
         try:
             look = await self.reader.read(users, started, now, digest=digest)
         except StoreError:

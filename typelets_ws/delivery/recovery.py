@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection
 from math import ceil
 from typing import Final, Protocol
 
+from msgspec import UNSET
+
 from ..config.model import Recovery as Settings
 from ..ports import StoreError
 from ..protocol import client_messages, messages
@@ -147,6 +149,8 @@ class Recovery:
         else:
             self._newcomers.discard(connection_id)
             self._sign_ins.cancel(user_id, connection_id)
+            if (state := self.states.get(user_id)) and page.digest is not UNSET:
+                state.add_page(page.digest.notes.count + page.digest.folders.count)
         return page
 
     def attach(self, user_id: str, device: Device) -> None:

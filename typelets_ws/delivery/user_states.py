@@ -24,6 +24,10 @@ DATABASE_CHANGED: Final = "database_changed"
 """Reasons of a heal, beside those of gaps."""
 
 
+MIXED: Final = -1
+"""Devices synced when the user had different numbers of rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class FirstLook:
     """A change that is sent once it has had the same version for a while.
@@ -45,6 +49,8 @@ class UserState:
     """`horizon` as a cursor, for `pong`."""
     count: int | None = None
     """Rows the user had at the last whole look."""
+    paged: int | None = None
+    """Rows the user had when devices synced since the last look; see `MIXED`."""
     begun: bool = False
     """Whether a first look has begun: devices that come later are newcomers."""
     reason: str | None = None
@@ -67,6 +73,10 @@ class UserState:
     """Rows that the last whole look did not send yet."""
     collected: dict[RowKey, FirstLook] | None = None
     """Those of the look that is under way, over several pages."""
+
+    def add_page(self, count: int) -> None:
+        """A device has synced: it holds the `count` rows that the user had then."""
+        self.paged = count if self.paged in {None, count} else MIXED
 
     def restart(self) -> None:
         """Forget what was read of a database that is not the one in use any more."""

@@ -1,7 +1,6 @@
 """Recovery with a whole daemon: sign-in, gaps, audit, sync."""
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,12 +10,12 @@ import pytest
 
 from tests.chaos.rows import FOLDER
 from tests.daemon import Boot, Device, Message, RunningDaemon, eventually, publish
+from tests.integration.delivery.stored import digest, wire_note
 from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint
 from typelets_ws.delivery.recovery import SIGN_IN_S
-from typelets_ws.postgres.sql import NOTE_ROW
 from typelets_ws.recovery_ports import RowKey, RowKind
 from typelets_ws.redis.horizons import SharedHorizons
 
@@ -446,15 +445,6 @@ async def update_and_publish(
     return row
 
 
-def wire_note(database: Database, note: str) -> Message:
-    (found,) = database.execute(
-        f"SELECT {NOTE_ROW} AS row FROM notes AS n WHERE n.id = %s", note
-    )
-    row = found["row"]
-    assert isinstance(row, dict)
-    return row
-
-
 async def test_delivered_changes_are_not_sent_again(
     boot: Boot, database: Database, redis_server: RedisServer
 ) -> None:
@@ -625,22 +615,6 @@ async def test_after_a_gap_devices_are_healed(
             assert "resync_required" not in [m["type"] for m in found]
             assert found[-1]["reason"] not in {"audit", "sign_in"}
             assert found[-1]["digest"] == digest(database)
-
-
-def digest(database: Database) -> Message:
-    """As a client computes it over its own rows."""
-    found = {}
-    for table in ("notes", "folders"):
-        rows = database.execute(
-            f"SELECT id, updated_at FROM {table} WHERE user_id = %s", ALICE
-        )
-        total = 0
-        for row in rows:
-            at = row["updated_at"].isoformat(timespec="milliseconds") + "Z"
-            hashed = hashlib.sha256(f"{row['id']}:{at}".encode()).digest()
-            total ^= int.from_bytes(hashed[:16])
-        found[table] = {"count": len(rows), "hash": f"{total:032x}"}
-    return found
 
 
 async def test_with_postgres_away_devices_are_reported_and_healed_later(

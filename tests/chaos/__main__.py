@@ -12,10 +12,8 @@ import uvloop
 
 from tests.chaos.faults import ScheduledFault, plan
 from tests.chaos.play import RunResult, Size, play
+from tests.chaos.shortest import shortest
 from tests.chaos.topology import TOPOLOGIES
-
-ROUNDS = 12
-"""Most runs that the reduction of a failing schedule may take."""
 
 
 def run(seed: int, size: Size, schedule: Sequence[ScheduledFault]) -> RunResult:
@@ -24,27 +22,18 @@ def run(seed: int, size: Size, schedule: Sequence[ScheduledFault]) -> RunResult:
         return runner.run(play(seed, size, schedule))
 
 
-def reduce(
-    seed: int, size: Size, schedule: list[ScheduledFault]
-) -> list[ScheduledFault]:
-    """Leave out faults as long as the run still fails: delta debugging."""
-    parts, rounds = 2, 0
-    while len(schedule) > 1 and rounds < ROUNDS:
-        length = max(1, len(schedule) // parts)
-        for start in range(0, len(schedule), length):
-            rest = schedule[:start] + schedule[start + length :]
-            rounds += 1
-            if rest and run(seed, size, rest).violations:
-                schedule, parts = rest, max(2, parts - 1)
-                print(f"  still fails with {len(rest)} faults", flush=True)
-                break
-            if rounds >= ROUNDS:
-                break
-        else:
-            if length == 1:
-                break
-            parts *= 2
-    return schedule
+def reduced(
+    seed: int, size: Size, schedule: Sequence[ScheduledFault], runs: int
+) -> Sequence[ScheduledFault]:
+    """The shortest part of the schedule that fails; prints each on the way."""
+
+    def fails(rest: Sequence[ScheduledFault]) -> bool:
+        failed = bool(run(seed, size, rest).violations)
+        if failed:
+            print(f"  still fails: {','.join(map(str, rest))}", flush=True)
+        return failed
+
+    return shortest(schedule, fails, runs)
 
 
 def main() -> int:
@@ -54,12 +43,13 @@ def main() -> int:
         daemons=options.daemons,
         users=max(2, options.devices // 4),
         devices=options.devices,
+        hostile=max(3, options.devices // 12),
         seconds=options.round,
         topology=options.topology,
     )
     end, seed, totals = time.monotonic() + options.seconds, options.seed, Counter[str]()
     while True:
-        schedule = plan(random.Random(seed), size.seconds)
+        schedule: Sequence[ScheduledFault] = plan(random.Random(seed), size.seconds)
         if options.schedule:
             schedule = [
                 ScheduledFault.parse(text) for text in options.schedule.split(",")
@@ -76,15 +66,23 @@ def main() -> int:
         if verdict.violations:
             print(*verdict.violations, sep="\n")
             if options.reduce:
-                schedule = reduce(seed, size, schedule)
-            shown = ",".join(map(str, schedule))
-            print(f"again: scripts/chaos --seed {seed} --schedule {shown}")
+                schedule = reduced(seed, size, schedule, options.runs)
+            print(again(seed, size, schedule))
             return 1
         if time.monotonic() >= end or options.schedule:
             break
         seed += 1
     print(*(f"{count:8} {name}" for name, count in sorted(totals.items())), sep="\n")
     return 0
+
+
+def again(seed: int, size: Size, schedule: Sequence[ScheduledFault]) -> str:
+    """The command that plays the same world and the same faults."""
+    return (
+        f"again: scripts/chaos --seed {seed} --round {size.seconds:g}"
+        f" --daemons {size.daemons} --devices {size.devices}"
+        f" --topology {size.topology} --schedule {','.join(map(str, schedule))}"
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -102,6 +100,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--topology", choices=TOPOLOGIES, default="single")
     parser.add_argument("--schedule", help="play these faults, as printed")
     parser.add_argument("--reduce", action="store_true", help="find the shortest one")
+    parser.add_argument("--runs", type=int, default=40, help="at most, to reduce one")
     return parser.parse_args()
 
 

@@ -71,11 +71,20 @@ async def kill_daemon(world: World, rng: random.Random) -> None:
 
 
 async def restart_daemon(world: World, rng: random.Random) -> None:
-    """Stop and start, as an upgrade of the package does."""
+    """Stop and start."""
     daemon = _daemon(world, rng)
     async with daemon.busy:
         await daemon.stop()
         await daemon.start()
+
+
+async def upgrade_daemons(world: World, rng: random.Random) -> None:
+    """Stop and start one after the other; from then on they run other code."""
+    for daemon in rng.sample(world.daemons, len(world.daemons)):
+        async with daemon.busy:
+            await daemon.stop()
+            daemon.fast_paths = rng.choice(["all", "none"])
+            await daemon.start()
 
 
 async def freeze_daemon(world: World, rng: random.Random) -> None:
@@ -245,8 +254,9 @@ async def _execute(world: World, query: str) -> None:
 FAULTS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
-        kill_daemon, restart_daemon, freeze_daemon, reload_daemon, cut_link,
-        stall_link, slow_link, refuse_link, kill_redis, fail_over, freeze_redis,
-        command_redis, crash_postgres, kill_backends, migrate, lock_table, vacuum,
+        kill_daemon, restart_daemon, upgrade_daemons, freeze_daemon, reload_daemon,
+        cut_link, stall_link, slow_link, refuse_link, kill_redis, fail_over,
+        freeze_redis, command_redis, crash_postgres, kill_backends, migrate,
+        lock_table, vacuum,
     )
 }  # fmt: skip

@@ -80,6 +80,9 @@ class ModuleClient(SyncClient):
         rows = await self.client.call("rows")
         self.notes = {row["id"]: row for row in rows["notes"]}
         self.folders = {row["id"]: row for row in rows["folders"]}
+        for row in (*rows["notes"], *rows["folders"]):
+            if row["userId"] != self.user:
+                self.world.violated(f"{self.user} is shown {row}")
         status = await self.client.call("status")
         self.connected = status == "in sync" and self._sent == typed
 

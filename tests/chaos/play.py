@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.devices import OldClient, hostile
+from tests.chaos.devices import OldClient
 from tests.chaos.faults import ScheduledFault, apply
+from tests.chaos.hostile import hostile
 from tests.chaos.judge import Rest, check_history, check_limits, converge
 from tests.chaos.module import Clients, ModuleClient, node_clients
 from tests.chaos.publishers import RestHost

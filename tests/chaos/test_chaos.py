@@ -2,11 +2,13 @@
 
 import os
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from tests.chaos.faults import FAULTS, ScheduledFault, plan
 from tests.chaos.play import Size, play
+from tests.chaos.shortest import shortest
 
 SEED = int(os.environ.get("TYPELETS_CHAOS_SEED", "11"))
 
@@ -27,3 +29,21 @@ def test_a_seed_is_one_schedule_and_each_kind_of_fault_occurs() -> None:
     assert one == again
     assert {entry.fault for entry in one} == set(FAULTS)
     assert [ScheduledFault.parse(str(entry)) for entry in one] == one
+
+
+def test_a_failing_schedule_is_reduced_to_the_faults_it_needs() -> None:
+    runs = list[list[int]]()
+
+    def fails(rest: Sequence[int]) -> bool:
+        runs.append(list(rest))
+        return {3, 17} <= set(rest)
+
+    assert shortest(range(20), fails, 40) == [3, 17]
+    assert len(runs) <= 40
+
+
+def test_a_reduction_ends_with_its_runs_and_still_fails() -> None:
+    found = shortest(range(64), lambda rest: {3, 17, 40} <= set(rest), 9)
+    assert {3, 17, 40} <= set(found)
+    assert len(found) < 64
+    assert shortest([1], lambda _: True, 5) == [1]

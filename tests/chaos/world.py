@@ -25,6 +25,7 @@ from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.postgres import Database
 from tests.redis import LinkProxy, link_proxy
 from typelets_ws.dev.postgres import Postgres
+from typelets_ws.fastpaths import VARIABLE
 
 __all__ = ["DEVICES", "DaemonProcess", "World", "opened"]
 
@@ -51,6 +52,8 @@ class DaemonProcess:
         """Held by a fault: one at a time for each daemon."""
 
         self.processes: list[Process] = []
+        self.fast_paths = "all"
+        """With which the next process runs: two ways to do the same."""
 
     @property
     def port(self) -> int:
@@ -66,7 +69,8 @@ class DaemonProcess:
 
     async def start(self) -> None:
         """Start the next process; returns when it listens."""
-        self.processes.append(self.supervisor.start())
+        environ = {VARIABLE: self.fast_paths}
+        self.processes.append(self.supervisor.start(**environ))
         await eventually(lambda: bool(self.process.logged("listening")), START_S)
 
     async def kill(self) -> None:

@@ -16,8 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.devices import OldClient, hostile
+from tests.chaos.devices import OldClient
 from tests.chaos.faults import FAULTS
+from tests.chaos.hostile import hostile
 from tests.chaos.judge import Rest, converge
 from tests.chaos.publishers import RestHost
 from tests.chaos.syncing import SyncClient

@@ -80,9 +80,6 @@ class OldClient:
         except LOST:
             self.seen["unsent"] += 1
 
-    def retry(self) -> None:
-        """Nothing: the old client never asks again."""
-
     async def _session(self) -> None:
         port = self.rng.choice(self.world.daemons).door(self.rng)
         async with connect(

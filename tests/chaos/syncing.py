@@ -4,6 +4,7 @@ It loads nothing over REST. Messages are applied in the order received; `sync` b
 what was missed, and a digest that differs makes it ask for all ids.
 """
 
+import asyncio
 import hashlib
 import json
 from typing import Any
@@ -12,6 +13,9 @@ from tests.chaos.devices import OldClient
 from tests.chaos.rows import Row
 
 __all__ = ["SyncClient", "digest"]
+
+RETRY_S = 1.0
+"""A refused `sync` is asked for again after so long."""
 
 
 def digest(rows: dict[str, Row]) -> dict[str, Any]:
@@ -37,8 +41,6 @@ class SyncClient(OldClient):
     """A client that is written for the second release."""
 
     cursor: str | None = None
-    refused = False
-    """Whether the last `sync` was refused, so that it must be asked for again."""
 
     def load(self) -> None:
         """Nothing: the first `sync` brings everything."""
@@ -67,7 +69,11 @@ class SyncClient(OldClient):
         self.seen[f"sync {message['code']}"] += 1
         if message["code"] == "CURSOR_EXPIRED":
             self.cursor = None
-        self.refused = True
+        asyncio.get_running_loop().call_later(RETRY_S, self._ask_again)
+
+    def _ask_again(self) -> None:
+        if self.connected:
+            self.ask_for_changes()
 
     def ask_for_changes(self) -> None:
         """Ask for what changed since the cursor, or for everything."""
@@ -79,17 +85,6 @@ class SyncClient(OldClient):
     def ask(self, message: dict[str, Any]) -> None:
         """Send behind what is being sent."""
         self.outgoing.put_nowait(json.dumps({**message, "requestId": "sync"}))
-
-    async def save(self) -> None:
-        """Save; and ask again for what was refused, as a client does after a while."""
-        self.retry()
-        await super().save()
-
-    def retry(self) -> None:
-        """Ask again for what was refused."""
-        if self.refused and self.connected:
-            self.refused = False
-            self.ask_for_changes()
 
     def _apply_page(self, page: dict[str, Any]) -> None:
         for row in page["notes"]:

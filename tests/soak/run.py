@@ -120,9 +120,8 @@ class _Place:
                     await asyncio.sleep(self._rng.uniform(0.1, 0.5))
                     if not self.stays:
                         await self.device.save()
-                while self.stays:
-                    self.device.retry()
-                    await asyncio.sleep(1)
+                if self.stays:
+                    await asyncio.Event().wait()  # until cancelled
             finally:
                 await _end([live])
             self.device = self._next()

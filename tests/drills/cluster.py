@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from tests.drills.drill import USERS, DrillResult, PlainPublisher, Receiver, drill
 from tests.integration.bus.running_bus import until
-from tests.redis import link_proxy
+from tests.redis import RedisServer, link_proxy
 from tests.redis_topologies import NODE_TIMEOUT_MS, Cluster, off_loop
 from typelets_ws._publisher.redis import client
 
@@ -20,21 +20,29 @@ Fault = Callable[[Cluster, list[Receiver]], Awaitable[float | None]]
 
 
 def publisher(cluster: Cluster) -> PlainPublisher:
-    """PUBLISH at one node after the other, replicas too, as redis-py and ioredis do."""
-    turn = 0
+    """PUBLISH at one node after the other, replicas too, as redis-py and ioredis do.
+
+    It begins at the node that `forget` takes: no process hears it there.
+    """
+    turn = cluster.nodes.index(first_replica(cluster)) - 1
 
     def one() -> Any:
         nonlocal turn
         turn += 1
-        running = [node for node in cluster.nodes if node.running]
+        nodes = [cluster.nodes[(turn + n) % len(cluster.nodes)] for n in range(6)]
         return redis.asyncio.Redis(
-            port=running[turn % len(running)].port,
+            port=next(node for node in nodes if node.running).port,
             socket_timeout=0.5,
             socket_connect_timeout=0.5,
             retry=Retry(NoBackoff(), 0),
         )
 
     return PlainPublisher(one)
+
+
+def first_replica(cluster: Cluster) -> RedisServer:
+    masters = cluster.masters()
+    return next(each for each in cluster.nodes if each not in masters)
 
 
 def sharded_publisher(cluster: Cluster) -> PlainPublisher:
@@ -106,10 +114,9 @@ async def flush_scripts(cluster: Cluster, _receivers: list[Receiver]) -> None:
 async def forget(cluster: Cluster, receivers: list[Receiver]) -> float:
     """A node that a process listens at is forgotten: it answers, and hears nothing.
 
-    Perhaps the plain publisher stays at the same node; no process hears it then.
+    The plain publisher stays at the same node.
     """
-    masters = cluster.masters()
-    node = next(each for each in cluster.nodes if each not in masters)
+    node = first_replica(cluster)
     listening = receivers[1].bus.listening_at
     while listening() != node.port:
         port = listening()

@@ -48,10 +48,12 @@ class Bus:
         self._telemetry = telemetry
         self._handler = handler
         self.commands = redis.client
+        self._watch = redis.watch
         channel = f"{config.prefix}probe:{rng.getrandbits(64):016x}".encode()
         self._health = BusHealth(
             telemetry, handler, lambda: self._subscriber.heard_users
         )
+        self._probe_channel = channel
         self._probe = Probe(
             config, channel, self, monotonic=clock.monotonic, metrics=telemetry.metrics
         )
@@ -69,7 +71,7 @@ class Bus:
             telemetry=telemetry,
             health=self._health,
             internal={
-                channel: self._probe.heard,
+                channel: self._on_probe,
                 f"{config.prefix}control".encode(): self._on_control,
             },
             on_listening=self._probe.soon,
@@ -148,6 +150,8 @@ class Bus:
         """Bring metrics up to date and publish the resynchronisations still owed."""
         self.commands.count()
         self._publisher.publish_resyncs()
+        if self._watch is not None and self._subscriber.listening:
+            self._watch.probe(self._probe_channel, self._subscriber.connection)
 
     def on_probe_sent(self) -> None:
         """Acknowledgements from now on are not proven by this probe."""
@@ -182,6 +186,10 @@ class Bus:
         """Others published at the old master until now: this process missed some."""
         self._subscriber.end_left()
         self._health.report(self._subscriber.heard_users, "failover")
+
+    def _on_probe(self, payload: bytes) -> None:
+        if self._watch is None or not self._watch.heard(payload):
+            self._probe.heard(payload)
 
     def _on_control(self, payload: bytes) -> None:
         """A message on the control channel."""

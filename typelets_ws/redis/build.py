@@ -13,7 +13,8 @@ from .cluster import ClusterClient
 from .commands import NodeClient
 from .connector import RedisConnector
 from .master import MasterFinder, SingleServer
-from .reconnect import Outage, Reconnector
+from .node_watch import NodeWatch
+from .reconnect import Outage, Reconnector, Unreported
 from .role import Mode
 from .sentinel import SentinelMaster
 from .shards import Shards
@@ -26,11 +27,13 @@ __all__ = ["RedisConnections", "connect_redis"]
 class RedisConnections:
     """`client` sends commands; `events` keeps the connection of the subscriber.
 
-    `shards` is for sharded pub/sub; None unless it is configured.
+    `watch` sends probes through the other nodes of a Cluster. `shards` is for sharded
+    pub/sub; None unless it is configured.
     """
 
     client: RedisClient
     events: Reconnector
+    watch: NodeWatch | None = None
     shards: Shards | None = None
 
 
@@ -55,14 +58,21 @@ def connect_redis(
             own = reconnector("commands", connect, key=f"{node[0]}:{node[1]}")
             return NodeClient(own, timeout_s, telemetry)
 
-        cluster = ClusterClient(topology, make, telemetry)
+        def make_watched(node: Node) -> NodeClient:
+            connect = partial(reading.open, node=node)
+            own = reconnector("commands", connect, outage=Unreported())
+            return NodeClient(own, timeout_s, telemetry)
+
+        watch = NodeWatch(make_watched, monotonic, telemetry)
+        cluster = ClusterClient(topology, make, watch, telemetry)
 
         def keep(node: Node) -> Reconnector:
             connect = partial(writing.open, node=node)
             return reconnector("events", connect, key=f"{node[0]}:{node[1]}")
 
         shards = Shards(topology, cluster, keep) if config.sharded else None
-        return RedisConnections(cluster, reconnector("events", topology.open), shards)
+        events = reconnector("events", topology.open)
+        return RedisConnections(cluster, events, watch, shards)
     connector = _connector(config, address, Mode.SERVER)
     finder: MasterFinder = SingleServer(connector)
     if address.kind is Topology.SENTINEL:

@@ -18,7 +18,7 @@ from ..config.redis_address import Node
 from ..telemetry.telemetry import Telemetry
 from .commands import Argument, NodeClient, ReplyCallback, reply_to
 from .connection import RedisUnavailableError
-from .lost_nodes import LostNodes
+from .node_watch import NodeWatch
 from .role import Mode, is_refusal, role_error
 from .slots import redirection, slot_of
 from .topology import ClusterTopology
@@ -43,10 +43,12 @@ class ClusterClient:
         self,
         topology: ClusterTopology,
         make: Callable[[Node], NodeClient],
+        watch: NodeWatch,
         telemetry: Telemetry,
     ) -> None:
         self._topology = topology
         self._make = make
+        self._watch = watch
         self._failovers = telemetry.metrics.redis_failovers
         self._log = telemetry.log
         self._members: dict[Node, NodeClient] = {}
@@ -54,8 +56,6 @@ class ClusterClient:
         self._on_connect: list[Callable[[], None]] = []
         self._on_lost: list[Callable[[str], None]] = []
         self._on_map: list[Callable[[], None]] = []
-        self._on_settled: list[Callable[[], None]] = []
-        self._lost_nodes = LostNodes(topology.answers, self._settled)
         self._refresh_due = asyncio.Event()
         self._refused = False
         self._asked: dict[Node, float] = {}
@@ -90,7 +90,7 @@ class ClusterClient:
 
     def on_settled(self, callback: Callable[[], None]) -> None:
         """Call `callback` when events at a node that was lost may be missing."""
-        self._on_settled.append(callback)
+        self._watch.on_settled(callback)
 
     def on_map(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each refresh of the map."""
@@ -157,7 +157,9 @@ class ClusterClient:
                     self._log.warning("redis_cluster_unknown", reason=str(exc))
                     pause = 1.0
                 self._follow(group)
-                self._lost_nodes.follow(self._topology.slots.nodes, group)
+                self._watch.follow(
+                    self._topology.slots, self._topology.node_timeout_s, group
+                )
                 for notify in self._on_map:
                     notify()
                 self._refresh_due.clear()
@@ -275,10 +277,6 @@ class ClusterClient:
     def _notify_lost(self, reason: str) -> None:
         for notify in self._on_lost:
             notify(reason)
-
-    def _settled(self) -> None:
-        for notify in self._on_settled:
-            notify()
 
     def _is_up(self, node: Node) -> bool:
         member = self._members.get(node)

@@ -52,15 +52,6 @@ class ClusterTopology:
             self._queue = self._shuffled()
         return await self._connector.open(protocol, self._queue.pop())
 
-    async def answers(self, node: Node) -> bool:
-        """Whether a node, perhaps of no map, takes commands."""
-        try:
-            await self._connector.ask(node, "PING")
-        except Exception:
-            # Each failure of a server, a network or redis-py means the same here.
-            return False
-        return True
-
     def _shuffled(self) -> list[Node]:
         known = list(self.slots.masters)
         self._rng.shuffle(known)

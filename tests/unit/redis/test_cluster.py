@@ -9,6 +9,7 @@ from typelets_ws.config.redis_address import Node
 from typelets_ws.redis import cluster
 from typelets_ws.redis.cluster import ClusterClient
 from typelets_ws.redis.commands import NodeClient
+from typelets_ws.redis.node_watch import NodeWatch
 from typelets_ws.redis.slots import SlotMap
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
@@ -30,9 +31,6 @@ class Topology:
         if self._readings == 3:
             self.third_reading.set()
 
-    async def answers(self, node: Node) -> bool:
-        return True
-
 
 def no_member(node: Node) -> NodeClient:
     raise AssertionError(node)
@@ -46,7 +44,8 @@ async def test_the_map_is_read_as_often_as_the_node_timeout_wants(
     monkeypatch.setattr(cluster, "REFRESH_S", 3_600.0)
     monkeypatch.setattr(cluster, "REFRESH_PAUSE_S", 0.0)
     topology, telemetry = Topology(), Telemetry(Metrics(), structlog.get_logger())
-    client = ClusterClient(topology, no_member, telemetry)  # type: ignore[arg-type]
+    watch = NodeWatch(no_member, lambda: 0.0, telemetry)
+    client = ClusterClient(topology, no_member, watch, telemetry)  # type: ignore[arg-type]
     async with asyncio.TaskGroup() as group:
         running = group.create_task(client.run())
         await topology.third_reading.wait()

@@ -41,7 +41,7 @@ def moments(page: Page) -> list[tuple[str, bytes]]:
     is_in(phone, "in-sync")
     after = f"{time.monotonic() - began:.0f} s later: the daemon has read it from"
     return [
-        ("The note was renamed in Postgres, and nobody published it.", before),
+        ("The note was renamed in Postgres, and the event was not published.", before),
         (f"{after} Postgres and sent it.", phone.screenshot()),
     ]
 

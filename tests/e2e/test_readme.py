@@ -49,7 +49,8 @@ SHELL = {
     "/opt/rest/bin/pip",
     "apt-get",
     "ln",
-    "GOBIN=/tmp/centrifugo",
+    "go",
+    "node",
 }
 
 
@@ -152,7 +153,7 @@ def test_each_promise_has_a_figure_and_a_command() -> None:
 
 @pytest.mark.parametrize("words", [*commands(), *promises()], ids=" ".join)
 def test_every_command_exists(words: list[str]) -> None:
-    name, *arguments = words
+    name, *arguments = (word for word in words if not re.match(r"[A-Z]+=", word))
     name = name.removeprefix(".venv/bin/")
     if name == "typelets-ws":
         command = main.get_command(click.Context(main), arguments[0])

@@ -358,7 +358,7 @@ def _sentinel(place: Path) -> RedisServer:
     return RedisServer(place, config=place / "sentinel.conf")
 
 
-def _until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+def _until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -99,9 +99,9 @@ async def kill_and_return(cluster: Cluster, _receivers: list[Receiver]) -> None:
     """The old master returns, and becomes a replica of the new one."""
     master = cluster.masters()[0]
     master.kill()
-    await until(lambda: all(master is not each for each in cluster.masters()), 20)
+    await until(lambda: all(master is not each for each in cluster.masters()))
     await off_loop(master.start)
-    await until(lambda: _role(cluster, master.port) == "slave", 20)
+    await until(lambda: _role(cluster, master.port) == "slave")
 
 
 async def flush_scripts(cluster: Cluster, _receivers: list[Receiver]) -> None:
@@ -122,11 +122,11 @@ async def forget(cluster: Cluster, receivers: list[Receiver]) -> float:
         port = listening()
         if port:
             cluster.node(port).command("CLIENT", "KILL", "TYPE", "pubsub")
-            await until(lambda p=port: listening() not in {0, p}, 10)  # type: ignore[misc]
-    await receivers[1].bus.ready(10)
+            await until(lambda p=port: listening() not in {0, p})  # type: ignore[misc]
+    await receivers[1].bus.ready()
     began = time.monotonic()
     cluster.forget(node)
-    await until(lambda: listening() not in {0, node.port}, 20)
+    await until(lambda: listening() not in {0, node.port})
     # Nodes that are cut off for less than the node timeout are not lost to the others.
     await asyncio.sleep(2 * NODE_TIMEOUT_MS / 1000)
     cluster.meet(node)
@@ -139,7 +139,7 @@ async def disconnect(cluster: Cluster, _receivers: list[Receiver]) -> float:
     async with link_proxy(master.port) as proxy:
         master.command("CONFIG", "SET", "cluster-announce-port", proxy.port)
         try:
-            await until(lambda: _known(cluster, proxy.port), 10)
+            await until(lambda: _known(cluster, proxy.port))
             await asyncio.sleep(1)
             began = time.monotonic()
             proxy.stall()
@@ -148,7 +148,7 @@ async def disconnect(cluster: Cluster, _receivers: list[Receiver]) -> float:
             await asyncio.sleep(1)
         finally:
             master.command("CONFIG", "SET", "cluster-announce-port", 0)
-        await until(lambda: _known(cluster, master.port), 10)
+        await until(lambda: _known(cluster, master.port))
     return began
 
 

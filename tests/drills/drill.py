@@ -157,7 +157,7 @@ async def two_buses(url: str, **settings: Any) -> AsyncIterator[list[Receiver]]:
     merged = {**SETTINGS, **settings}
     async with running_bus(url, 1, **merged) as a, running_bus(url, 2, **merged) as b:
         for bus in (a, b):
-            await bus.ready(20)
+            await bus.ready()
             assert all(await asyncio.gather(*map(bus.bus.subscribe, USERS)))
         yield [Receiver(a), Receiver(b)]
 
@@ -211,7 +211,7 @@ async def _outage(
     mark = len(load.sent)
     # The fault must have shown, or be over, before anything counts as recovered.
     await asyncio.sleep(0.3)
-    await until(lambda: all(r.latest >= mark + 60 for r in receivers), 40)
+    await until(lambda: all(r.latest >= mark + 60 for r in receivers))
     result.flows_s = time.monotonic() - began
     await _all_ready(receivers)
     result.ready_s = time.monotonic() - began
@@ -239,8 +239,7 @@ async def _all_ready(receivers: list[Receiver]) -> None:
         lambda: all(
             r.bus.bus.proven and r.bus.bus.commands.up and not r.bus.limits.refused
             for r in receivers
-        ),
-        40,
+        )
     )
 
 

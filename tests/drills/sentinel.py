@@ -41,7 +41,7 @@ async def freeze_and_resume(group: SentinelGroup) -> None:
     """The frozen master is replaced; when it resumes it believes to be the master."""
     master = group.master
     master.freeze()
-    await until(lambda: group.master is not master, 20)
+    await until(lambda: group.master is not master)
     await asyncio.sleep(1)
     master.resume()
 
@@ -54,15 +54,15 @@ async def operator_to_the_end(group: SentinelGroup) -> None:
     """Until the sentinels have made the old master a replica: ten seconds and more."""
     old = group.master
     group.failover()
-    await until(lambda: _role(old) == "slave", 30)
+    await until(lambda: _role(old) == "slave")
 
 
 async def operator_twice(group: SentinelGroup) -> None:
     """The second as soon as the sentinels allow it, perhaps back to the first."""
     for _ in range(2):
         master = group.master
-        await until(lambda: _began(group), 30)
-        await until(lambda m=master: group.master is not m, 20)  # type: ignore[misc]
+        await until(lambda: _began(group))
+        await until(lambda m=master: group.master is not m)  # type: ignore[misc]
 
 
 def _began(group: SentinelGroup) -> bool:
@@ -76,9 +76,9 @@ async def kill_and_return(group: SentinelGroup) -> None:
     """The old master returns, as a master at first and then as a replica."""
     master = group.master
     master.kill()
-    await until(lambda: group.master is not master, 20)
+    await until(lambda: group.master is not master)
     await off_loop(master.start)
-    await until(lambda: _role(master) == "slave", 20)
+    await until(lambda: _role(master) == "slave")
 
 
 async def flush_scripts(group: SentinelGroup) -> None:

@@ -102,7 +102,7 @@ async def test_ten_thousand_users_are_subscribed_in_batches(
         assert redis_server.calls("subscribe") - before == 40
         assert one.sample("redis_subscriptions") == 10_002
         redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
-        await until(lambda: len(one.gaps) == 10_000, 10)
+        await until(lambda: len(one.gaps) == 10_000)
         assert redis_server.calls("subscribe") - before == 81
         for user in users:
             one.bus.unsubscribe(user)
@@ -409,7 +409,7 @@ async def test_a_server_that_talks_nonsense_is_tried_again(
     server = await asyncio.start_server(nonsense, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with running_bus(f"redis://127.0.0.1:{port}/0") as one:
-        await until(lambda: len(attempts) > 8, 20)
+        await until(lambda: len(attempts) > 8)
         assert one.bus.probe_age() is None
         assert not await one.bus.subscribe("ann")
     server.close()
@@ -547,7 +547,7 @@ async def test_missing_rights_are_named_and_granting_them_is_enough(
                 assert not one.bus.listening
                 granted = "~typelets:*", "&typelets:*", *commands.split()
                 redis_server.command("ACL", "SETUSER", "ws", *granted)
-                await one.ready(10)
+                await one.ready()
                 assert await one.bus.subscribe("ann")
                 await one.barrier("ann")
                 assert await one.limits.claim_nonce("ann", b"n", 1000)
@@ -598,7 +598,7 @@ async def test_five_thousand_events_over_a_link_that_misbehaves(
         await proxy.heal()
         assert await sender.bus.flush()
         assert sender.failures == 0
-        await one.ready(10)
+        await one.ready()
         for user in users:
             await one.barrier(user)
         ledger.note_gaps()

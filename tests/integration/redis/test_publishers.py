@@ -28,11 +28,13 @@ async def in_thread(publisher: Publisher, user: str) -> None:
 async def check_both_publishers(url: str) -> None:
     async with ready(url) as one:
         assert await one.bus.subscribe("ann")
-        with Publisher(url, raise_errors=True) as publisher:
+        with Publisher(url, raise_errors=True, timeout_s=PATIENCE_S) as publisher:
             await in_thread(publisher, "ann")
             await until(lambda: len(one.events) == 1)
             await asyncio.to_thread(publisher.revoke_session, "ann", "sess_1")
-        async with AsyncPublisher(url, raise_errors=True) as publisher_:
+        async with AsyncPublisher(
+            url, raise_errors=True, timeout_s=PATIENCE_S
+        ) as publisher_:
             await publisher_.notify_note_deleted("ann", NOTE)
             await until(lambda: len(one.events) == 3)
             await publisher_.revoke_session("ann", "sess_2")
@@ -41,7 +43,7 @@ async def check_both_publishers(url: str) -> None:
 
 
 async def test_over_a_sentinel_group(sentinel_group: SentinelGroup) -> None:
-    with sentinel_group.sentinels[0].frozen():
+    with sentinel_group.sentinels[0].frozen(), within(10):
         await check_both_publishers(sentinel_group.url)
 
 
@@ -56,18 +58,20 @@ async def test_a_publisher_follows_an_operators_failover(
     async with ready(sentinel_group.url) as one:
         assert await one.bus.subscribe("ann")
         old = sentinel_group.master
-        with Publisher(sentinel_group.url, raise_errors=True) as publisher:
+        with Publisher(
+            sentinel_group.url, raise_errors=True, timeout_s=PATIENCE_S
+        ) as publisher:
             await in_thread(publisher, "ann")
             await until(lambda: one.events)
             sentinel_group.failover()
-            await until(lambda: sentinel_group.master is not old, 10)
+            await until(lambda: sentinel_group.master is not old)
             await until(lambda: one.bus.commands.node.endswith(
-                str(sentinel_group.master.port)), 5)  # fmt: skip
-            await one.ready(10)
+                str(sentinel_group.master.port)))  # fmt: skip
+            await one.ready()
             await asyncio.sleep(1.1)
             one.events.clear()
             await in_thread(publisher, "ann")
-            await until(lambda: one.events, 2)
+            await until(lambda: one.events)
 
 
 @pytest.mark.parametrize("kind", ["redis+sentinel://{}/notes", "redis+cluster://{}"])

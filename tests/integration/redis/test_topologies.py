@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.daemon import Device, daemon, eventually
+from tests.daemon import PATIENCE_S, Device, daemon, eventually
 from tests.postgres import Database
 from tests.redis_topologies import Cluster, SentinelGroup
 from tests.tokens import mint
@@ -56,7 +56,7 @@ async def test_devices_of_two_daemons_live_through_a_killed_master(
         await asyncio.gather(until_told(phone), until_told(laptop))
         await phone.barrier()
         await laptop.barrier()
-        async with AsyncPublisher(group.url, timeout_s=2.0) as publisher:
+        async with AsyncPublisher(group.url, timeout_s=PATIENCE_S) as publisher:
             assert await publisher.notify_note_deleted("alice", NOTE) >= 0
         for device in (phone, laptop):
             while (await device.receive())["type"] != "note_deleted_sync":

@@ -24,6 +24,7 @@ import uvloop
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint, public_pem
+from tests.within import PATIENCE_S
 from typelets_ws import fastpaths, testing
 from typelets_ws.app import Daemon, running
 from typelets_ws.config.model import Config
@@ -34,8 +35,6 @@ IMPATIENT = {
     "probe_timeout_s": 0.5, "connect_timeout_s": 1.0, "command_timeout_s": 1.0,
 }  # fmt: skip
 """Settings of `redis` by which a second without an answer is noticed."""
-PATIENCE_S = 60.0
-"""A busy machine may take long for what is done at last."""
 Device = testing.DeviceClient
 Message = testing.Message
 Boot = Callable[..., AbstractAsyncContextManager["RunningDaemon"]]

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.within import PATIENCE_S
+
 COMMAND = Path(sys.executable).with_name("typelets-ws")
-PATIENCE_S = 40.0
 
 
 class Dev:

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.dev import Dev
+from tests.within import PATIENCE_S
 from typelets_ws.dev.samples import NOTES, fill, note_id
 
 CHROMIUM = "/usr/bin/chromium"
@@ -19,7 +20,7 @@ FLAGS = [
     "--no-sandbox", "--headless=new", "--disable-gpu", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE_MS = 20_000
+PATIENCE_MS = 1000 * PATIENCE_S
 
 Open = Callable[..., Page]
 

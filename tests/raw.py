@@ -6,7 +6,8 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.daemon import PATIENCE_S, RunningDaemon
+from tests.daemon import RunningDaemon
+from tests.within import PATIENCE_S
 
 HANDSHAKE = (
     "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"

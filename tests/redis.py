@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 import redis
 
+from tests.within import PATIENCE_S
+
 CHANCE = random.SystemRandom()
 """Not seeded: workers of one seed must not choose the same ports."""
 
@@ -75,7 +77,7 @@ class RedisServer:
         if self._config is not None:
             command = [self._program, str(self._config), "--sentinel", *listening]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self.command("PING")

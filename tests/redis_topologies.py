@@ -23,6 +23,7 @@ import redis
 
 from tests.certificates import issue
 from tests.redis import RedisServer, free_port
+from tests.within import PATIENCE_S
 
 NODE_TIMEOUT_MS = 1_000
 DOWN_AFTER_MS = 500
@@ -358,8 +359,8 @@ def _sentinel(place: Path) -> RedisServer:
     return RedisServer(place, config=place / "sentinel.conf")
 
 
-def _until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             if holds():

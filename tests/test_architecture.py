@@ -358,3 +358,21 @@ def test_the_readme_names_functions_that_exist() -> None:
     for path, function in answers:
         code = (PACKAGE / path).read_text("utf-8")
         assert re.search(rf"def {function}\b", code), f"{path} has no {function}"
+
+
+WAIT = re.compile(
+    r"(?:asyncio\.timeout\(|settimeout\(|patience=|\.wait\(|(?<!\w)timeout=)([1-9]\d*(?:\.\d+)?)"
+)
+BY_HAND = {"bench", "chaos", "hostile", "soak"}
+"""Parts of programs that are run by hand, with limits of their own."""
+
+
+def test_tests_wait_as_long_as_it_takes() -> None:
+    """A wait for what comes at last has `within.PATIENCE_S`, not a time of its own."""
+    tests = Path(__file__).parent
+    for path in tests.rglob("*.py"):
+        if BY_HAND & set(path.relative_to(tests).parts):
+            continue
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            found = WAIT.search(line)
+            assert found is None, f"{path}:{number}: {line}"

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import (
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 
+from tests.within import PATIENCE_S
+
 __all__ = [
     "AZP", "ISSUER", "KID", "KeyServer", "jwk", "jwks", "key_pair", "mint",
     "public_pem",
@@ -171,7 +173,7 @@ class KeyServer:
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         self.requests.append({"path": request.path} | dict(request.headers.items()))
-        self._open.wait(30)
+        self._open.wait(PATIENCE_S)
         if self.delay:
             self._stopping.wait(self.delay)
         body = self.body

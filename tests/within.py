@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["allowed_s", "starved_s", "within"]
+__all__ = ["PATIENCE_S", "allowed_s", "starved_s", "within"]
 
 PRESSURE = Path("/proc/pressure/cpu")
+PATIENCE_S = 60.0
+"""For all that comes at last. A shorter wait proves no more, and fails on a machine
+without a free core. What must be quick is `within` a limit."""
 MOST = 10
 """A limit grows to at most so many times itself: what waits for ever still fails."""
 

@@ -17,12 +17,12 @@ from typing import Any
 from tests.daemon import eventually
 from tests.node import NODE, node_package
 from tests.readme import unpack
+from tests.within import PATIENCE_S
 from typelets_ws.dev.rest import HttpError, RestStub
 from typelets_ws.testing import Message
 
 DRIVER = Path(__file__).with_name("driver.mjs")
 SPEED = 10
-PATIENCE_S = 25.0
 ENDED = (OSError, ExceptionGroup)
 
 
@@ -110,7 +110,7 @@ class Client:
         async def reached() -> bool:
             return bool(await self.call("status") == status)
 
-        await eventually(reached, PATIENCE_S)
+        await eventually(reached)
 
     async def reported(self, event: str, **fields: Any) -> Message:
         """Wait for an event with these fields."""
@@ -125,7 +125,7 @@ class Client:
             ]
             return found != []
 
-        await eventually(there, PATIENCE_S)
+        await eventually(there)
         return found[-1]
 
     async def equals_postgres(self) -> None:
@@ -138,7 +138,7 @@ class Client:
             return by_id(rows) == by_id(self._clients.stored(self.name))
 
         try:
-            await eventually(same, PATIENCE_S)
+            await eventually(same)
         except AssertionError:
             raise AssertionError(await self._difference()) from None
 

@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Dialog, Locator, Page, expect
 from tests.dev import Dev, dev
 from tests.page import browser, fresh_notes
 from tests.readme import blocks
+from tests.within import PATIENCE_S
 from typelets_ws.dev.samples import USERS, note_id
 from typelets_ws.testing import dev_token
 
@@ -152,7 +153,9 @@ def stored(dev: Dev, note: str = NOTE) -> str:
 
 def ask(dev: Dev, path: str, **query: Any) -> Any:
     place = f"{dev.page}dev/{path}?{urlencode(query)}"
-    with urlopen(Request(place, headers={"X-Typelets-Dev": "1"}), timeout=10) as answer:
+    with urlopen(
+        Request(place, headers={"X-Typelets-Dev": "1"}), timeout=PATIENCE_S
+    ) as answer:
         return json.load(answer)
 
 

@@ -9,13 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.client.clients import (
-    PATIENCE_S,
-    ByteCutter,
-    Client,
-    Clients,
-    node_clients,
-)
+from tests.client.clients import ByteCutter, Client, Clients, node_clients
 from tests.daemon import Boot, RunningDaemon, eventually, publish
 from tests.postgres import Database
 from tests.redis import LinkProxy, RedisServer, link_proxy
@@ -199,7 +193,7 @@ async def cut_at(
             async def known(client: Client = client, note: str = note) -> bool:
                 return bool(await client.call("shown", id=note))
 
-            await eventually(known, PATIENCE_S)
+            await eventually(known)
             await client.edit(note, title=client.name)
         for client, note in zip(clients, notes, strict=True):
             await client.equals_postgres()

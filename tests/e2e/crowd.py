@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
+from tests.within import PATIENCE_S
 from typelets_ws.protocol.errors import CloseCode
 
 HANDSHAKE = (
@@ -210,5 +211,5 @@ async def crowd(
         yield made
     finally:
         made.leave()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await made.empty.wait()

@@ -19,6 +19,7 @@ import pytest
 from tests.e2e.supervisor import wait_until
 from tests.node import missing
 from tests.programs import program
+from tests.within import PATIENCE_S
 
 __all__ = ["Machine", "booted"]
 
@@ -110,13 +111,13 @@ def booted(binds: Mapping[Path, str]) -> Iterator[Machine]:
         if process.poll() is not None:
             missing(f"systemd cannot be booted here: {log.read_text()[-300:]}")
         machine = Machine(place, _init_of(process.pid))
-        wait_until(lambda: machine.state() in {"running", "degraded"}, 60)
+        wait_until(lambda: machine.state() in {"running", "degraded"})
         yield machine
     finally:
         if machine is not None:
             machine.kill()
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE_S)
         for each in cgroups:
             for below, _, _ in os.walk(each, topdown=False):
                 os.rmdir(below)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.e2e.supervisor import quiet_port
 from tests.programs import program
 from tests.readme import blocks
+from tests.within import PATIENCE_S
 
 __all__ = ["NGINX", "caddy", "haproxy", "listens", "nginx"]
 
@@ -113,7 +114,7 @@ def _running(command: Sequence[str], log: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
 async def listens(port: int) -> bool:

@@ -25,10 +25,10 @@ import typelets_ws
 from tests.daemon import configured
 from tests.redis import free_port
 from tests.tokens import public_pem
+from tests.within import PATIENCE_S
 
 COMMAND = str(Path(sys.executable).parent / "typelets-ws")
 PACKAGE = Path(typelets_ws.__file__).parent
-PATIENCE_S = 60.0
 # sd_listen_fds(3): the pid must be the daemon's own, so the shell becomes it.
 ACTIVATED = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&"$0"; exec "$@"'
 
@@ -198,7 +198,7 @@ class Supervisor:
     def metrics_text(self) -> str:
         """The metrics as Prometheus reads them."""
         url = f"http://127.0.0.1:{self.admin_port}/metrics"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             return str(answer.read().decode())
 
     def figures(self) -> dict[str, float]:

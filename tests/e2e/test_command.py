@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from websockets.asyncio.client import connect
 from websockets.sync.client import connect as connect_sync
 
-from tests.daemon import PATIENCE_S, Device
+from tests.daemon import Device
 from tests.e2e.supervisor import (
     COMMAND,
     Process,
@@ -33,6 +33,7 @@ from tests.e2e.supervisor import (
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint, public_pem
+from tests.within import PATIENCE_S
 from typelets_ws import cli
 from typelets_ws.cli import main
 
@@ -157,7 +158,7 @@ def command(*args: str | Path, **environ: str) -> Result:
         [COMMAND, *map(str, args)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
         env={**os.environ, **environ},
     )
@@ -212,7 +213,7 @@ def test_publish_disconnect_and_status_find_a_running_daemon(
         assert cut.returncode == 0
         with pytest.raises(Exception, match="4401"):
             one.recv(PATIENCE_S)
-        two.ping().wait(5)
+        two.ping().wait(PATIENCE_S)
         assert command("disconnect", *config, "--user", "alice").returncode == 0
         with pytest.raises(Exception, match="4401"):
             two.recv(PATIENCE_S)
@@ -257,7 +258,7 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "typelets_ws", "--version"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert found.returncode == 0
@@ -417,7 +418,7 @@ def test_dev_starts_prints_lines_that_work_as_pasted_and_ends_with_ctrl_c(
                     },
                     capture_output=True,
                     text=True,
-                    timeout=60,
+                    timeout=PATIENCE_S,
                     check=False,
                 )
                 assert pasted.returncode == 0, pasted.stderr

@@ -24,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.daemon import PATIENCE_S, eventually, run
+from tests.daemon import eventually, run
 from tests.e2e.crowd import crowd
 from tests.e2e.machine import Machine, booted
 from tests.e2e.proxies import listens, nginx
@@ -35,6 +35,7 @@ from tests.postgres import Database
 from tests.readme import ROOT
 from tests.redis import CHANCE, RedisServer, link_proxy
 from tests.tokens import mint, public_pem
+from tests.within import PATIENCE_S
 from typelets_ws import __version__
 from typelets_ws.publisher import AsyncPublisher
 

@@ -12,18 +12,22 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from tests.daemon import PATIENCE_S
 from tests.dev import COMMAND, Dev, descendants, dev
 from tests.postgres import Database
 from tests.redis import RedisServer, free_port
 from tests.tokens import public_pem
+from tests.within import PATIENCE_S
 
 __all__ = ["dev"]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(COMMAND), *words], capture_output=True, text=True, check=False, timeout=50
+        [str(COMMAND), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
 
 

@@ -17,12 +17,13 @@ import click
 import pytest
 import redis
 
-from tests.daemon import PATIENCE_S, RunningDaemon, daemon, eventually
+from tests.daemon import RunningDaemon, daemon, eventually
 from tests.node import missing, node_package
 from tests.postgres import Database
 from tests.readme import ROOT, TEXT, commands, promises, table, unpack
 from tests.redis import RedisServer, free_port
 from tests.tokens import mint
+from tests.within import PATIENCE_S
 from typelets_ws import fastpaths
 from typelets_ws.cli import main
 from typelets_ws.config.load import ALIASES
@@ -330,7 +331,7 @@ async def test_the_express_example(world: World, examples: Path) -> None:
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             port = int(await process.stdout.readline())
         async with (
             rooms(world) as room,
@@ -360,7 +361,7 @@ async def starred_over_http(port: int, note: str, connection_id: str) -> None:
         method="POST",
         headers={"X-User-Id": "alice", "X-Connection-Id": connection_id},
     )
-    done = await asyncio.to_thread(urllib.request.urlopen, request, timeout=10)
+    done = await asyncio.to_thread(urllib.request.urlopen, request, timeout=PATIENCE_S)
     assert done.status == 200
     assert json.loads(done.read())["starred"] is True
 

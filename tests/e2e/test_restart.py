@@ -19,7 +19,7 @@ from tests.e2e.supervisor import Process, Supervisor, supervised, wait_until
 from tests.postgres import Database
 from tests.redis import RedisServer, link_proxy
 from tests.tokens import mint
-from tests.within import allowed_s, starved_s, within
+from tests.within import PATIENCE_S, allowed_s, starved_s, within
 
 DEVICES = 2_000
 USERS = 200
@@ -28,7 +28,7 @@ USERS = 200
 def ready_status(supervisor: Supervisor) -> int:
     url = f"http://127.0.0.1:{supervisor.admin_port}/ready"
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as answer:
         return answer.code
@@ -142,7 +142,7 @@ def test_a_handshake_begun_before_the_drain_is_served_and_then_sent_away(
             b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        raw.settimeout(10)
+        raw.settimeout(PATIENCE_S)
         answer = b""
         while chunk := raw.recv(4096):
             answer += chunk
@@ -154,7 +154,7 @@ def test_a_handshake_begun_before_the_drain_is_served_and_then_sent_away(
 
 def ready_on_port(supervisor: Supervisor) -> None:
     url = f"http://127.0.0.1:{supervisor.port}/health"
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
         assert answer.status == 200
 
 

@@ -22,6 +22,7 @@ from tests.daemon import Device, eventually, publish
 from tests.postgres import Database
 from tests.redis import RedisServer, free_port
 from tests.tokens import mint, public_pem
+from tests.within import PATIENCE_S
 
 SOAK_S = float(os.environ.get("TYPELETS_SOAK_S", "10"))
 VISITORS = 40
@@ -50,7 +51,7 @@ def served(redis_url: str, database_url: str, port: int) -> Iterator[int]:
         yield process.pid
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def resident_mb(pid: int) -> float:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.supervisor import COMMAND
 from tests.programs import program
+from tests.within import PATIENCE_S
 from typelets_ws.config.model import Config
 from typelets_ws.daemon import DRAIN_S, HANDLING_S
 from typelets_ws.process import OTHER_FILES
@@ -39,7 +40,7 @@ def analyze(*args: str | Path) -> subprocess.CompletedProcess[str]:
         ["systemd-analyze", *args],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
         # Units installed on this machine are not read.
         env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
@@ -138,6 +139,9 @@ def test_the_command_of_a_service_is_one_that_the_program_understands(
         assert program == PROGRAM
         args = [arg.replace("%i", "8771") for arg in args]
         found = subprocess.run(
-            [COMMAND, *args, "--help"], capture_output=True, timeout=30, check=False
+            [COMMAND, *args, "--help"],
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
         assert found.returncode == 0

@@ -21,6 +21,7 @@ from tests.postgres import Database
 from tests.programs import program
 from tests.redis import RedisServer
 from tests.tokens import mint
+from tests.within import PATIENCE_S
 
 NOTE = "5f0c4d1a-0000-4000-8000-000000000001"
 DELETED = {"event": "note_deleted", "noteId": NOTE}
@@ -197,7 +198,7 @@ def nginx(place: Path, upstream: int, timeout: str) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
 async def test_behind_nginx_addresses_are_the_clients_and_idle_devices_stay(

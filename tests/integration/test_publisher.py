@@ -16,7 +16,7 @@ from tests.daemon import Boot, eventually
 from tests.notes import NOTE_ID, whole_note
 from tests.redis import RedisServer, link_proxy
 from tests.tokens import mint
-from tests.within import within
+from tests.within import PATIENCE_S, within
 from typelets_ws.cli import main
 from typelets_ws.publisher import CONNECTIONS, AsyncPublisher, Publisher
 
@@ -31,7 +31,7 @@ async def test_devices_hear_it_except_the_one_that_caused_it(
         boot() as server,
         server.device("alice") as phone,
         server.device("alice") as laptop,
-        AsyncPublisher(redis_server.url) as publisher,
+        AsyncPublisher(redis_server.url, timeout_s=PATIENCE_S) as publisher,
     ):
         heard = await publisher.notify_note_created(
             "alice",
@@ -42,7 +42,7 @@ async def test_devices_hear_it_except_the_one_that_caused_it(
         assert heard == 1
         assert f'"noteData":{data.decode()}' in await laptop.receive_raw()
         assert await phone.barrier() == []
-        with Publisher(redis_server.url) as blocking:
+        with Publisher(redis_server.url, timeout_s=PATIENCE_S) as blocking:
             assert blocking.notify_note_deleted("alice", ID) == 1
             assert blocking.notify_note_deleted("bob", ID) == 0
         assert (await phone.receive())["type"] == "note_deleted_sync"
@@ -55,7 +55,7 @@ async def test_a_revoked_session_closes_and_stays_out(
         boot() as server,
         server.device("alice", sid="sess_bad") as phone,
         server.device("alice", sid="sess_good") as laptop,
-        AsyncPublisher(redis_server.url) as publisher,
+        AsyncPublisher(redis_server.url, timeout_s=PATIENCE_S) as publisher,
     ):
         assert await publisher.revoke_session("alice", "sess_bad") == 1
         assert await phone.closed() == 4401
@@ -67,7 +67,7 @@ async def test_a_revoked_session_closes_and_stays_out(
 async def test_a_session_revoked_while_no_one_listens_stays_out(
     boot: Boot, redis_server: RedisServer
 ) -> None:
-    async with AsyncPublisher(redis_server.url) as publisher:
+    async with AsyncPublisher(redis_server.url, timeout_s=PATIENCE_S) as publisher:
         assert await publisher.revoke_session("alice", "sess_bad", keep_s=60) == 0
     assert 0 < redis_server.command("TTL", "typelets:barred:sess_bad") <= 60
     async with boot() as server, server.device() as phone, server.device() as laptop:
@@ -92,12 +92,12 @@ def test_the_operator_too_bars_a_session_when_no_one_listens(
 
 async def test_a_given_client_stays_open(redis_server: RedisServer) -> None:
     link = redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True)
-    async with AsyncPublisher(link, prefix="notes:") as publisher:
+    async with AsyncPublisher(link, prefix="notes:", timeout_s=PATIENCE_S) as publisher:
         assert await publisher.notify_folder_deleted("alice", ID) == 0
     assert await link.ping()
     await link.aclose()
     with redis.Redis.from_url(redis_server.url) as client:
-        with Publisher(client) as plain:
+        with Publisher(client, timeout_s=PATIENCE_S) as plain:
             assert plain.revoke_session("alice", "sess_1") == 0
         assert client.ping()
 
@@ -164,19 +164,19 @@ def test_threads_that_wait_for_a_connection_learn_from_those_that_have_one(
 async def test_two_hundred_calls_at_once_are_all_sent(
     redis_server: RedisServer,
 ) -> None:
-    async with AsyncPublisher(redis_server.url, timeout_s=5) as publisher:
+    async with AsyncPublisher(redis_server.url, timeout_s=PATIENCE_S) as publisher:
         calls = [publisher.notify_note_deleted("alice", ID) for _ in range(200)]
         assert await asyncio.gather(*calls) == [0] * 200
         assert publisher.failures == 0
     # A client of the caller's own, whose pool refuses above 100.
     link = redis.asyncio.Redis.from_url(redis_server.url)
-    async with AsyncPublisher(link, timeout_s=5) as publisher:
+    async with AsyncPublisher(link, timeout_s=PATIENCE_S) as publisher:
         calls = [publisher.notify_note_deleted("alice", ID) for _ in range(200)]
         await asyncio.gather(*calls)
         assert publisher.failures == 0
     await link.aclose()
     assert redis_server.calls("publish") == 400
-    with Publisher(redis_server.url, timeout_s=5) as blocking:
+    with Publisher(redis_server.url, timeout_s=PATIENCE_S) as blocking:
         with ThreadPoolExecutor(50) as pool:
             list(pool.map(lambda _: blocking.disconnect_user("alice"), range(200)))
         assert blocking.failures == 0
@@ -190,9 +190,9 @@ async def test_users_whose_events_were_lost_fetch_again_when_redis_is_back(
     await spy.psubscribe("typelets:user:*")
     async with (
         link_proxy(redis_server.port) as link,
-        AsyncPublisher(link.url) as publisher,
+        AsyncPublisher(link.url, timeout_s=PATIENCE_S) as publisher,
     ):
-        with Publisher(link.url) as blocking:
+        with Publisher(link.url, timeout_s=PATIENCE_S) as blocking:
             await link.refuse()
             assert await publisher.notify_note_deleted("alice", ID) == 0
             assert await publisher.notify_note_deleted("alice", ID) == 0
@@ -202,9 +202,9 @@ async def test_users_whose_events_were_lost_fetch_again_when_redis_is_back(
             assert (publisher.pending, blocking.pending) == (2, 1)
             await link.heal()
             heard: dict[str, str] = {}
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while len(heard) < 3:
-                    message = await spy.get_message(timeout=1)
+                    message = await spy.get_message(timeout=PATIENCE_S)
                     if message and message["type"] == "pmessage":
                         user = message["channel"].decode().rpartition(":")[2]
                         heard[user] = json.loads(message["data"])["event"]
@@ -223,7 +223,7 @@ async def test_users_whose_events_were_lost_fetch_again_when_redis_is_back(
 async def test_a_cancelled_request_still_owes_its_event(
     redis_server: RedisServer,
 ) -> None:
-    async with AsyncPublisher(redis_server.url, timeout_s=30) as publisher:
+    async with AsyncPublisher(redis_server.url, timeout_s=PATIENCE_S) as publisher:
         with redis_server.frozen():
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):

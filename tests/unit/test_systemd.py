@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.within import PATIENCE_S
 from typelets_ws.systemd import STATUS_S, Systemd
 
 PID = os.getpid()
@@ -23,7 +24,7 @@ def place() -> Iterator[Path]:
 def supervisor(address: str) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.bind(address)
-    made.settimeout(2)
+    made.settimeout(PATIENCE_S)
     return made
 
 

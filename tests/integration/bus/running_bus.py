@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from tests.daemon import PATIENCE_S
+from tests.within import PATIENCE_S
 from typelets_ws.bus.bus import Bus
 from typelets_ws.bus.pubsub import PubSubConnection
 from typelets_ws.config import model as config
@@ -31,7 +31,7 @@ QUICK: dict[str, Any] = {
 
 
 async def until(holds: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
-    """Wait until something holds."""
+    """Wait until something holds; a shorter time is for what must not come."""
     deadline = time.monotonic() + timeout_s
     while not (held := holds()) and time.monotonic() < deadline:  # noqa: ASYNC110
         # No event is set when Redis' own state changes.

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes import make_logger
 from tests.tokens import AZP, ISSUER, KeyServer, jwk, key_pair, mint, public_pem
-from tests.within import within
+from tests.within import PATIENCE_S, within
 from typelets_ws.clerk.jwks import KeyFetchError, http_fetch
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth
@@ -58,7 +58,7 @@ async def bench(**auth: Any) -> AsyncIterator[Bench]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 (a server's state tells no event)
             await asyncio.sleep(0.005)
 

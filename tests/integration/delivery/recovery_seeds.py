@@ -36,6 +36,7 @@ from tests.integration.delivery.recovery_world import (
 )
 from tests.postgres import Database
 from tests.redis import RedisServer
+from tests.within import PATIENCE_S
 from typelets_ws.dev.postgres import Postgres
 
 __all__ = ["SETTINGS", "Daemons", "InProcess", "Processes", "play"]
@@ -46,7 +47,6 @@ SETTINGS = {
 }  # fmt: skip
 PROCESSES = 8
 """One seed in so many has daemons as processes."""
-PATIENCE_S = 25.0
 POLL_S = 0.1
 BAD_EVENTS = ("recovery_step_failed", "internal_error", "crashed", "task_failed")
 """Lines that no fault of these may cause."""

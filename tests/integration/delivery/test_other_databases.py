@@ -77,7 +77,7 @@ async def test_a_promoted_replica_loses_no_change(
                     found: list[Message] = []
                     wanted = {"lost", "extra"}
                     while not wanted <= set(titles(found)) or not gone_of(found):
-                        found += await until(device, is_healed, 30)
+                        found += await until(device, is_healed)
                     assert gone_of(found) == [gone]
                     await audited(server)
                     await device.barrier()
@@ -87,7 +87,7 @@ async def test_a_promoted_replica_loses_no_change(
                     found = []
                     wanted = {"t", "later", "gone"}
                     while not wanted <= set(titles(found)):
-                        found += await until(device, is_healed, 30)
+                        found += await until(device, is_healed)
                     assert set(gone_of(found)) == {extra}
                     answer = await device.ask({"type": "sync", "cursor": cursor})
                     assert answer["code"] == "CURSOR_EXPIRED"
@@ -153,7 +153,7 @@ async def half_a_circle(cluster: PostgresCluster, redis_server: RedisServer) -> 
             cursor = (await device.ask({"type": "sync"}))["cursor"]
             cluster.advance(2**31)
             rename(database, note, "second")
-            assert "second" in titles(await until(device, is_healed, 30))
+            assert "second" in titles(await until(device, is_healed))
             answer = await device.ask({"type": "sync", "cursor": cursor})
             assert answer["code"] == "CURSOR_EXPIRED"
             cursor = (await device.ask({"type": "sync"}))["cursor"]

@@ -23,6 +23,7 @@ from tests.integration.delivery.test_recovery import (
 from tests.integration.scene import ALICE
 from tests.postgres import Database
 from tests.redis import RedisServer
+from tests.within import PATIENCE_S
 from typelets_ws.dev.postgres import Postgres, _as_server, _give_away
 
 CONFIG = """[databases]
@@ -56,7 +57,7 @@ def bouncer(postgres: Postgres, database: Database) -> Iterator[str]:
         yield f"postgresql:///postgres?{urlencode(where)}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)
         shutil.rmtree(place, ignore_errors=True)
 
 

@@ -15,6 +15,7 @@ from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint
+from tests.within import PATIENCE_S
 from typelets_ws.delivery.recovery import SIGN_IN_S
 from typelets_ws.recovery_ports import RowKey, RowKind
 from typelets_ws.redis.horizons import SharedHorizons
@@ -41,12 +42,10 @@ def rename(database: Database, note: str, title: str) -> None:
     )
 
 
-async def until(
-    device: Device, wanted: Callable[[Message], bool], seconds: float = 10
-) -> list[Message]:
+async def until(device: Device, wanted: Callable[[Message], bool]) -> list[Message]:
     """All messages up to the first that is wanted."""
     found = []
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             found.append(await device.receive())
             if wanted(found[-1]):
@@ -610,7 +609,7 @@ async def test_after_a_gap_devices_are_healed(
                 rename(database, note, "second")
                 event = {"event": "resync_required", "reason": "publish_failed"}
                 await publish(redis_server.url, ALICE, event)
-            found = await until(device, is_healed, 20)
+            found = await until(device, is_healed)
             assert titles(found) == ["second"]
             assert "resync_required" not in [m["type"] for m in found]
             assert found[-1]["reason"] not in {"audit", "sign_in"}
@@ -632,7 +631,7 @@ async def test_with_postgres_away_devices_are_reported_and_healed_later(
             told = await until(device, lambda m: m["type"] == "resync_required")
             assert told[-1]["reason"].startswith("event_")
             database.start()
-            assert titles(await until(device, is_healed, 30)) == ["second"]
+            assert titles(await until(device, is_healed)) == ["second"]
 
 
 async def test_without_recovery_devices_are_reported_to_resync(

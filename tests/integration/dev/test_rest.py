@@ -8,6 +8,7 @@ import redis as redis_client
 
 from tests.postgres import Database
 from tests.redis import RedisServer
+from tests.within import PATIENCE_S
 from typelets_ws.dev.postgres import Postgres
 from typelets_ws.dev.rest import HttpError, RestStub
 from typelets_ws.dev.samples import NOTES, USERS, fill, note_id
@@ -79,7 +80,7 @@ def test_each_event_is_written_and_published(
 ) -> None:
     with redis_client.Redis.from_url(redis_server.url) as link, link.pubsub() as heard:
         heard.subscribe(f"typelets:user:{ALICE}")
-        heard.get_message(timeout=5)
+        heard.get_message(timeout=PATIENCE_S)
         folder = ""
         for event in (
             "note_created", "note_updated", "note_deleted", "folder_created",
@@ -91,7 +92,7 @@ def test_each_event_is_written_and_published(
             assert done["heard"] == 1
             if event == "folder_created":
                 folder = done["published"]["folderData"]["id"]
-            message = heard.get_message(timeout=5)
+            message = heard.get_message(timeout=PATIENCE_S)
             assert message is not None
             assert name(decode(message["data"])) == event
     listing = rest.listing(ALICE)
@@ -126,7 +127,7 @@ def test_a_publish_can_be_skipped_and_a_clock_be_wrong(
 ) -> None:
     with redis_client.Redis.from_url(redis_server.url) as link, link.pubsub() as heard:
         heard.subscribe(f"typelets:user:{ALICE}")
-        heard.get_message(timeout=5)
+        heard.get_message(timeout=PATIENCE_S)
         note = note_id(1, 1)
         before = rest.publish(ALICE, "note_updated", note, "a")["published"]
         done = rest.publish(ALICE, "note_updated", note, "b", skew_s=-3600, silent=True)
@@ -134,7 +135,7 @@ def test_a_publish_can_be_skipped_and_a_clock_be_wrong(
         after = done["published"]["updatedNote"]
         assert after["title"] == "b"
         assert after["updatedAt"] < before["updatedNote"]["updatedAt"]
-        heard.get_message(timeout=5)
+        heard.get_message(timeout=PATIENCE_S)
         assert heard.get_message(timeout=0.1) is None
 
 

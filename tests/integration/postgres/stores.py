@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from tests.postgres import Database, chosen_paths
-from tests.within import within
+from tests.within import PATIENCE_S, within
 from typelets_ws.config import model as config
 from typelets_ws.ports import Missing, StoreError, VersionedRow
 from typelets_ws.postgres.store import Store
@@ -42,9 +42,9 @@ async def opened(
         await store.close()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     """Poll a condition that another process brings about."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_S
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < deadline, "it did not come to pass"
         await asyncio.sleep(0.005)

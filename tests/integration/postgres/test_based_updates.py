@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.postgres.changes import ALICE, BOB, opened
 from tests.postgres import Database
+from tests.within import PATIENCE_S
 from typelets_ws.ports import Conflict, Missing, VersionedRow
 from typelets_ws.postgres.store import Store
 
@@ -80,7 +81,7 @@ async def test_a_conflict_shows_the_row_that_the_update_waited_for(
                 update = tasks.create_task(
                     store.update_note_based(ALICE, note, {"title": "mine"}, base)
                 )
-                end = time.monotonic() + 5
+                end = time.monotonic() + PATIENCE_S
                 while not await asyncio.to_thread(database.waiting_for_locks):
                     assert time.monotonic() < end
                 getattr(link, outcome)()

@@ -19,6 +19,7 @@ from tests.integration.postgres.stores import (
     until,
 )  # fmt: skip
 from tests.postgres import Database
+from tests.within import PATIENCE_S
 from typelets_ws.ports import VersionedRow
 from typelets_ws.postgres import pool as store_pool
 from typelets_ws.postgres.store import QueryFailure
@@ -129,7 +130,7 @@ async def test_cancelled_while_giving_back_no_connection_is_lost(
             store.observe_pool()
             return stat("pool_available") == stat("pool_size") == 2
 
-        await until(whole, 2.0)
+        await until(whole)
 
 
 # Idle connections.
@@ -207,7 +208,7 @@ async def test_an_old_connection_is_renewed(
 async def test_what_is_not_needed_goes_back(database: Database) -> None:
     async with opened(database.url, pool_min=4) as store:
         at_hand = vars(vars(store)["_pool"])["_idle"]
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_S
         while len(at_hand) < 2:  # as soon as the pool has made a second one
             assert time.monotonic() < deadline
             await asyncio.gather(*(store.ping() for _ in range(40)))

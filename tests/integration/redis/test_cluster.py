@@ -11,6 +11,7 @@ from tests.drills.drill import SETTINGS, limits_hold, two_buses
 from tests.integration.bus.running_bus import RunningBus, ready, until
 from tests.redis import RedisServer, free_port
 from tests.redis_topologies import Cluster
+from tests.within import PATIENCE_S
 from typelets_ws.ports import AcquireResult
 from typelets_ws.publisher import Publisher
 from typelets_ws.redis.cluster import ClusterClient
@@ -96,7 +97,9 @@ async def test_sharded_and_plain_events_are_heard_once(cluster: Cluster) -> None
         a, b = (receiver.bus for receiver in receivers)
         a.bus.publish("user1", b"1")
         cluster.nodes[0].command("PUBLISH", "typelets:user:user1", "2")
-        with Publisher(cluster.url, sharded=True, raise_errors=True) as publisher:
+        with Publisher(
+            cluster.url, sharded=True, timeout_s=PATIENCE_S, raise_errors=True
+        ) as publisher:
             heard = await asyncio.to_thread(publisher.disconnect_user, "user1")
             assert heard == 2
         await until(lambda: len(a.events) == len(b.events) == 3)

@@ -7,11 +7,10 @@ import pytest
 from click.testing import CliRunner, Result
 from redis.crc import key_slot
 
-from tests.daemon import PATIENCE_S
 from tests.integration.bus.running_bus import ready, until
 from tests.redis import RedisServer, free_port
 from tests.redis_topologies import Cluster, SentinelGroup
-from tests.within import within
+from tests.within import PATIENCE_S, within
 from typelets_ws.checks.finding import FindingKind
 from typelets_ws.checks.redis import check_redis
 from typelets_ws.cli import main
@@ -28,12 +27,12 @@ async def in_thread(publisher: Publisher, user: str) -> None:
 async def check_both_publishers(url: str) -> None:
     async with ready(url) as one:
         assert await one.bus.subscribe("ann")
-        with Publisher(url, raise_errors=True, timeout_s=PATIENCE_S) as publisher:
+        with Publisher(url, timeout_s=PATIENCE_S, raise_errors=True) as publisher:
             await in_thread(publisher, "ann")
             await until(lambda: len(one.events) == 1)
             await asyncio.to_thread(publisher.revoke_session, "ann", "sess_1")
         async with AsyncPublisher(
-            url, raise_errors=True, timeout_s=PATIENCE_S
+            url, timeout_s=PATIENCE_S, raise_errors=True
         ) as publisher_:
             await publisher_.notify_note_deleted("ann", NOTE)
             await until(lambda: len(one.events) == 3)
@@ -59,7 +58,7 @@ async def test_a_publisher_follows_an_operators_failover(
         assert await one.bus.subscribe("ann")
         old = sentinel_group.master
         with Publisher(
-            sentinel_group.url, raise_errors=True, timeout_s=PATIENCE_S
+            sentinel_group.url, timeout_s=PATIENCE_S, raise_errors=True
         ) as publisher:
             await in_thread(publisher, "ann")
             await until(lambda: one.events)

@@ -87,7 +87,7 @@ async def test_a_cancelled_handshake_closes_its_socket_at_once(
 
     for steps in range(60):
         await cancelled_after(steps, connected())
-    await until(lambda: open_sockets() <= before, 20)
+    await until(lambda: open_sockets() <= before)
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
@@ -107,7 +107,7 @@ async def test_a_cancelled_publisher_closes_its_sockets(
                     await publisher.notify_note_deleted("ann", NOTE)
 
             await cancelled_after(steps, request())
-    await until(lambda: open_sockets() <= before, 20)
+    await until(lambda: open_sockets() <= before)
 
 
 async def test_a_context_is_shared_until_its_files_change(

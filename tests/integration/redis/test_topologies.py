@@ -6,10 +6,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.daemon import PATIENCE_S, Device, daemon, eventually
+from tests.daemon import Device, daemon, eventually
 from tests.postgres import Database
 from tests.redis_topologies import Cluster, SentinelGroup
 from tests.tokens import mint
+from tests.within import PATIENCE_S
 from typelets_ws.publisher import AsyncPublisher
 
 NOTE = "00000000-0000-4000-8000-000000000001"

@@ -14,6 +14,7 @@ from tests.node import node_package
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint
+from tests.within import PATIENCE_S
 from typelets_ws.protocol import client_messages, messages
 from typelets_ws.protocol.errors import Code
 from typelets_ws.publisher import AsyncPublisher
@@ -157,7 +158,7 @@ async def test_all_that_is_said_fits(
     witness = Witness()
     async with boot() as server:
         await converse(server, witness, database)
-        async with AsyncPublisher(redis_server.url) as publisher:
+        async with AsyncPublisher(redis_server.url, timeout_s=PATIENCE_S) as publisher:
             await publish_all(server, witness, publisher)
     async with boot(recovery={"enabled": True}) as server:
         await recover(server, witness)

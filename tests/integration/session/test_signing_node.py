@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.within import PATIENCE_S
 from typelets_ws.protocol.json_members import members
 from typelets_ws.session.json_stringify import NotJsonError, json_stringify
 from typelets_ws.session.signing import open_envelope, session_secret, verify
@@ -102,7 +103,7 @@ def node() -> Iterator[Node]:
         yield Node(process)
         assert process.stdin
         process.stdin.close()
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
 def ours(text: str) -> str | None:

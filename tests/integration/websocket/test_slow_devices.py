@@ -25,6 +25,7 @@ from tests.postgres import Database
 from tests.raw import Raw, raw
 from tests.redis import RedisServer, free_port
 from tests.tokens import mint, public_pem
+from tests.within import PATIENCE_S
 
 STALLED = 200
 HONEST = 3
@@ -67,7 +68,7 @@ async def process(path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     finally:
         if child.returncode is None:
             child.terminate()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             await child.wait()
 
 
@@ -145,7 +146,7 @@ async def test_200_devices_that_stop_reading_harm_no_one(
         base = resident(child.pid)
         stalled = [await stall(stack, server) for _ in range(STALLED)]
         beside, peak = await stream(redis_server.url, honest, child.pid)
-        await eventually(all_cut, patience=20)
+        await eventually(all_cut)
         for device in honest:
             assert await device.barrier() == []
         left = resident(child.pid)

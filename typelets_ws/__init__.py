@@ -20,4 +20,4 @@ the protocol for programs in other languages. Commands beside the daemon: `check
 lists the code that replaces a library; `testing` is a device for the tests of apps.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

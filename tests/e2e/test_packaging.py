@@ -80,6 +80,13 @@ def inside(names: Sequence[str]) -> set[str]:
     return {name.partition("typelets_ws/")[2] for name in names if "/" in name}
 
 
+def test_the_changelog_begins_with_this_version_and_its_date() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    version, date = re.findall(r"^## (\S+)(.*)$", changelog, re.MULTILINE)[0]
+    assert version == __version__
+    assert re.fullmatch(r" - \d{4}-\d\d-\d\d", date)
+
+
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     wheel = only(built, "*.whl")
     assert wheel.name == f"typelets_ws-{__version__}-py3-none-any.whl"

@@ -180,9 +180,10 @@ class ShownRow:
         """Whether every device holds the stored row.
 
         `changed` is False when the row is as it was when the devices were known to
-        hold it: then fields that no step named are right.
+        hold it: then fields that no step named are right. Otherwise it may be new, and
+        the old web client ignores updates of a row that it does not know.
         """
-        if self.gone or self.mixed:
+        if self.gone or self.mixed or (changed and self.base is None):
             return False
         if not self.steps and self.base == row.text:
             return True

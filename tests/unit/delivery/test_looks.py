@@ -1,5 +1,6 @@
 """A look reads twice: the changes, then by id the rows that were shown."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from typelets_ws.delivery.kept_ids import KeptIds
 from typelets_ws.delivery.looks import LookReader
 from typelets_ws.delivery.senders import RowSender
 from typelets_ws.delivery.shown import ShownRows
+from typelets_ws.delivery.shown_row import NOTE_NAMES
 from typelets_ws.delivery.user_states import UserState
 from typelets_ws.recovery_ports import (
     RowKey,
@@ -24,7 +26,7 @@ from typelets_ws.recovery_ports import (
 from typelets_ws.telemetry.metrics import Metrics
 
 KEY = RowKey("alice", RowKind.NOTE, "00000000-0000-4000-8000-000000000001")
-TEXT = b'{"title":"x"}'
+TEXT = json.dumps(dict.fromkeys(NOTE_NAMES)).encode()
 HORIZON = 10
 
 
@@ -49,7 +51,7 @@ async def verdict_on(version: int) -> Verdict:
     """The verdict of a first look on a row that an event showed, and devices hold."""
     shown, state = ShownRows(10_000), UserState(0.0)
     shown.add_user("alice")
-    shown.updated(KEY, TEXT, TEXT, "t")
+    shown.created(KEY, TEXT, "t")
     sender = RowSender(Hub(), Metrics(), lambda: 0)
     deletions = Deletions(KeptIds(10_000, 60.0), shown, sender)
     horizons = Horizons(60.0)

@@ -76,6 +76,14 @@ def test_without_a_known_row_an_event_may_not_be_all() -> None:
     assert not is_held(shown, stored(3, title="x"))
 
 
+def test_an_update_of_all_fields_may_be_of_a_row_that_devices_do_not_know() -> None:
+    """Its creation was not published: the old web client ignores the update."""
+    shown = of_alice()
+    show(shown, stored(2), *NAMES)
+    assert not is_held(shown, stored(2))
+    assert is_held(shown, stored(2), changed=False)
+
+
 def test_many_changes_are_merged() -> None:
     for based in (True, False):
         shown = of_alice()

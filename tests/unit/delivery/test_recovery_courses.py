@@ -1,0 +1,353 @@
+"""Devices that sync end equal to the table: random courses with recovery as a whole.
+
+The table, time and devices are simulated; rows come, change and go with and without an
+event, devices leave and come back, ids are forgotten, looks run at any moment. In the
+end nothing is published any more, and the audit goes round.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import structlog
+from msgspec import UnsetType
+
+from tests.fakes import NoHorizons
+from typelets_ws.config.model import Recovery as Settings
+from typelets_ws.delivery.hub import Hub
+from typelets_ws.delivery.recovery import Recovery
+from typelets_ws.delivery.resync import ResyncSender
+from typelets_ws.delivery.senders import RowSender
+from typelets_ws.delivery.shown_row import NOTE_NAMES
+from typelets_ws.protocol import client_messages
+from typelets_ws.protocol.errors import CloseCode
+from typelets_ws.recovery_ports import (
+    Digest,
+    Extent,
+    PackedIds,
+    RowIds,
+    RowKey,
+    RowKind,
+    Since,
+    Snapshot,
+    StoredRow,
+    TableContents,
+    UserChanges,
+)
+from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
+from typelets_ws.wire.frames import Frame, Frames
+
+STEPS = 60
+SETTINGS = Settings(replay_s=20.0, audit_s=3.0, audit_share=1.0, quiet_s=1.0)
+Copy = dict[str, str]
+"""updatedAt by id."""
+
+
+def digest_of(copy: Copy) -> Digest:
+    return Digest(
+        TableContents(len(copy), str(sorted(copy.items()))), TableContents(0, "")
+    )
+
+
+class Table:
+    """The notes of alice; a transaction for each change."""
+
+    def __init__(self) -> None:
+        self.rows_by_id: dict[str, tuple[int, str]] = {}
+        """Transaction and updatedAt."""
+        self.newest = 100
+
+    @property
+    def copy(self) -> Copy:
+        return {row_id: at for row_id, (_, at) in self.rows_by_id.items()}
+
+    def write(self, row_id: str) -> None:
+        self.rows_by_id[row_id] = (self.newest, f"t{self.newest}")
+        self.newest += 1
+
+    def delete(self, row_id: str) -> None:
+        del self.rows_by_id[row_id]
+        self.newest += 1
+
+    def stored(self, row_id: str, settled: int | None) -> StoredRow:
+        version, at = self.rows_by_id[row_id]
+        old = settled is not None and version < settled
+        text = json.dumps(wire_row(row_id, at)).encode()
+        return StoredRow(key_of(row_id), str(version), old, at, text)
+
+    async def supported(self) -> str | None:
+        return None
+
+    async def horizon(self) -> Snapshot:
+        return Snapshot("db", self.newest, self.newest)
+
+    async def changed(
+        self, wanted: Sequence[Since], extent: Extent
+    ) -> tuple[Snapshot, list[UserChanges]]:
+        await asyncio.sleep(0)
+        found = [self._changes(since, extent) for since in wanted]
+        return Snapshot("db", self.newest, self.newest), found
+
+    def _changes(self, since: Since, extent: Extent) -> UserChanges:
+        ids = sorted(self.rows_by_id)
+        first = since.horizon or 0
+        return UserChanges(
+            [
+                self.stored(row_id, since.settled)
+                for row_id in ids
+                if self.rows_by_id[row_id][0] >= first
+            ],
+            more=False,
+            digest=digest_of(self.copy) if extent.digest and since.digest else None,
+            ids=RowIds(json.dumps(ids).encode(), b"[]") if extent.ids else None,
+            count=len(ids),
+            packed=(
+                PackedIds(b"".join(bytes.fromhex(i.replace("-", "")) for i in ids), b"")
+                if since.packed
+                else None
+            ),
+        )
+
+    async def rows(
+        self,
+        keys: Sequence[RowKey],
+        *,
+        before: Mapping[str, int] | None = None,
+        versions: bool = True,
+    ) -> Mapping[RowKey, StoredRow]:
+        await asyncio.sleep(0)
+        settled = (before or {}).get("alice")
+        return {
+            key: self.stored(key.row_id, settled)
+            for key in keys
+            if key.row_id in self.rows_by_id
+        }
+
+
+def wire_row(row_id: str, at: str) -> dict[str, Any]:
+    return dict.fromkeys(NOTE_NAMES) | {"id": row_id, "updatedAt": at}
+
+
+def key_of(row_id: str) -> RowKey:
+    return RowKey("alice", RowKind.NOTE, row_id)
+
+
+class SyncDevice:
+    """A client of the recovery protocol; it keeps its copy while it is away."""
+
+    session_id = None
+    since_ms, open = 0, True
+
+    def __init__(self, connection_id: str) -> None:
+        self.connection_id = connection_id
+        self.log_fields: dict[str, str] = {}
+        self.copy: Copy = {}
+        self.cursor: str | None = None
+        self.differs = True
+
+    def send_frame(self, frame: Frame) -> None:
+        for one in frame._frames if isinstance(frame, Frames) else [frame]:
+            self.take(json.loads(one._text))
+
+    def take(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "note_created_sync":
+                row = message["noteData"]
+                self.copy.setdefault(row["id"], row["updatedAt"])
+            case "note_sync":
+                row = message["updatedNote"]
+                if row["id"] in self.copy:
+                    self.copy[row["id"]] = row["updatedAt"]
+            case "note_deleted_sync":
+                self.copy.pop(message["noteId"], None)
+            case "healed":
+                digest = message.get("digest")
+                self.differs |= digest is not None and not self.equals(digest)
+
+    def equals(self, digest: dict[str, Any]) -> bool:
+        own = digest_of(self.copy).notes
+        return (own.rows, own.xor) == (
+            digest["notes"]["count"],
+            digest["notes"]["hash"],
+        )
+
+    def ask_resync(self, reason: str, delay: float) -> None:
+        self.differs = True
+
+    def close(self, code: CloseCode, reason: str) -> None: ...
+
+    def token_refused(self) -> None: ...
+
+
+class Course:
+    """Steps at random; `rng` decides."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.table, self.hub, self.now = Table(), Hub(), 1_000.0
+        metrics = Metrics()
+        self.recovery = Recovery(
+            self.table,
+            RowSender(self.hub, metrics, lambda: 0),
+            ResyncSender(self.hub, 0.0, lambda: 0.0),
+            NoHorizons(),
+            SETTINGS,
+            Telemetry(metrics, structlog.get_logger()),
+            lambda: self.now,
+        )
+        self.recovery.on = True
+        self.devices = [SyncDevice(name) for name in ("c1", "c2", "c3")]
+        self.events: list[tuple[str, str, str]] = []
+        self.created = 0
+
+    @property
+    def online(self) -> list[SyncDevice]:
+        here = {device.connection_id for device in self.hub.devices_of("alice")}
+        return [device for device in self.devices if device.connection_id in here]
+
+    # What happens in the world.
+
+    async def write(self) -> None:
+        """A row comes or changes."""
+        ids = list(self.table.rows_by_id)
+        new = not ids or self.rng.random() < 0.5
+        if new:
+            self.created += 1
+            row_id = f"00000000-0000-4000-8000-{self.created:012d}"
+        else:
+            row_id = self.rng.choice(ids)
+        self.table.write(row_id)
+        self.publish("created" if new else "updated", row_id)
+
+    async def delete(self) -> None:
+        if ids := list(self.table.rows_by_id):
+            row_id = self.rng.choice(ids)
+            self.table.delete(row_id)
+            self.publish("deleted", row_id)
+
+    def publish(self, event: str, row_id: str) -> None:
+        if self.rng.random() < 0.5:
+            at = self.table.copy.get(row_id, "")
+            self.events.append((event, row_id, at))
+
+    async def event(self) -> None:
+        """An event arrives."""
+        if not self.events:
+            return
+        event, row_id, at = self.events.pop(0)
+        if not self.online:
+            return
+        shown, key = self.recovery.shown, key_of(row_id)
+        row = wire_row(row_id, at)
+        text = json.dumps(row).encode()
+        if event == "created":
+            shown.created(key, text, at)
+            message = {"type": "note_created_sync", "noteData": row}
+        elif event == "updated":
+            changes = self.rng.choice([text, json.dumps({"updatedAt": at}).encode()])
+            if not shown.updated(key, changes, text, at):
+                return
+            message = {"type": "note_sync", "updatedNote": row}
+        else:
+            shown.deleted(key)
+            message = {"type": "note_deleted_sync", "noteId": row_id}
+        for device in self.online:
+            device.take(message)
+
+    async def connect(self) -> None:
+        away = [device for device in self.devices if device not in self.online]
+        if away:
+            device = self.rng.choice(away)
+            device.differs = True
+            self.hub.attach("alice", device)
+            self.recovery.attach("alice", device)
+            if self.rng.random() < 0.7:
+                await self.sync(device)
+
+    async def disconnect(self) -> None:
+        if self.online:
+            device = self.rng.choice(self.online)
+            self.hub.detach("alice", device)
+            self.recovery.detach("alice", device)
+
+    async def sync_one(self) -> None:
+        if self.online:
+            await self.sync(self.rng.choice(self.online))
+
+    async def sync(self, device: SyncDevice) -> None:
+        """From its cursor, and if the digest differs then from nothing."""
+        device.differs = False
+        for cursor in dict.fromkeys([device.cursor, None]):
+            request = client_messages.Sync(cursor=cursor, ids=cursor is None)
+            page = await self.recovery.sync("alice", device.connection_id, request)
+            rows = [json.loads(bytes(note)) for note in page.notes]
+            if cursor is None:
+                device.copy.clear()
+            device.copy.update({row["id"]: row["updatedAt"] for row in rows})
+            device.cursor = page.cursor
+            digest = page.digest
+            assert not isinstance(digest, UnsetType)
+            own = digest_of(device.copy).notes
+            if own == (digest.notes.count, digest.notes.hash):
+                break
+
+    async def forget(self) -> None:
+        """The memory of ids is needed for other users."""
+        self.recovery.deletions.kept._drop("alice")
+
+    async def look(self) -> None:
+        """Time passes, and recovery does what is due."""
+        self.now += self.rng.choice([0.0, 0.5, 1.1, 3.5])
+        await self.work()
+
+    async def gap(self) -> None:
+        self.recovery.heal(["alice"], "lost")
+
+    async def work(self) -> None:
+        if self.rng.random() < 0.5:
+            await self.recovery._keeper.take()
+        for _ in range(20):
+            if not await self.recovery._step():
+                break
+
+    # The course.
+
+    async def run(self) -> list[SyncDevice]:
+        """Returns the devices that are behind in the end."""
+        async with asyncio.TaskGroup() as group:
+            gathered = group.create_task(self.recovery._syncer.gathered.run())
+            await self.recovery._keeper.take()
+            await self.play()
+            await self.rest()
+            gathered.cancel()
+        return [one for one in self.online if one.copy != self.table.copy]
+
+    async def play(self) -> None:
+        steps = [
+            self.write, self.write, self.delete, self.delete, self.event, self.event,
+            self.connect, self.disconnect, self.sync_one, self.look, self.look,
+            self.forget, self.gap,
+        ]  # fmt: skip
+        for _ in range(STEPS):
+            await self.rng.choice(steps)()
+
+    async def rest(self) -> None:
+        """Nothing happens any more, until the audit has gone round some times."""
+        while self.events:
+            await self.event()
+        for _ in range(40):
+            self.now += 0.5
+            await self.work()
+            for device in self.online:
+                if device.differs:
+                    await self.sync(device)
+
+
+@pytest.mark.parametrize("base", range(10))
+async def test_devices_that_sync_end_equal_to_the_table(base: int) -> None:
+    for seed in range(base * 20, base * 20 + 20):
+        assert not await Course(seed).run(), seed

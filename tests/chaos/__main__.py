@@ -49,7 +49,8 @@ def main() -> int:
     )
     end, seed, totals = time.monotonic() + options.seconds, options.seed, Counter[str]()
     while True:
-        schedule: Sequence[ScheduledFault] = plan(random.Random(seed), size.seconds)
+        schedule: Sequence[ScheduledFault]
+        schedule = plan(random.Random(seed), size.seconds, options.fault)
         if options.schedule:
             schedule = [
                 ScheduledFault.parse(text) for text in options.schedule.split(",")
@@ -95,6 +96,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--seconds", type=float, default=0.0, help="one run by default")
     parser.add_argument("--round", type=float, default=10.0, help="seconds of faults")
+    parser.add_argument("--fault", type=float, default=0.9, help="seconds per fault")
     parser.add_argument("--daemons", type=int, default=2)
     parser.add_argument("--devices", type=int, default=24)
     parser.add_argument("--topology", choices=TOPOLOGIES, default="single")

@@ -38,13 +38,15 @@ class ScheduledFault:
         return cls(float(at), fault, int(seed))
 
 
-def plan(rng: random.Random, seconds: float) -> list[ScheduledFault]:
-    """A random schedule: faults about every second, each kind as likely."""
+def plan(
+    rng: random.Random, seconds: float, every_s: float = 0.9
+) -> list[ScheduledFault]:
+    """A random schedule: a fault about every `every_s`, each kind as likely."""
     entries, at = [], rng.uniform(0.3, 1.0)
     while at < seconds:
         fault = rng.choice(list(FAULTS))
         entries.append(ScheduledFault(round(at, 2), fault, rng.getrandbits(32)))
-        at += rng.uniform(0.2, 1.6)
+        at += rng.uniform(0.2, 1.8) * every_s
     return entries
 
 

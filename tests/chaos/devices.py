@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from typing import Any
 
+import psycopg
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
@@ -53,9 +54,16 @@ class OldClient:
             self.notes = notes_of(link, self.user)
             self.folders = folders_of(link, self.user)
 
+    def _load_patiently(self) -> None:
+        while True:
+            try:
+                return self.load()
+            except psycopg.Error:
+                time.sleep(0.2)  # Postgres is away
+
     async def live(self) -> None:
         """Connect, and connect again, until cancelled."""
-        await asyncio.to_thread(self.load)
+        await asyncio.to_thread(self._load_patiently)
         for row_id, row in self.notes.items():
             self.note(row_id, f"loaded {row['updatedAt']} {row['folderId']}")
         while True:

@@ -10,7 +10,7 @@ from tests.chaos.faults import FAULTS, ScheduledFault, plan
 from tests.chaos.play import Size, play
 from tests.chaos.shortest import shortest
 
-SEED = int(os.environ.get("TYPELETS_CHAOS_SEED", "11"))
+SEED = int(os.environ.get("TYPELETS_CHAOS_SEED", "25"))
 
 
 @pytest.mark.slow

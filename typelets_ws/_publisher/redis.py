@@ -53,11 +53,17 @@ def async_client(url: str, timeout_s: float, connections: int) -> Any:
         return async_sentinel_client(address, timeout_s, connections)
     if address.kind is Topology.CLUSTER:
         nodes = [redis.asyncio.cluster.ClusterNode(*node) for node in address.nodes]
-        return redis.asyncio.cluster.RedisCluster(
+        cluster = redis.asyncio.cluster.RedisCluster(
             startup_nodes=nodes,
             max_connections=connections,
             **_cluster_options(address, timeout_s),
         )
+        # The nodes that are found later get these arguments, too.
+        shared: dict[str, Any] = cluster.get_connection_kwargs()
+        shared["connection_class"] = dialled(shared["connection_class"])
+        for node in cluster.startup_nodes:
+            node.connection_class = shared["connection_class"]
+        return cluster
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
         max_connections=connections,

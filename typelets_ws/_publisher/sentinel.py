@@ -16,14 +16,17 @@ from typing import Any, Final
 
 import redis
 import redis.asyncio
+from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncPool
+from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
 from ..config.redis_address import Node, RedisAddress
+from ..redis.dialled import dialled
 
 __all__ = ["async_sentinel_client", "sentinel_client"]
 
@@ -97,7 +100,7 @@ def async_sentinel_client(
     address: RedisAddress, timeout_s: float, connections: int
 ) -> redis.asyncio.Redis:
     """The same for asyncio."""
-    pool = AsyncPool(  # type: ignore[no-untyped-call]
+    pool: Any = AsyncPool(  # type: ignore[no-untyped-call]
         address.master,
         _AsyncSentinels(address, timeout_s),
         max_connections=connections,
@@ -108,6 +111,9 @@ def async_sentinel_client(
             socket_connect_timeout=timeout_s,
         ),
     )
+    tls = issubclass(pool.connection_class, SSLConnection)
+    base: Any = dialled(SSLConnection if tls else Connection)
+    pool.connection_class = type("Managed", (SentinelManagedConnection, base), {})
     return _AsyncClient.from_pool(pool)
 
 
@@ -170,6 +176,9 @@ class _AsyncSentinels:
             redis.asyncio.Redis(host=host, port=port, **own)
             for host, port in address.nodes
         ]
+        for client in self._clients:
+            pool = client.connection_pool
+            pool.connection_class = dialled(pool.connection_class)
         self._tasks: dict[int, asyncio.Task[Any]] = {}
 
     async def discover_master(self, name: str) -> Node:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.integration.bus.running_bus import ready
 from tests.redis import RedisServer
-from tests.within import within
+from tests.redis_topologies import Cluster, SentinelGroup
+from tests.within import PATIENCE_S, within
 from typelets_ws.publisher import AsyncPublisher
 from typelets_ws.redis import dial as dial_module
 from typelets_ws.redis.dial import dial, first_success
@@ -18,10 +19,12 @@ BLACK_HOLE = "10.255.255.1"
 
 
 @pytest.fixture
-def two_addresses(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> RedisServer:
-    """`redis.test` has a listening queue that is full, then the real server."""
+def dead_attempts(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """`redis.test` has an address that never answers, then that of the real server.
+
+    The list receives each attempt to reach the first one.
+    """
+    attempts: list[object] = []
     real = socket.getaddrinfo
 
     def resolve(host: str, port: int, *args: object, **kwargs: object) -> object:
@@ -37,10 +40,18 @@ def two_addresses(
 
     async def connect_or_hang(family: int, address: tuple[str, int]) -> socket.socket:
         if address[0] == BLACK_HOLE:
+            attempts.append(address)
             await asyncio.Event().wait()
         return await connect(family, address)
 
     monkeypatch.setattr(dial_module, "_connect", connect_or_hang)
+    return attempts
+
+
+@pytest.fixture
+def two_addresses(
+    redis_server: RedisServer, dead_attempts: list[object]
+) -> RedisServer:
     return redis_server
 
 
@@ -64,6 +75,25 @@ async def test_a_publisher_reaches_redis_behind_a_dead_address(
     url = f"redis://redis.test:{two_addresses.port}/0"
     async with AsyncPublisher(url, raise_errors=True, timeout_s=1.0) as publisher:
         await publisher.disconnect_user("ann")
+
+
+async def test_a_publisher_reaches_a_group_behind_dead_addresses(
+    sentinel_group: SentinelGroup,
+    cluster: Cluster,
+    dead_attempts: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sentinels and seeds with such host names; each connection tries both."""
+    resolve_on_the_loop(monkeypatch)
+    for group in (sentinel_group, cluster):
+        dead_attempts.clear()
+        url = group.url.replace("127.0.0.1", "redis.test")
+        async with AsyncPublisher(
+            url, raise_errors=True, timeout_s=PATIENCE_S
+        ) as publisher:
+            with within(5):
+                await publisher.disconnect_user("ann")
+        assert dead_attempts
 
 
 async def test_each_of_many_addresses_gets_a_share(

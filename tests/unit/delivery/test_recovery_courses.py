@@ -1,8 +1,8 @@
 """Devices end equal to the table: random courses with recovery as a whole.
 
-The table, time and devices of both kinds are simulated; rows come, change and go with and without an
-event, devices leave and come back, ids are forgotten, looks run at any moment. In the
-end nothing is published any more, and the audit goes round.
+The table, time and devices of both kinds are simulated; rows come, change and go with
+and without an event, devices leave and come back, ids are forgotten, looks run at any
+moment. In the end nothing is published any more, and the audit goes round.
 """
 
 import asyncio

@@ -92,7 +92,7 @@ def test_memory_is_bounded_and_counted() -> None:
     assert kept.used_bytes <= 5_000
     assert kept.count("user 0") == kept.count("user 99") == 20
     assert kept.count("user 1") is None
-    kept.replace("many", packed(*range(MOST_IDS + 1)), 0.0)
+    assert kept.replace("many", packed(*range(MOST_IDS + 1)), 0.0) == []
     assert kept.count("many") is None
     for number in range(100):
         kept.replace(f"user {number}", packed(), 0.0)
@@ -107,3 +107,14 @@ def test_deletions_remembered_are_bounded() -> None:
     for number in range(MOST_GONE + 5):
         kept.remove(key(number), 0.0)
     assert len(kept.gone("alice", 0.0)) == MOST_GONE
+
+
+def test_memory_is_given_back() -> None:
+    kept = KeptIds(1_000_000, 60.0)
+    kept.add(key(1))
+    kept.add(key(2))
+    assert kept.used_bytes == 500 + 2 * 16
+    kept.remove(key(1), 0.0)
+    assert kept.used_bytes == 500 + 16
+    kept.replace("alice", packed(*range(MOST_IDS + 1)), 0.0)
+    assert kept.used_bytes == 0

@@ -365,3 +365,45 @@ def test_large_rows_are_not_kept_in_many_versions() -> None:
         show(shown, stored(number, content="x" * 150_000), "content")
     assert shown.used_bytes < 100_000
     assert not is_held(shown, stored(3, content="x" * 150_000))
+
+
+def test_an_update_says_whether_it_may_be_shown() -> None:
+    shown = ShownRows(1_000)
+    changes = b'{"title":"x"}'
+    assert shown.updated(KEY, changes, changes, at(2))
+    shown.add_user("alice")
+    assert shown.updated(KEY, changes, changes, at(2))
+    assert not shown.updated(KEY, changes, changes, at(1))
+    shown.deleted(KEY)
+    assert not shown.updated(KEY, changes, changes, at(3))
+
+
+def test_the_event_of_a_reply_ends_the_reply() -> None:
+    shown = of_alice()
+    shown.replied(KEY, alone(stored(2)), "c1")
+    show(shown, stored(2), "title", holder="c1")
+    show(shown, stored(4), "title", holder="c1")  # written over REST
+    assert shown.is_stale(KEY, at(3))
+
+
+def test_creations_are_weighed() -> None:
+    shown = of_alice(5_000)
+    for number in range(100):
+        shown.created(RowKey("alice", RowKind.NOTE, f"n{number}"), b"{}", at(1))
+    assert len(shown) < 10
+
+
+def test_the_row_shown_longest_ago_is_forgotten_first() -> None:
+    shown = of_alice(2_000)
+    first, second, third = (RowKey("alice", RowKind.NOTE, one) for one in "abc")
+    for key in (first, second, first, third):
+        shown.updated(key, b"{}", b"{}", at(1))
+    kept = [shown.get(key) is not None for key in (first, second, third)]
+    assert kept == [True, False, True]
+
+
+def test_a_forgotten_row_is_not_looked_for() -> None:
+    shown = of_alice()
+    show(shown, stored(1))
+    shown.forget(KEY)
+    assert shown.unverified("alice", 99) == []

@@ -33,6 +33,11 @@ def test_the_id_is_read_in_lower_case() -> None:
     assert head_of(b'{"id":"AB","updatedAt":"x"}') == ("ab", None)
     assert head_of(b'{"id":"AB","x":"\\ud800"}') == ("ab", None)
     assert head_of(b'{"id":7}') == (None, None)
+    assert head_of(b'{"id":"AB","x":"\\ud800"') == (None, None)
+
+
+def test_a_time_as_a_version() -> None:
+    assert version_at(1_767_225_600_123) == "2026-01-01T00:00:00.123Z"
 
 
 @given(st.integers(0, 4_000_000_000_000), st.integers(0, 4_000_000_000_000))

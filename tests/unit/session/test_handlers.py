@@ -276,3 +276,14 @@ def test_what_one_decoder_takes_and_the_next_does_not_is_refused() -> None:
         )
     assert caught.value.code is Code.INVALID_MESSAGE
     assert caught.value.request_id == "r"
+
+
+def test_leave_note_needs_an_id() -> None:
+    message = {"type": "leave_note", "noteId": "nonsense"}
+    assert refused(Stubs(), message).code == Code.INVALID_FIELD
+
+
+def test_the_reply_to_an_announcement_that_redis_did_not_take() -> None:
+    text = json.dumps({"type": "note_deleted", "noteId": NOTE, "requestId": "r"})
+    reply = handlers.not_announced(decoding.decode(text.encode()))
+    assert (reply.code, reply.requestId) == (Code.UNAVAILABLE, "r")

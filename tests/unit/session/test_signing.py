@@ -13,6 +13,7 @@ from typelets_ws.session.signing import (
     Envelope,
     NonceMemory,
     Secrets,
+    SignatureError,
     SignatureVerdict,
     check_age,
     judge,
@@ -417,3 +418,8 @@ def test_an_absurd_timestamp_is_refused(secrets: Secrets, timestamp: str) -> Non
     envelope = opened(wire(timestamp=timestamp))
     verdict = judge(envelope, secrets, NonceMemory(live(nonces_per_user=1)), NOW)
     assert verdict in (SignatureVerdict.TOO_OLD, SignatureVerdict.AHEAD)
+
+
+def test_a_refusal_is_counted_by_its_verdict() -> None:
+    for verdict in SignatureVerdict:
+        assert SignatureError(verdict, None).reason == str(verdict)

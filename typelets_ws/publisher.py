@@ -38,7 +38,13 @@ import redis.asyncio
 from ._publisher.events import Data, Notifications
 from ._publisher.redis import async_client, client
 from ._publisher.revoke import revoke, revoke_async
-from ._publisher.unsent import FAILED, Failure, OnFailure, Publication
+from ._publisher.unsent import (
+    FAILED,
+    Failure,
+    OnFailure,
+    Publication,
+    reset_is_failure,
+)
 
 __all__ = ["AsyncPublisher", "Data", "Failure", "Publisher"]
 
@@ -205,9 +211,10 @@ class AsyncPublisher(Notifications[Coroutine[Any, Any, int]]):
             self._healer = loop.create_task(self._heal())
 
     async def _publish_now(self, message: Publication) -> int:
-        if message.revocation is not None:
-            await revoke_async(self._redis, *message.revocation)
-        return int(await self._publish_one(message.channel, message.payload))
+        with reset_is_failure():
+            if message.revocation is not None:
+                await revoke_async(self._redis, *message.revocation)
+            return int(await self._publish_one(message.channel, message.payload))
 
     async def _heal(self) -> None:
         """Send what is owed until nothing is."""

@@ -122,6 +122,26 @@ LONGEST_WAIT_S = 0.75
 """Of a call: 0.25 s, and its own work."""
 
 
+async def test_a_connection_that_is_reset_before_a_write_is_a_failure(
+    redis_server: RedisServer,
+) -> None:
+    """redis-py passes on the RuntimeError with which uvloop refuses such a write."""
+
+    async def reset(connection: redis.asyncio.Connection) -> None:
+        assert connection._writer is not None
+        connection._writer.transport.abort()
+        await asyncio.sleep(0)
+        await connection.on_connect()
+
+    link = redis.asyncio.Redis(port=redis_server.port, redis_connect_func=reset)
+    async with link, AsyncPublisher(link) as quiet:
+        assert await quiet.notify_note_deleted("user_alice", NOTE_ID) == 0
+        assert quiet.failures == 1
+    async with link, AsyncPublisher(link, raise_errors=True) as loud:
+        with pytest.raises(redis.ConnectionError):
+            await loud.notify_note_deleted("user_alice", NOTE_ID)
+
+
 async def test_a_redis_that_says_nothing_costs_a_request_a_quarter_of_a_second(
     redis_server: RedisServer,
 ) -> None:

@@ -27,6 +27,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from ..config.redis_address import Node, RedisAddress
 from ..redis.dialled import dialled
+from .unsent import reset_is_failure
 
 __all__ = ["async_sentinel_client", "sentinel_client"]
 
@@ -210,7 +211,8 @@ class _AsyncSentinels:
     async def _ask(self, client: redis.asyncio.Redis) -> Any:
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await client.execute_command(QUESTION, self._address.master)  # type: ignore[no-untyped-call]
+                with reset_is_failure():
+                    return await client.execute_command(QUESTION, self._address.master)  # type: ignore[no-untyped-call]
         except (redis.RedisError, OSError, TimeoutError):
             return None
 

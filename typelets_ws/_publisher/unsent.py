@@ -10,20 +10,43 @@ disconnection has no such substitute and is sent again as it was. Threads may sh
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import redis
 from redis.exceptions import RedisClusterException
 
-__all__ = ["FAILED", "Failure", "OnFailure", "Outcomes", "Publication"]
+__all__ = [
+    "FAILED",
+    "Failure",
+    "OnFailure",
+    "Outcomes",
+    "Publication",
+    "reset_is_failure",
+]
 
 MOST_USERS: Final = 10_000
 MOST_ORDERS: Final = 1_000
 FAILED: Final = (redis.RedisError, RedisClusterException, OSError, TimeoutError)
 """Exceptions of a client when Redis did not take a command."""
+RESET: Final = "the handler is closed"
 _log: Final = logging.getLogger("typelets_ws.publisher")
+
+
+@contextmanager
+def reset_is_failure() -> Iterator[None]:
+    """Raise `redis.ConnectionError` when a connection was reset before a write.
+
+    uvloop refuses such a write with RuntimeError, and redis-py passes it on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if RESET not in str(error):
+            raise
+        raise redis.ConnectionError("the connection was reset") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ LOST = (OSError, WebSocketException, TimeoutError)
 class OldClient:
     """One device of one user, following the old web client's rules."""
 
+    pause_s = 0.0
+    """The longest pause between two attempts to connect, beyond a second."""
+
     def __init__(self, world: World, user: str, rng: random.Random) -> None:
         self.world = world
         self.user = user

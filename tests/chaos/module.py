@@ -22,6 +22,8 @@ SPEED = 3
 class ModuleClient(SyncClient):
     """One instance of the client module, on one of the daemons."""
 
+    pause_s = 120 / SPEED
+
     def __init__(
         self, world: World, user: str, rng: random.Random, clients: Clients
     ) -> None:
@@ -29,6 +31,7 @@ class ModuleClient(SyncClient):
         self.clients = clients
         self.name = f"{user}-{rng.getrandbits(32):x}"
         self.client = Client(self.clients, self.name)
+        self._status = ""
         self.edits: dict[str, str] = {}
         """The latest title that was typed for each note."""
 
@@ -84,6 +87,9 @@ class ModuleClient(SyncClient):
             if row["userId"] != self.user:
                 self.world.violated(f"{self.user} is shown {row}")
         status = await self.client.call("status")
+        if status != self._status:
+            self._status = status
+            self.note("session", status)
         self.connected = status == "in sync" and self._sent == typed
 
     def lost_edits(self, committed: set[tuple[str, str]]) -> list[str]:

@@ -110,7 +110,9 @@ def test_a_mistake_raises_before_anything_is_awaited() -> None:
 
 async def test_an_unreachable_redis_is_an_error_to_those_who_ask_for_it() -> None:
     url = "redis://127.0.0.1:1/0"
-    async with AsyncPublisher(url, raise_errors=True) as publisher:
+    async with AsyncPublisher(
+        url, raise_errors=True, timeout_s=PATIENCE_S
+    ) as publisher:
         with pytest.raises(redis.ConnectionError):
             await publisher.notify_note_deleted("alice", ID)
     async with AsyncPublisher(url) as publisher:
@@ -134,10 +136,13 @@ async def test_a_connection_that_is_reset_before_a_write_is_a_failure(
         await connection.on_connect()
 
     link = redis.asyncio.Redis(port=redis_server.port, redis_connect_func=reset)
-    async with link, AsyncPublisher(link) as quiet:
+    async with link, AsyncPublisher(link, timeout_s=PATIENCE_S) as quiet:
         assert await quiet.notify_note_deleted("user_alice", NOTE_ID) == 0
         assert quiet.failures == 1
-    async with link, AsyncPublisher(link, raise_errors=True) as loud:
+    async with (
+        link,
+        AsyncPublisher(link, raise_errors=True, timeout_s=PATIENCE_S) as loud,
+    ):
         with pytest.raises(redis.ConnectionError):
             await loud.notify_note_deleted("user_alice", NOTE_ID)
 

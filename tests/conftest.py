@@ -23,7 +23,7 @@ for a loop that is blocked; uvloop does not raise its exception while it waits."
 # No deadline per example: a slow machine is not a bug, and each test has a timeout.
 # 20 examples keep the unit tests fast on each save; `.ci/run` looks for rare inputs.
 settings.register_profile("quick", deadline=None, max_examples=20)
-settings.register_profile("thorough", deadline=None, max_examples=200)
+settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("quick")
 
 pytest_plugins = [

@@ -7,7 +7,8 @@
 - **A row that was shown while it was read is not judged**: it may be older than what
   was shown. The next look decides.
 
-Tested by tests/integration/delivery/test_recovery.py.
+Tested by tests/unit/delivery/test_judging.py and in whole by
+tests/integration/delivery/test_recovery.py.
 """
 
 from dataclasses import dataclass, field

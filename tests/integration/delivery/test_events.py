@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis.asyncio as redis_client
 
-from tests.daemon import Boot, Device, eventually, publish
+from tests.daemon import WITH_FAST_PATHS, Boot, Device, eventually, publish
 from tests.postgres import Database
 from tests.redis import RedisServer
 
@@ -195,6 +195,7 @@ async def test_a_reload_does_not_flap_the_subscription(
         assert redis_server.calls("unsubscribe") == 0
 
 
+@WITH_FAST_PATHS
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_order(

@@ -231,7 +231,7 @@ TEXTS = st.recursive(
     arranged,
     max_leaves=25,
 )
-MANY = settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
 
 @MANY

@@ -15,8 +15,9 @@ from typelets_ws.config.model import Config, Limits, Messages
 from typelets_ws.ports import Identity, TokenError, TokenRejectReason
 from typelets_ws.protocol import client_messages
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code, Disconnect
-from typelets_ws.session.session import Session, State
+from typelets_ws.session.session import FEW_MESSAGES, Session, State
 from typelets_ws.session.signing import NonceRegistry, SignatureError, SignatureVerdict
+from typelets_ws.session.user_rates import UserRate, UserRates
 
 LIMITS = Limits(rate_messages=3, rate_window_ms=1000, message_bytes=100)
 ALICE = Identity("alice", "s1", 0)
@@ -72,7 +73,7 @@ def disconnect(action: Callable[[], object]) -> Disconnect:
 
 def test_size_and_rate_are_counted_together() -> None:
     one = session()
-    one.count(100, 0)
+    assert one.count(100, 0) is None
     assert refused(one.count(101, 0)).code is Code.MESSAGE_TOO_LARGE
     one.count(0, 0.4)
     late = refused(one.count(10**6, 0.5))
@@ -89,6 +90,37 @@ def test_a_flood_ends_it() -> None:
     last = one.count(1, 0)
     assert isinstance(last, Disconnect)
     assert (last.close_code, last.reason) == (CloseCode.TOO_MANY, "flood")
+
+
+def test_a_flood_is_remembered_over_a_new_connection() -> None:
+    rates = UserRates(LiveConfig(Config(limits=LIMITS)))
+    first, second = session(), session()
+    for one in (first, second):
+        let_in(one)
+    first.limit_user(rates, 0)
+    while not isinstance(first.count(1, 0), Disconnect):
+        pass
+    second.limit_user(rates, 0.5)
+    assert refused(second.count(1, 0.5)).code is Code.RATE_LIMITED
+
+
+def test_the_rate_of_an_address_is_asked_for_after_a_few_messages() -> None:
+    """Until the user is known; most connections send one message before."""
+    asked: list[float] = []
+    rate = UserRate(FEW_MESSAGES + 1, 1.0)
+
+    def of_address(now: float) -> UserRate:
+        asked.append(now)
+        return rate
+
+    one = session(Limits(rate_messages=100, rate_window_ms=1000))
+    one.limit_address(of_address)
+    for number in range(FEW_MESSAGES):
+        assert one.count(1, number / 100) is None
+    assert asked == []
+    assert one.count(1, 0.5) is None
+    assert one.count(1, 0.6) is None
+    assert asked == [0.5]
 
 
 def test_other_limits_hold_at_once_and_only_another_rate_counts_afresh() -> None:

@@ -11,6 +11,7 @@ import random
 import signal
 import tempfile
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -90,6 +91,15 @@ class DaemonProcess:
         prefix = f"typelets_ws_{name}"
         found = [line for line in lines if line.split("{")[0].split(" ")[0] == prefix]
         return sum(float(line.rpartition(" ")[2]) for line in found)
+
+    def counts_devices(self) -> bool:
+        """Whether it is ready, and its devices count over all processes."""
+        url = f"http://127.0.0.1:{self.supervisor.admin_port}/ready"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return self.figure("shared_limits_up") == 1
+        except OSError:  # 503 too
+            return False
 
     def complaints(self) -> list[str]:
         """Forbidden lines in the logs of all processes."""

@@ -96,7 +96,8 @@ class Dispatcher:
             return
         received = self._accept(item)
         if received is not None:
-            self._start(received, len(data))
+            self._handled_bytes = len(data)
+            self._start(received)
 
     def pause(self) -> None:
         """Handle no further message: the client has failed to read too much."""
@@ -107,7 +108,7 @@ class Dispatcher:
         if self._paused:
             self._paused = False
             if not self.busy and (received := self._next()) is not None:
-                self._start(received, 0)
+                self._start(received)
 
     def close(self) -> None:
         """Handle nothing more; the message that is being handled may end."""
@@ -121,9 +122,8 @@ class Dispatcher:
         if not self.busy:
             del self._transport
 
-    def _start(self, received: Received, size: int) -> None:
+    def _start(self, received: Received) -> None:
         self.busy = True
-        self._handled_bytes = size
         self._transport.spawn(self._run(received))
 
     def _enqueue(self, item: bytes | ClientError) -> None:

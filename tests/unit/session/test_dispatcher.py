@@ -146,6 +146,28 @@ async def test_an_inbox_that_is_full_stops_the_reading_until_it_is_empty() -> No
         await talk.let_go(talk.world.store.gate)
 
 
+async def test_while_it_is_paused_messages_wait_and_are_counted() -> None:
+    """The client has not read its replies; it gets no more until it has."""
+    async with talking() as talk:
+        dispatcher = talk.talk
+        dispatcher.pause()
+        first, rest = {"type": "ping"}, [{"type": "auth", "token": "alice"}, b"junk"]
+        sizes = [len(json.dumps(first)), len(json.dumps(rest[0])), len(b"junk")]
+        for number, message in enumerate([first, *rest], 1):
+            talk.say(message)
+            assert dispatcher.held_bytes == sum(sizes[:number])
+        assert (talk.tasks, talk.heard()) == ([], [])
+        talk.world.clerk.gate.clear()
+        dispatcher.resume()
+        assert kinds(talk.heard()) == ["pong"]
+        assert dispatcher.held_bytes == sum(sizes[1:])
+        dispatcher.resume()
+        assert len(talk.tasks) == 1
+        await talk.let_go(talk.world.clerk.gate)
+        assert kinds(talk.heard()) == ["auth_success", "INVALID_MESSAGE"]
+        assert dispatcher.held_bytes == 0
+
+
 async def test_reading_held_for_half_a_message_goes_on_after_auth() -> None:
 
     async with talking() as talk:

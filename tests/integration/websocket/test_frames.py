@@ -190,20 +190,27 @@ async def test_the_largest_holders_are_closed_over_the_budget(boot: Boot) -> Non
 
 
 async def test_an_unfinished_message_has_a_deadline(boot: Boot) -> None:
-    async with boot(limits={"unfinished_s": 0.3}) as server:
-        for data in (frame(TEXT, PING_TEXT)[:9], frame(TEXT, b"x", fin=False), b"\x81"):
+    async with boot(limits={"unfinished_s": 1.5}) as server:
+
+        async def is_closed(data: bytes) -> None:
             async with raw(server) as client:
                 client.write(data)
                 assert await client.close_code() == 1008
+
+        await asyncio.gather(
+            is_closed(frame(TEXT, PING_TEXT)[:9]),
+            is_closed(frame(TEXT, b"x", fin=False)),
+            is_closed(b"\x81"),
+        )
+        reason = "unfinished_message"
+        assert server.figure("closes_total", code="1008", reason=reason) == 3
         async with raw(server) as client:
             for _ in range(3):
                 whole = masked(TEXT, PING_TEXT)
                 client.write(whole[:9])
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.6)  # each has its own deadline
                 client.write(whole[9:])
                 assert b"pong" in await client.text()
-        reason = "unfinished_message"
-        assert server.figure("closes_total", code="1008", reason=reason) == 3
 
 
 async def test_a_reply_of_any_size_reaches_a_device_that_reads(

@@ -93,12 +93,16 @@ class Outcomes:
         self._users: dict[str, None] = {}
         self._orders: deque[Publication] = deque()
         self._order_was_last = False
+        self._taken = False
         self._down = False
 
     @property
     def pending(self) -> int:
-        """Users with a pending `resync_required`, and control events not sent yet."""
-        return len(self._users) + len(self._orders)
+        """Users with a pending `resync_required`, and control events not sent yet.
+
+        One that is being sent is counted until Redis has taken it.
+        """
+        return len(self._users) + len(self._orders) + self._taken
 
     def raise_if_down(self) -> None:
         """Raise `redis.ConnectionError` from a lost connection until Redis answers."""
@@ -124,15 +128,16 @@ class Outcomes:
             _log.exception("on_failure failed")
 
     def sent(self) -> None:
-        """Redis has taken something."""
-        self._down = False
+        """Redis has taken the message."""
+        self._taken = self._down = False
 
     def take(self) -> Publication | None:
-        """The next message to send, which is not kept any more; None when all are.
+        """The next message to send, until `sent` or `give_back`; None when all are.
 
         Orders and users take turns: one that is refused for ever delays no other.
         """
         with self._lock:
+            self._taken = bool(self._orders or self._users)
             if self._orders and not (self._order_was_last and self._users):
                 self._order_was_last = True
                 return self._orders.popleft()
@@ -147,6 +152,7 @@ class Outcomes:
     def give_back(self, message: Publication) -> None:
         """Keep a message that was taken and not sent, behind the others."""
         with self._lock:
+            self._taken = False
             self._keep(message)
 
     def _keep(self, message: Publication) -> None:

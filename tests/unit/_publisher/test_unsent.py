@@ -45,6 +45,22 @@ def test_a_user_is_reported_once_and_orders_go_as_they_were() -> None:
     assert given.pending == 0
 
 
+def test_a_message_is_pending_until_redis_has_taken_it() -> None:
+    """A service that ends once nothing is pending must not end while it is sent."""
+    given = outcomes()
+    given.failed(change("a"), LOST)
+    message = given.take()
+    assert message is not None
+    assert given.pending == 1
+    given.give_back(message)
+    assert given.pending == 1
+    assert given.take() is not None
+    given.sent()
+    assert given.pending == 0
+    assert given.take() is None
+    assert given.pending == 0
+
+
 def test_what_is_refused_for_ever_delays_no_one_else() -> None:
     given = outcomes()
     given.failed(order("x"), LOST)

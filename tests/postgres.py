@@ -177,8 +177,9 @@ class Database:
             yield
 
     def kill_connections(self, application: str) -> None:
+        """Returns when their processes have ended."""
         self.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
             " WHERE application_name = %s",
             application,
         )

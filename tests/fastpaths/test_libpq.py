@@ -70,13 +70,17 @@ async def test_errors(
         assert await link.fetch(b"SELECT 1", []) == [(b"1",)]
 
 
+SLEEPS = """SELECT pid FROM pg_stat_activity
+    WHERE state = 'active' AND query = 'SELECT pg_sleep(30)'"""
+
+
 @both
 async def test_a_cancelled_statement_ends_at_the_server(
     database: Database, kind: Kind
 ) -> None:
     async with linked(database, kind) as link:
         task = asyncio.create_task(link.fetch(b"SELECT pg_sleep(30)", []))  # noqa: TID251
-        await asyncio.sleep(0.05)
+        await eventually(lambda: bool(database.execute(SLEEPS)))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -147,7 +147,7 @@ async def test_killed_connections_are_replaced_without_anyone_noticing(
     async with boot() as server, server.device(ALICE) as device:
         for number in range(3):
             database.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
                 " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
             )
             answer = await device.ask(update(note, title=f"{number}"))

@@ -161,12 +161,13 @@ def build(kind: type[_T], found: Mapping[str, str]) -> _T:
     """Make a struct of an object's members; those it has no field for are ignored.
 
     Raises `MemberError` for a value of the wrong type, text that UTF-8 cannot hold
-    where text is wanted, and a required member that is missing.
+    where text is wanted, and a required member that is missing. Of several wrong ones
+    the first in the text is named, as msgspec does.
     """
-    values = {}
-    for name, read in _readers(kind).items():
-        literal = found.get(name)
-        if literal is None:
+    values, readers = {}, _readers(kind)
+    for name, literal in found.items():
+        read = readers.get(name)
+        if read is None:
             continue
         try:
             values[name] = read(literal)

@@ -74,6 +74,7 @@ def test_an_ignored_field_of_an_update_may_hold_half_a_pair() -> None:
         (rb'{"type":"auth","requestId":"7","token":"\udc00\ud83d"}', "token"),
         (rb'{"type":"join_note","noteId":5,"requestId":"7","x":"\ud83d"}', "noteId"),
         (rb'{"type":"note_update","requestId":"7","changes":["\ud83d"]}', "changes"),
+        (rb'{"type":"sync","requestId":"7","ids":{},"cursor":5,"x":"\ud83d"}', "ids"),
     ],
 )
 def test_a_field_that_is_read_is_refused_by_name(text: bytes, field: str) -> None:

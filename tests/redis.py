@@ -6,6 +6,7 @@ any TCP server (Redis, Postgres) and cuts, stalls, delays or refuses.
 """
 
 import asyncio
+import fcntl
 import os
 import random
 import shutil
@@ -16,27 +17,47 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import redis
 
 from tests.within import PATIENCE_S
 
-CHANCE = random.SystemRandom()
-"""Not seeded: workers of one seed must not choose the same ports."""
+PROCESSES: Final = 64
+"""Of tests at the same time, each with ports of its own."""
 
 
 def free_port() -> int:
     """A free port that no outgoing connection is given, so that it stays free."""
-    while True:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", CHANCE.randrange(10_240, 32_000)))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+    for port in _own_ports():
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the ports never end")
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """Ports that no other process of tests is given while this one runs, in turn.
+
+    Between the probe and the server that takes the port there may be seconds.
+    """
+    for number in range(PROCESSES):
+        place = Path(tempfile.gettempdir(), f"typelets-test-ports-{number}")
+        lock = os.open(place, os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+        else:
+            ports = list(range(10_240 + number, 32_000, PROCESSES))
+            random.SystemRandom().shuffle(ports)
+            return cycle(ports)
+    raise AssertionError(f"more than {PROCESSES} processes of tests")
 
 
 class RedisServer:

@@ -33,7 +33,7 @@ from tests.e2e.supervisor import quiet_port, toml
 from tests.notes import whole_note
 from tests.postgres import Database
 from tests.readme import ROOT
-from tests.redis import CHANCE, RedisServer, link_proxy
+from tests.redis import RedisServer, free_port, link_proxy
 from tests.tokens import mint, public_pem
 from tests.within import PATIENCE_S
 from typelets_ws import __version__
@@ -236,13 +236,11 @@ async def a_restart(
 def instance_port() -> str:
     """A port of four digits, free as that of the metrics is."""
     while True:
-        instance = CHANCE.randrange(2_000, 9_999)
-        try:
-            for port in (instance, 10_000 + instance):
-                socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return str(instance)
+        instance = free_port() - 10_000
+        if 2_000 <= instance <= 9_999:
+            with suppress(OSError):
+                socket.create_server(("127.0.0.1", instance)).close()
+                return str(instance)
 
 
 async def upgrade_under_load(

@@ -191,7 +191,7 @@ class ShownRow:
         if stored is None or copies is None:
             return False
         return all(
-            _within(fields, stored) and (not changed or fields.keys() >= stored.keys())
+            _is_copy(fields, stored, whole=changed)
             for copy in copies.values()
             for fields in copy
         )
@@ -288,6 +288,11 @@ def _read(text: bytes) -> dict[str, Any] | None:
         return _object.decode(text)
     except _UNREADABLE:
         return None
+
+
+def _is_copy(fields: Fields, stored: Fields, *, whole: bool) -> bool:
+    """Whether a device's fields are the row's; with `whole` it has all of them."""
+    return _within(fields, stored) and (not whole or fields.keys() >= stored.keys())
 
 
 def _within(part: Fields, whole: Fields) -> bool:

@@ -126,13 +126,17 @@ class NodeWatch:
             away = node not in slots.nodes
             over = node in too_many or (away and now - watched.lost_at >= WATCH_S)
             if over or watched.owed_for(now) >= WATCH_S:
-                if watched.owed_since is not None and (watched.client.up or not away):
-                    self._report(watched, "unheard")
-                watched.owed_since = None
+                self._give_up(watched, away=away)
             if over or (node in slots.masters and watched.owed_since is None):
                 del self._watched[node]
                 self._forget_probe(watched)
                 watched.task.cancel()
+
+    def _give_up(self, watched: "_Watched", *, away: bool) -> None:
+        """Report what is owed without waiting for a probe any longer."""
+        if watched.owed_since is not None and (watched.client.up or not away):
+            self._report(watched, "unheard")
+        watched.owed_since = None
 
     def _send(self, channel: bytes, node: Node, watched: "_Watched") -> None:
         self._number += 1

@@ -25,7 +25,7 @@ from tests.redis import RedisServer
 from tests.tokens import mint
 from tests.within import allowed_s, starved_s
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 UNITS = Path(__file__).parents[2] / "systemd"
 DEVICES, USERS = 200, 50

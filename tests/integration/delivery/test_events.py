@@ -197,7 +197,7 @@ async def test_a_reload_does_not_flap_the_subscription(
 
 @WITH_FAST_PATHS
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_order(
     boot: Boot, redis_server: RedisServer
 ) -> None:

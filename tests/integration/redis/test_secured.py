@@ -17,7 +17,7 @@ from typelets_ws.checks.redis import check_redis
 from typelets_ws.config.model import Redis
 from typelets_ws.publisher import AsyncPublisher, Publisher
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 """Each connection takes 30 ms of a core, of the servers' starts too."""
 NOTE = "0b5f3c1e-6d1f-4b9e-9a55-6a7f1f0c1d2e"
 IN_A_CLUSTER = "+cluster|slots +cluster|info +asking +command +config|get"

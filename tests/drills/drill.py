@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -18,6 +19,7 @@ import redis.asyncio
 import redis.exceptions
 from redis.asyncio.connection import AbstractConnection
 
+from tests.daemon import eventually
 from tests.integration.bus.running_bus import RunningBus, running_bus, until
 from typelets_ws.ports import AcquireResult, LimitsUnavailableError
 from typelets_ws.redis.connector import RedisConnector
@@ -158,8 +160,13 @@ async def two_buses(url: str, **settings: Any) -> AsyncIterator[list[Receiver]]:
     async with running_bus(url, 1, **merged) as a, running_bus(url, 2, **merged) as b:
         for bus in (a, b):
             await bus.ready()
-            assert all(await asyncio.gather(*map(bus.bus.subscribe, USERS)))
+            # A slot's owner may be reached a moment after the masters' probes.
+            await eventually(partial(subscribed, bus))
         yield [Receiver(a), Receiver(b)]
+
+
+async def subscribed(bus: RunningBus) -> bool:
+    return all(await asyncio.gather(*map(bus.bus.subscribe, USERS)))
 
 
 async def drill(

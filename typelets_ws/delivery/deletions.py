@@ -66,10 +66,12 @@ class Deletions:
     def begin(self, user_id: str, state: UserState) -> None:
         """A look begins: compare with what devices have synced since the last one."""
         paged, state.paged = state.paged, None
+        if paged is None:
+            return
         expected = self._expected(user_id, state)
         if expected is None:
             state.count = paged
-        elif paged not in {None, expected}:
+        elif paged != expected:
             state.recount = state.sent = True
 
     def compare(

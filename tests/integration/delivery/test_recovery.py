@@ -131,10 +131,10 @@ async def test_without_anything_new_nothing_is_sent(
             assert (await device.ask({"type": "ping"}))["cursor"]
 
 
-async def test_a_new_process_knows_the_horizons_of_the_one_before(
+async def moved_after_a_process(
     boot: Boot, database: Database, redis_server: RedisServer
-) -> None:
-    """Only a transaction id shows that a note has lost its folder."""
+) -> str:
+    """A note that lost its folder once a process had left its horizons."""
     folder = database.add_folder(ALICE)
     note = database.add_note(ALICE, folder_id=folder)
     database.execute("UPDATE notes SET updated_at = now() - interval '1 day'")
@@ -144,6 +144,14 @@ async def test_a_new_process_knows_the_horizons_of_the_one_before(
             lambda: bool(redis_server.command("KEYS", "typelets:horizon:*"))
         )
     database.execute("DELETE FROM folders WHERE id = %s", folder)
+    return note
+
+
+async def test_a_new_process_knows_the_horizons_of_the_one_before(
+    boot: Boot, database: Database, redis_server: RedisServer
+) -> None:
+    """Only a transaction id shows that a note has lost its folder."""
+    note = await moved_after_a_process(boot, database, redis_server)
     async with boot(recovery={**FAST, "audit_s": 60.0}) as server:
         await ready(server)
         async with server.device(ALICE) as device:
@@ -158,15 +166,7 @@ async def test_a_sign_in_waits_for_the_horizons_of_earlier_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The connection to Redis may be ready after that to Postgres."""
-    folder = database.add_folder(ALICE)
-    note = database.add_note(ALICE, folder_id=folder)
-    database.execute("UPDATE notes SET updated_at = now() - interval '1 day'")
-    async with boot(recovery=FAST) as server:
-        await ready(server)
-        await eventually(
-            lambda: bool(redis_server.command("KEYS", "typelets:horizon:*"))
-        )
-    database.execute("DELETE FROM folders WHERE id = %s", folder)
+    note = await moved_after_a_process(boot, database, redis_server)
     recall, signed_in = SharedHorizons.recall, asyncio.Event()
 
     async def late(
@@ -179,7 +179,7 @@ async def test_a_sign_in_waits_for_the_horizons_of_earlier_processes(
         boot(recovery={**FAST, "audit_s": 60.0}) as server,
         server.device(ALICE) as device,
     ):
-        await asyncio.sleep(3 * SIGN_IN_S)
+        await asyncio.sleep(3 * SIGN_IN_S)  # its look would have been by then
         assert await device.barrier() == []
         signed_in.set()
         found = await until(device, is_healed)

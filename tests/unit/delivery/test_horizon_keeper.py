@@ -1,23 +1,16 @@
 """When looks may begin: what earlier processes know comes first."""
 
-from collections.abc import Collection, Mapping, Sequence
-
+from tests.fakes import NoChanges
 from typelets_ws.delivery.horizon_keeper import RECALL_S, HorizonKeeper
 from typelets_ws.delivery.horizons import Horizons
-from typelets_ws.recovery_ports import (
-    Extent,
-    RowKey,
-    Since,
-    Snapshot,
-    StoredRow,
-    UserChanges,
-)
+from typelets_ws.recovery_ports import Snapshot
 
 
-class World:
+class World(NoChanges):
     """Postgres and Redis; `remembered` is None while Redis does not answer."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.now = 100.0
         self.identity, self.newest = "a", 500
         self.remembered: list[tuple[float, int]] | None = None
@@ -38,22 +31,6 @@ class World:
     async def recall(self, identity: str) -> list[tuple[float, int]] | None:
         self.asked.append(identity)
         return self.remembered
-
-    async def supported(self) -> None: ...
-
-    async def changed(
-        self, wanted: Sequence[Since], extent: Extent
-    ) -> tuple[Snapshot, list[UserChanges]]:
-        raise NotImplementedError
-
-    async def rows(
-        self,
-        keys: Collection[RowKey],
-        *,
-        before: Mapping[str, int] | None = None,
-        versions: bool = True,
-    ) -> Mapping[RowKey, StoredRow]:
-        raise NotImplementedError
 
 
 async def test_looks_begin_with_the_horizons_of_earlier_processes() -> None:

@@ -10,7 +10,7 @@ from .config import load as settings
 from .config.model import Config, ConfigError
 from .websocket.tls import certificate
 
-__all__ = ["check_config_command"]
+__all__ = ["check_config_command", "check_servers"]
 
 
 @click.command("check-config")
@@ -43,12 +43,12 @@ def check_config_command(
     except ConfigError as exc:
         refuse(str(exc), EX_CONFIG)
     if connect:
-        _connect(config, allow_outage=allow_outage)
+        check_servers(config, allow_outage=allow_outage)
     if not quiet:
         click.echo("ok: (* differs from the default)")
 
 
-def _connect(config: Config, *, allow_outage: bool) -> None:
+def check_servers(config: Config, *, allow_outage: bool) -> None:
     """Try the servers, print a line each, and exit with 1 for what fails."""
     # Drivers and libraries take 0.2 s to import, and a plain check needs none.
     checks = import_module(".checks.connect", __package__)

@@ -5,6 +5,7 @@ import time
 
 import click
 
+from .check_command import check_servers
 from .command_options import EX_CONFIG, Source, refuse, serving_options
 from .config.model import Config, ConfigError
 from .config.validate import warnings
@@ -18,7 +19,12 @@ __all__ = ["serve_command"]
 @serving_options
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
-def serve_command(source: Source, host: str | None, port: int | None) -> None:
+@click.option(
+    "--check", is_flag=True, help="First as `check-config --connect --allow-outage`."
+)
+def serve_command(
+    source: Source, host: str | None, port: int | None, check: bool
+) -> None:
     """Run the daemon with production settings.
 
     \b
@@ -27,6 +33,8 @@ def serve_command(source: Source, host: str | None, port: int | None) -> None:
     flags = {("server", "host"): host, ("server", "port"): port}
     flags = {key: value for key, value in flags.items() if value is not None}
     config = source.load(flags, serving=True)
+    if check:
+        check_servers(config, allow_outage=True)
     output = log_output(config.log)
     log = output.logger()
 

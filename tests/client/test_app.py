@@ -243,6 +243,10 @@ def test_no_network(page: Page, dev: Dev) -> None:
     assert stored(dev) == "in the tunnel"
 
 
+SAVED = """text =>
+  Object.values(localStorage).some((saved) => saved.includes(text))"""
+
+
 def test_a_revoked_session_is_signed_out_and_keeps_the_edit(
     page: Page, app: App, dev: Dev
 ) -> None:
@@ -250,6 +254,8 @@ def test_a_revoked_session_is_signed_out_and_keeps_the_edit(
     ask(dev, "publish", user=ALICE, event="session_revoked", subject=app.session)
     expect(page.locator("#pending")).to_have_text("signed out")
     title(page).fill("typed after that")
+    # A client that has ended gets its outbox back first: a few milliseconds.
+    page.wait_for_function(SAVED, arg="typed after that")
     app.signed_in, app.session = True, f"sess_{token_hex(4)}"
     page.reload()
     in_sync(page)

@@ -217,7 +217,9 @@ class Supervisor:
         """Hold the port, as a .socket unit does."""
         self.socket = socket.create_server(("127.0.0.1", self.port), backlog=4096)
 
-    def start(self, *program: str, **environ: str) -> Process:
+    def start(
+        self, *program: str, options: Sequence[str] = (), **environ: str
+    ) -> Process:
         """Start the service; returns at once. `program`: in place of the command."""
         number = len(self._processes)
         address = self.place / f"notify-{number}"
@@ -225,7 +227,8 @@ class Supervisor:
         notify.bind(str(address))
         notify.setblocking(False)
         self._notifies.append(notify)
-        command = [*(program or [COMMAND]), "serve", "-c", str(self.config)]
+        arguments = ["serve", *options, "-c", str(self.config)]
+        command = [*(program or [COMMAND]), *arguments]
         fd = None
         if self.socket is not None:
             fd = self.socket.fileno()

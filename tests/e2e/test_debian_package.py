@@ -150,8 +150,9 @@ def install(machine: Machine, package: str) -> None:
     assert "typelets-ws:" in machine.run("getent passwd typelets-ws")
     assert machine.run(f"stat -c '%a %U' {ENVIRONMENT}").strip() == "600 root"
     assert "nothing to check tokens with" in machine.run("typelets-ws check-config", 78)
-    # A start that cannot work fails at once, and says why.
+    # A start that cannot work fails at once, says why, and is not tried again.
     machine.run(f"systemctl start {ONE}", 1)
+    assert machine.run(f"systemctl is-active {ONE}", 3).strip() == "failed"
     assert "nothing to check tokens with" in machine.journal(ONE)
     machine.run(f"systemctl reset-failed {ONE}")
 

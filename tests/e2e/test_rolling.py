@@ -1,13 +1,8 @@
 """Restarts as the shipped units do them: how long a device is away, that no device is
 refused, and that no change is lost. The commands and variables are the units'."""
 
-import asyncio
-import configparser
-import resource
-import shlex
 import signal
 import statistics
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
@@ -19,7 +14,7 @@ from tests.daemon import eventually
 from tests.e2e.crowd import Crowd, crowd
 from tests.e2e.proxies import caddy, haproxy, listens, nginx
 from tests.e2e.readers import EventReader, assert_none_lost, publishing
-from tests.e2e.supervisor import COMMAND, Process, Supervisor, supervised
+from tests.e2e.supervisor import Process, Supervisor, supervised
 from tests.postgres import Database
 from tests.redis import RedisServer
 from tests.tokens import mint
@@ -27,50 +22,29 @@ from tests.within import allowed_s, starved_s
 
 pytestmark = pytest.mark.timeout(300)
 
-UNITS = Path(__file__).parents[2] / "systemd"
 DEVICES, USERS = 200, 50
 MEDIAN_S, P99_S = 2.0, 5.0
 RECOVERY = {"enabled": True, "quiet_s": 0.3, "audit_s": 600.0}
 """The audit finds a lost event by itself, but not within the test."""
 
 
-def before_start(unit: str, supervisor: Supervisor, port: int) -> list[list[str]]:
-    """The commands systemd runs before ExecStart, for this daemon."""
-    parser = configparser.ConfigParser(strict=False, interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read(UNITS / unit)
-    line = parser["Service"].get("ExecStartPre", "")
-    line = line.replace("/opt/typelets-ws/bin/typelets-ws", COMMAND)
-    line = line.replace("/etc/typelets-ws/config.toml", str(supervisor.config))
-    line = line.replace("--instance %i", "").replace("%i", str(port))
-    return [shlex.split(line)] if line else []
-
-
 async def restart(
-    unit: str, supervisor: Supervisor, process: Process
+    supervisor: Supervisor, process: Process
 ) -> tuple[Process, Callable[[], float]]:
-    """`systemctl restart`: stop, the commands before the start, start.
+    """`systemctl restart`: stop, then start as the unit does.
 
-    Returns the new process, and a function: for how many seconds the check and the new
-    process did not run until now. Tests share their cores.
+    Returns the new process, and a function: for how many seconds it did not run until
+    now. Tests share their cores.
     """
     process.send(signal.SIGTERM)
     assert await process.ended() == 0, process.text
-    began, used = time.monotonic(), cpu_s(resource.getrusage(resource.RUSAGE_CHILDREN))
-    for command in before_start(unit, supervisor, supervisor.port):
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True)
-        assert done.returncode == 0, done.stderr
-    used = cpu_s(resource.getrusage(resource.RUSAGE_CHILDREN)) - used
-    following = supervisor.start()
+    began = time.monotonic()
+    following = supervisor.start(options=["--check"])
 
     def waited() -> float:
-        return max(0.0, time.monotonic() - began - used - following.cpu_s)
+        return max(0.0, time.monotonic() - began - following.cpu_s)
 
     return following, waited
-
-
-def cpu_s(usage: resource.struct_rusage) -> float:
-    return usage.ru_utime + usage.ru_stime
 
 
 def assert_short(
@@ -119,7 +93,7 @@ async def test_one_process_whose_port_systemd_holds(
         process = supervisor.start()
         await process.heard("READY=1")
         async with readers(supervisor.port, redis_server, database) as devices:
-            process, waited = await restart("typelets-ws.service", supervisor, process)
+            process, waited = await restart(supervisor, process)
             await eventually(lambda: len(devices.away) == DEVICES)
             waited_s = waited()
             await process.heard("READY=1")
@@ -154,9 +128,7 @@ async def test_two_processes_behind_a_proxy_restarted_one_after_the_other(
         async with readers(port, redis_server, database) as devices:
             before = starved_s()
             for supervisor, process in zip(pair, processes, strict=True):
-                following, _ = await restart(
-                    "typelets-ws@.service", supervisor, process
-                )
+                following, _ = await restart(supervisor, process)
                 await following.heard("READY=1")
                 await eventually(lambda: devices.authenticated == DEVICES)
             assert len(devices.away) >= DEVICES

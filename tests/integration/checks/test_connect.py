@@ -172,6 +172,16 @@ def test_servers_that_are_away_fail_unless_that_is_allowed(
     assert check("--allow-outage", **{**nowhere, "DATABASE_URL": wrong}).exit_code == 1
 
 
+def test_a_start_with_a_check_fails_when_a_server_refuses(database: Database) -> None:
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    wrong = {"DATABASE_URL": database.url_as("nobody_here"), "REDIS_URL": nowhere}
+    result = CliRunner().invoke(
+        main, ["serve", "--check"], env={"CLERK_JWT_KEY": public_pem(), **wrong}
+    )
+    assert result.exit_code == 1
+    assert "wrong database: " in result.stderr
+
+
 @contextmanager
 def key_source(status: int, body: bytes) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):

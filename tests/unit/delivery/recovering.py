@@ -1,0 +1,167 @@
+"""Recovery at work on a simulated table, in simulated time."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from msgspec import structs
+
+from tests.fakes import Log, NoHorizons
+from tests.unit.delivery.table import Table
+from typelets_ws.config.model import Recovery as Settings
+from typelets_ws.delivery.hub import Hub
+from typelets_ws.delivery.recovery import Recovery
+from typelets_ws.delivery.resync import ResyncSender
+from typelets_ws.delivery.senders import RowSender
+from typelets_ws.ports import StoreError
+from typelets_ws.protocol.errors import CloseCode
+from typelets_ws.recovery_ports import (
+    Extent,
+    RowKey,
+    Since,
+    Snapshot,
+    StoredRow,
+    UserChanges,
+)
+from typelets_ws.telemetry.metrics import Metrics
+from typelets_ws.telemetry.telemetry import Telemetry
+from typelets_ws.wire.frames import Frame, Frames
+
+__all__ = ["NOTE", "OTHER", "SETTINGS", "Database", "Device", "Scene", "recovering"]
+
+SETTINGS = Settings(replay_s=20.0, audit_s=30.0, audit_share=0.1, quiet_s=1.0)
+NOTE = "00000000-0000-4000-8000-000000000001"
+OTHER = "00000000-0000-4000-8000-000000000002"
+
+
+class Database(Table):
+    """The table, with the statements of looks; `takes_s` is the time of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.identity, self.takes_s = "db", 0.0
+        self.unsupported: str | None = None
+        self.failure: Exception | None = None
+        self.looks: list[tuple[float, list[Since]]] = []
+        self.reads: list[tuple[float, list[RowKey]]] = []
+
+    async def supported(self) -> str | None:
+        return self.unsupported
+
+    async def horizon(self) -> Snapshot:
+        if self.failure is not None:
+            raise self.failure
+        return Snapshot(self.identity, self.newest, self.newest)
+
+    async def changed(
+        self, wanted: Sequence[Since], extent: Extent
+    ) -> tuple[Snapshot, list[UserChanges]]:
+        self.looks.append((asyncio.get_running_loop().time(), list(wanted)))
+        if self.failure is not None:
+            raise self.failure
+        _, found = await super().changed(wanted, extent)
+        await asyncio.sleep(self.takes_s)
+        return Snapshot(self.identity, self.newest, self.newest), found
+
+    async def rows(
+        self,
+        keys: Sequence[RowKey],
+        *,
+        before: Mapping[str, int] | None = None,
+        versions: bool = True,
+    ) -> Mapping[RowKey, StoredRow]:
+        self.reads.append((asyncio.get_running_loop().time(), list(keys)))
+        if self.failure is not None:
+            raise self.failure
+        return await super().rows(keys, before=before, versions=versions)
+
+
+class Device:
+    """A device that notes what it is sent."""
+
+    session_id: str | None = None
+    since_ms, open = 0, True
+
+    def __init__(self, connection_id: str) -> None:
+        self.connection_id = connection_id
+        self.log_fields: dict[str, str] = {}
+        self.messages: list[dict[str, Any]] = []
+        self.resyncs: list[tuple[str, float]] = []
+        self.closed: list[tuple[CloseCode, str]] = []
+
+    def send_frame(self, frame: Frame) -> None:
+        for one in frame._frames if isinstance(frame, Frames) else [frame]:
+            self.messages.append(json.loads(one._text))
+
+    def heard(self) -> list[str]:
+        """The types of the messages since the last call."""
+        found, self.messages = [str(one["type"]) for one in self.messages], []
+        return found
+
+    def ask_resync(self, reason: str, delay: float) -> None:
+        self.resyncs.append((reason, delay))
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self.closed.append((code, reason))
+
+    def token_refused(self) -> None: ...
+
+
+class Scene:
+    """Recovery, and the devices of some users."""
+
+    def __init__(self, settings: Settings = SETTINGS) -> None:
+        self.database, self.hub, self.log = Database(), Hub(), Log()
+        self.metrics = Metrics()
+        loop = asyncio.get_running_loop()
+        self.time = loop.time
+        self.recovery = Recovery(
+            self.database,
+            RowSender(self.hub, self.metrics, lambda: 0),
+            ResyncSender(self.hub, 0.0, lambda: 0.0),
+            NoHorizons(),
+            settings,
+            Telemetry(self.metrics, self.log.bound()),
+            self.time,
+        )
+
+    def connect(self, connection_id: str, user_id: str = "alice") -> Device:
+        device = Device(connection_id)
+        self.hub.attach(user_id, device)
+        self.recovery.attach(user_id, device)
+        return device
+
+    def disconnect(self, device: Device, user_id: str = "alice") -> None:
+        self.hub.detach(user_id, device)
+        self.recovery.detach(user_id, device)
+
+    def looked_at(self) -> list[tuple[float, list[str]]]:
+        """Time and users of each look since the last call."""
+        looks, self.database.looks = self.database.looks, []
+        return [(at, [since.user_id for since in some]) for at, some in looks]
+
+    def fail(self) -> None:
+        self.database.failure = StoreError("away")
+
+    def logged(self) -> list[str]:
+        return [str(line["event"]) for line in self.log.lines]
+
+    def figure(self, name: str, **labels: str) -> float:
+        found = self.metrics.registry.get_sample_value(f"typelets_ws_{name}", labels)
+        return found or 0.0
+
+
+@asynccontextmanager
+async def recovering(
+    *, unsupported: str | None = None, **settings: object
+) -> AsyncIterator[Scene]:
+    """Recovery while it runs, once it has its first horizon."""
+    scene = Scene(structs.replace(SETTINGS, **settings))
+    scene.database.unsupported = unsupported
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(scene.recovery.run())
+        await asyncio.sleep(0.01)
+        yield scene
+        running.cancel()

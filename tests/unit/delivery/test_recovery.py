@@ -1,0 +1,158 @@
+"""The task of recovery: what it does, when, and in which order."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit.delivery.recovering import NOTE, OTHER, recovering
+from tests.unit.delivery.virtual_time import VirtualTimeLoop
+from typelets_ws.delivery.recovery import AWAY_S, SIGN_IN_S, UNSUPPORTED_S
+from typelets_ws.protocol.client_messages import Sync
+
+
+@pytest.fixture(autouse=True)
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    return VirtualTimeLoop
+
+
+async def test_a_sign_in_is_looked_at_in_time_and_with_those_beside_it() -> None:
+    async with recovering() as scene:
+        await asyncio.sleep(10.0)
+        scene.looked_at()
+        began = scene.time()
+        scene.connect("c1")
+        scene.connect("c2", "bob")
+        await asyncio.sleep(SIGN_IN_S - 0.05)
+        assert scene.looked_at() == []
+        await asyncio.sleep(0.2)
+        ((at, users),) = scene.looked_at()
+        assert SIGN_IN_S <= at - began <= SIGN_IN_S + 0.11
+        assert sorted(users) == ["alice", "bob"]
+
+
+async def test_while_it_is_off_devices_are_told_to_load_again() -> None:
+    async with recovering(unsupported="no_grant") as scene:
+        assert scene.figure("recovery_up") == 0
+        device = scene.connect("c1")
+        scene.recovery.heal(["alice"], "gap", 2.0)
+        scene.recovery.resync(["alice"], "requested")
+        assert device.resyncs == [("gap", 2.0), ("requested", 0.0)]
+        await asyncio.sleep(2 * UNSUPPORTED_S)
+        assert scene.looked_at() == []
+        assert scene.logged() == ["recovery_off"]
+        assert scene.recovery.cursor is None
+        scene.database.unsupported = None
+        await asyncio.sleep(UNSUPPORTED_S)
+        assert scene.logged() == ["recovery_off", "recovery_on"]
+        assert scene.figure("recovery_up") == 1
+        assert next(users for _, users in scene.looked_at()) == ["alice"]
+        assert scene.recovery.cursor is not None
+
+
+async def test_horizons_reach_back_as_far_as_the_replay() -> None:
+    async with recovering(replay_s=20.0) as scene:
+        for _ in range(60):
+            await asyncio.sleep(1.0)
+            scene.database.newest += 1
+        _, age = scene.recovery.horizons.oldest(20.0, scene.time()) or (0, 0.0)
+        assert 20.0 <= age <= 25.0
+
+
+async def test_a_device_that_syncs_for_long_gets_no_replay_beside_its_pages() -> None:
+    async with recovering() as scene:
+        scene.connect("c1")
+        await asyncio.sleep(5.0)
+        scene.database.write(NOTE)
+        device = scene.connect("c2")
+        scene.database.takes_s = 2.0
+        page = await scene.recovery.sync("alice", "c2", Sync())
+        assert [len(page.notes), page.more] == [1, False]
+        await asyncio.sleep(5.0)
+        assert "note_created_sync" not in device.heard()
+
+
+async def test_the_last_device_of_a_user_leaves_nothing_behind() -> None:
+    async with recovering() as scene:
+        one, two = scene.connect("c1"), scene.connect("c2")
+        await asyncio.sleep(2.0)
+        scene.disconnect(one)
+        assert len(scene.recovery.states) == 1
+        scene.disconnect(two)
+        assert len(scene.recovery.states) == 0
+        assert not scene.recovery._newcomers.waiting
+        scene.looked_at()
+        await asyncio.sleep(100.0)
+        assert scene.looked_at() == []
+
+
+async def test_a_step_that_fails_is_logged_and_work_goes_on() -> None:
+    async with recovering() as scene:
+        scene.connect("c1")
+        scene.database.failure = ZeroDivisionError()
+        scene.recovery.heal(["alice"], "gap")
+        await asyncio.sleep(0.01)
+        assert scene.logged()[-1] == "recovery_step_failed"
+        scene.database.failure = None
+        scene.looked_at()
+        scene.recovery.heal(["alice"], "gap")
+        await asyncio.sleep(AWAY_S + 0.05)
+        assert scene.looked_at()[0][1] == ["alice"]
+
+
+async def test_what_another_database_holds_is_compared_with_all_that_was_shown() -> (
+    None
+):
+    """A primary's last writes may be missing on the replica that was promoted."""
+    async with recovering() as scene:
+        database = scene.database
+        device = scene.connect("c1")
+        deleted = OTHER
+        database.write(NOTE)
+        database.write(deleted)
+        scene.recovery.heal(["alice"], "gap")
+        await asyncio.sleep(2.0)
+        version = database.rows_by_id.pop(deleted)
+        scene.recovery.heal(["alice"], "gap")
+        await asyncio.sleep(5.0)
+        assert device.heard()[-2:] == ["note_deleted_sync", "healed"]
+        # The replica has never had the first row, and never lost the second.
+        database.identity = "replica"
+        del database.rows_by_id[NOTE]
+        database.rows_by_id[deleted] = version
+        await asyncio.sleep(10.0)
+        assert "database_changed" in scene.logged()
+        gone = [
+            m["noteId"] for m in device.messages if m["type"] == "note_deleted_sync"
+        ]
+        assert NOTE in gone
+        synced = [m["noteId"] for m in device.messages if m["type"] == "note_sync"]
+        assert synced == [deleted]
+        assert device.messages[-1]["type"] == "healed"
+        assert device.messages[-1]["reason"] == "database_changed"
+
+
+async def test_the_audit_takes_no_more_than_its_share() -> None:
+    """And looks at each user again and again."""
+    async with recovering(audit_s=1.0, audit_share=0.1) as scene:
+        scene.connect("c1")
+        await asyncio.sleep(5.0)
+        scene.database.takes_s = 1.0
+        scene.looked_at()
+        await asyncio.sleep(60.0)
+        times = [at for at, _ in scene.looked_at()]
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        assert 10.0 <= min(gaps) <= max(gaps) <= 11.5
+
+
+async def test_an_unpublished_change_is_found_by_the_audit() -> None:
+    async with recovering(audit_s=5.0) as scene:
+        device = scene.connect("c1")
+        await asyncio.sleep(2.0)
+        device.heard()
+        scene.database.write(NOTE)
+        await asyncio.sleep(10.0)
+        assert device.heard() == ["note_created_sync", "note_sync", "healed"]
+        assert scene.figure("unannounced_changes_total", table="notes") == 1
+        assert 0.0 < scene.figure("audit_round_seconds") <= 6.0

@@ -1,0 +1,30 @@
+"""An event loop whose time is simulated: a test sleeps for minutes in milliseconds."""
+
+import asyncio
+import selectors
+
+__all__ = ["VirtualTimeLoop"]
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """Time passes only when no task can run, up to the next timer. No I/O."""
+
+    def __init__(self) -> None:
+        super().__init__(_Selector(self))
+        self.now = 1_000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+class _Selector(selectors.SelectSelector):
+    def __init__(self, loop: VirtualTimeLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(
+        self, timeout: float | None = None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        assert timeout is not None, "no task can ever run again"
+        self._loop.now += timeout
+        return super().select(0)

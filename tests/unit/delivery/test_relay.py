@@ -83,8 +83,9 @@ async def test_an_event_reaches_the_others_at_the_time_it_was_published() -> Non
 async def test_an_event_of_the_only_device_is_noted_and_sent_to_no_one() -> None:
     relaying = Relaying()
     relaying.disconnect(relaying.two)
-    relaying.updated(wire_row(NOTE, NEW), exceptConnectionId="c1")
+    relaying.updated(wire_row(NOTE, NEW), exceptConnectionId="c1", publishedAt=5)
     assert relaying.one.heard() == []
+    assert relaying.figure("publish_to_delivery_seconds_count") == 0
     assert relaying.figure("deliveries_total") == 0
     shown = relaying.recovery.shown.get(NOTE_KEY)
     assert shown is not None

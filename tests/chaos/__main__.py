@@ -7,12 +7,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import uvloop
 
 from tests.chaos.faults import ScheduledFault, plan
 from tests.chaos.play import RunResult, Size, play
 from tests.chaos.shortest import shortest
+from tests.chaos.stretches import Stretch
 from tests.chaos.topology import TOPOLOGIES
 
 
@@ -23,17 +26,27 @@ def run(seed: int, size: Size, schedule: Sequence[ScheduledFault]) -> RunResult:
 
 
 def reduced(
-    seed: int, size: Size, schedule: Sequence[ScheduledFault], runs: int
-) -> Sequence[ScheduledFault]:
-    """The shortest part of the schedule that fails; prints each on the way."""
+    seed: int,
+    size: Size,
+    schedule: Sequence[ScheduledFault],
+    last: Stretch,
+    runs: int,
+) -> tuple[Size, Sequence[ScheduledFault]]:
+    """The shortest part of the schedule that fails; prints each on the way.
 
-    def fails(rest: Sequence[ScheduledFault]) -> bool:
-        failed = bool(run(seed, size, rest).violations)
-        if failed:
-            print(f"  still fails: {','.join(map(str, rest))}", flush=True)
-        return failed
+    The faults since the last rest are tried alone first.
+    """
 
-    return shortest(schedule, fails, runs)
+    def fails(size: Size, left: Sequence[ScheduledFault]) -> bool:
+        found = bool(run(seed, size, left).violations)
+        if found:
+            print(f"  still fails: {','.join(map(str, left))}", flush=True)
+        return found
+
+    alone = replace(size, seconds=last.seconds)
+    if last.begin_s and fails(alone, last.faults):
+        size, schedule = alone, last.faults
+    return size, shortest(schedule, partial(fails, size), runs)
 
 
 def main() -> int:
@@ -46,6 +59,7 @@ def main() -> int:
         hostile=max(3, options.devices // 12),
         seconds=options.round,
         topology=options.topology,
+        rest_every_s=options.rest_every,
     )
     end, seed, totals = time.monotonic() + options.seconds, options.seed, Counter[str]()
     while True:
@@ -55,21 +69,22 @@ def main() -> int:
             schedule = [
                 ScheduledFault.parse(text) for text in options.schedule.split(",")
             ]
-        verdict = run(seed, size, schedule)
-        totals += verdict.counts
-        totals["runs"] += 1
+        print(f"seed {seed}: {len(schedule)} faults", flush=True)
+        try:
+            result = run(seed, size, schedule)
+        except BaseException:
+            print(again(seed, size, schedule), flush=True)
+            raise
+        totals += result.counts
+        totals.update(runs=1, rests=result.rests)
         print(
-            f"seed {seed}: {len(schedule)} faults, "
-            f"{len(verdict.violations)} violations, "
-            f"equal after {verdict.converged_s:.1f} s",
+            f"seed {seed}: {len(result.violations)} violations, {result.rests} rests, "
+            f"equal after at most {result.equal_s:.1f} s",
             flush=True,
         )
-        if verdict.violations:
-            print(*verdict.violations, sep="\n")
-            if options.reduce:
-                schedule = reduced(seed, size, schedule, options.runs)
-            print(again(seed, size, schedule))
-            return 1
+        if result.violations:
+            print(*result.violations, sep="\n")
+            return failed(options, seed, size, schedule, result)
         if time.monotonic() >= end or options.schedule:
             break
         seed += 1
@@ -77,12 +92,34 @@ def main() -> int:
     return 0
 
 
+def failed(
+    options: argparse.Namespace,
+    seed: int,
+    size: Size,
+    schedule: Sequence[ScheduledFault],
+    result: RunResult,
+) -> int:
+    """Print how to play a failed run again, up to the rest that failed."""
+    last = result.last
+    assert last is not None
+    size = replace(size, seconds=last.begin_s + last.seconds)
+    schedule = [entry for entry in schedule if entry.at < size.seconds] or schedule
+    if last.begin_s:
+        since = ",".join(map(str, last.faults))
+        print(f"rest {result.rests} failed; faults since the one before: {since}")
+    if options.reduce:
+        size, schedule = reduced(seed, size, schedule, last, options.runs)
+    print(again(seed, size, schedule))
+    return 1
+
+
 def again(seed: int, size: Size, schedule: Sequence[ScheduledFault]) -> str:
     """The command that plays the same world and the same faults."""
     return (
         f"again: scripts/chaos --seed {seed} --round {size.seconds:g}"
         f" --daemons {size.daemons} --devices {size.devices}"
-        f" --topology {size.topology} --schedule {','.join(map(str, schedule))}"
+        f" --topology {size.topology} --rest-every {size.rest_every_s:g}"
+        f" --schedule {','.join(map(str, schedule))}"
     )
 
 
@@ -96,6 +133,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--seconds", type=float, default=0.0, help="one run by default")
     parser.add_argument("--round", type=float, default=10.0, help="seconds of faults")
+    parser.add_argument(
+        "--rest-every", type=float, default=60.0, help="seconds of faults between rests"
+    )
     parser.add_argument("--fault", type=float, default=0.9, help="seconds per fault")
     parser.add_argument("--daemons", type=int, default=2)
     parser.add_argument("--devices", type=int, default=24)

@@ -51,6 +51,10 @@ class OldClient:
 
         self._sent = 0
 
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
     def load(self) -> None:
         """Load the page: the rows as they are now."""
         with self.world.connect() as link:
@@ -199,8 +203,7 @@ class OldClient:
                     for key, value in row.items()
                     if mine.get(key) != value
                 ]
-        kind = type(self).__name__
-        return [f"{self.user} ({kind}): {text}" for text in found]
+        return [f"{self.user} ({self.kind}): {text}" for text in found]
 
     def explain(self, difference: str) -> list[str]:
         """The latest messages about the row that a difference names."""

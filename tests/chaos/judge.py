@@ -1,19 +1,16 @@
-"""The verdict on a run: what must hold once the faults are over.
+"""The verdict at a rest and at the end: what must hold while no fault acts.
 
 Each device equals Postgres within `BOUND_S` and its own pause. Each confirmed update
-was committed, and no edit of the client module is lost. A user has as many devices as
-the limit allows, and a revoked session has none, over all daemons. Then, without
-devices: subscriptions, leases, connections, tasks, descriptors and memory are back
-where they were.
+was committed, and no edit of the client module is lost. No daemon logged an error of
+its own, and none holds more than its devices need. At the end a user has as many
+devices as the limit allows, and a revoked session has none, over all daemons.
 """
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import redis.asyncio
 from websockets.asyncio.client import ClientConnection, connect
@@ -21,41 +18,49 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.chaos.devices import OldClient
 from tests.chaos.module import ModuleClient
+from tests.chaos.resources import Resources
 from tests.chaos.rows import folders_of, notes_of
-from tests.chaos.topology import ask_all
-from tests.chaos.world import DEVICES, World
+from tests.chaos.world import BOUND_S, DEVICES, World
 from tests.daemon import eventually
 from tests.tokens import mint
 
-__all__ = ["BOUND_S", "Rest", "check_history", "check_limits", "converge"]
-
-BOUND_S = 30.0
-"""From the last fault to all devices equal: a few audits of two seconds."""
+__all__ = ["check_history", "check_limits", "converge", "rest"]
 
 LATE_S = 6.0
 """Print the rows that still differ after a few audits."""
 
-FILES = 16
-"""Descriptors that a daemon may keep: links that a pool opened under load."""
 
-TASKS = 8
-"""Tasks that a daemon may keep: workers of a pool, links to other servers."""
+async def rest(
+    world: World, devices: Sequence[OldClient], start: Resources
+) -> dict[str, float]:
+    """Check all that holds without faults and publishers; returns as `converge`."""
+    await asyncio.to_thread(world.redis.restore)
+    equal_s = await converge(world, devices)
+    check_history(world, devices)
+    await start.check(len(devices))
+    for daemon in world.daemons:
+        for complaint in await asyncio.to_thread(daemon.complaints):
+            world.violated(complaint)
+    return equal_s
 
-STARTING_TASKS = 10
-"""A daemon with no more tasks still starts; it counts them every two seconds."""
 
-MEMORY_MB = 80
-"""Memory that a daemon may keep after floods: the allocator gives it back late."""
-
-
-async def converge(world: World, devices: Sequence[OldClient]) -> float:
-    """Wait until each device equals Postgres; returns the seconds it took."""
+async def converge(world: World, devices: Sequence[OldClient]) -> dict[str, float]:
+    """Wait until each device equals Postgres; returns after how many seconds each
+    kind of device did for good.
+    """
     began, shown = time.monotonic(), False
+    equal_s = dict[str, float]()
     while True:
         found = await asyncio.to_thread(_differences, world, devices)
         waited = time.monotonic() - began
+        unequal = {one.kind for one in found}
+        equal_s = {
+            one.kind: equal_s.get(one.kind, waited)
+            for one in devices
+            if one.kind not in unequal
+        }
         if not found:
-            return waited
+            return equal_s
         texts = [text for one in found.values() for text in one]
         if waited > LATE_S and not shown:
             shown = True
@@ -64,7 +69,7 @@ async def converge(world: World, devices: Sequence[OldClient]) -> float:
             world.violated(f"{len(texts)} differences after {waited:.0f} s")
             for text in texts[:40]:
                 world.violated(text)
-            return waited
+            return equal_s
         await asyncio.sleep(0.2)
 
 
@@ -88,7 +93,11 @@ def _differences(
 
 
 def check_history(world: World, devices: Sequence[OldClient]) -> None:
-    """Confirmed edits were committed; typed ones are in Postgres or were reported."""
+    """Confirmed edits were committed; typed ones are in Postgres or were reported.
+
+    What was checked is forgotten. A reply may be on its way still, so the latest
+    commits are kept.
+    """
     committed = {
         (str(row["note_id"]), row["title"])
         for row in world.database.execute("SELECT note_id, title FROM history")
@@ -98,9 +107,14 @@ def check_history(world: World, devices: Sequence[OldClient]) -> None:
             # A reply shows the newest row, which may be another writer's insert.
             if (note, title) not in committed and str(id(device)) in title:
                 world.violated(f"confirmed and not committed: {note} {title}")
+        device.acknowledged.clear()
         if isinstance(device, ModuleClient):
             for lost in device.lost_edits(committed):
                 world.violated(lost)
+            device.edits.clear()
+    world.database.execute(
+        "DELETE FROM history WHERE at < clock_timestamp() - interval '1 minute'"
+    )
 
 
 async def check_limits(world: World) -> None:
@@ -149,77 +163,3 @@ async def _closed(socket: ClientConnection) -> None:
                 await socket.recv()
         except ConnectionClosed:
             return
-
-
-class Rest:
-    """Resources of a daemon at rest, compared with its start."""
-
-    @classmethod
-    async def measured(cls, world: World) -> "Rest":
-        """The resources now, with all daemons up."""
-        daemons = world.daemons
-        await eventually(
-            lambda: all(one.figure("tasks") > STARTING_TASKS for one in daemons)
-        )
-        return cls(world)
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        pids = [daemon.process.pid for daemon in world.daemons]
-        self._files = [_descriptors(pid) for pid in pids]
-        self._memory = [_memory_mb(pid) for pid in pids]
-        self._tasks = [daemon.figure("tasks") for daemon in world.daemons]
-
-    async def check(self) -> None:
-        """Nothing is left behind once all devices are gone."""
-        end = time.monotonic() + BOUND_S
-        while True:
-            found = await asyncio.to_thread(self._left)
-            if not found or time.monotonic() > end:
-                break
-            await asyncio.sleep(0.2)
-        for text in found:
-            self._world.violated(text)
-
-    def _left(self) -> list[str]:
-        world = self._world
-        found = []
-        if channels := ask_all(world.redis, "PUBSUB", "CHANNELS", "*user:*"):
-            found.append(f"subscribed to {channels}")
-        found += [f"a slot is held: {slot}" for slot in _slots(world)]
-        for number, daemon in enumerate(world.daemons):
-            if connections := daemon.figure("connections"):
-                found.append(f"daemon {number} has {connections:.0f} connections")
-            files = _descriptors(daemon.process.pid)
-            if files > self._files[number] + FILES:
-                found.append(f"daemon {number} has {files} descriptors")
-            tasks = daemon.figure("tasks")
-            if tasks > self._tasks[number] + TASKS:
-                found.append(f"daemon {number} has {tasks:.0f} tasks")
-            memory = _memory_mb(daemon.process.pid)
-            if memory > self._memory[number] + MEMORY_MB:
-                found.append(f"daemon {number} holds {memory:.0f} MB")
-        return found
-
-
-def _slots(world: World) -> list[str]:
-    """The slots of processes that live; those of others count for nothing."""
-    members = [
-        f"{key} {member}"
-        for server in world.redis.masters()
-        for key in server.command("KEYS", "*:devices:*")
-        for member in server.command("SMEMBERS", key)
-    ]
-    leases = {key[-16:] for key in ask_all(world.redis, "KEYS", "*:era:*")}
-    return [text for text in members if text.split(" ")[1][:16] in leases]
-
-
-def _descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def _memory_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no VmRSS")

@@ -27,6 +27,9 @@ MOVED = """updated_at = clock_timestamp() AT TIME ZONE 'UTC'
     + %s * interval '1 second' WHERE id = %s"""
 """The clock of a host that is some seconds off."""
 
+MOST_ROWS = 40
+"""Notes, and folders, of a user: a run of hours does not grow."""
+
 HABITS = ["once", "once", "once", "never", "late", "twice"]
 
 
@@ -89,6 +92,11 @@ class RestHost:
         rows = link.execute(query.encode(), [user]).fetchall()
         return str(self.rng.choice(rows)[0]) if rows else None
 
+    def _is_full(self, link: psycopg.Connection, table: str, user: str) -> bool:
+        query = f"SELECT count(*) >= %s FROM {table} WHERE user_id = %s"
+        row = link.execute(query.encode(), [MOST_ROWS, user]).fetchone()
+        return row == (True,)
+
     def change_note(self, user: str) -> Event | None:
         """Change a title, with this host's clock."""
         with self.world.connect() as link:
@@ -120,6 +128,8 @@ class RestHost:
     def create_note(self, user: str) -> Event | None:
         """Create a note in one of the user's folders, or in none."""
         with self.world.connect() as link:
+            if self._is_full(link, "notes", user):
+                return None
             folder = self._some(link, "folders", user)
             row = link.execute(
                 "INSERT INTO notes (user_id, folder_id, title) VALUES (%s, %s, %s)"
@@ -142,6 +152,8 @@ class RestHost:
     def create_folder(self, user: str) -> Event | None:
         """Create a folder."""
         with self.world.connect() as link:
+            if self._is_full(link, "folders", user):
+                return None
             row = link.execute(
                 "INSERT INTO folders (user_id, name) VALUES (%s, %s)"
                 " RETURNING id::text",

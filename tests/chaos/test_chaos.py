@@ -9,19 +9,31 @@ import pytest
 from tests.chaos.faults import FAULTS, ScheduledFault, plan
 from tests.chaos.play import Size, play
 from tests.chaos.shortest import shortest
+from tests.chaos.stretches import stretches
 
 SEED = int(os.environ.get("TYPELETS_CHAOS_SEED", "25"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_ten_seconds_of_faults_break_no_invariant() -> None:
-    size = Size(devices=16, users=4, seconds=8.0)
-    verdict = await play(SEED, size, plan(random.Random(SEED), size.seconds))
-    assert not verdict.violations, "\n".join(verdict.violations)
-    assert verdict.counts["note_update_success"] > 20
-    assert verdict.counts["note_sync"] > 20
-    assert verdict.counts["module edits"] > 5
+async def test_faults_between_two_rests_break_no_invariant() -> None:
+    size = Size(devices=12, users=4, seconds=6.0, rest_every_s=4.0)
+    result = await play(SEED, size, plan(random.Random(SEED), size.seconds))
+    assert not result.violations, "\n".join(result.violations)
+    assert result.rests == 2
+    assert result.counts["note_update_success"] > 20
+    assert result.counts["note_sync"] > 20
+    assert result.counts["module edits"] > 5
+
+
+def test_a_schedule_is_cut_at_its_rests() -> None:
+    schedule = [ScheduledFault(at, "cut_link", 1) for at in (0.5, 19.9, 20.0, 61.0)]
+    found = stretches(schedule, 50.0, 20.0)
+    assert [each.begin_s for each in found] == [0.0, 20.0, 40.0]
+    assert [each.seconds for each in found] == [20.0, 20.0, 10.0]
+    times = [[entry.at for entry in each.faults] for each in found]
+    assert times == [[0.5, 19.9], [0.0], [21.0]]
+    assert len(stretches(schedule, 50.0, 60.0)) == 1
 
 
 def test_a_seed_is_one_schedule_and_each_kind_of_fault_occurs() -> None:

@@ -28,10 +28,13 @@ from tests.redis import LinkProxy, link_proxy
 from typelets_ws.dev.postgres import Postgres
 from typelets_ws.fastpaths import VARIABLE
 
-__all__ = ["DEVICES", "DaemonProcess", "World", "opened"]
+__all__ = ["BOUND_S", "DEVICES", "DaemonProcess", "World", "opened"]
 
 DEVICES = 20
 """Devices that a user may have."""
+
+BOUND_S = 30.0
+"""From the last fault to all devices equal: a few audits of two seconds."""
 
 START_S = 30.0
 BAD_EVENTS = {"internal_error", "crashed", "task_failed", "unhandled"}
@@ -102,13 +105,16 @@ class DaemonProcess:
             return False
 
     def complaints(self) -> list[str]:
-        """Forbidden lines in the logs of all processes."""
+        """Forbidden lines in the logs; those of ended processes are read once."""
         found = []
         for process in self.processes:
             for line in process.text.splitlines():
                 event = json.loads(line)["event"] if line.startswith("{") else ""
                 if event in BAD_EVENTS or any(text in line for text in BAD_TEXTS):
                     found.append(line[:500])
+        for process in self.processes[:-1]:
+            process.forget()
+        del self.processes[:-1]
         return found
 
 
@@ -198,7 +204,8 @@ def prepare(database: Database) -> None:
     database.execute("CREATE ROLE typelets_ws LOGIN")
     database.script("grants.sql")
     database.execute(
-        "CREATE TABLE history (note_id uuid, title text);"
+        "CREATE TABLE history (note_id uuid, title text,"
+        " at timestamptz DEFAULT clock_timestamp());"
         "CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql"
         " SECURITY DEFINER AS $$ BEGIN"
         " INSERT INTO history VALUES (NEW.id, NEW.title); RETURN NEW; END $$;"

@@ -170,6 +170,12 @@ class Process:
             self._process.kill()
         self._process.wait()
 
+    def forget(self) -> None:
+        """Give back the socket and the log of a run that has ended."""
+        assert self._notify is not None
+        self._notify.close()
+        self._log.unlink()
+
 
 class Supervisor:
     """systemd, as far as a service sees it."""

@@ -19,8 +19,9 @@ from typing import Any
 from tests.chaos.devices import OldClient
 from tests.chaos.faults import FAULTS
 from tests.chaos.hostile import hostile
-from tests.chaos.judge import Rest, converge
+from tests.chaos.judge import converge
 from tests.chaos.publishers import RestHost
+from tests.chaos.resources import Resources
 from tests.chaos.syncing import SyncClient
 from tests.chaos.world import World, opened
 from tests.soak.measure import Sample, sample
@@ -66,7 +67,7 @@ async def soak(plan: Plan, show: Callable[[Sample], None]) -> SoakResult:
             world.database.add_user(user)
             for _ in range(5):
                 world.database.add_note(user, title=user)
-        at_rest = await Rest.measured(world)
+        start = await Resources.measured(world)
         places = [
             _Place(world, users[n % len(users)], random.Random(plan.seed + 10 + n))
             for n in range(plan.devices)
@@ -84,7 +85,7 @@ async def soak(plan: Plan, show: Callable[[Sample], None]) -> SoakResult:
         finally:
             await _end([*troubles, *noise, *churn])
         await asyncio.to_thread(world.redis.restore)
-        await at_rest.check()
+        await start.check()
         for daemon in world.daemons:
             for complaint in daemon.complaints():
                 world.violated(complaint)

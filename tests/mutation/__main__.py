@@ -2,8 +2,8 @@
 
 Each mutant runs in a forked child, which has pytest and the libraries already and
 loads the mutant in place of the module. First the module's own test file, then the
-other tests of its room. A child that takes ten times as long as without a mutant counts
-as noticed.
+other tests of its room, then those of `--also`. A child that takes ten times as long as
+these tests take without a mutant counts as noticed.
 """
 
 import argparse
@@ -20,14 +20,15 @@ import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from tests.mutation.mutants import Mutant, mutants
+from tests.mutation.mutants import mutants
 
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 SLOWER = 10
-LEAST_TIMEOUT_S = 30.0
+LEAST_TIMEOUT_S = 10.0
 LIBRARIES = [
     "hypothesis.extra.pytestplugin", "jwt", "cryptography.x509", "websockets.server",
     "structlog.testing", "msgspec", "psycopg_pool", "prometheus_client", "uvloop",
@@ -56,23 +57,40 @@ class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, f"<{self.name}>", "exec"), module.__dict__)
 
 
-def noticed(
-    name: str, mutant: Mutant, stages: Sequence[Sequence[str]], timeout_s: float
-) -> bool:
+class Stage(NamedTuple):
+    """Tests that run together, and how long they may take."""
+
+    tests: Sequence[str]
+    timeout_s: float
+
+
+def timed(name: str, source: str, tests: Sequence[Sequence[str]]) -> list[Stage] | None:
+    """The stages, each with its time; None if one fails without a mutant."""
+    stages = []
+    for some in tests:
+        began = time.monotonic()
+        if some and not _passes(name, source, Stage(some, 600.0)):
+            return None
+        took = time.monotonic() - began
+        stages.append(Stage(some, max(LEAST_TIMEOUT_S, SLOWER * took)))
+    return stages
+
+
+def noticed(name: str, source: str, stages: Sequence[Stage]) -> bool:
     """Run the tests against the mutant, stage by stage."""
-    return any(not _passes(name, mutant, stage, timeout_s) for stage in stages if stage)
+    return any(not _passes(name, source, one) for one in stages if one.tests)
 
 
-def _passes(name: str, mutant: Mutant, tests: Sequence[str], timeout_s: float) -> bool:
+def _passes(name: str, source: str, stage: Stage) -> bool:
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            sys.meta_path.insert(0, MutantFinder(name, mutant.source))
-            code = _run(tests)
+            sys.meta_path.insert(0, MutantFinder(name, source))
+            code = _run(stage.tests)
         finally:
             os._exit(code)
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + stage.timeout_s
     while time.monotonic() < end:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
@@ -121,15 +139,13 @@ def main() -> int:
         if options.sample and len(found) > options.sample:
             found = random.Random(options.seed).sample(found, options.sample)
         name = ".".join(path.with_suffix("").parts)
-        stages = [*stages_of(path), options.also]
         lines, survivors, equivalent = source.splitlines(), [], 0
-        began = time.monotonic()
-        if noticed(name, Mutant(0, "nothing", source), stages, 600.0):
+        stages = timed(name, source, [*stages_of(path), options.also])
+        if stages is None:
             print(f"{path}: its tests fail without a change")
             return 2
-        timeout_s = max(LEAST_TIMEOUT_S, SLOWER * (time.monotonic() - began))
         for mutant in sorted(found, key=lambda one: one.line):
-            if noticed(name, mutant, stages, timeout_s):
+            if noticed(name, mutant.source, stages):
                 continue
             text = f"{path}: {lines[mutant.line - 1].strip()} | {mutant.change}"
             if text in known:

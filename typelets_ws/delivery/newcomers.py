@@ -117,9 +117,9 @@ class Newcomers:
             when = self.next_due()
             if when is None or when > now:
                 break
-            _, connection_id = heappop(self._due)
-            found.append(self.waiting[connection_id])
-        for one in found:
+            one = self.waiting[heappop(self._due)[1]]
+            found.append(one)
+            # At once: the heap may have its time twice.
             self._schedule(one, now + RETRY_S)
         return found
 

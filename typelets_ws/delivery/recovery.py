@@ -252,7 +252,8 @@ class Recovery:
         if replay_at is not None and replay_at <= now:
             await self._newcomers.replay(BATCH)
             return True
-        return await self._audit(now)
+        await self._audit(now)
+        return False
 
     def _restart(self) -> None:
         """The database is another one: compare everything that was shown with it.
@@ -268,16 +269,15 @@ class Recovery:
             self.shown.unverify()
             self.heal(tuple(self.states), DATABASE_CHANGED)
 
-    async def _audit(self, now: float) -> bool:
+    async def _audit(self, now: float) -> None:
         self._telemetry.metrics.audit_round.set(self.states.staleness(now))
         before = now - self._settings.audit_s
         oldest = self.states.oldest(before, AUDIT_BATCH)
         if not oldest or now < self._audit_at:
-            return False
+            return
         await self._healer.look(oldest, digest=False)
         spent = self._monotonic() - now
         self._audit_at = now + max(AUDIT_GAP_S, spent / self._settings.audit_share)
-        return True
 
     def _pause(self) -> float:
         """Seconds until something may be due."""

@@ -42,9 +42,12 @@ class Database(Table):
     def __init__(self) -> None:
         super().__init__()
         self.identity, self.takes_s = "db", 0.0
+        self.running: int | None = None
+        """The oldest transaction that has not ended."""
         self.unsupported: str | None = None
         self.failure: Exception | None = None
         self.looks: list[tuple[float, list[Since]]] = []
+        self.extents: list[Extent] = []
         self.reads: list[tuple[float, list[RowKey]]] = []
 
     async def supported(self) -> str | None:
@@ -53,17 +56,21 @@ class Database(Table):
     async def horizon(self) -> Snapshot:
         if self.failure is not None:
             raise self.failure
-        return Snapshot(self.identity, self.newest, self.newest)
+        return self.snapshot()
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.identity, self.running or self.newest, self.newest)
 
     async def changed(
         self, wanted: Sequence[Since], extent: Extent
     ) -> tuple[Snapshot, list[UserChanges]]:
         self.looks.append((asyncio.get_running_loop().time(), list(wanted)))
+        self.extents.append(extent)
         if self.failure is not None:
             raise self.failure
         _, found = await super().changed(wanted, extent)
         await asyncio.sleep(self.takes_s)
-        return Snapshot(self.identity, self.newest, self.newest), found
+        return self.snapshot(), found
 
     async def rows(
         self,

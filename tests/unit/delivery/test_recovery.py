@@ -7,8 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from tests.unit.delivery.recovering import NOTE, OTHER, recovering
-from tests.unit.delivery.virtual_time import VirtualTimeLoop
-from typelets_ws.delivery.recovery import AWAY_S, SIGN_IN_S, UNSUPPORTED_S
+from tests.unit.virtual_time import VirtualTimeLoop
+from typelets_ws.delivery.recovery import (
+    AWAY_S,
+    BATCH,
+    SIGN_IN_S,
+    UNSUPPORTED_S,
+)
+from typelets_ws.delivery.sign_ins import SYNCING_S
 from typelets_ws.protocol.client_messages import Sync
 
 
@@ -60,17 +66,28 @@ async def test_horizons_reach_back_as_far_as_the_replay() -> None:
         assert 20.0 <= age <= 25.0
 
 
-async def test_a_device_that_syncs_for_long_gets_no_replay_beside_its_pages() -> None:
-    async with recovering() as scene:
-        scene.connect("c1")
-        await asyncio.sleep(5.0)
+@pytest.mark.parametrize("beside", [True, False])
+async def test_a_device_that_syncs_for_long_is_not_looked_at_meanwhile(
+    *, beside: bool
+) -> None:
+    """Nor while it has pages to ask for; see `newcomers` and `sign_ins`."""
+    async with recovering(page_rows=1, audit_s=300.0) as scene:
+        if beside:
+            scene.connect("c1")
+            await asyncio.sleep(5.0)
         scene.database.write(NOTE)
+        scene.database.write(OTHER)
         device = scene.connect("c2")
-        scene.database.takes_s = 2.0
+        scene.looked_at()
+        scene.database.takes_s = 0.6 * SYNCING_S
         page = await scene.recovery.sync("alice", "c2", Sync())
+        assert [len(page.notes), page.more] == [1, True]
+        await asyncio.sleep(0.9 * SYNCING_S)
+        page = await scene.recovery.sync("alice", "c2", Sync(cursor=page.cursor))
         assert [len(page.notes), page.more] == [1, False]
         await asyncio.sleep(5.0)
-        assert "note_created_sync" not in device.heard()
+        assert len(scene.looked_at()) == 2
+        assert device.heard() == []
 
 
 async def test_the_last_device_of_a_user_leaves_nothing_behind() -> None:
@@ -131,6 +148,42 @@ async def test_what_another_database_holds_is_compared_with_all_that_was_shown()
         assert synced == [deleted]
         assert device.messages[-1]["type"] == "healed"
         assert device.messages[-1]["reason"] == "database_changed"
+
+
+async def test_a_row_that_another_database_holds_as_it_was_is_sent() -> None:
+    async with recovering() as scene:
+        database = scene.database
+        database.write(NOTE)
+        device = scene.connect("c1")
+        database.write(OTHER)
+        scene.recovery.heal(["alice"], "gap")
+        await asyncio.sleep(5.0)
+        database.write(OTHER)
+        scene.recovery.heal(["alice"], "gap")
+        await asyncio.sleep(5.0)
+        device.heard()
+        # Older than any horizon: not among the changes.
+        database.identity, database.rows_by_id[OTHER] = "replica", (1, "t101")
+        await asyncio.sleep(10.0)
+        sent = [one for one in device.messages if one["type"] == "note_sync"]
+        assert [one["updatedNote"]["updatedAt"] for one in sent] == ["t101"]
+
+
+async def test_many_users_are_looked_at_in_batches_one_after_another() -> None:
+    async with recovering() as scene:
+        users = [f"user{number}" for number in range(2 * BATCH + 1)]
+        for user in users:
+            scene.connect(user, user)
+        await asyncio.sleep(2.0)
+        looks = scene.looked_at()
+        assert [len(some) for _, some in looks] == [BATCH, BATCH, 1]
+        assert len({at for at, _ in looks}) == 1
+        scene.database.takes_s = 0.2
+        scene.recovery.heal(users, "gap")
+        await asyncio.sleep(2.0)
+        times = [at for at, _ in scene.looked_at()]
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        assert gaps == pytest.approx([0.4, 0.4]), "it rests as long as it took"
 
 
 async def test_the_audit_takes_no_more_than_its_share() -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import NOW_MS, FakeShared, FakeTransport, Stubs
+from tests.fakes import NOTE, NOW_MS, FakeShared, FakeTransport, Stubs
 from typelets_ws.delivery.revocations import RevokedSessions
 from typelets_ws.ports import TokenRejectReason
 from typelets_ws.protocol import client_messages
 from typelets_ws.protocol.errors import ClientError, CloseCode, Code, Disconnect
-from typelets_ws.session.presence import Presence
+from typelets_ws.recovery_ports import RowKey, RowKind, Snapshot
 from typelets_ws.session.session import Session
 
 EXCUSED = {
@@ -68,8 +68,23 @@ def test_a_device_comes_in_and_leaves_nothing_behind() -> None:
     assert world.hub.devices_of("alice") == (guest.link,)
     assert world.subscriptions.held == {"alice"}
     assert world.shared.slots == {"alice": {"c1"}}
+    shown, key = world.recovery.shown, RowKey("alice", RowKind.NOTE, NOTE)
+    shown.created(key, b"{}", None)
+    assert len(shown) == 1
     guest.leave()
     assert empty(world)
+    shown.created(key, b"{}", None)
+    assert len(shown) == 0
+
+
+def test_a_device_is_told_the_cursor_from_which_it_may_sync() -> None:
+    world = Stubs()
+    recovery = world.recovery
+    recovery.horizons.observe(Snapshot("db", 7, 7), 0.0)
+    assert "cursor" not in asyncio.run(Guest(world).auth())
+    recovery.on = True
+    answer = asyncio.run(Guest(world, "c2").auth())
+    assert answer["cursor"] == recovery.horizons.cursor
 
 
 def test_auth_again_takes_no_second_place() -> None:
@@ -194,15 +209,6 @@ def test_a_session_revoked_here_is_refused_whatever_redis_says() -> None:
     world.shared.revoked.clear()
     world.shared.failing = True
     assert disconnect_of(Guest(world)).reason == "auth_failed"
-
-
-def test_a_cursor_comes_with_auth_success_where_recovery_has_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    world = Stubs()
-    assert "cursor" not in asyncio.run(Guest(world, "c1").auth())
-    monkeypatch.setattr(Presence, "cursor", "a1")
-    assert asyncio.run(Guest(world, "c2").auth())["cursor"] == "a1"
 
 
 def test_messages_count_for_the_user_over_all_devices() -> None:

@@ -78,7 +78,7 @@ CALLS: list[tuple[Callable[[Publisher], int], dict[str, Any]]] = [
         {"event": "note_created", "noteData": NOTE},
     ),
     (
-        lambda p: p.notify_note_deleted("u", ID),
+        lambda p: p.notify_note_deleted("u", ID, except_connection_id=""),
         {"event": "note_deleted", "noteId": ID},
     ),
     (
@@ -328,7 +328,7 @@ def test_errors_are_raised_to_those_who_ask_for_them() -> None:
         (lambda p: p.notify_folder_deleted("u", b"x"), "folder_id"),
         (lambda p: p.notify_note_deleted("u", ID, from_user_id=1), "from_user_id"),
         (
-            lambda p: p.notify_note_deleted("u", ID, except_connection_id=""),
+            lambda p: p.notify_note_deleted("u", ID, except_connection_id=5),
             "except_connection_id",
         ),
         (lambda p: p.revoke_session("u", None), "session_id"),

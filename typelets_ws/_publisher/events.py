@@ -30,7 +30,8 @@ class Notifications(Generic[Receivers]):
 
     Arguments of all of them: `from_user_id` is the user who caused the change
     (default: "server"); `except_connection_id` is the device that caused it, by its
-    `connectionId` from `auth_success`, and does not get the message. All raise
+    `connectionId` from `auth_success`, and does not get the message (empty: none, as
+    a client without a connection has no id). All raise
     `ValueError` for an argument that does not fit.
     """
 
@@ -209,7 +210,7 @@ class Notifications(Generic[Receivers]):
         fields: dict[str, Any] = {"publishedAt": int(self._clock() * 1000)}
         if from_user_id is not None:
             fields["fromUserId"] = text(from_user_id, "from_user_id")
-        if except_connection_id is not None:
+        if except_connection_id not in (None, ""):
             fields["exceptConnectionId"] = text(
                 except_connection_id, "except_connection_id"
             )

@@ -106,7 +106,7 @@ def decode(payload: bytes) -> Event:
 
 
 def _normalised(event: Event) -> Event:
-    """The event without its nulls and its absurd time. Raises `EventError`."""
+    """The event without nulls, an empty id and an absurd time. Raises `EventError`."""
     instead: dict[str, Any] = {}
     for field in _DATA_FIELDS[type(event)]:
         raw = getattr(event, field)
@@ -117,6 +117,8 @@ def _normalised(event: Event) -> Event:
                 EventRejectReason.INVALID_FIELD, f"{field} is not an object"
             )
         instead[field] = UNSET
+    if event.exceptConnectionId == "":
+        instead["exceptConnectionId"] = None
     published = event.publishedAt
     if published is not None and not 0 <= published <= MAX_TIMESTAMP_MS:
         instead["publishedAt"] = None

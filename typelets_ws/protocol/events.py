@@ -25,7 +25,8 @@ class Event(Struct, tag_field="event", kw_only=True, frozen=True, omit_defaults=
     """The fields that every event may have."""
 
     fromUserId: Name | None = SERVER
-    exceptConnectionId: Name | None = None
+    exceptConnectionId: Annotated[str, Meta(max_length=256)] | None = None
+    """Empty counts as absent: a client without a connection has no id."""
     publishedAt: int | float | None = None
     """ms since the epoch; one beyond the year 9999 counts as absent."""
 

@@ -52,6 +52,14 @@ def test_orders_have_no_message() -> None:
             event.message(0)
 
 
+def test_no_connection_is_left_out_for_an_empty_id() -> None:
+    """A REST service repeats the id of its client, which may have no connection."""
+    event = event_decoding.decode(
+        b'{"event":"note_deleted","noteId":"n","exceptConnectionId":""}'
+    )
+    assert event.exceptConnectionId is None
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -162,3 +162,11 @@ def test_all_users_together_are_bounded_and_a_small_user_is_served(
     for number in range(10):
         registry.of(f"new{number}", later)
     assert registry.total == 1
+
+
+def test_a_user_alone_has_the_share_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nonces, "MOST_NONCES", 10)
+    registry = NonceRegistry(live(nonces_per_user=1_000))
+    alone = registry.of("ann", NOW)
+    claims = [alone.claim(f"{number}", NOW, NOW) for number in range(12)]
+    assert claims == [FRESH] * 11 + [FULL]

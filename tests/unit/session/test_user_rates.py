@@ -2,11 +2,13 @@
 
 from collections import deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from typelets_ws.config.live import LiveConfig
 from typelets_ws.config.model import Config, Limits
+from typelets_ws.session import user_rates
 from typelets_ws.session.rate_limit import RateVerdict, SlidingWindow
 from typelets_ws.session.user_rates import SLOTS, UserRate, UserRates
 
@@ -31,6 +33,21 @@ def test_an_expensive_message_counts_as_so_many() -> None:
     assert [rate.count(1.0) for _ in range(5)] == [SERVED] * 4 + [REFUSED]
     rate.charge(1_000)
     assert rate.count(2.0) is REFUSED
+
+
+def test_messages_of_one_part_of_the_window_are_one_number() -> None:
+    rate = UserRate(100, 30.0)
+    for _ in range(50):
+        rate.count(0.5)
+    rate.count(1.0)
+    assert list(rate._slots) == [(0, 50, 0)]
+
+
+def test_a_count_is_idle_as_soon_as_its_last_message_has_left_the_window() -> None:
+    rate = UserRate(2, 30.0)
+    rate.count(0.0)
+    assert not rate.is_idle(30.5)
+    assert rate.is_idle(31.0)
 
 
 @given(st.integers(1, 5), st.lists(st.floats(0, 4), max_size=60))
@@ -69,6 +86,16 @@ def test_the_count_outlives_its_connections_and_is_then_forgotten() -> None:
     rates.of("carol", 90.0)
     assert "alice" not in rates._recent
     assert "alice" not in rates._known
+
+
+def test_so_many_are_kept_and_the_first_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(user_rates, "MOST_KEPT", 3)
+    rates = UserRates(LiveConfig(Config(limits=LIMITS)))
+    for number, kept in enumerate((1, 2, 3, 3, 3)):
+        rates.of(f"user{number}", 0.0).count(0.0)
+        assert len(rates) == kept
 
 
 def test_a_flood_is_remembered_for_a_window() -> None:

@@ -215,7 +215,7 @@ class FakeTransport:
         self.closed_with: Disconnect | None = None
         self.is_authenticated = self.paused = False
         self.resyncs: list[str] = []
-        self.tokens_refused = 0
+        self.tokens_refused = self.accounted = 0
         self.since_ms = 0
         self.spawn: Callable[[Coroutine[Any, Any, None]], object] = lambda _: None
         self.log_fields = {"connection": connection_id, "address": "192.0.2.1"}
@@ -244,7 +244,7 @@ class FakeTransport:
         self.is_authenticated = True
 
     def account(self) -> None:
-        """Nothing is counted here."""
+        self.accounted += 1
 
     def pause_reading(self) -> None:
         self.paused = True

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from tests.fakes import NOTE, NOW_MS, FakeTransport, Stubs
+from tests.fakes import NOTE, NOW_MS, UNOWNED, FakeTransport, Stubs
 from typelets_ws.config.model import Config, Limits, Messages
+from typelets_ws.ports import OnPublished
 from typelets_ws.protocol import messages
+from typelets_ws.protocol.errors import ClientError, Disconnect
 from typelets_ws.recovery_ports import RowKey, RowKind
 from typelets_ws.session.dispatcher import (
     INBOX_MESSAGES,
@@ -22,7 +24,7 @@ from typelets_ws.session.dispatcher import (
     Dispatcher,
 )
 from typelets_ws.session.nonces import nonce_digest
-from typelets_ws.session.session import Received, Session
+from typelets_ws.session.session import Received, Session, State
 
 UPDATE = {"type": "note_update", "noteId": NOTE, "changes": {"title": "x"}}
 
@@ -39,11 +41,15 @@ class DispatcherHarness:
         self.link.spawn = self.spawn
         limits = structs.replace(world.limits, unread_bytes_before_auth=100)
         world.live.current = Config(limits=limits)
-        self.context = world.context(
-            lambda user, event, _done: self.published.append((user, json.loads(event)))
-        )
+        self.answers: list[OnPublished | None] = []
+        """Of Redis, to each event."""
+        self.context = world.context(self._publish)
         self.log = world.log
         self.talk = Dispatcher(self.link, world.session(), self.context)
+
+    def _publish(self, user: str, event: bytes, done: OnPublished | None) -> None:
+        self.published.append((user, json.loads(event)))
+        self.answers.append(done)
 
     def say(self, message: object, *, text: bool = True) -> None:
         data = message if isinstance(message, bytes) else json.dumps(message).encode()
@@ -166,6 +172,114 @@ async def test_while_it_is_paused_messages_wait_and_are_counted() -> None:
         await talk.let_go(talk.world.clerk.gate)
         assert kinds(talk.heard()) == ["auth_success", "INVALID_MESSAGE"]
         assert dispatcher.held_bytes == 0
+
+
+async def test_frames_that_are_no_message_are_counted_too() -> None:
+    async with talking(rate_messages=2) as talk:
+        found = [talk.talk.count_frame() for _ in range(6)]
+        assert found[:2] == [None, None]
+        assert {type(one) for one in found[2:5]} == {ClientError}
+        assert isinstance(found[5], Disconnect)
+        assert (talk.heard(), talk.link.open) == ([], True), "the link acts on it"
+
+
+async def test_a_message_being_handled_is_held_until_it_is_answered() -> None:
+    async with talking() as talk:
+        gate = talk.world.clerk.gate
+        gate.clear()
+        message = {"type": "auth", "token": "alice"}
+        size = len(json.dumps(message))
+        talk.say(message)
+        assert talk.talk.held_bytes == size
+        accounted = talk.link.accounted
+        talk.say({"type": "ping"})
+        talk.say(b"junk", text=False)
+        assert talk.talk.held_bytes == size + len('{"type": "ping"}') + REFUSAL_BYTES
+        assert talk.link.accounted == accounted + 2
+        await talk.let_go(gate)
+        assert talk.talk.held_bytes == 0
+
+
+async def test_a_client_that_is_gone_has_nothing_handled_any_more() -> None:
+    async with talking() as talk:
+        await talk.come_in()
+        gate = talk.world.store.gate
+        gate.clear()
+        update = json.dumps(UPDATE).encode()
+        talk.say(update)
+        for _ in range(3):
+            talk.say({"type": "note_deleted", "noteId": NOTE})
+        await asyncio.sleep(0)
+        talk.talk.close()
+        talk.talk.release()
+        assert talk.talk.session.state is State.CLOSED
+        assert talk.talk.held_bytes == len(update)
+        gate.set()
+        await talk.idle()
+        assert [event["event"] for _, event in talk.published] == ["note_updated"]
+        assert talk.talk.held_bytes == 0
+        assert not hasattr(talk.talk, "_transport"), "it would make a cycle"
+
+
+async def test_a_client_that_waits_for_nothing_is_released_at_once() -> None:
+    async with talking() as talk:
+        await talk.come_in()
+        talk.talk.close()
+        talk.talk.release()
+        assert not hasattr(talk.talk, "_transport")
+
+
+async def test_a_paused_client_that_is_busy_goes_on_with_the_rest_later() -> None:
+    async with talking() as talk:
+        gate = talk.world.clerk.gate
+        gate.clear()
+        talk.say({"type": "auth", "token": "alice"})
+        talk.say({"type": "ping"})
+        await asyncio.sleep(0)
+        talk.talk.pause()
+        talk.talk.pause()
+        talk.link.pause_reading()
+        gate.set()
+        await talk.idle()
+        assert kinds(talk.heard()) == ["auth_success"]
+        assert talk.link.paused, "what waits has not been handled"
+        talk.talk.resume()
+        assert kinds(talk.heard()) == ["pong"]
+        assert (talk.link.paused, talk.tasks) == (False, [])
+        talk.talk.resume()
+        assert talk.heard() == []
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_an_announcement_with_an_id_is_answered_once_redis_has(
+    *, taken: bool
+) -> None:
+    async with talking() as talk:
+        await talk.come_in()
+        talk.say({"type": "note_deleted", "noteId": NOTE, "requestId": "r"})
+        await talk.idle()
+        assert talk.heard() == []
+        talk.world.now_ms += 5
+        (done,) = talk.answers
+        assert done is not None
+        done(taken)
+        (answer,) = talk.heard()
+        assert answer["requestId"] == "r"
+        if taken:
+            assert (answer["type"], answer["timestamp"]) == ("announced", NOW_MS + 5)
+        else:
+            assert answer["code"] == "UNAVAILABLE"
+
+
+async def test_messages_are_counted_with_their_result_and_their_time() -> None:
+    async with talking() as talk:
+        await talk.come_in()
+        await talk.ask({"type": "ping"})
+        await talk.ask(UPDATE | {"noteId": UNOWNED})
+        figure = talk.world.figure
+        assert figure("messages_total", type="auth", result="ok") == 1
+        assert figure("messages_total", type="ping", result="ok") == 1
+        assert figure("messages_total", type="note_update", result="NOT_FOUND") == 1
 
 
 async def test_reading_held_for_half_a_message_goes_on_after_auth() -> None:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from itertools import cycle
@@ -230,9 +230,12 @@ class LinkProxy:
     """A TCP proxy to a port or a Unix socket that can misbehave; use `link_proxy`.
 
     A server sees a client of another loopback address than 127.0.0.1 at that address.
+    `answer` changes what the server sends.
     """
 
-    def __init__(self, target: int | Path) -> None:
+    def __init__(
+        self, target: int | Path, answer: Callable[[bytes], bytes] = bytes
+    ) -> None:
         self.port = free_port()
         self.delay_s = 0.0
         self.busy = asyncio.Lock()
@@ -240,6 +243,7 @@ class LinkProxy:
 
         self.links: set[ProxiedLink] = set()
         self._target = target
+        self._answer = answer
         self._listener: asyncio.Server | None = None
         self._stalled: dict[str, bool] | None = None
         self._serving = 0
@@ -310,7 +314,8 @@ class LinkProxy:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, to_server, link.to_server))
-                group.create_task(self._pump(from_server, writer, link.to_client))
+                back = self._pump(from_server, writer, link.to_client, self._answer)
+                group.create_task(back)
         finally:
             self.links.discard(link)
             self._serving -= 1
@@ -331,6 +336,7 @@ class LinkProxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         gate: asyncio.Event,
+        change: Callable[[bytes], bytes] = bytes,
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(65_536):
@@ -339,7 +345,7 @@ class LinkProxy:
                     await asyncio.sleep(self.delay_s)
                 if writer.transport.is_closing():
                     return  # cut meanwhile; uvloop refuses to write to it
-                writer.write(data)
+                writer.write(change(data))
                 await writer.drain()
         # A black hole swallows the end of a connection, too.
         await gate.wait()
@@ -347,9 +353,11 @@ class LinkProxy:
 
 
 @asynccontextmanager
-async def link_proxy(target: int | Path) -> AsyncIterator[LinkProxy]:
+async def link_proxy(
+    target: int | Path, answer: Callable[[bytes], bytes] = bytes
+) -> AsyncIterator[LinkProxy]:
     """A proxy to a port or a Unix socket of this machine, on a port of its own."""
-    proxy = LinkProxy(target)
+    proxy = LinkProxy(target, answer)
     await proxy.heal()
     try:
         yield proxy

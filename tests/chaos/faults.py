@@ -6,7 +6,8 @@ A fault holds the lock of the daemon, link or server it harms, so that two never
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -110,43 +111,53 @@ async def reload_daemon(world: World, rng: random.Random) -> None:
         await asyncio.sleep(0.2)
 
 
-# Links: of devices to a daemon, of a daemon to Postgres and to a single Redis.
+# Links: of devices to a daemon, of a daemon to Postgres and to servers of Redis.
 
 
-def _link(world: World, rng: random.Random) -> LinkProxy:
-    return rng.choice(_daemon(world, rng).links)
+@asynccontextmanager
+async def _links(world: World, rng: random.Random) -> AsyncIterator[list[LinkProxy]]:
+    """One link of a daemon or all of one side, held; healed at the end."""
+    side = rng.choice(_daemon(world, rng).sides)
+    links = list(side) if rng.random() < 0.4 else [rng.choice(side)]
+    async with AsyncExitStack() as stack:
+        for link in links:
+            await stack.enter_async_context(link.busy)
+            stack.push_async_callback(link.heal)
+        yield links
 
 
 async def cut_link(world: World, rng: random.Random) -> None:
     """Reset all connections of a link."""
-    _link(world, rng).cut()
+    async with _links(world, rng) as links:
+        for link in links:
+            link.cut()
 
 
 async def stall_link(world: World, rng: random.Random) -> None:
     """A black hole in one direction or both."""
-    link, to_server = _link(world, rng), rng.random() < 0.7
-    async with link.busy:
-        link.stall(to_server=to_server, to_client=not to_server or rng.random() < 0.5)
+    to_server = rng.random() < 0.7
+    to_client = not to_server or rng.random() < 0.5
+    async with _links(world, rng) as links:
+        for link in links:
+            link.stall(to_server=to_server, to_client=to_client)
         await asyncio.sleep(rng.uniform(0.2, 3.0))
-        await link.heal()
 
 
 async def slow_link(world: World, rng: random.Random) -> None:
     """Each packet is late."""
-    link = _link(world, rng)
-    async with link.busy:
-        link.delay_s = rng.uniform(0.01, 0.3)
+    delay_s = rng.uniform(0.01, 0.3)
+    async with _links(world, rng) as links:
+        for link in links:
+            link.delay_s = delay_s
         await asyncio.sleep(rng.uniform(0.5, 3.0))
-        await link.heal()
 
 
 async def refuse_link(world: World, rng: random.Random) -> None:
     """The other side cannot be reached."""
-    link = _link(world, rng)
-    async with link.busy:
-        await link.refuse()
+    async with _links(world, rng) as links:
+        for link in links:
+            await link.refuse()
         await asyncio.sleep(rng.uniform(0.1, 2.0))
-        await link.heal()
 
 
 # Redis itself.

@@ -36,7 +36,7 @@ async def rest(
     """Check all that holds without faults and publishers; returns as `converge`."""
     await asyncio.to_thread(world.redis.restore)
     equal_s = await converge(world, devices)
-    check_history(world, devices)
+    await check_history(world, devices)
     await start.check(len(devices))
     for daemon in world.daemons:
         for complaint in await asyncio.to_thread(daemon.complaints):
@@ -92,7 +92,7 @@ def _differences(
     return found
 
 
-def check_history(world: World, devices: Sequence[OldClient]) -> None:
+async def check_history(world: World, devices: Sequence[OldClient]) -> None:
     """Confirmed edits were committed; typed ones are in Postgres or were reported.
 
     What was checked is forgotten. A reply may be on its way still, so the latest
@@ -109,7 +109,7 @@ def check_history(world: World, devices: Sequence[OldClient]) -> None:
                 world.violated(f"confirmed and not committed: {note} {title}")
         device.acknowledged.clear()
         if isinstance(device, ModuleClient):
-            for lost in device.lost_edits(committed):
+            for lost in await device.lost_edits(committed):
                 world.violated(lost)
             device.edits.clear()
     world.database.execute(

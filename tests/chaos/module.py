@@ -6,7 +6,9 @@ committed nor handed to the app as a conflict is lost, which is a violation.
 """
 
 import asyncio
+import json
 import random
+from typing import Any
 
 from tests.chaos.syncing import SyncClient
 from tests.chaos.world import World
@@ -31,7 +33,7 @@ class ModuleClient(SyncClient):
         self.clients = clients
         self.name = f"{user}-{rng.getrandbits(32):x}"
         self.client = Client(self.clients, self.name)
-        self._status = ""
+        self._status: dict[str, Any] = {}
         self.edits: dict[str, str] = {}
         """The latest title that was typed for each note."""
 
@@ -61,20 +63,21 @@ class ModuleClient(SyncClient):
             self._sent += 1
             self.connected = False  # until the next look
             note = self.rng.choice(sorted(self.notes))
-            title = f"{self.user} module {self.name} {self._sent}"
+            # Set at once: the edit is made also when this wait for it is cancelled.
+            self.edits[note] = f"{self.user} module {self.name} {self._sent}"
             try:
-                await self.client.edit(note, title=title)
+                await self.client.edit(note, title=self.edits[note])
             except AssertionError as exc:
                 if "there is no note" not in str(exc):
                     raise
                 return  # it was deleted since the last look
-            self.edits[note] = title
             self.seen["module edits"] += 1
 
     async def _read(self) -> None:
         # Text typed meanwhile may be in none of the answers.
         typed = self._sent
-        for conflict in await self.client.heard("conflict"):
+        heard = await self.client.call("heard")
+        for conflict in heard["conflict"]:
             title = conflict["changes"].get("title")
             if title is not None and title not in self.handed:
                 self.handed.add(title)
@@ -86,18 +89,33 @@ class ModuleClient(SyncClient):
         for row in (*rows["notes"], *rows["folders"]):
             if row["userId"] != self.user:
                 self.world.violated(f"{self.user} is shown {row}")
+        if heard["status"] and heard["status"][-1] != self._status:
+            self._status = heard["status"][-1]
+            self.note("session", json.dumps(self._status))
         status = await self.client.call("status")
-        if status != self._status:
-            self._status = status
-            self.note("session", status)
         self.connected = status == "in sync" and self._sent == typed
 
-    def lost_edits(self, committed: set[tuple[str, str]]) -> list[str]:
-        """The latest edits that no one can find again."""
-        return [
-            f"{self.name} lost {title!r} of {note}"
+    async def lost_edits(self, committed: set[tuple[str, str]]) -> list[str]:
+        """The latest edits that no one can find again, and what was said of each."""
+        lost = [
+            (note, title)
             for note, title in self.edits.items()
             if note in self.notes
             and (note, title) not in committed
             and title not in self.handed
+        ]
+        heard = await self.client.call("heard") if lost else {}
+        return [
+            "\n    ".join(
+                [
+                    f"{self.name} lost {title!r} of {note}",
+                    *(
+                        f"{event} {json.dumps(one)[:300]}"
+                        for event, told in heard.items()
+                        for one in told
+                        if note in json.dumps(one)
+                    ),
+                ]
+            )
+            for note, title in lost
         ]

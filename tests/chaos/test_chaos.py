@@ -10,6 +10,7 @@ from tests.chaos.faults import FAULTS, ScheduledFault, plan
 from tests.chaos.play import Size, play
 from tests.chaos.shortest import shortest
 from tests.chaos.stretches import stretches
+from tests.chaos.world import Redirect
 
 SEED = int(os.environ.get("TYPELETS_CHAOS_SEED", "25"))
 
@@ -41,6 +42,20 @@ def test_a_seed_is_one_schedule_and_each_kind_of_fault_occurs() -> None:
     assert one == again
     assert {entry.fault for entry in one} == set(FAULTS)
     assert [ScheduledFault.parse(str(entry)) for entry in one] == one
+
+
+def test_a_daemon_uses_its_links_to_the_servers_that_others_name() -> None:
+    redirect = Redirect()
+    redirect.ports = {b"10241": b"30001"}
+    for text in (
+        b"redis+cluster://127.0.0.1:%s,127.0.0.1:10242",
+        b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n%s\r\n",  # SENTINEL GET-MASTER-ADDR-BY-NAME
+        b"*3\r\n$9\r\n127.0.0.1\r\n:%s\r\n$40\r\n",  # CLUSTER SLOTS
+        b"-MOVED 7 127.0.0.1:%s\r\n",
+        b"notes 127.0.0.1 10242 127.0.0.1 %s",  # +switch-master
+    ):
+        assert redirect(text % b"10241") == text % b"30001"
+    assert redirect(b'{"title":"10241"}') == b'{"title":"10241"}'
 
 
 def test_a_failing_schedule_is_reduced_to_the_faults_it_needs() -> None:

@@ -31,7 +31,12 @@ class RedisSetup(Protocol):
 
     @property
     def url(self) -> str:
-        """The address for a daemon; a single server's can go through a proxy."""
+        """The address for a daemon."""
+        ...
+
+    @property
+    def servers(self) -> Sequence[RedisServer]:
+        """All that a daemon may connect to, sentinels too."""
         ...
 
     def start(self) -> None: ...
@@ -88,6 +93,10 @@ class Single:
     def url(self) -> str:
         return self.server.url
 
+    @property
+    def servers(self) -> Sequence[RedisServer]:
+        return [self.server]
+
     def start(self) -> None:
         self.server.start()
 
@@ -121,6 +130,10 @@ class Sentinels:
     def url(self) -> str:
         return self.group.url
 
+    @property
+    def servers(self) -> Sequence[RedisServer]:
+        return [*self.group.servers, *self.group.sentinels]
+
     def start(self) -> None:
         self.group.start()
 
@@ -135,12 +148,11 @@ class Sentinels:
             if rng.random() < 0.4:
                 await asyncio.to_thread(self.group.failover)
                 return
-            servers = [*self.group.servers, self.group.master, *self.group.sentinels]
+            servers = [*self.servers, self.group.master]
             await _dead_for(rng.choice(servers), rng.uniform(0.5, 3.0))
 
     async def freeze(self, rng: random.Random) -> None:
-        servers = [*self.group.servers, *self.group.sentinels]
-        await _frozen_for(rng.choice(servers), rng.uniform(0.2, 3.0))
+        await _frozen_for(rng.choice(self.servers), rng.uniform(0.2, 3.0))
 
     async def fail_over(self, rng: random.Random) -> None:
         with suppress(redis.RedisError, StopIteration):
@@ -150,7 +162,7 @@ class Sentinels:
                 await _dead_for(self.group.master, REPLACED_S)
 
     def restore(self) -> None:
-        for server in (*self.group.servers, *self.group.sentinels):
+        for server in self.servers:
             server.resume()
             server.start()
 
@@ -164,6 +176,10 @@ class Clustered:
     @property
     def url(self) -> str:
         return self.cluster.url
+
+    @property
+    def servers(self) -> Sequence[RedisServer]:
+        return self.cluster.nodes
 
     def start(self) -> None:
         self.cluster.start()

@@ -1,13 +1,14 @@
 """Daemons as real processes, beside a real Redis and a real Postgres.
 
-Each daemon has links of its own to Redis and Postgres, and devices reach it directly
-or through another one; faults cut, stall, slow and refuse them. A daemon that ends in
-another way than a fault asked for is a finding.
+Each daemon has links of its own to Postgres and to each server of Redis, and devices
+reach it directly or through another one; faults cut, stall, slow and refuse them. A
+daemon that ends in another way than a fault asked for is a finding.
 """
 
 import asyncio
 import json
 import random
+import re
 import signal
 import tempfile
 import time
@@ -20,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.chaos.topology import TOPOLOGIES, RedisSetup, Single
+from tests.chaos.topology import TOPOLOGIES, RedisSetup
 from tests.daemon import eventually
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.postgres import Database
@@ -36,6 +37,9 @@ DEVICES = 20
 BOUND_S = 30.0
 """From the last fault to all devices equal: a few audits of two seconds."""
 
+ADDRESS = re.compile(rb"(127\.0\.0\.1(?:[: ]|\r\n:|\r\n\$5\r\n))(\d{5})")
+"""A host and a port in a text, an array with an integer, an array of texts."""
+
 START_S = 30.0
 BAD_EVENTS = {"internal_error", "crashed", "task_failed", "unhandled"}
 BAD_TEXTS = ("Traceback (most recent", "was never retrieved", "was never awaited")
@@ -44,13 +48,16 @@ BAD_TEXTS = ("Traceback (most recent", "was never retrieved", "was never awaited
 class DaemonProcess:
     """One daemon: its configuration, its present process, and those before.
 
-    `links` are the proxies at its sides; the first is the one for devices.
+    `sides` are its links: to devices, to Postgres, and to each server of Redis.
     """
 
     def __init__(
-        self, place: Path, links: Sequence[LinkProxy], sections: dict[str, Any]
+        self,
+        place: Path,
+        sides: Sequence[Sequence[LinkProxy]],
+        sections: dict[str, Any],
     ) -> None:
-        self.links = links
+        self.sides = sides
         self.supervisor = Supervisor(place, sections)
         self.busy = asyncio.Lock()
         """Held by a fault: one at a time for each daemon."""
@@ -65,7 +72,7 @@ class DaemonProcess:
 
     def door(self, rng: random.Random) -> int:
         """A port for a device: the daemon's own, or that of the link to it."""
-        return rng.choice([self.port, self.links[0].port])
+        return rng.choice([self.port, self.sides[0][0].port])
 
     @property
     def process(self) -> Process:
@@ -168,22 +175,38 @@ async def opened(daemons: int, topology: str = "single") -> AsyncIterator[World]
 
 
 async def _linked(world: World, stack: AsyncExitStack, folder: Path) -> DaemonProcess:
-    """A daemon between links; those to a group of servers lead there directly,
-    because the group names its own addresses.
-    """
+    """A daemon that reaches Postgres and Redis through links of its own."""
     login = conninfo_to_dict(world.database.url_as("typelets_ws"))
     postgres = await stack.enter_async_context(
         link_proxy(Path(str(login["host"])) / ".s.PGSQL.5432")
     )
-    links, redis_url = [postgres], world.redis.url
-    if isinstance(world.redis, Single):
-        redis = await stack.enter_async_context(link_proxy(world.redis.server.port))
-        links.append(redis)
-        redis_url = redis.url
+    redirect, links = Redirect(), list[LinkProxy]()
+    for server in world.redis.servers:
+        link = await stack.enter_async_context(link_proxy(server.port, redirect))
+        redirect.ports[b"%d" % server.port] = b"%d" % link.port
+        links.append(link)
+    redis_url = redirect(world.redis.url.encode()).decode()
     database_url = f"postgresql://typelets_ws@127.0.0.1:{postgres.port}/postgres"
     sections = configuration(redis_url, database_url)
     front = await stack.enter_async_context(link_proxy(sections["server"]["port"]))
-    return DaemonProcess(folder, [front, *links], sections)
+    return DaemonProcess(folder, [[front], [postgres], links], sections)
+
+
+class Redirect:
+    """Names the links of a daemon in place of the servers of Redis.
+
+    So the daemon also uses links to servers that sentinels and the nodes of a Cluster
+    name: in CLUSTER SLOTS, a redirection, the address of a master. A port has five
+    digits, so that lengths stay.
+    """
+
+    def __init__(self) -> None:
+        self.ports: dict[bytes, bytes] = {}
+        """Of links by those of servers."""
+
+    def __call__(self, data: bytes) -> bytes:
+        """The data of a server, or an address, with the ports of links."""
+        return ADDRESS.sub(lambda m: m[1] + self.ports.get(m[2], m[2]), data)
 
 
 def configuration(redis_url: str, database_url: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typelets_ws.session.rate_limit import RateVerdict, SlidingWindow
+from typelets_ws.session.rate_limit import ByteWindow, RateVerdict, SlidingWindow
 
 SERVED, REFUSED, FLOOD = RateVerdict.SERVED, RateVerdict.REFUSED, RateVerdict.FLOOD
 
@@ -123,3 +123,15 @@ def test_charges_count_like_so_many_arrivals(
         window.charge(units)
         plain.charge(units)
         assert window.retry_after(now) == plain.retry_after(now)
+
+
+def test_bytes_are_counted_within_a_window_that_begins_with_its_first() -> None:
+    window = ByteWindow(10, 30.0)
+    assert [window.count(size, 1.0) for size in (10, 1, 19)] == [
+        SERVED, REFUSED, REFUSED,
+    ]  # fmt: skip
+    assert window.count(1, 30.9) is FLOOD
+    assert window.retry_after(30.0) == 1.0
+    assert window.count(10, 31.0) is SERVED
+    assert window.retry_after(31.0) == 30.0
+    assert window.count(21, 60.9) is FLOOD

@@ -29,6 +29,8 @@ from tests.mutation.mutants import mutants
 
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 SLOWER = 10
+SLOW = {"test_recovery_courses.py"}
+"""They run last."""
 LEAST_TIMEOUT_S = 10.0
 LIBRARIES = [
     "hypothesis.extra.pytestplugin", "pytest_timeout", "jwt", "cryptography.x509",
@@ -116,12 +118,14 @@ def _run(tests: Sequence[str]) -> int:
 
 
 def stages_of(module: Path) -> list[list[str]]:
-    """The module's own test file, then all unit tests of its room."""
+    """The tests named after the module, then all unit tests of its room."""
     room = Path("tests/unit") / module.parent.name
     if not room.is_dir():
         room = Path("tests/unit")
-    own = room / f"test_{module.stem}.py"
-    return [[str(own)] if own.exists() else [], [str(room)]]
+    all_tests = sorted(room.glob("**/test_*.py"), key=lambda one: one.name in SLOW)
+    own = [one for one in all_tests if one.stem.startswith(f"test_{module.stem}")]
+    fast = [str(one) for one in own if one.name not in SLOW]
+    return [fast, [str(one) for one in all_tests]]
 
 
 def main() -> int:

@@ -122,7 +122,8 @@ def stages_of(module: Path) -> list[list[str]]:
     room = Path("tests/unit") / module.parent.name
     if not room.is_dir():
         room = Path("tests/unit")
-    all_tests = sorted(room.glob("**/test_*.py"), key=lambda one: one.name in SLOW)
+    all_tests = sorted(room.glob("**/test_*.py"))
+    all_tests.sort(key=lambda one: one.name in SLOW)
     own = [one for one in all_tests if one.stem.startswith(f"test_{module.stem}")]
     fast = [str(one) for one in own if one.name not in SLOW]
     return [fast, [str(one) for one in all_tests]]

@@ -59,6 +59,21 @@ async def test_it_gets_what_was_written_of_late_and_the_others_do_not() -> None:
         assert device.heard() == []
 
 
+async def test_a_row_that_only_it_was_shown_is_noted() -> None:
+    """It may change back before the others are shown it."""
+    async with recovering(audit_s=300.0) as scene:
+        first = await beside(scene, NOTE)
+        scene.database.write(NOTE)
+        await asyncio.sleep(6.0)
+        device = scene.connect("c2")
+        await asyncio.sleep(SOON_S)
+        assert device.heard() == [*PAIR, "healed"]
+        assert first.heard() == []
+        shown = scene.recovery.shown.get(key_of(NOTE))
+        assert shown is not None
+        assert [step.connection for step in shown.steps] == ["c2"]
+
+
 async def test_with_nothing_new_it_is_told_nothing() -> None:
     async with recovering() as scene:
         await beside(scene)
@@ -223,6 +238,9 @@ async def test_another_database_is_read_from_its_first_page() -> None:
         assert titles(device) == [scene.database.copy[NOTE]]
         scene.database.identity = "replica"
         scene.looked_at()
+        await asyncio.sleep(REREAD_S + 0.05)
+        assert "database_changed" in scene.logged(), "the replay itself found it"
+        assert len(titles(device)) == 1
         await asyncio.sleep(10.0)
         afters = [since.after for _, some in scene.database.looks for since in some]
         assert None in afters[1:]

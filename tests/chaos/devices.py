@@ -32,6 +32,9 @@ class OldClient:
     pause_s = 0.0
     """The longest pause between two attempts to connect, beyond a second."""
 
+    due = 0.0
+    """When the latest pause that the device announced ends, by the monotonic clock."""
+
     def __init__(self, world: World, user: str, rng: random.Random) -> None:
         self.world = world
         self.user = user

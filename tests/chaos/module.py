@@ -8,6 +8,7 @@ committed nor handed to the app as a conflict is lost, which is a violation.
 import asyncio
 import json
 import random
+import time
 from typing import Any
 
 from tests.chaos.syncing import SyncClient
@@ -21,10 +22,22 @@ SPEED = 3
 """The module's clock runs faster: its keepalive and backoff are made for hours."""
 
 
+PAUSE_S = (2 + 120) / SPEED
+"""The module's longest pause before it connects again: `least` and `cap` of its PAUSE,
+which follows a close with 1013 (Redis answers with errors, as in a failover). Its
+BACKOFF, after a lost connection, is at most 30 s of its clock; two of them around an
+attempt that took too long (15 s) are 25 s here. Only 4429 asks for more, and a device
+that behaves is never closed with it.
+
+Once connected it syncs at once. It syncs again after at most 60 s of its clock, which
+is 20 s, so that `BOUND_S` has room for it.
+"""
+
+
 class ModuleClient(SyncClient):
     """One instance of the client module, on one of the daemons."""
 
-    pause_s = 120 / SPEED
+    pause_s = PAUSE_S
 
     def __init__(
         self, world: World, user: str, rng: random.Random, clients: Clients
@@ -90,10 +103,19 @@ class ModuleClient(SyncClient):
             if row["userId"] != self.user:
                 self.world.violated(f"{self.user} is shown {row}")
         if heard["status"] and heard["status"][-1] != self._status:
-            self._status = heard["status"][-1]
-            self.note("session", json.dumps(self._status))
+            self._heard_status(heard["status"][-1])
         status = await self.client.call("status")
         self.connected = status == "in sync" and self._sent == typed
+
+    def _heard_status(self, status: dict[str, Any]) -> None:
+        self.note("session", json.dumps(status))
+        known, pause_ms = self._status.get("retryInMs"), status.get("retryInMs")
+        self._status = status
+        # Said again when an edit is made meanwhile.
+        if pause_ms is not None and pause_ms != known:
+            self.due = time.monotonic() + pause_ms / 1000 / SPEED
+            if pause_ms / 1000 / SPEED > PAUSE_S:
+                self.world.violated(f"{self.name} pauses for too long: {status}")
 
     async def lost_edits(self, committed: set[tuple[str, str]]) -> list[str]:
         """The latest edits that no one can find again, and what was said of each."""

@@ -2,11 +2,14 @@
 
 import os
 import random
+import re
 from collections.abc import Sequence
+from importlib.resources import files
 
 import pytest
 
 from tests.chaos.faults import FAULTS, ScheduledFault, plan
+from tests.chaos.module import PAUSE_S, SPEED
 from tests.chaos.play import Size, play
 from tests.chaos.shortest import shortest
 from tests.chaos.stretches import stretches
@@ -56,6 +59,13 @@ def test_a_daemon_uses_its_links_to_the_servers_that_others_name() -> None:
     ):
         assert redirect(text % b"10241") == text % b"30001"
     assert redirect(b'{"title":"10241"}') == b'{"title":"10241"}'
+
+
+def test_the_longest_pause_of_a_device_is_that_of_the_module() -> None:
+    source = (files("typelets_ws") / "client" / "typelets-client.js").read_text()
+    found = re.search(r"const PAUSE = { least: (\S+), base: \S+, cap: (\S+) }", source)
+    assert found is not None
+    assert sum(map(int, found.groups())) / 1000 / SPEED == PAUSE_S
 
 
 def test_a_failing_schedule_is_reduced_to_the_faults_it_needs() -> None:

@@ -64,8 +64,8 @@ class RedisServer:
     """One redis-server process on one port; `options` as on its command line.
 
     `program` is another server than `redis-server`; with `config` it is a sentinel.
-    With `tls`, its options, it takes no plain connections; `login` are the arguments of
-    redis-py for `command` and the like.
+    With `tls`, its options, it takes no plain connections over TCP; `login` are the
+    arguments of redis-py for `command` and the like.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ import io
 import re
 import tokenize
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,12 +41,22 @@ def prose(path: Path) -> str:
 
 def docstrings(text: str) -> Iterator[str]:
     """Those of modules, classes and functions, and the lines below a constant."""
-    for node in ast.walk(ast.parse(text)):
+    for node in statements(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             yield str(node.value.value)
 
 
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All below a node; their expressions, of which there are many more, are not."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield child
+            yield from statements(child)
+
+
 def comments(text: str) -> Iterator[str]:
+    if "#" not in text:
+        return
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.string
@@ -111,6 +122,7 @@ KINDS: dict[str, tuple[Callable[[Path], str], list[Path]]] = {
 }
 
 
+@cache
 def texts_of(kind: str) -> dict[str, str]:
     reader, paths = KINDS[kind]
     here = Path(__file__)  # has the words themselves

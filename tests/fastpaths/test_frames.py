@@ -9,6 +9,7 @@ from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
+from tests.texts import CHARACTERS
 from typelets_ws.wire.frames import Frame, is_pong, no_pong, no_text, whole_text
 
 masks = st.binary(min_size=4, max_size=4)
@@ -31,7 +32,7 @@ def test_a_frame_is_written_as_the_library_writes_it(payload: bytes) -> None:
     assert Frame(payload).plain == expected
 
 
-@given(st.text(max_size=300))
+@given(st.text(CHARACTERS, max_size=300))
 def test_a_text_frame_has_the_librarys_payload(text: str) -> None:
     data = masked(Opcode.TEXT, text.encode())
     (frame,) = by_the_library(data)

@@ -11,6 +11,7 @@ import structlog
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.texts import CHARACTERS
 from tests.tokens import key_pair, mint, public_pem
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth
@@ -48,7 +49,7 @@ def agreed(token: str) -> Verdict:
     return verdict
 
 
-JSON = st.none() | st.booleans() | st.integers() | st.text(max_size=8)
+JSON = st.none() | st.booleans() | st.integers() | st.text(CHARACTERS, max_size=8)
 CLAIMS = st.sampled_from(["exp", "iat", "nbf", "sub", "iss", "azp", "sid", "aud"])
 HEADERS = st.sampled_from(["typ", "cat", "oiat", "b64", "crit"])
 
@@ -81,7 +82,8 @@ def test_a_forged_token() -> None:
 
 
 @given(
-    st.text(max_size=30) | st.from_regex(r"[A-Za-z0-9]{0,8}(\.[A-Za-z0-9]{0,8}){0,3}")
+    st.text(CHARACTERS, max_size=30)
+    | st.from_regex(r"[A-Za-z0-9]{0,8}(\.[A-Za-z0-9]{0,8}){0,3}", alphabet=CHARACTERS)
 )
 def test_text_that_is_no_token(text: str) -> None:
     assert agreed(text) == "malformed"

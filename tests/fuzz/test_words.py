@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import live
+from tests.texts import CHARACTERS
 from typelets_ws.protocol import (
     client_messages,
     decoding,
@@ -29,9 +30,9 @@ PIECES = [
 soup = st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
-    | st.text(st.characters(codec="utf-8"), max_size=70),
+    | st.text(CHARACTERS, max_size=70),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=9), inner,
+    | st.dictionaries(st.text(CHARACTERS, max_size=9), inner,
                       max_size=3),
     max_leaves=6,
 )  # fmt: skip

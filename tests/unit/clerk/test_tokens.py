@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import make_logger
+from tests.texts import CHARACTERS
 from tests.tokens import AZP, ISSUER, jwk, key_pair, mint, public_pem
 from typelets_ws.clerk.tokens import Clerk
 from typelets_ws.config.model import Auth
@@ -407,15 +408,19 @@ def test_nothing_of_a_token_is_reported() -> None:
     assert not stream.getvalue()
 
 
-@given(st.text() | st.from_regex(r"[\w-]{0,9}(\.[\w-]{0,9}){0,4}"))
+@given(
+    st.text(CHARACTERS)
+    | st.from_regex(r"[\w-]{0,9}(\.[\w-]{0,9}){0,4}", alphabet=CHARACTERS)
+)
 def test_any_text_is_accepted_or_refused(text: str) -> None:
     assert isinstance(judge(text), TokenRejectReason)
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(CHARACTERS),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(CHARACTERS), inner, max_size=3)
     ),
     max_leaves=5,
 )

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.texts import CHARACTERS
 from typelets_ws.config.addresses import (
     UNIX,
     ClientAddresses,
@@ -54,7 +55,7 @@ def test_a_port_never_changes_the_address(
     assert canonical(f"{bare}:{port}") == canonical(str(address)) is not None
 
 
-@given(st.text(max_size=60))
+@given(st.text(CHARACTERS, max_size=60))
 def test_no_text_raises(text: str) -> None:
     ClientAddresses(["10.0.0.0/8", UNIX]).client(UNIX, text, text)
 

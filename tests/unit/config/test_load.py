@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.texts import CHARACTERS
 from typelets_ws.config.load import ALIASES, Key, describe, load, parse
 from typelets_ws.config.model import Config, ConfigError
 from typelets_ws.config.types import key_types
@@ -291,13 +292,13 @@ def told(text: str, environ: dict[str, str]) -> str:
     return ""
 
 
-@given(st.text(), st.sampled_from(sorted(key_types())))
+@given(st.text(CHARACTERS), st.sampled_from(sorted(key_types())))
 def test_any_text_is_taken_or_refused_in_words(text: str, place: Key) -> None:
     said = told("", {f"TYPELETS_WS_{place[0]}_{place[1]}".upper(): text})
     assert not said or ": expected " in said
 
 
-@given(st.text())
+@given(st.text(CHARACTERS))
 def test_any_file_is_taken_or_refused_in_words(text: str) -> None:
     said = told(text, {})
     assert not said or said.startswith(FILE)

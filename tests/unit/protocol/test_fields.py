@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from tests.texts import CHARACTERS
 from typelets_ws.protocol import fields
 from typelets_ws.protocol.errors import FOREIGN_RESOURCE, ClientError, Code
 
@@ -132,7 +133,11 @@ def test_data_without_an_id_has_none(data: bytes) -> None:
 @given(
     st.dictionaries(
         st.sampled_from(["title", "content", "starred", "folderId", "tags", "x"]),
-        st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.none()),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text(CHARACTERS)
+        | st.lists(st.none()),
     ),
     st.booleans(),
 )

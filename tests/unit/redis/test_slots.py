@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.texts import CHARACTERS
 from typelets_ws.redis.keys import RedisKeys
 from typelets_ws.redis.role import Mode, role_error
 from typelets_ws.redis.slots import SlotMap, parse_slots, redirection, slot_of
@@ -46,7 +47,7 @@ def test_redirections(error: str, expected: object) -> None:
     assert redirection(error, ASKED) == expected
 
 
-@given(st.text())
+@given(st.text(CHARACTERS))
 def test_a_users_keys_share_a_slot(user: str) -> None:
     keys = RedisKeys("typelets:", cluster=True)
     lease = keys.lease_prefix(keys.bucket(user)) + b"0123456789abcdef"

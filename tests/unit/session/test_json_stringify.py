@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.texts import CHARACTERS
 from typelets_ws.protocol.json_members import members
 from typelets_ws.session.json_stringify import MAX_VALUES, NotJsonError, json_stringify
 
@@ -105,8 +106,8 @@ def test_what_is_not_json_is_refused(text: str) -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(CHARACTERS),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(CHARACTERS), inner),
 )
 
 

@@ -74,6 +74,20 @@ async def test_a_row_that_only_it_was_shown_is_noted() -> None:
         assert [step.connection for step in shown.steps] == ["c2"]
 
 
+async def test_a_row_that_only_it_was_shown_is_missed_when_it_has_gone() -> None:
+    async with recovering(audit_s=300.0) as scene:
+        await beside(scene, NOTE)
+        scene.database.write(OTHER)
+        await asyncio.sleep(6.0)
+        device = scene.connect("c2")
+        await asyncio.sleep(SOON_S)
+        assert device.heard() == [*PAIR, *PAIR, "healed"]
+        del scene.database.rows_by_id[OTHER]
+        scene.recovery.heal(["alice"], "gap")
+        await asyncio.sleep(6.0)
+        assert device.heard() == ["note_deleted_sync", "healed"]
+
+
 async def test_with_nothing_new_it_is_told_nothing() -> None:
     async with recovering() as scene:
         await beside(scene)

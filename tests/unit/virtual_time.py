@@ -5,6 +5,9 @@ import selectors
 
 __all__ = ["VirtualTimeLoop"]
 
+MOST_TURNS = 10_000
+"""Of the loop while its time stands still."""
+
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """Time passes only when no task can run, up to the next timer. No I/O."""
@@ -21,10 +24,15 @@ class _Selector(selectors.SelectSelector):
     def __init__(self, loop: VirtualTimeLoop) -> None:
         super().__init__()
         self._loop = loop
+        self._turns = 0
 
     def select(
         self, timeout: float | None = None
     ) -> list[tuple[selectors.SelectorKey, int]]:
         assert timeout is not None, "no task can ever run again"
+        self._turns = 0 if timeout > 0 else self._turns + 1
+        if self._turns == MOST_TURNS:
+            self._turns = 0
+            raise AssertionError("tasks run for ever, and wait for no time")
         self._loop.now += timeout
         return super().select(0)

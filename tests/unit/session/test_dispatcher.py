@@ -224,7 +224,10 @@ async def test_a_client_that_is_gone_has_nothing_handled_any_more() -> None:
 async def test_a_client_that_waits_for_nothing_is_released_at_once() -> None:
     async with talking() as talk:
         await talk.come_in()
+        talk.talk.pause()
+        talk.say(b"x" * 1_000)
         talk.talk.close()
+        assert (talk.talk.held_bytes, talk.talk._inbox) == (0, None)
         talk.talk.release()
         assert not hasattr(talk.talk, "_transport")
 
@@ -280,6 +283,8 @@ async def test_messages_are_counted_with_their_result_and_their_time() -> None:
         assert figure("messages_total", type="auth", result="ok") == 1
         assert figure("messages_total", type="ping", result="ok") == 1
         assert figure("messages_total", type="note_update", result="NOT_FOUND") == 1
+        assert figure("handling_seconds_count", type="note_update") == 1
+        assert figure("handling_seconds_sum", type="note_update") == 0.0
 
 
 async def test_reading_held_for_half_a_message_goes_on_after_auth() -> None:

@@ -8,6 +8,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,7 +101,10 @@ class Module(NamedTuple):
     name: str
     """Dotted, below the package: ``bus.probe``."""
     path: Path
-    tree: ast.Module
+
+    @property
+    def tree(self) -> ast.Module:
+        return parsed(self.path)
 
     @property
     def room(self) -> str:
@@ -110,13 +114,18 @@ class Module(NamedTuple):
         return self.name in rooms or self.room in rooms
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Not at import, which every worker does."""
+    return ast.parse(path.read_text("utf-8"))
+
+
 def modules() -> list[Module]:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         if parts[-1] != "__init__":
-            tree = ast.parse(path.read_text("utf-8"))
-            found.append(Module(".".join(parts), path, tree))
+            found.append(Module(".".join(parts), path))
     return found
 
 

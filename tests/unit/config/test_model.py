@@ -4,10 +4,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import structs
 
+from tests.tokens import public_pem
 from typelets_ws.config.load import load, parse
 from typelets_ws.config.model import Auth, Config, ConfigError, Server, secret_keys
 from typelets_ws.config.types import key_types
@@ -16,13 +17,12 @@ from typelets_ws.config.validate import errors, require_keys, warnings
 EXAMPLE = Path(__file__).parents[3] / "config.example.toml"
 
 
-def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> str:
-    public = key.public_key()
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-
-
-RSA = pem(rsa.generate_private_key(65537, 2048))
-EC = pem(ec.generate_private_key(ec.SECP256R1()))
+EC = (
+    ec.generate_private_key(ec.SECP256R1())
+    .public_key()
+    .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    .decode()
+)
 
 
 def test_example_is_exactly_the_defaults() -> None:
@@ -135,15 +135,18 @@ def test_what_goes_together_is_accepted(text: str) -> None:
 
 
 def test_jwt_key_is_an_rsa_key() -> None:
-    assert list(errors(Config(auth=Auth(jwt_key=RSA)))) == []
+    assert list(errors(Config(auth=Auth(jwt_key=public_pem())))) == []
     said = list(errors(Config(auth=Auth(jwt_key=EC))))
     assert [each[:2] for each in said] == [("auth", "jwt_key")]
 
 
 def test_jwt_key_may_have_written_out_newlines() -> None:
-    one_line = RSA.replace("\n", "\\n")
-    assert parse("", "t", {"CLERK_JWT_KEY": one_line}, {}).auth.jwt_key == RSA
-    assert parse(f"[auth]\njwt_key = '{one_line}'", "t", {}, {}).auth.jwt_key == RSA
+    one_line = public_pem().replace("\n", "\\n")
+    assert parse("", "t", {"CLERK_JWT_KEY": one_line}, {}).auth.jwt_key == public_pem()
+    assert (
+        parse(f"[auth]\njwt_key = '{one_line}'", "t", {}, {}).auth.jwt_key
+        == public_pem()
+    )
 
 
 def test_serving_needs_something_to_check_tokens_with() -> None:
@@ -151,7 +154,7 @@ def test_serving_needs_something_to_check_tokens_with() -> None:
         require_keys(Config())
     require_keys(Config(auth=Auth(secret_key="sk_test_x")))
     require_keys(Config(auth=Auth(jwks_url="https://a.example/jwks")))
-    require_keys(Config(auth=Auth(jwt_key=RSA)))
+    require_keys(Config(auth=Auth(jwt_key=public_pem())))
 
 
 def test_open_origins_and_plain_http_are_cautioned() -> None:

@@ -142,6 +142,7 @@ class RedisConnection(asyncio.Protocol, ABC, Generic[Waiting]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone."""
+        self._transport = None
         self.abort("lost")
 
     def _flush(self) -> None:

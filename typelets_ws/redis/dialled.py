@@ -47,14 +47,18 @@ class _DialledConnection(Connection):
     def _abandon(self, sock: socket.socket) -> None:
         if self.transport is None:
             sock.close()
-        else:
-            self.transport.abort()
+        self._abort()
 
     async def disconnect(self, *args: Any, **options: Any) -> None:
         """Close without waiting for the peer: every reply that counts was awaited."""
-        if self.transport is not None:
-            self.transport.abort()
+        self._abort()
         await super().disconnect(*args, **options)
+
+    def _abort(self) -> None:
+        transport, self.transport = self.transport, None
+        # Once: asyncio of Python 3.11.2 fails for a TLS transport closed meanwhile.
+        if transport is not None:
+            transport.abort()
 
     async def _open(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()

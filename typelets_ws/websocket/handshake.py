@@ -133,7 +133,9 @@ class HandshakeProtocol(asyncio.Protocol):
 
     def close(self, code: CloseCode, reason: str) -> None:
         """See `sockets.ClientSocket`; an HTTP request knows no close code."""
-        self._transport.close()
+        # asyncio of Python 3.11.2 cannot abort a TLS transport that was closed twice.
+        if not self._transport.is_closing():
+            self._transport.close()
 
     def abort(self) -> None:
         """Cut the socket."""

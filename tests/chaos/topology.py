@@ -197,7 +197,8 @@ class Clustered:
         await _frozen_for(rng.choice(self.cluster.nodes), rng.uniform(0.2, 3.0))
 
     async def fail_over(self, rng: random.Random) -> None:
-        with suppress(redis.RedisError, StopIteration):
+        # A master that has just been replaced may have no replica yet.
+        with suppress(redis.RedisError, StopIteration, IndexError):
             master = rng.choice(self.cluster.masters())
             if rng.random() < 0.5:
                 replica = self.cluster.replica_of(master)

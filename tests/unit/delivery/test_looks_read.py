@@ -10,6 +10,7 @@ from tests.unit.delivery.table import key_of
 from tests.unit.virtual_time import VirtualTimeLoop
 from typelets_ws.delivery import looks
 from typelets_ws.delivery.kept_ids import MOST_IDS
+from typelets_ws.delivery.recovery import DIGESTS
 from typelets_ws.recovery_ports import Extent
 
 IDS = [f"00000000-0000-4000-8000-{number:012d}" for number in range(4)]
@@ -45,6 +46,22 @@ async def test_a_first_look_reads_by_the_rows_times_what_horizons_do_not_cover()
         assert (bob.horizon, bob.since_s, bob.packed) == (100, None, True)
         assert (alice.horizon, alice.since_s, alice.packed) == (100, None, False)
         assert alice.settled == 107
+
+
+async def test_of_many_users_those_have_a_digest_whose_rows_may_have_gone() -> None:
+    async with recovering() as scene:
+        users = [f"user{number}" for number in range(DIGESTS + 1)]
+        for user in users:
+            scene.connect(user, user)
+        await asyncio.sleep(6.0)
+        scene.looked_at()
+        state = scene.recovery.states.get("user3")
+        assert state is not None
+        state.recount = True
+        scene.recovery.heal(users, "gap")
+        await asyncio.sleep(0.1)
+        (_, wanted), *_ = scene.database.looks
+        assert [one.user_id for one in wanted if one.digest] == ["user3"]
 
 
 async def test_rows_that_were_shown_are_read_by_id_unless_they_have_changed(

@@ -1,20 +1,30 @@
 """Rows in conflict: which are read again, and what is sent."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pytest
+
 from tests.fakes import FakeTransport, NoChanges
+from tests.unit.virtual_time import VirtualTimeLoop
+from tests.within import PATIENCE_S
 from typelets_ws.delivery.alarm import Alarm
 from typelets_ws.delivery.conflicts import Conflicts
 from typelets_ws.delivery.hub import Hub
 from typelets_ws.delivery.senders import RowSender
 from typelets_ws.delivery.shown import ShownRows
-from typelets_ws.ports import StoreError
+from typelets_ws.ports import StoreError, VersionedRow
 from typelets_ws.recovery_ports import RowKey, RowKind, StoredRow
 from typelets_ws.telemetry.metrics import Metrics
 
 KEY = RowKey("alice", RowKind.NOTE, "n1")
 ROW = StoredRow(KEY, "7", True, "2026-01-01T00:00:00.000Z", b'{"title":"x"}')
+
+
+@pytest.fixture(autouse=True)
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    return VirtualTimeLoop
 
 
 class Table(NoChanges):
@@ -76,6 +86,52 @@ async def test_a_row_shown_while_it_is_read_is_read_once_more() -> None:
     await scene.conflicts.read()
     assert scene.device.sent == []
     assert list(scene.conflicts.waiting) == [KEY]
+
+
+OLDER, NEWER = (
+    VersionedRow(b"{}", f"2026-01-01T00:00:0{second}.000Z") for second in (1, 3)
+)
+BETWEEN = "2026-01-01T00:00:02.000Z"
+
+
+async def woken(scene: Scene) -> bool:
+    """Whether the sleeper does not sleep."""
+    began = asyncio.get_running_loop().time()
+    await scene.conflicts.alarm.sleep(PATIENCE_S)
+    return asyncio.get_running_loop().time() == began
+
+
+@pytest.mark.parametrize(
+    ("row", "before", "conflict"),
+    [(OLDER, False, True), (NEWER, False, False), (OLDER, True, False)],
+)
+async def test_a_reply_that_an_event_has_overtaken_is_a_conflict(
+    row: VersionedRow, before: bool, conflict: bool
+) -> None:
+    """`before`: the event was shown before the update began."""
+    scene = Scene()
+    began = scene.shown.sequence
+    scene.shown.created(KEY, b'{"title":"x"}', BETWEEN)
+    if before:
+        began = scene.shown.sequence
+    scene.conflicts.note_reply(KEY, row, "c1", began)
+    assert bool(scene.conflicts.waiting) == conflict == await woken(scene)
+    shown = scene.shown.get(KEY)
+    assert shown is not None
+    assert shown.version == (BETWEEN if conflict else row.updated_at)
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_refusal_that_an_event_has_overtaken_is_a_conflict(
+    before: bool,
+) -> None:
+    scene = Scene()
+    began = scene.shown.sequence
+    scene.shown.created(KEY, b'{"title":"x"}', BETWEEN)
+    if before:
+        began = scene.shown.sequence
+    scene.conflicts.note_refusal(KEY, NEWER, "c1", began)
+    assert bool(scene.conflicts.waiting) != before
 
 
 async def test_users_whose_rows_cannot_be_read_are_healed() -> None:

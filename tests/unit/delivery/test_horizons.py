@@ -1,6 +1,9 @@
 """Horizons by the time they were taken."""
 
-from typelets_ws.delivery.horizons import Horizons
+import pytest
+
+from typelets_ws.delivery.cursors import HORIZON_XIDS
+from typelets_ws.delivery.horizons import OVERLAP_XIDS, Horizons
 from typelets_ws.recovery_ports import Snapshot
 
 
@@ -36,6 +39,46 @@ def test_one_a_second_is_enough() -> None:
         taken(horizons, number / 100, number)
     assert horizons.newest == 0
     assert horizons.cursor is not None
+
+
+def test_a_second_is_enough_between_two() -> None:
+    horizons = Horizons(10)
+    for at in (0.0, 0.99, 1.0):
+        taken(horizons, at, int(100 * at))
+    assert horizons.newest == 100
+    assert horizons.oldest(0.01, 1.0) == (0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "same"),
+    [
+        (HORIZON_XIDS, True), (HORIZON_XIDS + 1, False),
+        (-OVERLAP_XIDS, True), (-OVERLAP_XIDS - 1, False),
+    ],
+)  # fmt: skip
+def test_so_far_ids_go_on_in_one_database(ahead: int, same: bool) -> None:
+    horizons = Horizons(60.0)
+    taken(horizons, 0.0, 2**40)
+    taken(horizons, 1.0, 2**40 + ahead)
+    assert (horizons.generation == 1) == same
+
+
+@pytest.mark.parametrize(
+    ("behind", "at", "kept"),
+    [
+        (0, 9.0, True), (-1, 9.0, False), (1, 10.0, False),
+        (HORIZON_XIDS, 9.0, True), (HORIZON_XIDS + 1, 9.0, False),
+    ],
+)  # fmt: skip
+def test_a_horizon_of_another_process_is_older(
+    behind: int, at: float, kept: bool
+) -> None:
+    horizons = Horizons(60.0)
+    taken(horizons, 10.0, 2**40)
+    horizons.recall(2**40 - behind, at)
+    assert horizons.oldest(60.0, 10.0) == (
+        (2**40 - behind, 10.0 - at) if kept else (2**40, 0.0)
+    )
 
 
 def test_another_database_begins_anew() -> None:

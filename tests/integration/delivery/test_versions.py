@@ -93,6 +93,10 @@ async def write(
             await asyncio.sleep(0)
 
 
+STORMS = 6
+"""One storm may be harmless by chance; not so many, one after the other."""
+
+
 async def storm(
     boot: Boot, notes: list[str], rows: Notes, seed: int, updates: int
 ) -> tuple[list[Copy], float]:
@@ -195,11 +199,15 @@ async def test_every_device_ends_with_the_stored_rows(
 ) -> None:
     chosen = random.randrange(2**32) if seed is None else seed
     print(f"seed {chosen}")
-    notes, rows = prepare(database)
-    copies, repairs = await storm(boot, notes, rows, chosen, 300)
-    assert differing(copies, stored(database, notes)) == []
-    assert not any(copy.resync for copy in copies)
-    assert repairs > 0, "the order was never broken: this proves nothing"
+    notes, _ = prepare(database)
+    for number in range(STORMS):
+        rows = stored(database, notes)
+        copies, repairs = await storm(boot, notes, rows, chosen + number, 300)
+        assert differing(copies, stored(database, notes)) == []
+        assert not any(copy.resync for copy in copies)
+        if repairs > 0:
+            return
+    pytest.fail("the order was never broken: this proves nothing")
 
 
 async def test_without_reading_rows_in_conflict_devices_do_not_converge(
@@ -211,9 +219,12 @@ async def test_without_reading_rows_in_conflict_devices_do_not_converge(
         return False
 
     monkeypatch.setattr(ShownRow, "is_newer", never)
-    notes, rows = prepare(database)
-    copies, _ = await storm(boot, notes, rows, 1, 300)
-    assert differing(copies, stored(database, notes))
+    notes, _ = prepare(database)
+    for seed in range(STORMS):
+        copies, _ = await storm(boot, notes, stored(database, notes), seed, 300)
+        if differing(copies, stored(database, notes)):
+            return
+    pytest.fail("all devices converged")
 
 
 async def test_pipelined_updates_of_one_device_end_on_its_last(

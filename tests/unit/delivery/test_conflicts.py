@@ -1,7 +1,7 @@
 """Rows in conflict: which are read again, and what is sent."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from tests.fakes import FakeTransport, NoChanges
 from tests.unit.virtual_time import VirtualTimeLoop
 from tests.within import PATIENCE_S
 from typelets_ws.delivery.alarm import Alarm
-from typelets_ws.delivery.conflicts import Conflicts
+from typelets_ws.delivery.conflicts import GATHERED_S, Conflicts
 from typelets_ws.delivery.hub import Hub
 from typelets_ws.delivery.senders import RowSender
 from typelets_ws.delivery.shown import ShownRows
@@ -34,10 +34,14 @@ class Table(NoChanges):
         super().__init__()
         self.stored[KEY] = ROW
         self.meanwhile = meanwhile
+        self.asked: list[set[RowKey]] = []
 
-    async def rows(self, *args: Any, **options: Any) -> Mapping[RowKey, StoredRow]:
+    async def rows(
+        self, keys: Sequence[RowKey], **options: Any
+    ) -> Mapping[RowKey, StoredRow]:
+        self.asked.append(set(keys))
         self.meanwhile()
-        return await super().rows(*args, **options)
+        return await super().rows(keys, **options)
 
 
 class Scene:
@@ -65,6 +69,16 @@ async def test_a_row_in_conflict_is_read_and_sent() -> None:
     await scene.conflicts.read()
     assert len(scene.device.sent) == 1, "the pair, together"
     assert not scene.conflicts.waiting
+
+
+async def test_conflicts_of_a_moment_share_a_read() -> None:
+    scene, other = Scene(), RowKey("alice", RowKind.NOTE, "n2")
+    scene.conflicts.add(KEY)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(scene.conflicts.read())
+        await asyncio.sleep(GATHERED_S / 2)
+        scene.conflicts.add(other)
+    assert scene.table.asked == [{KEY, other}]
 
 
 async def test_a_conflict_found_while_its_row_is_read_has_it_read_once_more() -> None:
@@ -132,6 +146,10 @@ async def test_a_refusal_that_an_event_has_overtaken_is_a_conflict(
         began = scene.shown.sequence
     scene.conflicts.note_refusal(KEY, NEWER, "c1", began)
     assert bool(scene.conflicts.waiting) != before
+    shown = scene.shown.get(KEY)
+    assert shown is not None
+    last = shown.steps[-1]
+    assert (last.row, last.connection) == (NEWER.row, "c1")
 
 
 async def test_users_whose_rows_cannot_be_read_are_healed() -> None:

@@ -39,6 +39,7 @@ class Table(NoChanges):
     async def rows(
         self, keys: Sequence[RowKey], **options: Any
     ) -> Mapping[RowKey, StoredRow]:
+        assert options == {"versions": False}, "versions need recovery's privileges"
         self.asked.append(set(keys))
         self.meanwhile()
         return await super().rows(keys, **options)
@@ -69,6 +70,9 @@ async def test_a_row_in_conflict_is_read_and_sent() -> None:
     await scene.conflicts.read()
     assert len(scene.device.sent) == 1, "the pair, together"
     assert not scene.conflicts.waiting
+    shown = scene.shown.get(KEY)
+    assert shown is not None
+    assert shown.version == ROW.updated_at
 
 
 async def test_conflicts_of_a_moment_share_a_read() -> None:

@@ -12,8 +12,10 @@ from tests.integration.delivery.test_recovery import (
     SLOW,
     heal,
     is_healed,
+    ping,
     ready,
     rename,
+    reply_to,
     titles,
     until,
 )  # fmt: skip
@@ -33,8 +35,7 @@ def people(database: Database) -> None:
 
 async def page(device: Device, **asked: Any) -> Message:
     """The answer to a `sync`; rows of a sign-in's heal may come before it."""
-    await device.send({"type": "sync", "requestId": "r", **asked})
-    return (await until(device, lambda m: m.get("requestId") == "r"))[-1]
+    return await reply_to(device, {"type": "sync", **asked})
 
 
 def ids(found: Message) -> set[str]:
@@ -135,14 +136,14 @@ async def test_the_cursor_of_a_pong_is_not_ahead_of_what_was_sent(
             await page(device)
 
             async def known() -> bool:
-                return "cursor" in await device.ask({"type": "ping"})
+                return "cursor" in await ping(device)
 
             await eventually(known)
             rename(database, note, "second")
-            pong = await device.ask({"type": "ping"})
+            pong = await ping(device)
             assert ids(await page(device, cursor=pong["cursor"])) == {note}
             assert titles(await heal(redis_server, device)) == ["second"]
-            pong = await device.ask({"type": "ping"})
+            pong = await ping(device)
             assert ids(await page(device, cursor=pong["cursor"])) == set()
 
 
@@ -188,10 +189,10 @@ async def test_with_recovery_off_updates_still_have_a_base(
     async with boot(recovery=off) as server, server.device() as device:
         answer = await device.auth(mint(ALICE))
         assert "cursor" not in answer
-        assert "cursor" not in await device.ask({"type": "ping"})
+        assert "cursor" not in await ping(device)
         refused = await page(device)
         assert refused["code"] == "UNKNOWN_TYPE"
-        stale = await device.ask(
+        stale = await reply_to(device,
                 {
                     "type": "note_update", "noteId": note, "changes": {"title": "x"},
                     "baseUpdatedAt": "2020-01-01T00:00:00.000Z",

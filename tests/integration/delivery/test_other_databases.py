@@ -12,8 +12,10 @@ from tests.integration.delivery.test_recovery import (
     audited,
     gone_of,
     is_healed,
+    ping,
     ready,
     rename,
+    reply_to,
     titles,
     until,
 )
@@ -69,7 +71,7 @@ async def test_a_promoted_replica_loses_no_change(
                 await ready(server)
                 async with server.device(ALICE) as device:
                     await until(device, is_healed)
-                    cursor = (await device.ask({"type": "sync"}))["cursor"]
+                    cursor = (await reply_to(device, {"type": "sync"}))["cursor"]
                     await replica.cut_off()
                     rename(database, lost, "lost")
                     database.execute("DELETE FROM notes WHERE id = %s", gone)
@@ -89,9 +91,9 @@ async def test_a_promoted_replica_loses_no_change(
                     while not wanted <= set(titles(found)):
                         found += await until(device, is_healed)
                     assert set(gone_of(found)) == {extra}
-                    answer = await device.ask({"type": "sync", "cursor": cursor})
+                    answer = await reply_to(device, {"type": "sync", "cursor": cursor})
                     assert answer["code"] == "CURSOR_EXPIRED"
-                    page = await device.ask({"type": "sync"})
+                    page = await reply_to(device, {"type": "sync"})
                     assert {row["title"] for row in page["notes"]} == {
                         "later", "t", "gone",
                     }  # fmt: skip
@@ -114,8 +116,10 @@ async def test_on_a_standby_recovery_is_off_until_it_is_promoted(
                 await eventually(lambda: bool(server.logged("recovery_off")))
                 assert server.logged("recovery_off")[0]["reason"] == "standby"
                 async with server.device(ALICE) as device:
-                    assert "cursor" not in await device.ask({"type": "ping"})
-                    joined = await device.ask({"type": "join_note", "noteId": note})
+                    assert "cursor" not in await ping(device)
+                    joined = await reply_to(
+                        device, {"type": "join_note", "noteId": note}
+                    )
                     assert joined["type"] == "note_joined"
                     replica.promote()
                     await ready(server)
@@ -150,15 +154,15 @@ async def half_a_circle(cluster: PostgresCluster, redis_server: RedisServer) -> 
         await ready(server)
         async with server.device(ALICE) as device:
             await until(device, is_healed)
-            cursor = (await device.ask({"type": "sync"}))["cursor"]
+            cursor = (await reply_to(device, {"type": "sync"}))["cursor"]
             cluster.advance(2**31)
             rename(database, note, "second")
             assert "second" in titles(await until(device, is_healed))
-            answer = await device.ask({"type": "sync", "cursor": cursor})
+            answer = await reply_to(device, {"type": "sync", "cursor": cursor})
             assert answer["code"] == "CURSOR_EXPIRED"
-            cursor = (await device.ask({"type": "sync"}))["cursor"]
+            cursor = (await reply_to(device, {"type": "sync"}))["cursor"]
             rename(database, other, "third")
-            page = await device.ask({"type": "sync", "cursor": cursor})
+            page = await reply_to(device, {"type": "sync", "cursor": cursor})
             assert [row["title"] for row in page["notes"]] == ["third"]
     async with daemon(redis_server.url, url, recovery=FAST) as server:
         # Horizons of the last minutes are of the time before, but those of Redis.
@@ -186,11 +190,13 @@ async def test_a_restored_dump_is_another_database(
             async with boot_on(url) as server:
                 await ready(server)
                 async with server.device(ALICE) as device:
-                    page = await device.ask({"type": "sync"})
+                    page = await reply_to(device, {"type": "sync"})
                     assert [row["id"] for row in page["notes"]] == [note]
                     for cursor in cursors:
                         asked = {"type": "sync", "cursor": cursor}
-                        assert (await device.ask(asked))["code"] == "CURSOR_EXPIRED"
+                        assert (await reply_to(device, asked))[
+                            "code"
+                        ] == "CURSOR_EXPIRED"
                     cursors.append(page["cursor"])
     finally:
         cluster.database.execute("DROP DATABASE restored WITH (FORCE)")

@@ -17,6 +17,7 @@ from tests.integration.delivery.test_recovery import (
     is_healed,
     ready,
     rename,
+    reply_to,
     titles,
     until,
 )
@@ -74,20 +75,24 @@ async def test_recovery_behind_pgbouncer(
         async with server.device(ALICE) as device, server.device(ALICE) as other:
             await until(device, is_healed)
             await until(other, is_healed)
-            page = await device.ask({"type": "sync"})
+            page = await reply_to(device, {"type": "sync"})
             seen = [row["id"] for row in page["notes"]]
             while page["more"]:
-                page = await device.ask({"type": "sync", "cursor": page["cursor"]})
+                page = await reply_to(
+                    device, {"type": "sync", "cursor": page["cursor"]}
+                )
                 seen += [row["id"] for row in page["notes"]]
             assert sorted(seen) == sorted(notes)
             rename(database, notes[0], "second")
             assert "second" in titles(await until(other, is_healed))
             await device.barrier()
             asked = {"type": "note_update", "noteId": notes[1]}
-            answer = await device.ask({**asked, "changes": {"title": "third"}})
+            answer = await reply_to(device, {**asked, "changes": {"title": "third"}})
             assert answer["type"] == "note_update_success"
             stale = {"baseUpdatedAt": "2020-01-01T00:00:00.000Z"}
-            answer = await device.ask({**asked, **stale, "changes": {"title": "x"}})
+            answer = await reply_to(
+                device, {**asked, **stale, "changes": {"title": "x"}}
+            )
             assert answer["code"] == "CONFLICT"
             await eventually(lambda: database.note(notes[1])["title"] == "third")
             assert server.figure("recovery_up") == 1

@@ -52,6 +52,18 @@ async def until(device: Device, wanted: Callable[[Message], bool]) -> list[Messa
                 return found
 
 
+async def reply_to(device: Device, message: dict[str, Any]) -> Message:
+    """The reply; what a heal sends may come before it."""
+    await device.send({**message, "requestId": "r"})
+    return (await until(device, lambda m: m.get("requestId") == "r"))[-1]
+
+
+async def ping(device: Device) -> Message:
+    """The pong; the end of a heal may come before it."""
+    await device.send({"type": "ping"})
+    return await device.next_of("pong")
+
+
 def is_healed(message: Message) -> bool:
     return bool(message["type"] == "healed")
 
@@ -128,7 +140,7 @@ async def test_without_anything_new_nothing_is_sent(
         async with server.device(ALICE) as device:
             await audited(server)
             assert await device.barrier() == []
-            assert (await device.ask({"type": "ping"}))["cursor"]
+            assert (await ping(device))["cursor"]
 
 
 async def moved_after_a_process(
@@ -530,7 +542,7 @@ async def test_a_row_that_changed_back_after_a_page_is_sent_again(
     note = database.add_note(ALICE)
     async with two_healed(boot) as (one, two):
         star(database, note, starred=True)
-        page = await one.ask({"type": "sync"})
+        page = await reply_to(one, {"type": "sync"})
         assert [row["starred"] for row in page["notes"]] == [True]
         star(database, note, starred=False)
         assert starred(await heal(redis_server, one)) == [False]
@@ -559,7 +571,7 @@ async def test_a_row_that_changed_back_after_a_conflict_is_sent_again(
     note = database.add_note(ALICE)
     async with two_healed(boot) as (one, _):
         star(database, note, starred=True)
-        refused = await one.ask(
+        refused = await reply_to(one,
             {
                 "type": "note_update", "noteId": note, "changes": {"title": "x"},
                 "baseUpdatedAt": "2020-01-01T00:00:00.000Z",
@@ -640,8 +652,8 @@ async def test_without_recovery_devices_are_reported_to_resync(
     async with boot() as server, server.device(ALICE) as device:
         await publish(redis_server.url, ALICE, b"junk")
         assert (await device.receive())["type"] == "resync_required"
-        sync = await device.ask({"type": "sync"})
-        assert (sync["code"], "cursor" in await device.ask({"type": "ping"})) == (
+        sync = await reply_to(device, {"type": "sync"})
+        assert (sync["code"], "cursor" in await ping(device)) == (
             "UNKNOWN_TYPE", False,
         )  # fmt: skip
 
@@ -657,7 +669,9 @@ async def test_sync_from_nothing_and_from_a_cursor(
     async with boot(recovery=FAST) as server:
         await ready(server)
         async with server.device(ALICE) as device:
-            page = await device.ask({"type": "sync", "requestId": "r", "ids": True})
+            page = await reply_to(
+                device, {"type": "sync", "requestId": "r", "ids": True}
+            )
             assert page.pop("cursor")
             assert page == {
                 "type": "sync_page", "requestId": "r", "more": False,
@@ -667,12 +681,12 @@ async def test_sync_from_nothing_and_from_a_cursor(
                 "noteIds": [note], "folderIds": [folder],
             }  # fmt: skip
             assert page["folders"][0]["id"] == folder
-            cursor = (await device.ask({"type": "sync"}))["cursor"]
-            page = await device.ask({"type": "sync", "cursor": cursor})
+            cursor = (await reply_to(device, {"type": "sync"}))["cursor"]
+            page = await reply_to(device, {"type": "sync", "cursor": cursor})
             assert (page["notes"], page["folders"]) == ([], [])
             assert "noteIds" not in page
             rename(database, note, "second")
-            page = await device.ask({"type": "sync", "cursor": cursor})
+            page = await reply_to(device, {"type": "sync", "cursor": cursor})
             assert [row["title"] for row in page["notes"]] == ["second"]
             assert page["digest"] == digest(database)
             await audited(server)
@@ -690,7 +704,7 @@ async def test_pages_of_a_sync(boot: Boot, database: Database) -> None:
                 asked = {"type": "sync"}
                 if "cursor" in page:
                     asked["cursor"] = page["cursor"]
-                page = await device.ask(asked)
+                page = await reply_to(device, asked)
                 assert page["type"] == "sync_page"
                 assert ("digest" in page) is not page["more"]
                 assert len(json.dumps(page["notes"])) < 4_000
@@ -706,7 +720,7 @@ async def test_unknown_cursors_are_refused(boot: Boot, cursor: str) -> None:
     async with boot(recovery=FAST) as server:
         await ready(server)
         async with server.device(ALICE) as device:
-            error = await device.ask({"type": "sync", "cursor": cursor})
+            error = await reply_to(device, {"type": "sync", "cursor": cursor})
             assert error["type"] == "error"
             assert error["code"] in {"CURSOR_EXPIRED", "INVALID_FIELD"}
 
@@ -717,12 +731,12 @@ async def test_a_cursor_is_good_on_every_process_and_after_a_restart(
     async with boot(recovery=FAST) as server:
         await ready(server)
         async with server.device(ALICE) as device:
-            cursor = (await device.ask({"type": "sync"}))["cursor"]
+            cursor = (await reply_to(device, {"type": "sync"}))["cursor"]
     note = database.add_note(ALICE)
     async with boot(recovery=FAST) as server:
         await ready(server)
         async with server.device(ALICE) as device:
-            page = await device.ask({"type": "sync", "cursor": cursor})
+            page = await reply_to(device, {"type": "sync", "cursor": cursor})
             assert [row["id"] for row in page["notes"]] == [note]
 
 
@@ -734,7 +748,7 @@ async def test_auth_success_has_a_cursor_that_finds_what_follows(
         async with server.device() as device:
             answer = await device.auth(device_token())
             note = database.add_note(ALICE)
-            found = await device.ask({"type": "sync", "cursor": answer["cursor"]})
+            found = await reply_to(device, {"type": "sync", "cursor": answer["cursor"]})
             assert note in [row["id"] for row in found["notes"]]
 
 

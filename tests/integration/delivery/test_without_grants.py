@@ -9,8 +9,10 @@ from tests.daemon import daemon, eventually, publish
 from tests.integration.delivery.test_recovery import (
     FAST,
     is_healed,
+    ping,
     ready,
     rename,
+    reply_to,
     titles,
     until,
 )
@@ -55,10 +57,10 @@ async def test_recovery_is_off_until_it_is_granted(
         assert server.figure("recovery_up") == 0
         assert (await server.get("/ready"))[0] == 200
         async with server.device(ALICE) as device:
-            assert "cursor" not in await device.ask({"type": "ping"})
-            assert (await device.ask({"type": "sync"}))["code"] == "UNKNOWN_TYPE"
+            assert "cursor" not in await ping(device)
+            assert (await reply_to(device, {"type": "sync"}))["code"] == "UNKNOWN_TYPE"
             update = {"type": "note_update", "noteId": note, "changes": {"title": "x"}}
-            assert (await device.ask(update))["type"] == "note_update_success"
+            assert (await reply_to(device, update))["type"] == "note_update_success"
             await publish(redis_server.url, ALICE, b"junk")
             assert (await device.receive())["type"] == "resync_required"
             database.execute(f"GRANT SELECT ON notes, folders TO {role}")

@@ -27,6 +27,7 @@ from tests.within import PATIENCE_S
 
 NODE_TIMEOUT_MS = 1_000
 DOWN_AFTER_MS = 500
+STEADY_MS = 60_000
 MASTER_NAME = "notes"
 SLOTS = 16_384
 
@@ -146,6 +147,20 @@ class SentinelGroup:
         master = self.master
         return [server for server in self.servers if server is not master]
 
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """No failover meanwhile: a server that waits for a core is not away."""
+        self._be_patient(STEADY_MS)
+        try:
+            yield
+        finally:
+            self._be_patient(DOWN_AFTER_MS)
+
+    def _be_patient(self, ms: int) -> None:
+        option = ("down-after-milliseconds", ms)
+        for sentinel in self.sentinels:
+            sentinel.command("SENTINEL", "SET", MASTER_NAME, *option)
+
     def failover(self) -> None:
         """As an operator does it: SENTINEL FAILOVER."""
         self.sentinels[0].command("SENTINEL", "FAILOVER", MASTER_NAME)
@@ -233,6 +248,19 @@ class Cluster:
     def url(self) -> str:
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
         return f"redis+cluster://{hosts}"
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """No failover meanwhile: a node that waits for a core is not away."""
+        self._be_patient(STEADY_MS)
+        try:
+            yield
+        finally:
+            self._be_patient(NODE_TIMEOUT_MS)
+
+    def _be_patient(self, ms: int) -> None:
+        for node in self.nodes:
+            node.command("CONFIG", "SET", "cluster-node-timeout", ms)
 
     def slots(self) -> list[tuple[int, int, int, list[int]]]:
         """First and last slot, the master's port and the replicas' ports."""

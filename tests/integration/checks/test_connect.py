@@ -224,8 +224,9 @@ def test_a_key_source_that_has_no_keys_is_wrong(
 def test_a_sentinel_group_and_a_cluster_are_tried_as_well(
     sentinel_group: SentinelGroup, cluster: Cluster, database: Database
 ) -> None:
-    for url in (sentinel_group.url, cluster.url):
-        result = check(DATABASE_URL=database.url, REDIS_URL=url)
+    for group in (sentinel_group, cluster):
+        with group.steady():
+            result = check(DATABASE_URL=database.url, REDIS_URL=group.url)
         assert result.exit_code == 0, result.output
         assert "ok    redis: " in result.output
 
@@ -233,9 +234,12 @@ def test_a_sentinel_group_and_a_cluster_are_tried_as_well(
 def test_commands_reach_a_sentinel_group_and_a_cluster(
     sentinel_group: SentinelGroup, cluster: Cluster
 ) -> None:
-    for url in (sentinel_group.url, cluster.url):
-        result = CliRunner().invoke(
-            main, ["disconnect", "--user", "nobody_here"], env={"REDIS_URL": url}
-        )
+    for group in (sentinel_group, cluster):
+        with group.steady():
+            result = CliRunner().invoke(
+                main,
+                ["disconnect", "--user", "nobody_here"],
+                env={"REDIS_URL": group.url},
+            )
         assert result.exit_code == 1, result.output
         assert "no process heard it" in result.stderr

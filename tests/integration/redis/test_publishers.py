@@ -43,12 +43,13 @@ async def check_both_publishers(url: str) -> None:
 
 
 async def test_over_a_sentinel_group(sentinel_group: SentinelGroup) -> None:
-    with sentinel_group.sentinels[0].frozen(), within(10):
+    with sentinel_group.steady(), sentinel_group.sentinels[0].frozen(), within(10):
         await check_both_publishers(sentinel_group.url)
 
 
 async def test_over_a_cluster(cluster: Cluster) -> None:
-    await check_both_publishers(cluster.url)
+    with cluster.steady():
+        await check_both_publishers(cluster.url)
 
 
 async def test_a_publisher_follows_an_operators_failover(

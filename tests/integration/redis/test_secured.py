@@ -116,7 +116,8 @@ async def test_a_sentinel_group_with_tls_and_users(
 ) -> None:
     url = url_of(group, "typelets-ws", secured.query)
     rest = url_of(group, "typelets-rest", secured.query)
-    await works(url, rest, [*group.servers, *group.sentinels])
+    with group.steady():
+        await works(url, rest, [*group.servers, *group.sentinels])
 
 
 async def test_a_failover_with_tls_and_users(
@@ -132,7 +133,9 @@ async def test_a_failover_with_tls_and_users(
 
 async def test_a_cluster_with_tls_and_users(nodes: Cluster, secured: Secured) -> None:
     url = url_of(nodes, "typelets-ws", secured.query)
-    await works(url, url_of(nodes, "typelets-rest", secured.query), nodes.nodes)
+    rest = url_of(nodes, "typelets-rest", secured.query)
+    with nodes.steady():
+        await works(url, rest, nodes.nodes)
     async with patient(url, 1, sharded=True) as one:
         assert await one.bus.subscribe("ann")
         nodes.nodes[0].command("PUBLISH", "typelets:user:ann", "plain")

@@ -9,11 +9,12 @@ from tests.within import within
 
 
 async def test_the_master_is_found_and_used(sentinel_group: SentinelGroup) -> None:
-    async with ready(sentinel_group.url) as one:
-        assert await one.bus.subscribe("ann")
-        await one.barrier("ann")
-        assert one.bus.commands.node == f"127.0.0.1:{sentinel_group.master.port}"
-        assert one.sample("redis_failovers_total") == 0
+    with sentinel_group.steady():
+        async with ready(sentinel_group.url) as one:
+            assert await one.bus.subscribe("ann")
+            await one.barrier("ann")
+            assert one.bus.commands.node == f"127.0.0.1:{sentinel_group.master.port}"
+            assert one.sample("redis_failovers_total") == 0
 
 
 async def test_a_minority_of_sentinels_proves_nothing(

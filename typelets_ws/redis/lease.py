@@ -128,12 +128,17 @@ class Lease:
     def _register_more(self, reply: Any) -> None:
         """Send the next batch, after Redis' answer to the last."""
         self._on_reply(reply)
-        some = list(islice(self._unregistered, BATCH))
-        if some and not isinstance(reply, Exception):
-            self._register(some, self._register_more)
+        if isinstance(reply, Exception):
+            return
+        while some := list(islice(self._unregistered, BATCH)):
+            if self._register(some, self._register_more):
+                return  # otherwise these users have gone, and no answer will come
 
-    def _register(self, users: Iterable[str], last: ReplyCallback) -> None:
-        """Register these users' devices; `last` receives the last reply."""
+    def _register(self, users: Iterable[str], last: ReplyCallback) -> bool:
+        """Register these users' devices; `last` receives the last reply.
+
+        Returns False when none of them is here.
+        """
         here = [user_id for user_id in users if user_id in self._devices]
         for number, user_id in enumerate(here, 1):
             key = self._keys.devices(user_id)
@@ -141,6 +146,7 @@ class Lease:
             callback = last if number == len(here) else self._on_reply
             self._commands.send(self._on_reply, b"SADD", key, *members)
             self._commands.send(callback, b"EXPIRE", key, TTL_S)
+        return bool(here)
 
     def _next_users(self, count: int) -> list[str]:
         """The next users in a round over all of this process."""

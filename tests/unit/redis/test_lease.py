@@ -175,6 +175,20 @@ async def test_a_user_that_has_gone_is_not_registered_in_its_batch() -> None:
     assert len(one.members(f"user{BATCH + 1}")) == 1
 
 
+@pytest.mark.parametrize("left", [0, 1, 2])
+async def test_users_that_have_gone_do_not_end_the_registering(left: int) -> None:
+    """Of the second batch so many are left when its turn comes."""
+    one = OneServer()
+    for number in range(2 * BATCH + 1):
+        one.lease.add(f"user{number}", "c1")
+    one.lease.start()
+    for number in range(BATCH + left, 2 * BATCH):
+        one.lease.discard(f"user{number}", "c1")
+    await settled()
+    assert len(one.redis.named(b"SADD")) == BATCH + left + 1
+    assert len(one.members(f"user{2 * BATCH}")) == 1
+
+
 async def test_each_user_is_touched_three_times_before_its_set_expires() -> None:
     one = OneServer()
     users = [f"user{number}" for number in range(10)]

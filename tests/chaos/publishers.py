@@ -9,7 +9,8 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -31,6 +32,19 @@ MOST_ROWS = 40
 """Notes, and folders, of a user: a run of hours does not grow."""
 
 HABITS = ["once", "once", "once", "never", "late", "twice"]
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    """A client; a rest may cancel its host at any moment, also while it closes.
+
+    redis-py's own leaves its socket open when it is cancelled as it connects.
+    """
+    link = async_client(url, 1.0, 1)
+    try:
+        yield link
+    finally:
+        await asyncio.shield(link.aclose())
 
 
 class RestHost:
@@ -73,8 +87,7 @@ class RestHost:
         try:
             servers = await asyncio.to_thread(self.world.redis.masters)
             url = f"redis://127.0.0.1:{self.rng.choice(list(servers)).port}"
-            # redis-py's own leaves its socket open when it is cancelled as it connects.
-            async with async_client(url, 1.0, 1) as link, asyncio.timeout(2):
+            async with connected(url) as link, asyncio.timeout(2):
                 with reset_is_failure():
                     for _ in range(times):
                         await link.publish(f"typelets:user:{user}", json.dumps(event))

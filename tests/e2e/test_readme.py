@@ -277,7 +277,8 @@ async def test_a_publisher(
         told = await output_of(
             world, examples, *command, "alice", note, phone.connection_id
         )
-        assert told == "1 process(es) heard it\n"
+        # An attempt that a busy machine made too late is reported, and repeated.
+        assert told.endswith("1 process(es) heard it\n")
         message = await laptop.receive()
         assert message["type"] == "note_sync"
         row = message["updatedNote"]

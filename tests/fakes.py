@@ -34,6 +34,7 @@ from typelets_ws.ports import (
 )
 from typelets_ws.protocol.errors import CloseCode, Disconnect
 from typelets_ws.recovery_ports import (
+    Changes,
     Extent,
     RowKey,
     Since,
@@ -310,6 +311,25 @@ class NoHorizons:
         return []
 
 
+def make_recovery(
+    changes: Changes,
+    hub: Hub,
+    settings: RecoverySettings,
+    telemetry: Telemetry,
+    clock: Clock,
+) -> Recovery:
+    """Recovery of one process, with no other one beside it."""
+    return Recovery(
+        changes,
+        RowSender(hub, telemetry.metrics, clock.now_ms),
+        ResyncSender(hub, 0.0, lambda: 0.0),
+        NoHorizons(),
+        settings,
+        telemetry,
+        clock.monotonic,
+    )
+
+
 def make_logger(stream: TextIO, now: Callable[[], float]) -> FilteringBoundLogger:
     """Writes every line to the stream, as JSON."""
     return Output(stream, now, level="debug", form="json", burst=50).logger()
@@ -335,14 +355,12 @@ class Stubs:
         self.telemetry = Telemetry(self.metrics, self.log.bound())
         self.clock = Clock(lambda: self.now_ms / 1000, lambda: self.now_ms / 1000)
         self.changes = NoChanges()
-        self.recovery = Recovery(
+        self.recovery = make_recovery(
             self.changes,
-            RowSender(self.hub, self.metrics, self.clock.now_ms),
-            ResyncSender(self.hub, 0.0, lambda: 0.0),
-            NoHorizons(),
+            self.hub,
             RecoverySettings(enabled=False),
             self.telemetry,
-            self.clock.monotonic,
+            self.clock,
         )
         self.presence = Presence(
             self.hub, self.recovery, self.subscriptions, self.shared, self.live

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -94,8 +95,28 @@ def _user_rules(users: dict[str, str]) -> list[str]:
     return [*rules, "default off"]
 
 
-class SentinelGroup:
+class ReplacingGroup(ABC):
+    """Servers that replace a master which does not answer."""
+
+    away_after_ms: int
+
+    @abstractmethod
+    def count_as_away_after(self, ms: int) -> None: ...
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """No failover meanwhile: a server that waits for a core is not away."""
+        self.count_as_away_after(STEADY_MS)
+        try:
+            yield
+        finally:
+            self.count_as_away_after(self.away_after_ms)
+
+
+class SentinelGroup(ReplacingGroup):
     """One master, two replicas, three sentinels."""
+
+    away_after_ms = DOWN_AFTER_MS
 
     def __init__(self, place: Path, secured: Secured | None = None) -> None:
         self.servers = [_server(place / f"server{n}") for n in range(3)]
@@ -147,16 +168,7 @@ class SentinelGroup:
         master = self.master
         return [server for server in self.servers if server is not master]
 
-    @contextmanager
-    def steady(self) -> Iterator[None]:
-        """No failover meanwhile: a server that waits for a core is not away."""
-        self._be_patient(STEADY_MS)
-        try:
-            yield
-        finally:
-            self._be_patient(DOWN_AFTER_MS)
-
-    def _be_patient(self, ms: int) -> None:
+    def count_as_away_after(self, ms: int) -> None:
         option = ("down-after-milliseconds", ms)
         for sentinel in self.sentinels:
             sentinel.command("SENTINEL", "SET", MASTER_NAME, *option)
@@ -219,8 +231,10 @@ class SentinelGroup:
         )
 
 
-class Cluster:
+class Cluster(ReplacingGroup):
     """Three masters with one replica each; `program` as of `RedisServer`."""
+
+    away_after_ms = NODE_TIMEOUT_MS
 
     def __init__(
         self,
@@ -249,16 +263,7 @@ class Cluster:
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
         return f"redis+cluster://{hosts}"
 
-    @contextmanager
-    def steady(self) -> Iterator[None]:
-        """No failover meanwhile: a node that waits for a core is not away."""
-        self._be_patient(STEADY_MS)
-        try:
-            yield
-        finally:
-            self._be_patient(NODE_TIMEOUT_MS)
-
-    def _be_patient(self, ms: int) -> None:
+    def count_as_away_after(self, ms: int) -> None:
         for node in self.nodes:
             node.command("CONFIG", "SET", "cluster-node-timeout", ms)
 

@@ -2,8 +2,11 @@
 
 import asyncio
 import selectors
+from collections.abc import Callable
 
-__all__ = ["VirtualTimeLoop"]
+import pytest
+
+__all__ = ["VirtualTimeLoop", "loop_factory"]
 
 MOST_TURNS = 10_000
 """Of the loop while its time stands still."""
@@ -18,6 +21,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Imported into a module, it runs all tests there on this loop."""
+    return VirtualTimeLoop
 
 
 class _Selector(selectors.SelectSelector):

@@ -13,7 +13,7 @@ deleted again until it has expired. Tested by tests/integration/redis/test_limit
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import ceil
 from typing import Any, Final
@@ -93,7 +93,7 @@ class Lease:
         for bucket in buckets if self._keys.cluster else {b""}:
             self._set(bucket)
         self._end(self._keys.lease_prefix(bucket) + old for bucket in old_buckets)
-        self._unregistered = iter(list(self._devices))
+        self._unregistered = self._users()
         self._register_more(None)
 
     async def renew(self, pause_s: float) -> bool:
@@ -128,31 +128,28 @@ class Lease:
     def _register_more(self, reply: Any) -> None:
         """Send the next batch, after Redis' answer to the last."""
         self._on_reply(reply)
-        if isinstance(reply, Exception):
-            return
-        while some := list(islice(self._unregistered, BATCH)):
-            if self._register(some, self._register_more):
-                return  # otherwise these users have gone, and no answer will come
+        some = list(islice(self._unregistered, BATCH))
+        if some and not isinstance(reply, Exception):
+            self._register(some, self._register_more)
 
-    def _register(self, users: Iterable[str], last: ReplyCallback) -> bool:
-        """Register these users' devices; `last` receives the last reply.
+    def _users(self) -> Iterator[str]:
+        """The users of now; those that have gone when their turn comes are left out."""
+        return (user_id for user_id in list(self._devices) if user_id in self._devices)
 
-        Returns False when none of them is here.
-        """
-        here = [user_id for user_id in users if user_id in self._devices]
-        for number, user_id in enumerate(here, 1):
+    def _register(self, users: Sequence[str], last: ReplyCallback) -> None:
+        """Register these users' devices; `last` receives the last reply."""
+        for number, user_id in enumerate(users, 1):
             key = self._keys.devices(user_id)
             members = [self.member(one) for one in self._devices[user_id]]
-            callback = last if number == len(here) else self._on_reply
+            callback = last if number == len(users) else self._on_reply
             self._commands.send(self._on_reply, b"SADD", key, *members)
             self._commands.send(callback, b"EXPIRE", key, TTL_S)
-        return bool(here)
 
     def _next_users(self, count: int) -> list[str]:
         """The next users in a round over all of this process."""
         some = list(islice(self._round, count))
         if len(some) < count:
-            self._round = iter(list(self._devices))
+            self._round = self._users()
         return some
 
     def _new_name(self) -> bytes:

@@ -8,14 +8,11 @@ from typing import Any
 
 from msgspec import structs
 
-from tests.fakes import Log, NoHorizons
+from tests.fakes import Log, make_recovery
 from tests.unit.delivery.table import Table
 from typelets_ws.config.model import Recovery as Settings
 from typelets_ws.delivery.hub import Hub
-from typelets_ws.delivery.recovery import Recovery
-from typelets_ws.delivery.resync import ResyncSender
-from typelets_ws.delivery.senders import RowSender
-from typelets_ws.ports import StoreError
+from typelets_ws.ports import Clock, StoreError
 from typelets_ws.protocol.errors import CloseCode
 from typelets_ws.recovery_ports import (
     Extent,
@@ -73,16 +70,12 @@ class Database(Table):
         return self.snapshot(), found
 
     async def rows(
-        self,
-        keys: Sequence[RowKey],
-        *,
-        before: Mapping[str, int] | None = None,
-        versions: bool = True,
+        self, keys: Sequence[RowKey], **options: Any
     ) -> Mapping[RowKey, StoredRow]:
         self.reads.append((asyncio.get_running_loop().time(), list(keys)))
         if self.failure is not None:
             raise self.failure
-        return await super().rows(keys, before=before, versions=versions)
+        return await super().rows(keys, **options)
 
 
 class Device:
@@ -100,7 +93,10 @@ class Device:
 
     def send_frame(self, frame: Frame) -> None:
         for one in frame._frames if isinstance(frame, Frames) else [frame]:
-            self.messages.append(json.loads(one._text))
+            self.take(json.loads(one._text))
+
+    def take(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
 
     def heard(self) -> list[str]:
         """The types of the messages since the last call."""
@@ -124,14 +120,12 @@ class Scene:
         self.metrics = Metrics()
         loop = asyncio.get_running_loop()
         self.time = loop.time
-        self.recovery = Recovery(
+        self.recovery = make_recovery(
             self.database,
-            RowSender(self.hub, self.metrics, lambda: 0),
-            ResyncSender(self.hub, 0.0, lambda: 0.0),
-            NoHorizons(),
+            self.hub,
             settings,
             Telemetry(self.metrics, self.log.bound()),
-            self.time,
+            Clock(self.time, self.time),
         )
 
     def connect(self, connection_id: str, user_id: str = "alice") -> Device:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import FakeTransport, NoChanges
-from tests.unit.virtual_time import VirtualTimeLoop
+from tests.unit.virtual_time import loop_factory
 from tests.within import PATIENCE_S
 from typelets_ws.delivery.alarm import Alarm
 from typelets_ws.delivery.conflicts import GATHERED_S, Conflicts
@@ -18,13 +18,10 @@ from typelets_ws.ports import StoreError, VersionedRow
 from typelets_ws.recovery_ports import RowKey, RowKind, StoredRow
 from typelets_ws.telemetry.metrics import Metrics
 
+__all__ = ["loop_factory"]
+
 KEY = RowKey("alice", RowKind.NOTE, "n1")
 ROW = StoredRow(KEY, "7", True, "2026-01-01T00:00:00.000Z", b'{"title":"x"}')
-
-
-@pytest.fixture(autouse=True)
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    return VirtualTimeLoop
 
 
 class Table(NoChanges):
@@ -62,6 +59,12 @@ class Scene:
             Alarm(lambda: 0.0),
             lambda users, reason: self.healed.append((set(users), reason)),
         )
+
+    def event(self, *, overtakes: bool) -> int:
+        """Show an event; returns when an update began, which it overtakes or not."""
+        began = self.shown.sequence
+        self.shown.created(KEY, b'{"title":"x"}', BETWEEN)
+        return began if overtakes else self.shown.sequence
 
 
 async def test_a_row_in_conflict_is_read_and_sent() -> None:
@@ -120,18 +123,14 @@ async def woken(scene: Scene) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("row", "before", "conflict"),
-    [(OLDER, False, True), (NEWER, False, False), (OLDER, True, False)],
+    ("row", "overtakes", "conflict"),
+    [(OLDER, True, True), (NEWER, True, False), (OLDER, False, False)],
 )
 async def test_a_reply_that_an_event_has_overtaken_is_a_conflict(
-    row: VersionedRow, before: bool, conflict: bool
+    row: VersionedRow, overtakes: bool, conflict: bool
 ) -> None:
-    """`before`: the event was shown before the update began."""
     scene = Scene()
-    began = scene.shown.sequence
-    scene.shown.created(KEY, b'{"title":"x"}', BETWEEN)
-    if before:
-        began = scene.shown.sequence
+    began = scene.event(overtakes=overtakes)
     scene.conflicts.note_reply(KEY, row, "c1", began)
     assert bool(scene.conflicts.waiting) == conflict == await woken(scene)
     shown = scene.shown.get(KEY)
@@ -139,17 +138,14 @@ async def test_a_reply_that_an_event_has_overtaken_is_a_conflict(
     assert shown.version == (BETWEEN if conflict else row.updated_at)
 
 
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("overtakes", [True, False])
 async def test_a_refusal_that_an_event_has_overtaken_is_a_conflict(
-    before: bool,
+    overtakes: bool,
 ) -> None:
     scene = Scene()
-    began = scene.shown.sequence
-    scene.shown.created(KEY, b'{"title":"x"}', BETWEEN)
-    if before:
-        began = scene.shown.sequence
+    began = scene.event(overtakes=overtakes)
     scene.conflicts.note_refusal(KEY, NEWER, "c1", began)
-    assert bool(scene.conflicts.waiting) != before
+    assert bool(scene.conflicts.waiting) == overtakes
     shown = scene.shown.get(KEY)
     assert shown is not None
     last = shown.steps[-1]

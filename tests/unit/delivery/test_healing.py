@@ -1,25 +1,21 @@
 """Looks: what they send, when they are repeated, and what devices are told."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from tests.unit.delivery.recovering import NOTE, OTHER, Device, Scene, recovering
 from tests.unit.delivery.table import digest_of, key_of
-from tests.unit.virtual_time import VirtualTimeLoop
+from tests.unit.virtual_time import loop_factory
 from typelets_ws.delivery.healing import NEXT_PAGE_S, RETRY_S
 from typelets_ws.delivery.recovery import DIGESTS
 from typelets_ws.delivery.senders import digest_message
 
+__all__ = ["loop_factory"]
+
 PAIR = ["note_created_sync", "note_sync"]
-REST_S = 6.0
+OVER_S = 6.0
 """After it a heal is over, and the next look is that of the audit."""
-
-
-@pytest.fixture(autouse=True)
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    return VirtualTimeLoop
 
 
 async def signed_in(scene: Scene, *note_ids: str) -> Device:
@@ -27,7 +23,7 @@ async def signed_in(scene: Scene, *note_ids: str) -> Device:
     for note_id in note_ids:
         scene.database.write(note_id)
     device = scene.connect("c1")
-    await asyncio.sleep(REST_S)
+    await asyncio.sleep(OVER_S)
     device.heard()
     scene.looked_at()
     return device
@@ -36,7 +32,7 @@ async def signed_in(scene: Scene, *note_ids: str) -> Device:
 async def heal(scene: Scene, device: Device, reason: str = "gap") -> list[str]:
     """What the device is sent in a heal."""
     scene.recovery.heal(["alice"], reason)
-    await asyncio.sleep(REST_S)
+    await asyncio.sleep(OVER_S)
     return device.heard()
 
 
@@ -46,7 +42,7 @@ async def test_a_row_is_sent_once_and_the_first_reason_is_named() -> None:
         scene.database.write(NOTE)
         scene.recovery.heal(["alice"], "first", 0.1)
         scene.recovery.heal(["alice"], "second", 0.2)
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(OVER_S)
         assert device.messages[-1]["reason"] == "first"
         assert device.heard() == [*PAIR, "healed"]
         assert await heal(scene, device) == ["healed"]
@@ -84,7 +80,7 @@ async def test_deletions_found_by_the_audit_are_counted_and_proven() -> None:
     async with recovering(audit_s=5.0) as scene:
         device = await signed_in(scene, NOTE, OTHER)
         del scene.database.rows_by_id[NOTE]
-        await asyncio.sleep(2 * REST_S)
+        await asyncio.sleep(2 * OVER_S)
         assert [one["type"] for one in device.messages] == [
             "note_deleted_sync", "healed",
         ]  # fmt: skip
@@ -94,7 +90,7 @@ async def test_deletions_found_by_the_audit_are_counted_and_proven() -> None:
         }  # fmt: skip
         assert scene.figure("unannounced_changes_total", table="notes") == 1
         device.heard()
-        await asyncio.sleep(2 * REST_S)
+        await asyncio.sleep(2 * OVER_S)
         assert device.heard() == []
 
 
@@ -103,7 +99,7 @@ async def test_a_row_the_audit_sends_is_followed_by_a_digest() -> None:
         device = await signed_in(scene, OTHER)
         for count, row_id in ((2, NOTE), (2, OTHER)):
             scene.database.write(row_id)
-            await asyncio.sleep(2 * REST_S)
+            await asyncio.sleep(2 * OVER_S)
             assert device.messages[-1]["digest"]["notes"]["count"] == count
             assert device.heard() == [*PAIR, "healed"]
 
@@ -114,9 +110,9 @@ async def test_a_heal_of_many_users_has_no_digest_while_no_row_is_gone() -> None
         users = [f"user{number}" for number in range(DIGESTS)]
         for user in users:
             scene.connect(user, user)
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(OVER_S)
         scene.database.write(NOTE)
-        await asyncio.sleep(REST_S)  # the row has rested
+        await asyncio.sleep(OVER_S)  # the row has rested
         scene.looked_at()
         scene.recovery.heal(["alice", *users], "gap")
         await asyncio.sleep(0.1)
@@ -132,7 +128,7 @@ async def test_a_recount_of_the_audit_waits_for_events() -> None:
     async with recovering(audit_s=5.0, quiet_s=3.0) as scene:
         device = await signed_in(scene, NOTE, OTHER)
         del scene.database.rows_by_id[NOTE]
-        await asyncio.sleep(2 * REST_S)
+        await asyncio.sleep(2 * OVER_S)
         first, second = [at for at, _ in scene.looked_at()][:2]
         assert second - first == pytest.approx(3.0)
         assert device.heard() == ["note_deleted_sync", "healed"]
@@ -145,7 +141,7 @@ async def test_a_recount_of_a_heal_follows_at_once() -> None:
         users = [f"user{number}" for number in range(DIGESTS)]
         for user in users:
             scene.connect(user, user)
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(OVER_S)
         del scene.database.rows_by_id[NOTE]
         scene.looked_at()
         scene.recovery.heal(["alice", *users], "gap")
@@ -163,7 +159,7 @@ async def test_a_device_that_comes_back_is_sent_late_deletions_once_more() -> No
         assert len(scene.looked_at()) == 2, "the second has the ids"
         scene.disconnect(device)
         back = scene.connect("c2")
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(OVER_S)
         assert back.heard().count("note_deleted_sync") == 1
 
 
@@ -195,7 +191,7 @@ async def test_more_rows_than_one_look_sends_come_page_by_page() -> None:
         began = scene.time()
         await asyncio.sleep(3.0)  # the rows have rested
         scene.recovery.heal(["alice"], "gap")
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(OVER_S)
         sent = [one["noteId"] for one in device.messages if one["type"] == "note_sync"]
         assert sent == ids
         assert device.heard()[-1] == "healed"
@@ -209,7 +205,7 @@ async def test_without_postgres_those_who_are_owed_a_heal_are_told_once() -> Non
     async with recovering(audit_s=2.0) as scene:
         device = await signed_in(scene)
         other = scene.connect("c2", "bob")
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(OVER_S)
         scene.fail()
         scene.database.write(NOTE)
         scene.recovery.heal(["alice"], "gap")
@@ -221,7 +217,7 @@ async def test_without_postgres_those_who_are_owed_a_heal_are_told_once() -> Non
         times = [at - began for at, users in scene.looked_at() if users == ["alice"]]
         assert times[:4] == pytest.approx([0.0, RETRY_S, 2 * RETRY_S, 3 * RETRY_S])
         scene.database.failure = None
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(OVER_S)
         assert device.heard() == [*PAIR, "healed"]
         scene.fail()
         scene.recovery.heal(["alice"], "again")
@@ -234,7 +230,7 @@ async def test_without_postgres_the_audit_alone_owes_nothing() -> None:
     async with recovering(audit_s=5.0) as scene:
         device = await signed_in(scene, NOTE)
         scene.fail()
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(OVER_S)
         assert device.resyncs == []
         state = scene.recovery.states.get("alice")
         assert state is not None
@@ -247,7 +243,7 @@ async def test_a_look_at_another_database_is_thrown_away() -> None:
         device = await signed_in(scene, NOTE)
         scene.database.identity, scene.database.newest = "replica", 50
         scene.recovery.heal(["alice"], "gap")
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(OVER_S)
         assert device.heard() == ["healed"]
         (first, (old,)), (second, (new,)) = scene.database.looks[:2]
         assert first == second

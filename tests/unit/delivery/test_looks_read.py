@@ -1,24 +1,20 @@
 """What a look asks Postgres for."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from tests.unit.delivery.recovering import recovering
 from tests.unit.delivery.table import key_of
-from tests.unit.virtual_time import VirtualTimeLoop
+from tests.unit.virtual_time import loop_factory
 from typelets_ws.delivery import looks
 from typelets_ws.delivery.kept_ids import MOST_IDS
 from typelets_ws.delivery.recovery import DIGESTS
 from typelets_ws.recovery_ports import Extent
 
+__all__ = ["loop_factory"]
+
 IDS = [f"00000000-0000-4000-8000-{number:012d}" for number in range(4)]
-
-
-@pytest.fixture(autouse=True)
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    return VirtualTimeLoop
 
 
 async def test_a_first_look_reads_by_the_rows_times_what_horizons_do_not_cover() -> (

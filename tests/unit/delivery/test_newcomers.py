@@ -1,24 +1,20 @@
 """The replay to a device that has signed in beside others."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from tests.unit.delivery.recovering import NOTE, OTHER, Device, Scene, recovering
 from tests.unit.delivery.table import key_of
-from tests.unit.virtual_time import VirtualTimeLoop
+from tests.unit.virtual_time import loop_factory
 from typelets_ws.delivery.newcomers import NARROW_FROM, REREAD_S, RETRY_S
 from typelets_ws.delivery.recovery import SIGN_IN_S
+
+__all__ = ["loop_factory"]
 
 PAIR = ["note_created_sync", "note_sync"]
 SOON_S = SIGN_IN_S + 0.11
 """After a sign-in: its replay has begun."""
-
-
-@pytest.fixture(autouse=True)
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    return VirtualTimeLoop
 
 
 async def beside(scene: Scene, *note_ids: str) -> Device:

@@ -2,12 +2,11 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
 
 import pytest
 
 from tests.unit.delivery.recovering import NOTE, OTHER, recovering
-from tests.unit.virtual_time import VirtualTimeLoop
+from tests.unit.virtual_time import loop_factory
 from typelets_ws.delivery.recovery import (
     AWAY_S,
     BATCH,
@@ -17,10 +16,7 @@ from typelets_ws.delivery.recovery import (
 from typelets_ws.delivery.sign_ins import SYNCING_S
 from typelets_ws.protocol.client_messages import Sync
 
-
-@pytest.fixture(autouse=True)
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    return VirtualTimeLoop
+__all__ = ["loop_factory"]
 
 
 async def test_a_sign_in_is_looked_at_in_time_and_with_those_beside_it() -> None:

@@ -14,39 +14,28 @@ import pytest
 import structlog
 from msgspec import UnsetType
 
-from tests.fakes import NoHorizons
+from tests.fakes import make_recovery
+from tests.unit.delivery.recovering import Device
 from tests.unit.delivery.table import Copy, Table, digest_of, key_of, wire_row
 from typelets_ws.config.model import Recovery as Settings
 from typelets_ws.delivery.hub import Hub
-from typelets_ws.delivery.recovery import Recovery
-from typelets_ws.delivery.resync import ResyncSender
-from typelets_ws.delivery.senders import RowSender
+from typelets_ws.ports import Clock
 from typelets_ws.protocol import client_messages
-from typelets_ws.protocol.errors import CloseCode
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
-from typelets_ws.wire.frames import Frame, Frames
 
 STEPS = 60
 SETTINGS = Settings(replay_s=20.0, audit_s=3.0, audit_share=1.0, quiet_s=1.0)
 
 
-class SyncDevice:
+class SyncDevice(Device):
     """A client of the recovery protocol; it keeps its copy while it is away."""
 
-    session_id = None
-    since_ms, open = 0, True
-
     def __init__(self, connection_id: str) -> None:
-        self.connection_id = connection_id
-        self.log_fields: dict[str, str] = {}
+        super().__init__(connection_id)
         self.copy: Copy = {}
         self.cursor: str | None = None
         self.differs = True
-
-    def send_frame(self, frame: Frame) -> None:
-        for one in frame._frames if isinstance(frame, Frames) else [frame]:
-            self.take(json.loads(one._text))
 
     def take(self, message: dict[str, Any]) -> None:
         match message["type"]:
@@ -73,10 +62,6 @@ class SyncDevice:
     def ask_resync(self, reason: str, delay: float) -> None:
         self.differs = True
 
-    def close(self, code: CloseCode, reason: str) -> None: ...
-
-    def token_refused(self) -> None: ...
-
 
 class OldDevice(SyncDevice):
     """The old web client: it loads the table before it connects, and never again."""
@@ -94,15 +79,12 @@ class Course:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.table, self.hub, self.now = Table(), Hub(), 1_000.0
-        metrics = Metrics()
-        self.recovery = Recovery(
+        self.recovery = make_recovery(
             self.table,
-            RowSender(self.hub, metrics, lambda: 0),
-            ResyncSender(self.hub, 0.0, lambda: 0.0),
-            NoHorizons(),
+            self.hub,
             SETTINGS,
-            Telemetry(metrics, structlog.get_logger()),
-            lambda: self.now,
+            Telemetry(Metrics(), structlog.get_logger()),
+            Clock(lambda: self.now, lambda: self.now),
         )
         self.recovery.on = True
         self.devices = [SyncDevice("c1"), SyncDevice("c2"), OldDevice("c3")]

@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 
 import pytest
 from msgspec import UNSET
 
 from tests.unit.delivery.recovering import NOTE, OTHER, Scene, recovering
-from tests.unit.virtual_time import VirtualTimeLoop
+from tests.unit.virtual_time import loop_factory
 from typelets_ws.delivery.cursors import decode
 from typelets_ws.delivery.syncing import _fitting
 from typelets_ws.protocol.client_messages import Sync
@@ -16,12 +15,9 @@ from typelets_ws.protocol.errors import ClientError, Code
 from typelets_ws.protocol.messages import SyncPage
 from typelets_ws.recovery_ports import RowKey, RowKind, StoredRow
 
+__all__ = ["loop_factory"]
+
 IDS = [f"00000000-0000-4000-8000-{number:012d}" for number in range(4)]
-
-
-@pytest.fixture(autouse=True)
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    return VirtualTimeLoop
 
 
 async def sync(

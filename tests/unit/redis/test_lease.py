@@ -2,14 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import Callable
 from typing import cast
 
 import hiredis
 import pytest
 
 from tests.unit.redis.memory import AWAY, MemoryClient, MemoryRedis
-from tests.unit.virtual_time import VirtualTimeLoop
+from tests.unit.virtual_time import loop_factory
 from typelets_ws.redis import lease as module
 from typelets_ws.redis.client import RedisClient
 from typelets_ws.redis.commands import Argument, ReplyCallback
@@ -17,12 +16,9 @@ from typelets_ws.redis.connection import RedisUnavailableError
 from typelets_ws.redis.keys import RedisKeys
 from typelets_ws.redis.lease import BATCH, TTL_S, Lease
 
+__all__ = ["loop_factory"]
+
 LEASE_S = 45.0
-
-
-@pytest.fixture(autouse=True)
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    return VirtualTimeLoop
 
 
 class Commands:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakes import Log
 from tests.unit.redis.memory import AWAY, NO_MEMORY, MemoryClient, MemoryRedis
-from tests.unit.virtual_time import VirtualTimeLoop
+from tests.unit.virtual_time import loop_factory
 from typelets_ws.config.live import LiveConfig
 from typelets_ws.config.model import Config, Limits, Redis
 from typelets_ws.ports import AcquireResult, LimitsUnavailableError
@@ -23,6 +23,8 @@ from typelets_ws.redis.limits import REFUSED_RETRY_S, SharedLimits
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
+__all__ = ["loop_factory"]
+
 GRANTED, FULL, REVOKED = (
     AcquireResult.GRANTED,
     AcquireResult.FULL,
@@ -31,11 +33,6 @@ GRANTED, FULL, REVOKED = (
 LEASE_S = 6.0
 DEVICES, BARRED, LEASES = b"typelets:devices:ann", b"typelets:barred:", b"typelets:era:"
 ONE, CLUSTER = "redis://127.0.0.1", "redis+cluster://127.0.0.1"
-
-
-@pytest.fixture(autouse=True)
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    return VirtualTimeLoop
 
 
 class Process:

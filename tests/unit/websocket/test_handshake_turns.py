@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from typelets_ws.config.model import Config
+from typelets_ws.protocol.errors import CloseCode
 from typelets_ws.websocket.handshake import HandshakeProtocol
 from typelets_ws.websocket.read_queue import TURNS, ReadQueue
 from typelets_ws.wire.upgrade import read_upgrade
@@ -19,7 +20,10 @@ class Transport:
     """A socket that is read or not."""
 
     def __init__(self) -> None:
-        self.reading, self.closing = True, False
+        self.reading, self.closing, self.closes = True, False, 0
+
+    def close(self) -> None:
+        self.closing, self.closes = True, self.closes + 1
 
     def get_extra_info(self, name: str) -> object:
         return ("127.0.0.1", 1) if name == "peername" else None
@@ -81,6 +85,14 @@ async def test_long_headers_of_many_sockets_take_turns() -> None:
     assert answered == [TURNS, 2 * TURNS, 3 * TURNS]
     assert set(daemon.answers) == {"431"}
     assert all(transport.reading for _, transport in sockets), "or a reset follows"
+
+
+async def test_a_socket_is_closed_once() -> None:
+    """A TLS transport of Python 3.11.2 cannot be aborted after its second close."""
+    protocol, transport = Daemon().connect()
+    for _ in range(2):
+        protocol.close(CloseCode.GOING_AWAY, "bye")
+    assert transport.closes == 1
 
 
 async def test_a_socket_that_is_lost_has_no_turn() -> None:

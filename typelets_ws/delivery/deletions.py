@@ -91,7 +91,7 @@ class Deletions:
         if not named and expected in {None, changes.count}:
             return None
         known = ((key, self.shown.get(key)) for key in named)
-        return [key for key, row in known if row is None or not row.gone]
+        return [key for key, row in known if row is None or not row.is_removed]
 
     def _expected(self, user_id: str, state: UserState) -> int | None:
         """How many rows the user has if none has gone; None when it is unknown."""

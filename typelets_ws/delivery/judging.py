@@ -77,12 +77,16 @@ class Judge:
         return self.judge(row, changed=self.state.horizon is None)
 
     def absent(self, key: RowKey) -> Verdict:
-        """Judge a row that was shown and does not exist."""
+        """Judge a row that was shown and does not exist.
+
+        One that was marked as deleted, and stayed in the table, may have been shown
+        to a device since.
+        """
         known = self.shown.get(key)
         if self.shown.touched(key, self.started):
             self.waiting[key] = FirstLook(ABSENT, self.now)
             return Verdict.WAIT
-        if known is None or known.gone:
+        if known is not None and known.is_removed:
             self.shown.forget(key)
             return Verdict.HELD
         stable = self._stable(key, ABSENT)

@@ -140,7 +140,10 @@ class ShownRows:
         if known is None:
             return
         if known.gone or known.is_new:
-            known.rebase(row if is_complete(row) else None)
+            # Devices that were shown the row since its deletion keep what they hold.
+            apart = known.mixed or any(step.row != row for step in known.steps)
+            whole = is_complete(row) and not apart
+            known.rebase(row if whole else None, mixed=apart)
         if known.base != row or known.steps:
             known.add(Step(b"{}", row, None))
         known.version = known.event_version = version or known.version
@@ -173,7 +176,7 @@ class ShownRows:
         the next look.
         """
         known = self._rows.get(key)
-        if known is None or known.gone or (known.base == row.row and not known.steps):
+        if known is None or (known.base == row.row and not known.steps):
             return
         self._touch(key, known)
         known.add(Step(None, row.row, connection_id, version=row.updated_at))

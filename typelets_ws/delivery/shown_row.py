@@ -106,6 +106,11 @@ class ShownRow:
         """Whether nothing is known of what devices hold."""
         return self.base is None and not self.steps and not self.mixed
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether no device has been shown the row since its deletion was shown."""
+        return self.gone and self.is_new
+
     def is_newer(self, version: str | None, holder: str | None) -> bool:
         """Whether a newer version was shown to those who would be shown this one.
 
@@ -191,7 +196,7 @@ class ShownRow:
         if stored is None or copies is None:
             return False
         return all(
-            _is_copy(fields, stored, whole=changed)
+            _within(fields, stored) and (not changed or fields.keys() >= stored.keys())
             for copy in copies.values()
             for fields in copy
         )
@@ -288,11 +293,6 @@ def _read(text: bytes) -> dict[str, Any] | None:
         return _object.decode(text)
     except _UNREADABLE:
         return None
-
-
-def _is_copy(fields: Fields, stored: Fields, *, whole: bool) -> bool:
-    """Whether a device's fields are the row's; with `whole` it has all of them."""
-    return _within(fields, stored) and (not whole or fields.keys() >= stored.keys())
 
 
 def _within(part: Fields, whole: Fields) -> bool:

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from typelets_ws.delivery.judging import ABSENT, Judge, Verdict
 from typelets_ws.delivery.shown import ShownRows
 from typelets_ws.delivery.shown_row import NOTE_NAMES
@@ -135,4 +137,41 @@ def test_a_row_whose_deletion_was_shown_is_done_with() -> None:
     looks.shown.deleted(KEY)
     assert looks.begin(10.0).absent(KEY) is Verdict.HELD
     assert looks.shown.get(KEY) is None
-    assert looks.begin(10.0).absent(KEY) is Verdict.HELD
+
+
+@pytest.mark.parametrize("way", ["page", "reply"])
+def test_a_row_that_was_shown_to_one_device_since_its_deletion_was_is_missed(
+    way: str,
+) -> None:
+    """An event of a deletion may mean that the row is in the trash."""
+    looks = Looks()
+    looks.shown.deleted(KEY)
+    show = looks.shown.sent_to_one if way == "page" else looks.shown.replied
+    show(KEY, VersionedRow(stored().text, at(1)), "c1")
+    judge = looks.begin(10.0)
+    assert judge.absent(KEY) is Verdict.WAIT
+    looks.end(judge)
+    assert looks.begin(13.0).absent(KEY) is Verdict.UNANNOUNCED
+
+
+def test_a_row_that_is_not_remembered_is_missed_when_it_has_gone() -> None:
+    """There was no room for what devices were shown: they may hold it."""
+    looks = Looks()
+    judge = looks.begin(10.0)
+    assert judge.absent(KEY) is Verdict.WAIT
+    looks.end(judge)
+    assert looks.begin(13.0).absent(KEY) is Verdict.UNANNOUNCED
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_creation_does_not_reach_a_device_that_was_shown_the_row(
+    same: bool,
+) -> None:
+    looks = Looks()
+    looks.shown.deleted(KEY)
+    first = stored(1).text
+    looks.shown.sent_to_one(KEY, VersionedRow(first, at(1)), "c1")
+    row = stored(1 if same else 2)
+    looks.shown.created(KEY, row.text, row.updated_at)
+    expected = Verdict.HELD if same else Verdict.SEND
+    assert looks.begin(10.0).judge(row) is expected

@@ -84,6 +84,22 @@ async def test_a_row_that_only_it_was_shown_is_missed_when_it_has_gone() -> None
         assert device.heard() == ["note_deleted_sync", "healed"]
 
 
+async def test_a_row_of_the_trash_that_only_it_was_shown_is_missed() -> None:
+    """The event of its deletion came before, and the row was there still."""
+    async with recovering(audit_s=300.0) as scene:
+        await beside(scene, NOTE)
+        scene.database.write(OTHER)
+        await asyncio.sleep(6.0)
+        scene.recovery.shown.deleted(key_of(OTHER))
+        device = scene.connect("c2")
+        await asyncio.sleep(SOON_S)
+        assert device.heard()[-3:] == [*PAIR, "healed"]
+        del scene.database.rows_by_id[OTHER]
+        scene.recovery.heal(["alice"], "gap")
+        await asyncio.sleep(6.0)
+        assert device.heard() == ["note_deleted_sync", "healed"]
+
+
 async def test_with_nothing_new_it_is_told_nothing() -> None:
     async with recovering() as scene:
         await beside(scene)

@@ -1,8 +1,9 @@
 """Devices end equal to the table: random courses with recovery as a whole.
 
-The table, time and devices of both kinds are simulated; rows come, change and go with
-and without an event, devices leave and come back, ids are forgotten, looks run at any
-moment. In the end nothing is published any more, and the audit goes round.
+The table, time and devices of both kinds are simulated; rows come, change, are put
+into the trash and go with and without an event, devices write, leave and come back,
+ids are forgotten in every second course, looks run at any moment. In the end nothing
+is published any more, and the audit goes round.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from tests.unit.delivery.recovering import Device
 from tests.unit.delivery.table import Copy, Table, digest_of, key_of, wire_row
 from typelets_ws.config.model import Recovery as Settings
 from typelets_ws.delivery.hub import Hub
-from typelets_ws.ports import Clock
+from typelets_ws.ports import Clock, VersionedRow
 from typelets_ws.protocol import client_messages
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
@@ -66,9 +67,16 @@ class SyncDevice(Device):
 class OldDevice(SyncDevice):
     """The old web client: it loads the table before it connects, and never again."""
 
+    def __init__(self, connection_id: str) -> None:
+        super().__init__(connection_id)
+        self.learned: set[str] = set()
+        """Rows that it was first shown in this session."""
+
     def take(self, message: dict[str, Any]) -> None:
         super().take(message)
         self.differs = False
+        if message["type"] == "note_created_sync":
+            self.learned.add(message["noteData"]["id"])
 
     def ask_resync(self, reason: str, delay: float) -> None: ...
 
@@ -78,6 +86,7 @@ class Course:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.forgets = seed % 2 == 0
         self.table, self.hub, self.now = Table(), Hub(), 1_000.0
         self.recovery = make_recovery(
             self.table,
@@ -116,6 +125,26 @@ class Course:
             self.table.delete(row_id)
             self.publish("deleted", row_id)
 
+    async def trash(self) -> None:
+        """A row is marked as deleted: devices remove it, and the table keeps it."""
+        if ids := list(self.table.rows_by_id):
+            row_id = self.rng.choice(ids)
+            self.table.write(row_id)
+            self.publish("deleted", row_id)
+
+    async def update(self) -> None:
+        """A device updates a row of its copy, and is shown it; the event is lost."""
+        shown = [(one, row_id) for one in self.online for row_id in one.copy]
+        if not shown:
+            return
+        device, row_id = self.rng.choice(shown)
+        if row_id in self.table.rows_by_id:
+            self.table.write(row_id)
+            at = self.table.copy[row_id]
+            row = VersionedRow(json.dumps(wire_row(row_id, at)).encode(), at)
+            self.recovery.shown.replied(key_of(row_id), row, device.connection_id)
+            device.copy[row_id] = at
+
     def publish(self, event: str, row_id: str) -> None:
         if self.rng.random() < 0.5:
             at = self.table.copy.get(row_id, "")
@@ -151,8 +180,9 @@ class Course:
             device = self.rng.choice(away)
             old = isinstance(device, OldDevice)
             device.differs = not old
-            if old:
+            if isinstance(device, OldDevice):
                 device.copy = dict(self.table.copy)
+                device.learned.clear()
                 if self.rng.random() < 0.5:
                     await self.write()
             self.hub.attach("alice", device)
@@ -220,20 +250,25 @@ class Course:
         return [one for one in self.online if self.is_behind(one)]
 
     def is_behind(self, device: SyncDevice) -> bool:
-        """An old device may keep rows that have gone while their ids were not known."""
+        """An old device may keep rows that it loaded, or whose ids were forgotten."""
         table = self.table.copy.items()
         if isinstance(device, OldDevice):
-            return not table <= device.copy.items()
+            extra = device.learned & device.copy.keys() - self.table.copy.keys()
+            missed = bool(extra) and not self.forgets
+            return missed or not table <= device.copy.items()
         return table != device.copy.items()
 
     async def play(self) -> None:
+        """Steps in a mix of the seed's own: some faults need many of one kind."""
         steps = [
-            self.write, self.write, self.delete, self.delete, self.event, self.event,
-            self.connect, self.disconnect, self.sync_one, self.look, self.look,
-            self.forget, self.gap,
+            self.write, self.delete, self.trash, self.update, self.event, self.connect,
+            self.disconnect, self.sync_one, self.look, self.gap,
         ]  # fmt: skip
-        for _ in range(STEPS):
-            await self.rng.choice(steps)()
+        if self.forgets:
+            steps.append(self.forget)
+        weights = [self.rng.choice([0.3, 1.0, 3.0]) for _ in steps]
+        for step in self.rng.choices(steps, weights, k=STEPS):
+            await step()
 
     async def rest(self) -> None:
         """Nothing happens any more, until the audit has gone round some times."""

@@ -270,7 +270,9 @@ async def test_a_replica_admits_no_one(redis_server: RedisServer, shared: bool) 
 async def test_a_node_of_a_cluster_admits_no_one(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    node = RedisServer(tmp_path, "--cluster-enabled", "yes")
+    # By default the port of the bus is one that outgoing connections are given.
+    bus = ("--cluster-port", str(free_port()))
+    node = RedisServer(tmp_path, "--cluster-enabled", "yes", *bus)
     node.start()
     try:
         single = redis_server.url.replace("redis:", "redis+cluster:")

@@ -82,7 +82,7 @@ async def test_a_killed_process_places_come_free(redis_server: RedisServer) -> N
 async def test_a_lease_is_renewed_while_its_process_lives(
     redis_server: RedisServer,
 ) -> None:
-    async with ready(redis_server.url, lease_s=0.3) as one:
+    async with ready(redis_server.url, lease_s=1.0) as one:
         await fill(one, "ann", 20)
         renewals = redis_server.calls("set")
         await until(lambda: redis_server.calls("set") > renewals + 8)

@@ -108,7 +108,7 @@ async def test_before_auth_everything_but_auth_and_ping_is_refused(boot: Boot) -
 
 async def test_auth_must_come_in_time_any_else_comes(boot: Boot) -> None:
     # So many pings would otherwise run into the rate limit before the deadline.
-    auth, limits = {"auth_timeout_ms": 400}, {"rate_messages": 10**6}
+    auth, limits = {"auth_timeout_ms": 1_500}, {"rate_messages": 10**6}
     async with (
         boot(auth=auth, limits=limits) as server,
         server.device() as device,
@@ -119,7 +119,7 @@ async def test_auth_must_come_in_time_any_else_comes(boot: Boot) -> None:
             with suppress(ConnectionClosed):
                 while True:
                     await device.send({"type": "ping"})
-                    await asyncio.sleep(0.002)
+                    await asyncio.sleep(0.01)
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(ping())

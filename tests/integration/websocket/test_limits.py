@@ -363,13 +363,13 @@ async def test_the_accept_rate_is_bounded(boot: Boot) -> None:
 
 
 async def test_auth_timeout_is_not_put_off_by_traffic(boot: Boot) -> None:
-    auth = {"auth_timeout_ms": 300}
+    auth = {"auth_timeout_ms": 1_000}
     async with boot(auth=auth) as server, raw(server) as client:
         said = []
         client.send('{"type":"ping"}')
         while b"timeout" not in (text := await client.text()):
             said.append(text)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
             client.send('{"type":"ping"}')
         assert json.loads(text)["code"] == "AUTH_REQUIRED"
         assert await client.close_code() == 4408
@@ -377,7 +377,7 @@ async def test_auth_timeout_is_not_put_off_by_traffic(boot: Boot) -> None:
 
 
 async def test_who_does_not_answer_pings_is_cut(boot: Boot) -> None:
-    limits = {"ping_interval_s": 0.3, "ping_timeout_s": 0.4}
+    limits = {"ping_interval_s": 0.3, "ping_timeout_s": 1.5}
     async with (
         boot(limits=limits) as server,
         server.device(ALICE) as honest,
@@ -436,7 +436,7 @@ async def test_a_step_of_the_clock_neither_locks_out_nor_lets_in(
     boot: Boot, step_s: float
 ) -> None:
     clock = SteppingClock()
-    limits = {"rate_messages": 5, "rate_window_ms": 500}
+    limits = {"rate_messages": 5, "rate_window_ms": 2_000}
     async with (
         boot(limits=limits, wall=clock) as server,
         server.device(ALICE) as device,
@@ -447,7 +447,7 @@ async def test_a_step_of_the_clock_neither_locks_out_nor_lets_in(
             assert (await device.ask({"type": "ping"}))["type"] == "pong"
         refused = await device.ask({"type": "ping"})
         assert refused["code"] == "RATE_LIMITED"
-        assert 0 < refused["retryAfterMs"] <= 500
+        assert 0 < refused["retryAfterMs"] <= 2_000
         await asyncio.sleep(refused["retryAfterMs"] / 1000)
         assert (await device.ask({"type": "ping"}))["type"] == "pong"
 

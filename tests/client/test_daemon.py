@@ -130,7 +130,8 @@ async def test_a_day_offline(
     async with scene() as it, link_proxy(it.server.daemon.port) as proxy:
         phone = await it.client("phone", f"ws://127.0.0.1:{proxy.port}/")
         laptop = await it.client("laptop")
-        await phone.equals_postgres()
+        for client in (phone, laptop):
+            await client.equals_postgres()
         await proxy.refuse()
         await phone.is_at("offline")
         await phone.edit(it.first, title="phone", starred=True)

@@ -29,7 +29,7 @@ from tests.mutation.mutants import mutants
 
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 SLOWER = 10
-SLOW = {"test_recovery_courses.py"}
+SLOW = {"test_simulation.py"}
 """They run last."""
 LEAST_TIMEOUT_S = 10.0
 LIBRARIES = [

@@ -56,6 +56,7 @@ class Conflicts:
         """
         shown = self.shown
         if shown.touched(key, sequence) and shown.is_stale(key, row.updated_at):
+            shown.sent_to_one(key, row, connection_id)
             self.add(key)
         else:
             shown.replied(key, row, connection_id)
@@ -85,7 +86,7 @@ class Conflicts:
             self.heal(users, "conflict")
             return
         for key in keys:
-            if self.shown.touched(key, started):
+            if self.shown.overtaken(key, started):
                 continue  # what was read may be older than what was shown
             if not self.waiting[key]:
                 del self.waiting[key]

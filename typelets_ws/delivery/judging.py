@@ -51,7 +51,7 @@ class Judge:
     def judge(self, row: StoredRow, *, changed: bool = True) -> Verdict:
         """Judge a row; `changed` is False for one below the user's horizon."""
         key = row.key
-        if self.shown.touched(key, self.started):
+        if self.shown.overtaken(key, self.started):
             return self._wait(row)
         if self._verified(key) == row.version:
             return Verdict.HELD

@@ -126,9 +126,11 @@ class Relay:
             key = RowKey(user_id, RowKind.FOLDER, event.folderId.lower())
             return self._updated(key, event, event.changes, event.updatedFolder, alone)
         if isinstance(event, events.NoteCreated):
-            return self._created(user_id, RowKind.NOTE, event.noteData)
+            holder = event.exceptConnectionId
+            return self._created(user_id, RowKind.NOTE, event.noteData, holder)
         if isinstance(event, events.FolderCreated):
-            return self._created(user_id, RowKind.FOLDER, event.folderData)
+            holder = event.exceptConnectionId
+            return self._created(user_id, RowKind.FOLDER, event.folderData, holder)
         if isinstance(event, events.NoteDeleted):
             key = RowKey(user_id, RowKind.NOTE, event.noteId.lower())
             self.recovery.shown.deleted(key)
@@ -162,8 +164,11 @@ class Relay:
         if not is_complete(text):
             self.recovery.conflicts.add(key)
             return False
+        known = shown.get(key)
+        # Unless it was shown the row since the deletion, it has removed it as well.
+        held = known is not None and known.was_shown_to(holder, version)
         shown.created(key, text, version)
-        self._queue_created(key, text, holder)
+        self._queue_created(key, text, holder if held else None)
         return shown.updated(key, laid, text, version, holder=holder, alone=alone)
 
     def _is_ahead(self, version: str) -> bool:
@@ -185,7 +190,9 @@ class Relay:
         frame = Frame(messages.encode(created.message(self.clock.now_ms())))
         self.hub.queue(key.user_id, frame, exclude)
 
-    def _created(self, user_id: str, kind: RowKind, row: Raw) -> bool:
+    def _created(
+        self, user_id: str, kind: RowKind, row: Raw, holder: str | None
+    ) -> bool:
         text = bytes(row)
         row_id, version = head_of(text)
         if row_id is None:
@@ -194,7 +201,7 @@ class Relay:
         if self.recovery.shown.is_stale(key, version):
             self.recovery.conflicts.add(key)
             return False
-        self.recovery.shown.created(key, text, version)
+        self.recovery.shown.created(key, text, version, holder=holder)
         return True
 
     def _apply_control(self, user_id: str, order: events.Event) -> None:

@@ -32,12 +32,14 @@ SHOWN_BYTES: Final = 32 * 1_048_576
 class _User:
     """The keys of one user's rows: remembered, and shown since they were verified."""
 
-    __slots__ = ("keys", "unverified")
+    __slots__ = ("keys", "paged", "unverified")
 
     def __init__(self) -> None:
         self.keys: dict[RowKey, None] = {}
         self.unverified: dict[RowKey, int] = {}
         """With the sequence of the last showing."""
+        self.paged = 0
+        """The sequence of the last page of a sync."""
 
 
 class ShownRows:
@@ -85,6 +87,19 @@ class ShownRows:
         """Whether the row was shown after `sequence`."""
         row = self._rows.get(key)
         return row is not None and row.sequence > sequence
+
+    def page_sent(self, user_id: str) -> None:
+        """A device was sent a page: its rows may be shown without being remembered."""
+        user = self._users.get(user_id)
+        if user is not None:
+            self.sequence += 1
+            user.paged = self.sequence
+
+    def overtaken(self, key: RowKey, sequence: int) -> bool:
+        """Whether the row was shown after `sequence`, or may have been by a page."""
+        user = self._users.get(key.user_id)
+        paged = user is not None and user.paged > sequence and key not in self._rows
+        return paged or self.touched(key, sequence)
 
     def unverified(self, user_id: str, sequence: int) -> list[RowKey]:
         """The user's rows shown up to `sequence` that were not verified since."""
@@ -134,14 +149,27 @@ class ShownRows:
         self._weigh(known)
         return True
 
-    def created(self, key: RowKey, row: bytes, version: str | None) -> None:
-        """An event of a creation was shown; devices that know the row ignore it."""
+    def created(
+        self,
+        key: RowKey,
+        row: bytes,
+        version: str | None,
+        *,
+        holder: str | None = None,
+    ) -> None:
+        """An event of a creation was shown; devices that know the row ignore it.
+
+        It did not go to its holder, which has removed the row if its deletion was
+        shown since.
+        """
         known = self._touch(key, self._rows.get(key))
         if known is None:
             return
         if known.gone or known.is_new:
             # Devices that were shown the row since its deletion keep what they hold.
             apart = known.mixed or any(step.row != row for step in known.steps)
+            if known.gone and holder is not None:
+                apart |= not known.was_shown_to(holder, version)
             whole = is_complete(row) and not apart
             known.rebase(row if whole else None, mixed=apart)
         if known.base != row or known.steps:

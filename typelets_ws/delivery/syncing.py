@@ -95,6 +95,7 @@ class Syncer:
         for row in rows:
             shown = VersionedRow(row.text, row.updated_at)
             self._shown.sent_to_one(row.key, shown, connection_id)
+        self._shown.page_sent(user_id)
         text = cursors.encode(snapshot.identity, following)
         return _page(message, rows, text, None if more else found)
 

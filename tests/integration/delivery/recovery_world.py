@@ -184,7 +184,8 @@ class OldClient(Client):
 
 
 class SyncClient(Client):
-    """Syncs when it connects, and whenever the digest is another than its own."""
+    """Syncs when it connects, and whenever the digest is another than its own: from its
+    cursor, then with the ids, then from nothing."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -225,6 +226,8 @@ class SyncClient(Client):
         if "noteIds" in message:
             keep(self.notes, message["noteIds"])
             keep(self.folders, message["folderIds"])
+        if self.listing and message.get("digest") != self.digest():
+            self.cursor = None
         self.compare(message)
 
     def on_healed(self, message: Message) -> None:

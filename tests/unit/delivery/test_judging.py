@@ -102,6 +102,20 @@ def test_a_row_that_is_shown_while_it_is_read_is_not_judged() -> None:
     assert judge.waiting == {KEY: FirstLook(ABSENT, 11.0)}
 
 
+def test_a_row_that_a_page_may_have_shown_while_it_was_read_is_not_judged() -> None:
+    """A page is not noted of rows that are not remembered."""
+    looks = Looks()
+    judge = looks.begin(10.0)
+    looks.shown.page_sent("alice")
+    assert judge.judge(stored()) is Verdict.WAIT
+    assert looks.begin(11.0).judge(stored()) is Verdict.UNANNOUNCED
+    looks.begin(11.0).held(stored())
+    judge = looks.begin(12.0)
+    looks.shown.page_sent("alice")
+    looks.shown.page_sent("bob")
+    assert judge.judge(stored()) is Verdict.HELD
+
+
 def test_a_shown_row_that_has_changed_since_the_changes_were_read_waits() -> None:
     looks = Looks()
     looks.shown.sent(stored())
@@ -175,3 +189,10 @@ def test_a_creation_does_not_reach_a_device_that_was_shown_the_row(
     looks.shown.created(KEY, row.text, row.updated_at)
     expected = Verdict.HELD if same else Verdict.SEND
     assert looks.begin(10.0).judge(row) is expected
+
+
+def test_a_creation_does_not_reach_its_holder_that_has_removed_the_row() -> None:
+    looks = Looks()
+    looks.shown.deleted(KEY)
+    looks.shown.created(KEY, stored().text, at(1), holder="c1")
+    assert looks.begin(10.0).judge(stored()) is Verdict.SEND

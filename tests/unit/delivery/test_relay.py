@@ -13,9 +13,9 @@ from typelets_ws.delivery.relay import MAX_AHEAD_MS, UNDELIVERABLE_DELAY_S, Rela
 from typelets_ws.delivery.revocations import RevokedSessions
 from typelets_ws.delivery.shown_row import FOLDER_NAMES
 from typelets_ws.delivery.versions import version_at
-from typelets_ws.ports import Clock
+from typelets_ws.ports import Clock, VersionedRow
 from typelets_ws.protocol.errors import CloseCode
-from typelets_ws.recovery_ports import RowKey, RowKind
+from typelets_ws.recovery_ports import RowKey, RowKind, StoredRow
 from typelets_ws.telemetry.telemetry import Telemetry
 
 OLD, NEW = version_at(NOW_MS - 2_000), version_at(NOW_MS - 1_000)
@@ -234,6 +234,29 @@ async def test_an_update_of_a_row_shown_as_deleted_creates_it_first(kind: str) -
     assert shown is not None
     assert (shown.version, len(shown.steps)) == (NEW, 1)
     assert relaying.conflicts == []
+
+
+@pytest.mark.parametrize("before", ["reply", "deletion"])
+async def test_the_writer_of_an_update_is_created_the_row_if_it_has_removed_it(
+    before: str,
+) -> None:
+    """Whether its reply or the deletion came before the other."""
+    relaying = Relaying()
+    row = wire_row(NOTE, NEW)
+    written = VersionedRow(json.dumps(row).encode(), NEW)
+    if before == "reply":
+        relaying.recovery.shown.replied(NOTE_KEY, written, "c1")
+    relaying.event("note_deleted", noteId=NOTE)
+    if before == "deletion":
+        relaying.recovery.shown.replied(NOTE_KEY, written, "c1")
+    relaying.one.heard()
+    relaying.updated(row, exceptConnectionId="c1")
+    created = ["note_created_sync"] if before == "reply" else []
+    assert relaying.one.heard() == created
+    assert relaying.two.heard()[1:] == ["note_created_sync", "note_sync"]
+    shown = relaying.recovery.shown.get(NOTE_KEY)
+    assert shown is not None
+    assert shown.is_held(StoredRow(NOTE_KEY, "7", True, NEW, written.row))
 
 
 async def test_a_part_of_a_row_shown_as_deleted_has_it_read() -> None:

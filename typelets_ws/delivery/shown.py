@@ -88,6 +88,16 @@ class ShownRows:
         row = self._rows.get(key)
         return row is not None and row.sequence > sequence
 
+    def since(self, user_id: str, sequence: int) -> list[RowKey]:
+        """The user's rows shown after `sequence` that were not shown as deleted."""
+        user = self._users.get(user_id)
+        rows = self._rows
+        return [
+            key
+            for key in (user.keys if user is not None else ())
+            if rows[key].sequence > sequence and not rows[key].gone
+        ]
+
     def page_sent(self, user_id: str) -> None:
         """A device was sent a page: its rows may be shown without being remembered."""
         user = self._users.get(user_id)

@@ -3,7 +3,8 @@
 Invariants:
 
 - **A page never shows a row older than an event already sent.** A row that was shown
-  on this process while the page was read is read again, after the fact.
+  on this process while the page was read is read again, after the fact; and the ids
+  of a page list it.
 - **No change is skipped between pages**: see `cursors`.
 - **The digest is of the snapshot of the last page**, so equal digests prove equal
   copies. An event that arrives between snapshot and page makes them differ, and the
@@ -12,9 +13,11 @@ Invariants:
 Tested by tests/unit/delivery/test_syncing.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Final
 
+import msgspec
 from msgspec import UNSET, Raw
 
 from ..config.model import Recovery as Settings
@@ -24,6 +27,7 @@ from ..protocol.errors import CURSOR_EXPIRED, ClientError, Code
 from ..recovery_ports import (
     Changes,
     Extent,
+    RowIds,
     RowKey,
     RowKind,
     Since,
@@ -97,6 +101,9 @@ class Syncer:
             self._shown.sent_to_one(row.key, shown, connection_id)
         self._shown.page_sent(user_id)
         text = cursors.encode(snapshot.identity, following)
+        if found.ids is not None:
+            ids = _listing(found.ids, self._shown.since(user_id, started))
+            found = replace(found, ids=ids)
         return _page(message, rows, text, None if more else found)
 
     async def _current(self, rows: list[StoredRow], started: int) -> list[StoredRow]:
@@ -135,6 +142,18 @@ def _fitting(rows: list[StoredRow], most: int) -> tuple[list[StoredRow], bool]:
         if used > most and number:
             return rows[:number], True
     return rows, False
+
+
+def _listing(ids: RowIds, keys: Collection[RowKey]) -> RowIds:
+    """The ids, with those of these rows."""
+    if not keys:
+        return ids
+    both = []
+    for kind, text in ((RowKind.NOTE, ids.notes), (RowKind.FOLDER, ids.folders)):
+        listed = dict.fromkeys(msgspec.json.decode(text, type=list[str]))
+        listed |= dict.fromkeys(key.row_id for key in keys if key.kind is kind)
+        both.append(msgspec.json.encode(list(listed)))
+    return RowIds(*both)
 
 
 def _page(

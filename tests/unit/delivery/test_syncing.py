@@ -1,6 +1,7 @@
 """Pages of `sync` while rows come and go."""
 
 import asyncio
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tests.fakes import NoChanges
@@ -8,9 +9,10 @@ from typelets_ws.config.model import Recovery as Settings
 from typelets_ws.delivery.horizons import Horizons
 from typelets_ws.delivery.shown import ShownRows
 from typelets_ws.delivery.syncing import REREADS, Syncer
-from typelets_ws.protocol import client_messages
+from typelets_ws.protocol import client_messages, messages
 from typelets_ws.recovery_ports import (
     Extent,
+    RowIds,
     RowKey,
     RowKind,
     Since,
@@ -20,6 +22,7 @@ from typelets_ws.recovery_ports import (
 )
 
 KEY = RowKey("alice", RowKind.NOTE, "00000000-0000-4000-8000-000000000001")
+OTHER = "00000000-0000-4000-8000-000000000002"
 
 
 def row(text: str) -> StoredRow:
@@ -57,6 +60,21 @@ class Table(NoChanges):
         return {} if found is None else {KEY: found}
 
 
+class Listing(NoChanges):
+    """A note, and no change; `meanwhile` is called while its id is read."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        super().__init__()
+        self.meanwhile = meanwhile
+
+    async def changed(
+        self, wanted: Sequence[Since], extent: Extent
+    ) -> tuple[Snapshot, list[UserChanges]]:
+        self.meanwhile()
+        ids = RowIds(b'["a"]', b"[]") if extent.ids else None
+        return Snapshot("db", 5, 5), [UserChanges([], False, ids=ids)]
+
+
 async def page(*found: StoredRow | None) -> list[bytes]:
     """The notes of a page whose row is shown while it is read, but the last time."""
     shown = ShownRows(10_000)
@@ -85,3 +103,31 @@ async def test_a_row_that_changes_faster_than_it_is_read_is_left_to_its_events()
     None
 ):
     assert await page(*[row("a")] * (REREADS + 2)) == []
+
+
+async def test_the_ids_of_a_page_list_the_rows_shown_while_they_were_read() -> None:
+    """A client removes what they do not list; the digest is of the snapshot as well."""
+    shown = ShownRows(10_000)
+    shown.add_user("alice")
+    folder = RowKey("alice", RowKind.FOLDER, OTHER)
+    gone = RowKey("alice", RowKind.NOTE, OTHER)
+    shown.created(RowKey("alice", RowKind.NOTE, "before"), b"{}", "1")
+
+    def meanwhile() -> None:
+        shown.created(KEY, b"{}", "1")
+        shown.created(folder, b"{}", "1")
+        shown.deleted(gone)
+
+    table = Listing(meanwhile)
+    syncer = Syncer(table, shown, Horizons(60.0), Settings(), lambda: 0.0)
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(syncer.gathered.run())
+        answers = [
+            await syncer.page("alice", "c1", client_messages.Sync(ids=ids))
+            for ids in (True, False)
+        ]
+        reading.cancel()
+    texts = [json.loads(messages.encode(answer)) for answer in answers]
+    assert texts[0]["noteIds"] == ["a", KEY.row_id]
+    assert texts[0]["folderIds"] == [OTHER]
+    assert "noteIds" not in texts[1]

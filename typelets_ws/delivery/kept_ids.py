@@ -6,7 +6,8 @@ in the table. Invariants:
 - **Every id here was read from the table**, never taken from an event: an id that is
   here and not in the table has been deleted since.
 - **Once all ids were read, the table has as many rows as there are ids here, or rows
-  have gone**: a look adds the rows it has found changed, and a new row always is.
+  have gone**: a look adds the rows it has found changed, and a new row always is. So
+  does a page of a sync, whose rows may have gone before a look finds them.
 - **Ids are compared with a later reading of the table than their own.** `Recovery`
   reads one after the other.
 - Memory is bounded by `max_bytes`, the longest unused first. Without ids the devices

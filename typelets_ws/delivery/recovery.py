@@ -102,7 +102,7 @@ class Recovery:
         self._sign_ins = SignIns(self._hub, self.states, self.horizons, monotonic)
         kept = KeptIds(KEPT_BYTES, settings.replay_s)
         self.deletions = Deletions(kept, shown, sender)
-        self._syncer = Syncer(changes, shown, self.horizons, settings, monotonic)
+        self._syncer = Syncer(changes, shown, self.horizons, kept, settings, monotonic)
         self._healer = Healer(
             LookReader(changes, shown, self.horizons, self.deletions, settings),
             self.states,

@@ -38,6 +38,7 @@ from . import cursors
 from .cursors import Cursor, CursorError
 from .gathered import GatheredChanges
 from .horizons import Horizons
+from .kept_ids import KeptIds
 from .senders import digest_message
 from .shown import ShownRows
 
@@ -55,6 +56,7 @@ class Syncer:
         changes: Changes,
         shown: ShownRows,
         horizons: Horizons,
+        kept: KeptIds,
         settings: Settings,
         monotonic: Callable[[], float],
     ) -> None:
@@ -62,6 +64,7 @@ class Syncer:
         self.gathered = GatheredChanges(changes)
         self._shown = shown
         self._horizons = horizons
+        self._kept = kept
         self._extent = Extent(settings.page_rows, settings.page_bytes, digest=True)
         self._monotonic = monotonic
 
@@ -100,6 +103,9 @@ class Syncer:
             shown = VersionedRow(row.text, row.updated_at)
             self._shown.sent_to_one(row.key, shown, connection_id)
         self._shown.page_sent(user_id)
+        if self._kept.count(user_id) is not None:
+            for row in rows:
+                self._kept.add(row.key)
         text = cursors.encode(snapshot.identity, following)
         if found.ids is not None:
             ids = _listing(found.ids, self._shown.since(user_id, started))

@@ -4,14 +4,19 @@ import asyncio
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+import pytest
+
 from tests.fakes import NoChanges
 from typelets_ws.config.model import Recovery as Settings
 from typelets_ws.delivery.horizons import Horizons
+from typelets_ws.delivery.kept_ids import KeptIds
 from typelets_ws.delivery.shown import ShownRows
 from typelets_ws.delivery.syncing import REREADS, Syncer
 from typelets_ws.protocol import client_messages, messages
 from typelets_ws.recovery_ports import (
+    Changes,
     Extent,
+    PackedIds,
     RowIds,
     RowKey,
     RowKind,
@@ -60,6 +65,13 @@ class Table(NoChanges):
         return {} if found is None else {KEY: found}
 
 
+def make_syncer(
+    table: Changes, shown: ShownRows, kept: KeptIds | None = None
+) -> Syncer:
+    kept = kept or KeptIds(10_000, 60.0)
+    return Syncer(table, shown, Horizons(60.0), kept, Settings(), lambda: 0.0)
+
+
 class Listing(NoChanges):
     """A note, and no change; `meanwhile` is called while its id is read."""
 
@@ -80,7 +92,7 @@ async def page(*found: StoredRow | None) -> list[bytes]:
     shown = ShownRows(10_000)
     shown.add_user("alice")
     table = Table(found, lambda: shown.deleted(KEY))
-    syncer = Syncer(table, shown, Horizons(60.0), Settings(), lambda: 0.0)
+    syncer = make_syncer(table, shown)
     async with asyncio.TaskGroup() as group:
         reading = group.create_task(syncer.gathered.run())
         answer = await syncer.page("alice", "c1", client_messages.Sync())
@@ -119,7 +131,7 @@ async def test_the_ids_of_a_page_list_the_rows_shown_while_they_were_read() -> N
         shown.deleted(gone)
 
     table = Listing(meanwhile)
-    syncer = Syncer(table, shown, Horizons(60.0), Settings(), lambda: 0.0)
+    syncer = make_syncer(table, shown)
     async with asyncio.TaskGroup() as group:
         reading = group.create_task(syncer.gathered.run())
         answers = [
@@ -131,3 +143,18 @@ async def test_the_ids_of_a_page_list_the_rows_shown_while_they_were_read() -> N
     assert texts[0]["noteIds"] == ["a", KEY.row_id]
     assert texts[0]["folderIds"] == [OTHER]
     assert "noteIds" not in texts[1]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_the_rows_of_a_page_are_missed_when_they_have_gone(known: bool) -> None:
+    """Once all ids of the user are known; until then it is the number of rows."""
+    shown, kept = ShownRows(10_000), KeptIds(10_000, 60.0)
+    if known:
+        kept.replace("alice", PackedIds(b"", b""), 0.0)
+    syncer = make_syncer(Table([row("a")], lambda: None), shown, kept)
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(syncer.gathered.run())
+        await syncer.page("alice", "c1", client_messages.Sync())
+        reading.cancel()
+    assert kept.count("alice") == (1 if known else None)
+    assert known or not kept.used_bytes

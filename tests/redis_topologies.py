@@ -103,11 +103,15 @@ class ReplacingGroup(ABC):
     @abstractmethod
     def count_as_away_after(self, ms: int) -> None: ...
 
+    @abstractmethod
+    def recover(self) -> None: ...
+
     @contextmanager
     def steady(self) -> Iterator[None]:
         """No failover meanwhile: a server that waits for a core is not away."""
         self.count_as_away_after(STEADY_MS)
         try:
+            self.recover()  # a failover may have begun just before
             yield
         finally:
             self.count_as_away_after(self.away_after_ms)
@@ -209,13 +213,20 @@ class SentinelGroup(ReplacingGroup):
         for server in (*self.sentinels, *self.servers):
             server.kill()
 
+    @staticmethod
+    def _flags(sentinel: RedisServer) -> str:
+        """ "master" alone while its master is neither away nor being replaced."""
+        return str(sentinel.command("SENTINEL", "MASTER", MASTER_NAME)["flags"])
+
     def _named(self, sentinel: RedisServer) -> int:
         reply = sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME)
         return int(reply[1])
 
     def _settled(self) -> bool:
         ports = {self._named(sentinel) for sentinel in self.sentinels}
-        if len(ports) != 1:
+        if len(ports) != 1 or {self._flags(one) for one in self.sentinels} != {
+            "master"
+        }:
             return False
         info = self.master.command("INFO", "replication")
         known = self.sentinels[0].command("SENTINEL", "REPLICAS", MASTER_NAME)

@@ -126,11 +126,9 @@ class Relay:
             key = RowKey(user_id, RowKind.FOLDER, event.folderId.lower())
             return self._updated(key, event, event.changes, event.updatedFolder, alone)
         if isinstance(event, events.NoteCreated):
-            holder = event.exceptConnectionId
-            return self._created(user_id, RowKind.NOTE, event.noteData, holder)
+            return self._created(user_id, RowKind.NOTE, event, event.noteData)
         if isinstance(event, events.FolderCreated):
-            holder = event.exceptConnectionId
-            return self._created(user_id, RowKind.FOLDER, event.folderData, holder)
+            return self._created(user_id, RowKind.FOLDER, event, event.folderData)
         if isinstance(event, events.NoteDeleted):
             key = RowKey(user_id, RowKind.NOTE, event.noteId.lower())
             self.recovery.shown.deleted(key)
@@ -165,7 +163,7 @@ class Relay:
             self.recovery.conflicts.add(key)
             return False
         known = shown.get(key)
-        # Unless it was shown the row since the deletion, it has removed it as well.
+        # The writer has removed the row as well, unless it was shown it since.
         held = known is not None and known.was_shown_to(holder, version)
         shown.created(key, text, version)
         self._queue_created(key, text, holder if held else None)
@@ -191,7 +189,7 @@ class Relay:
         self.hub.queue(key.user_id, frame, exclude)
 
     def _created(
-        self, user_id: str, kind: RowKind, row: Raw, holder: str | None
+        self, user_id: str, kind: RowKind, event: events.Event, row: Raw
     ) -> bool:
         text = bytes(row)
         row_id, version = head_of(text)
@@ -201,6 +199,7 @@ class Relay:
         if self.recovery.shown.is_stale(key, version):
             self.recovery.conflicts.add(key)
             return False
+        holder = event.exceptConnectionId
         self.recovery.shown.created(key, text, version, holder=holder)
         return True
 

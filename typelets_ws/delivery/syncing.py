@@ -99,18 +99,25 @@ class Syncer:
             position = (last.kind, last.row_id)
             following = Cursor(horizon, since.horizon, position)
         rows = await self._current(rows, started)
-        for row in rows:
-            shown = VersionedRow(row.text, row.updated_at)
-            self._shown.sent_to_one(row.key, shown, connection_id)
-        self._shown.page_sent(user_id)
-        if self._kept.count(user_id) is not None:
-            for row in rows:
-                self._kept.add(row.key)
-        text = cursors.encode(snapshot.identity, following)
         if found.ids is not None:
             ids = _listing(found.ids, self._shown.since(user_id, started))
             found = replace(found, ids=ids)
+        self._note_sent(user_id, connection_id, rows)
+        text = cursors.encode(snapshot.identity, following)
         return _page(message, rows, text, None if more else found)
+
+    def _note_sent(
+        self, user_id: str, connection_id: str, rows: list[StoredRow]
+    ) -> None:
+        """Note what this device is about to be shown."""
+        known = self._kept.count(user_id) is not None
+        for row in rows:
+            shown = VersionedRow(row.text, row.updated_at)
+            self._shown.sent_to_one(row.key, shown, connection_id)
+            if known:
+                self._kept.add(row.key)
+        if rows:
+            self._shown.page_sent(user_id)
 
     async def _current(self, rows: list[StoredRow], started: int) -> list[StoredRow]:
         """Read again what was shown meanwhile; a row that is gone is left out."""

@@ -3,7 +3,7 @@
 Devices of both kinds (`recovery_world`), REST hosts whose clocks are seconds apart, and
 publishers that skip, delay, repeat and reorder, on a simulated table whose statements
 take their time. What is done, and how much goes wrong, is the seed's own. A second of
-a core plays some thirty seeds; by hand::
+a core plays some eighty seeds; by hand::
 
     python -m tests.unit.delivery.simulation --first 1000 --seeds 1000
 """
@@ -50,6 +50,10 @@ SETTINGS = Settings(
     enabled=True, replay_s=60.0, audit_share=1.0, page_rows=3, page_bytes=8_000,
 )  # fmt: skip
 POLL_S = 0.25
+ROUND_TRIP_S = 0.005
+"""The least that a request takes: a client that asks at once goes on for ever."""
+RETRY_S = 0.1
+"""Of a client whose request was refused."""
 
 
 class Link(Device):
@@ -162,7 +166,7 @@ class Simulation:
 
     async def sync(self, client: Syncing, link: Link, cursor: str | None) -> None:
         request = client_messages.Sync(cursor=cursor, ids=client.listing)
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(ROUND_TRIP_S)
         await self.table.passes()
         try:
             page = await self.recovery.sync(ALICE, link.connection_id, request)
@@ -170,7 +174,7 @@ class Simulation:
         except ClientError as refusal:
             answer = {"type": "error", "code": refusal.code}
         except StoreError:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(RETRY_S)
             answer = {"type": "error", "code": "UNAVAILABLE"}
         link.take(answer)
 

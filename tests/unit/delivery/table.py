@@ -20,7 +20,7 @@ from typelets_ws.recovery_ports import (
     UserChanges,
 )
 
-__all__ = ["Copy", "Table", "digest_of", "key_of", "wire_row"]
+__all__ = ["Table", "digest_of", "key_of", "wire_row"]
 
 Copy = dict[str, str]
 """updatedAt by id."""
@@ -46,10 +46,6 @@ class Table:
 
     def write(self, row_id: str) -> None:
         self.rows_by_id[row_id] = (self.newest, f"t{self.newest}")
-        self.newest += 1
-
-    def delete(self, row_id: str) -> None:
-        del self.rows_by_id[row_id]
         self.newest += 1
 
     def stored(self, row_id: str, settled: int | None) -> StoredRow:

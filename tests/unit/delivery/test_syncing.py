@@ -72,6 +72,17 @@ def make_syncer(
     return Syncer(table, shown, Horizons(60.0), kept, Settings(), lambda: 0.0)
 
 
+async def answered(
+    syncer: Syncer, *requests: client_messages.Sync
+) -> list[messages.SyncPage]:
+    """The pages for these requests of one device."""
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(syncer.gathered.run())
+        pages = [await syncer.page("alice", "c1", request) for request in requests]
+        reading.cancel()
+    return pages
+
+
 class Listing(NoChanges):
     """A note, and no change; `meanwhile` is called while its id is read."""
 
@@ -92,11 +103,7 @@ async def page(*found: StoredRow | None) -> list[bytes]:
     shown = ShownRows(10_000)
     shown.add_user("alice")
     table = Table(found, lambda: shown.deleted(KEY))
-    syncer = make_syncer(table, shown)
-    async with asyncio.TaskGroup() as group:
-        reading = group.create_task(syncer.gathered.run())
-        answer = await syncer.page("alice", "c1", client_messages.Sync())
-        reading.cancel()
+    (answer,) = await answered(make_syncer(table, shown), client_messages.Sync())
     return [bytes(note) for note in answer.notes]
 
 
@@ -130,15 +137,11 @@ async def test_the_ids_of_a_page_list_the_rows_shown_while_they_were_read() -> N
         shown.created(folder, b"{}", "1")
         shown.deleted(gone)
 
-    table = Listing(meanwhile)
-    syncer = make_syncer(table, shown)
-    async with asyncio.TaskGroup() as group:
-        reading = group.create_task(syncer.gathered.run())
-        answers = [
-            await syncer.page("alice", "c1", client_messages.Sync(ids=ids))
-            for ids in (True, False)
-        ]
-        reading.cancel()
+    answers = await answered(
+        make_syncer(Listing(meanwhile), shown),
+        client_messages.Sync(ids=True),
+        client_messages.Sync(),
+    )
     texts = [json.loads(messages.encode(answer)) for answer in answers]
     assert texts[0]["noteIds"] == ["a", KEY.row_id]
     assert texts[0]["folderIds"] == [OTHER]
@@ -152,9 +155,15 @@ async def test_the_rows_of_a_page_are_missed_when_they_have_gone(known: bool) ->
     if known:
         kept.replace("alice", PackedIds(b"", b""), 0.0)
     syncer = make_syncer(Table([row("a")], lambda: None), shown, kept)
-    async with asyncio.TaskGroup() as group:
-        reading = group.create_task(syncer.gathered.run())
-        await syncer.page("alice", "c1", client_messages.Sync())
-        reading.cancel()
+    await answered(syncer, client_messages.Sync())
     assert kept.count("alice") == (1 if known else None)
     assert known or not kept.used_bytes
+
+
+@pytest.mark.parametrize("empty", [True, False])
+async def test_a_page_with_rows_overtakes_a_look_that_has_begun(empty: bool) -> None:
+    shown = ShownRows(10_000)
+    shown.add_user("alice")
+    table = Listing(lambda: None) if empty else Table([row("a")], lambda: None)
+    await answered(make_syncer(table, shown), client_messages.Sync())
+    assert shown.overtaken(KEY, 0) is not empty

@@ -170,6 +170,7 @@ class Connection(asyncio.Protocol):
         """Queue one message; see `transport.Transport`."""
         if self.open:
             self._writer.queue(Frame(text).deflated if self._deflate else plain(text))
+            self._writer.flush_large()
 
     async def drained(self) -> None:
         """Wait for the client to read; see `transport.Transport`."""

@@ -101,6 +101,17 @@ class Writer:
         if not self._write_all() and self._connection.open:
             self._connection.write_blocked()
 
+    def flush_large(self) -> None:
+        """Flush above `unsent_bytes`: the next message is then not handled yet.
+
+        Its reply would count against a client that had no time to read this one.
+        Evicts no one: the caller may be closing the connection.
+        """
+        if self.unsent > self._state.config.limits.unsent_bytes and not (
+            self.backlog and self._overflows()
+        ):
+            self.flush()
+
     def finish(self) -> None:
         """Write what is queued, then half-close; with TLS, close."""
         self.flush()

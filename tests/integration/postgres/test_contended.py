@@ -28,10 +28,10 @@ async def test_a_locked_row_costs_its_user_and_no_one_else(database: Database) -
     database.add_user("v")
     locked, other = database.add_note("u"), database.add_note("v")
     metrics = Metrics()
-    times = {"statement_timeout_ms": 1_500, "wait_ms": 200}
+    times = {"statement_timeout_ms": 3_000, "wait_ms": 1_000}
     async with opened(database.url, metrics, **times) as store:
-        await store.ping()
-        with database.locked(locked), within(5.0):
+        await answering(store, 5.0)
+        with database.locked(locked), within(6.0):
             async with asyncio.TaskGroup() as tasks:
                 stuck = [
                     tasks.create_task(

@@ -213,20 +213,6 @@ async def test_an_unfinished_message_has_a_deadline(boot: Boot) -> None:
                 assert b"pong" in await client.text()
 
 
-async def test_a_reply_of_any_size_reaches_a_device_that_reads(
-    boot: Boot, database: Database
-) -> None:
-    limits = {"unsent_bytes": 200_000}
-    async with boot(limits=limits) as server, server.device(ALICE) as device:
-        database.add_user(ALICE)
-        note = database.add_note(ALICE, title="t", encrypted_content="x" * 3_000_000)
-        update = {"type": "note_update", "noteId": note, "changes": {"starred": True}}
-        for _ in range(5):
-            await device.send(update)
-        for _ in range(5):  # the event itself is too large, and a resync is due
-            await device.next_of("note_update_success")
-
-
 async def test_refused_input_leaves_nothing_to_the_collector(boot: Boot) -> None:
     """Frames, handshakes and requests that are refused; the collector is off."""
     refused = (

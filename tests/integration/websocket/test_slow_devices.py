@@ -19,8 +19,16 @@ from typing import Any, cast
 
 from websockets.asyncio.client import connect
 
-from tests.daemon import Device, RunningDaemon, eventually, publish, raw_http
-from tests.integration.scene import ALICE
+from tests.daemon import (
+    Boot,
+    Device,
+    Message,
+    RunningDaemon,
+    eventually,
+    publish,
+    raw_http,
+)  # fmt: skip
+from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
 from tests.raw import Raw, raw
 from tests.redis import RedisServer, free_port
@@ -93,6 +101,42 @@ async def stall(stack: AsyncExitStack, server: RunningDaemon) -> Raw:
     assert b"auth_success" in await client.text()
     client.reader._transport.pause_reading()  # type: ignore[attr-defined]
     return client
+
+
+async def test_a_reply_of_any_size_reaches_a_device_that_reads(
+    boot: Boot, database: Database
+) -> None:
+    """Also when it asks for the next one before it has read the last."""
+    database.add_user(ALICE)
+    database.add_user(BOB)
+    large = database.add_note(ALICE, encrypted_content="x" * 3 * MEGABYTE)
+    small = database.add_note(BOB)
+    titles = ["a", "b", "c", "d", "e"]
+
+    def update(note: str, title: str) -> Message:
+        return {"type": "note_update", "noteId": note, "changes": {"title": title}}
+
+    limits = {"unsent_bytes": 200_000, "stalled_s": PATIENCE_S}
+    async with (
+        boot(limits=limits) as server,
+        server.device(BOB) as other,
+        AsyncExitStack() as stack,
+    ):
+        device = await stall(stack, server)
+        for title in titles:
+            device.send(json.dumps(update(large, title)))
+        await eventually(lambda: database.note(large)["title"] == "a")
+        # As many statements as would have brought the next reply.
+        for number in range(20):
+            await other.send(update(small, str(number)))
+            await other.next_of("note_update_success")
+        device.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        answered: list[str] = []
+        while len(answered) < len(titles):
+            message = json.loads(await device.text())
+            if message["type"] == "note_update_success":
+                answered.append(message["updatedNote"]["title"])
+        assert answered == titles
 
 
 async def stream(redis_url: str, devices: list[Device], pid: int | None) -> list[Any]:

@@ -104,14 +104,19 @@ class ReplacingGroup(ABC):
     def count_as_away_after(self, ms: int) -> None: ...
 
     @abstractmethod
-    def recover(self) -> None: ...
+    def settle(self) -> None:
+        """All run, replicas follow, and no failover is under way."""
 
     @contextmanager
     def steady(self) -> Iterator[None]:
-        """No failover meanwhile: a server that waits for a core is not away."""
+        """No failover meanwhile: a server that waits for a core is not away.
+
+        All servers run, and keep what they hold.
+        """
+        self.settle()
         self.count_as_away_after(STEADY_MS)
         try:
-            self.recover()  # a failover may have begun just before
+            self.settle()  # a failover may have begun just before
             yield
         finally:
             self.count_as_away_after(self.away_after_ms)
@@ -186,13 +191,17 @@ class SentinelGroup(ReplacingGroup):
             server.start()
         self.recover()
 
-    def recover(self) -> None:
-        """All run, two replicas follow the master, and all sentinels agree."""
+    def settle(self) -> None:
+        """Two replicas follow the master, and all sentinels agree."""
         for server in (*self.servers, *self.sentinels):
             server.resume()
             server.start()
         self._follow_master()
         _until(self._settled)
+
+    def recover(self) -> None:
+        """Settled, and empty."""
+        self.settle()
         self.master.command("FLUSHALL")
         _until(self._replicated)
 
@@ -335,12 +344,16 @@ class Cluster(ReplacingGroup):
             node.start()
         self.recover()
 
-    def recover(self) -> None:
-        """All run, every slot has a master with one replica that follows it."""
+    def settle(self) -> None:
+        """Every slot has a master with one replica that follows it."""
         for node in self.nodes:
             node.resume()
             node.start()
         _until(self._settled)
+
+    def recover(self) -> None:
+        """Settled, and empty."""
+        self.settle()
         for master in self.masters():
             master.command("FLUSHALL")
 

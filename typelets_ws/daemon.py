@@ -33,7 +33,7 @@ from .websocket.listener import Listener, listen, listen_public
 from .websocket.state import ServerState
 from .websocket.tls import Tls, certificate
 
-__all__ = ["HANDLING_S", "TICK_S", "Daemon"]
+__all__ = ["HANDLING_S", "HANDOVER_LINGER_S", "TICK_S", "Daemon"]
 
 TICK_S: Final = 0.1
 """The timer wheel's tick; the shortest timeout is 2 s by default."""

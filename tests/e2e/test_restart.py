@@ -20,6 +20,7 @@ from tests.postgres import Database
 from tests.redis import RedisServer, link_proxy
 from tests.tokens import mint
 from tests.within import PATIENCE_S, allowed_s, starved_s, within
+from typelets_ws.daemon import HANDOVER_LINGER_S
 
 DEVICES = 2_000
 USERS = 200
@@ -74,7 +75,9 @@ async def test_a_restart_under_load_refuses_no_one_and_everybody_is_back(
             assert back - up < allowed_s(backoff_s + 3, starved)
             longest = drain_s + (up - down) + backoff_s + 3
             assert max(devices.away) < allowed_s(longest, starved)
-            assert first.logged("drained")[0]["left"] == 0
+            # A device that waits for a core answers its Close late.
+            late = DEVICES * min(1.0, starved / HANDOVER_LINGER_S)
+            assert first.logged("drained")[0]["left"] <= late
 
 
 async def test_ready_is_reported_after_the_first_probes_and_a_start_waits_for_them(

@@ -1,6 +1,7 @@
 """The same statements over libpq and over psycopg's cursor."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -97,6 +98,17 @@ async def test_a_statement_beyond_the_limit_costs_the_connection(
         with pytest.raises(Overdue):
             await link.fetch(b"SELECT pg_sleep(30)", [])
         assert not link.free
+
+
+@both
+async def test_the_limit_holds_when_preparing_took_all_of_it(
+    database: Database, kind: Kind
+) -> None:
+    async with linked(database, kind, limit_s=0.1) as link:
+        # The answer to the first part and the end of the limit: in one iteration.
+        asyncio.get_running_loop().call_soon(time.sleep, 0.3)
+        with pytest.raises(Overdue):
+            await link.fetch(b"SELECT pg_sleep(5)", [])
 
 
 @both

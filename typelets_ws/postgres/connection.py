@@ -135,8 +135,6 @@ class LibpqConnection:
 
     async def _run(self, query: bytes, values: list[bytes | None]) -> PGresult:
         self._deadline = self._loop.time() + self._limit_s
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._limit_s, self._check_deadline)
         if self._names is None:
             self._pgconn.send_query_params(query, values)
             return await self._answer()
@@ -189,6 +187,9 @@ class LibpqConnection:
         """Wait for the end of what has been sent."""
         self._result = None
         done = self._done = self._loop.create_future()
+        if self._timer is None:
+            # Not earlier: a deadline that passes between two parts ends neither.
+            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
         if self._pgconn.flush():
             self._writing = True
             self._loop.add_writer(self._socket, self._writable)

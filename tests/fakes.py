@@ -211,7 +211,7 @@ class FakeTransport:
     def __init__(self, connection_id: str) -> None:
         self.connection_id = connection_id
         self.session_id: str | None = None
-        self.open = True
+        self.open, self.behind = True, False
         self.sent: list[bytes] = []
         self.closed_with: Disconnect | None = None
         self.is_authenticated = self.paused = False
@@ -298,8 +298,8 @@ class NoChanges:
         *,
         before: Mapping[str, int] | None = None,
         versions: bool = True,
-    ) -> Mapping[RowKey, StoredRow]:
-        return {key: self.stored[key] for key in keys if key in self.stored}
+    ) -> Mapping[RowKey, StoredRow | None]:
+        return {key: self.stored.get(key) for key in keys}
 
 
 class NoHorizons:

@@ -160,11 +160,13 @@ class Changes(Protocol):
         *,
         before: Mapping[str, int] | None = None,
         versions: bool = True,
-    ) -> Mapping[RowKey, StoredRow]:
-        """The rows as of now; a row that is not there is missing from the result.
+    ) -> Mapping[RowKey, StoredRow | None]:
+        """The rows as of now; None for a row that is not there.
 
-        Rows below the horizon that `before` has for their user are settled. Without
-        `versions` no privilege for recovery is needed.
+        The bytes of one user's rows are limited: a key beyond that is missing from
+        the result, and may be asked for again. Each user's first row is read whatever
+        its size. Rows below the horizon that `before` has for their user are settled.
+        Without `versions` no privilege for recovery is needed.
         """
 
 

@@ -80,7 +80,7 @@ def counters(server: RunningDaemon) -> set[tuple[str, ...]]:
 class Silent:
     """A device that takes everything."""
 
-    open = True
+    open, behind = True, False
     session_id = None
     since_ms = 0
 

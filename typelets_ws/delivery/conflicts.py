@@ -14,6 +14,7 @@ Tested by tests/unit/delivery/test_conflicts.py.
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from ..ports import StoreError, VersionedRow
@@ -26,6 +27,8 @@ __all__ = ["Conflicts"]
 
 GATHERED_S: Final = 0.02
 """Two processes writing one note make many conflicts: they share a read."""
+MOST_READ: Final = 100
+"""Rows in one read; the others wait for the next."""
 
 
 @dataclass(slots=True)
@@ -76,8 +79,10 @@ class Conflicts:
     async def read(self) -> None:
         """Read and send the rows that wait."""
         await asyncio.sleep(GATHERED_S)
-        keys, started = tuple(self.waiting), self.shown.sequence
-        self.waiting = dict.fromkeys(keys, False)
+        keys, started = tuple(islice(self.waiting, MOST_READ)), self.shown.sequence
+        for key in keys:  # last in line, should one have to be read again
+            del self.waiting[key]
+        self.waiting |= dict.fromkeys(keys, False)
         try:
             found = await self.changes.rows(keys, versions=False)
         except StoreError:
@@ -85,13 +90,13 @@ class Conflicts:
             self.waiting.clear()
             self.heal(users, "conflict")
             return
-        for key in keys:
+        for key, row in found.items():
             if self.shown.overtaken(key, started):
                 continue  # what was read may be older than what was shown
             if not self.waiting[key]:
                 del self.waiting[key]
-            if key in found:
-                self.sender.send(found[key])
-                self.shown.sent(found[key])
+            if row is not None:
+                self.sender.send(row)
+                self.shown.sent(row)
                 self.sender.metrics.repairs.inc()
         self.sender.hub.flush()

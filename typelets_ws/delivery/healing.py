@@ -6,7 +6,7 @@ since its horizon, and at the rows shown since its last look. Rows that the devi
 not hold are sent (`judging`, `shown`); then the horizon moves on. Invariants:
 
 - **The horizon moves only when nothing is left to send**: no row waits to become
-  stable, and there was not more than one look can send.
+  stable, and there was not more than one look sends or reads.
 - **Looks at one user never overlap**: `Recovery` runs one at a time.
 - **A horizon is never used with another database than its own**: a look during which
   the database turned out to be another one is thrown away.
@@ -37,6 +37,9 @@ MOST_KNOWN: Final = 5_000
 """Versions remembered of one user; without them rows are compared once more."""
 NEXT_PAGE_S: Final = 0.2
 """Between looks at a user with more rows than one look sends."""
+READING_S: Final = 10.0
+"""The next of several looks waits so long, at most, for a device that is slow to read:
+the user's other devices wait with it."""
 RETRY_S: Final = 1.0
 
 
@@ -70,9 +73,9 @@ class Healer:
         shown, horizons = self.reader.shown, self.reader.horizons
         started, now = shown.sequence, self.monotonic()
         generation = horizons.generation
-        users = self.states.begun(user_ids)
-        for user_id, state in users:
-            self.deletions.begin(user_id, state)
+        users = self._begun(user_ids, now)
+        if not users:
+            return
         try:
             look = await self.reader.read(users, started, now, digest=digest)
         except StoreError:
@@ -88,14 +91,38 @@ class Healer:
             if self.states.get(user_id) is not state:
                 continue  # its last device has gone meanwhile
             judge = Judge(shown, state, started, now, self.reader.settings.quiet_s)
-            if state.horizon is None and state.after is None:
+            if state.horizon is None and not (state.after or state.unfinished):
                 self.deletions.repeat(user_id, now)
             for row in changes.rows:
                 self.deletions.kept.add(row.key)
                 self._act(judge, row, judge.judge(row))
             for key, found in look.unverified.get(user_id, {}).items():
                 self._judge_shown(judge, key, found)
+            state.unfinished = user_id in look.unfinished
             self._finish(user_id, judge, changes, look.snapshot)
+
+    def _begun(
+        self, user_ids: Sequence[str], now: float
+    ) -> list[tuple[str, UserState]]:
+        """Begin a look at those of the users that can be looked at now."""
+        users = [
+            (user_id, state)
+            for user_id, state in self.states.begun(user_ids)
+            if not self._is_behind(user_id, state, now)
+        ]
+        for user_id, state in users:
+            self.deletions.begin(user_id, state)
+        return users
+
+    def _is_behind(self, user_id: str, state: UserState, now: float) -> bool:
+        """Whether the next of several looks has to wait until a device has read."""
+        if not (state.after or state.unfinished) or now - state.paused_at > READING_S:
+            return False
+        devices = self.sender.hub.devices_of(user_id)
+        behind = any(device.behind for device in devices)
+        if behind:
+            self.states.schedule(user_id, now + NEXT_PAGE_S)
+        return behind
 
     def _act(self, judge: Judge, row: StoredRow, verdict: Verdict) -> None:
         if verdict in {Verdict.HELD, Verdict.WAIT}:
@@ -135,10 +162,13 @@ class Healer:
         if changes.more:
             last = changes.rows[-1].key
             state.after = (last.kind, last.row_id)
-            self.states.schedule(user_id, now + NEXT_PAGE_S)
-            self.reports.delayed(user_id, state)
+            self._pause(user_id, state, now)
             return
         state.waiting, state.collected = state.collected or None, None
+        if state.unfinished:
+            state.following = state.after = None
+            self._pause(user_id, state, now)
+            return
         self._find_gone(user_id, judge, changes)
         if state.waiting:
             state.following = state.after = None
@@ -155,6 +185,12 @@ class Healer:
             self.states.schedule(user_id, now + pause)
             return
         self.reports.healed(user_id, state, changes.digest)
+
+    def _pause(self, user_id: str, state: UserState, now: float) -> None:
+        """There is more than one look sends or reads: look again soon."""
+        state.paused_at = now
+        self.states.schedule(user_id, now + NEXT_PAGE_S)
+        self.reports.delayed(user_id, state)
 
     def _advance(self, state: UserState, changes: UserChanges, identity: str) -> None:
         """Move the horizon on: nothing is left to send."""

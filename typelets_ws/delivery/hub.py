@@ -42,6 +42,10 @@ class Device(Protocol):
     def open(self) -> bool:
         """False once it is closing or gone."""
 
+    @property
+    def behind(self) -> bool:
+        """True while it has to read much of what it was sent."""
+
     def send_frame(self, frame: Frame) -> None:
         """Send a frame; never blocks, never raises, never detaches a device."""
 

@@ -1,7 +1,7 @@
 """Reads the rows of a look at some users; see `healing`."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -23,8 +23,8 @@ from .user_states import UserState
 
 __all__ = ["Look", "LookReader", "Rows"]
 
-MOST_UNVERIFIED: Final = 1_000
-"""Rows read by id in one look; the others wait for the next."""
+MOST_UNVERIFIED: Final = 200
+"""Rows of one user read by id in one look; the others wait for the next."""
 
 Rows = Mapping[RowKey, StoredRow | None]
 Users = Sequence[tuple[str, UserState]]
@@ -37,6 +37,8 @@ class Look(NamedTuple):
     changes: list[UserChanges]
     unverified: Mapping[str, Rows]
     """By user: rows that were shown and are not among the changes; None if absent."""
+    unfinished: Collection[str]
+    """Users with more such rows than one look reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,10 @@ class LookReader:
         rows, size = self.settings.page_rows, self.settings.page_bytes
         extent = Extent(rows, size, digest=True, counts=True, packed=MOST_IDS)
         snapshot, changes = await self.database.changed(wanted, extent)
-        return Look(
-            snapshot,
-            changes,
-            await self._read_unverified(users, changes, snapshot, started),
+        unverified, unfinished = await self._read_unverified(
+            users, changes, snapshot, started
         )
+        return Look(snapshot, changes, unverified, unfinished)
 
     def _since(
         self, user_id: str, state: UserState, now: float, *, digest: bool
@@ -89,13 +90,14 @@ class LookReader:
         found: Sequence[UserChanges],
         snapshot: Snapshot,
         started: int,
-    ) -> Mapping[str, Rows]:
-        """Only with the last page of changes.
+    ) -> tuple[Mapping[str, Rows], Collection[str]]:
+        """The rows, and the users with more; only with the last page of changes.
 
         Rows that have changed since the changes were read are not settled.
         """
         horizons: dict[str, int] = {}
         keys: list[RowKey] = []
+        unfinished: set[str] = set()
         for (user_id, state), changes in zip(users, found, strict=True):
             if changes.more:
                 continue
@@ -103,10 +105,13 @@ class LookReader:
             horizons[user_id] = next(one for one in known if one is not None)
             changed = {row.key for row in changes.rows}
             unverified = self.shown.unverified(user_id, started)
-            keys += [key for key in unverified if key not in changed]
-        keys = keys[:MOST_UNVERIFIED]
+            wanted = [key for key in unverified if key not in changed]
+            keys += wanted[:MOST_UNVERIFIED]
+            if len(wanted) > MOST_UNVERIFIED:
+                unfinished.add(user_id)
         rows = await self.database.rows(keys, before=horizons) if keys else {}
+        unfinished |= {key.user_id for key in keys if key not in rows}
         by_user: dict[str, dict[RowKey, StoredRow | None]] = defaultdict(dict)
-        for key in keys:
-            by_user[key.user_id][key] = rows.get(key)
-        return by_user
+        for key, row in rows.items():
+            by_user[key.user_id][key] = row
+        return by_user, unfinished

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Final
 
 from ..config.model import Recovery as Settings
@@ -49,6 +50,8 @@ class _Newcomer:
     """Whether all pages have been read."""
     again: dict[RowKey, str] = field(default_factory=dict)
     """Rows to be read again, with the version found; empty if it was being shown."""
+    unread: bool = False
+    """Whether there were more of them than one answer holds."""
 
 
 @dataclass(slots=True)
@@ -101,7 +104,9 @@ class Newcomers:
     async def replay(self, most: int) -> None:
         """Send at most so many devices what is due now."""
         now = self.monotonic()
-        due = self._take_due(now, most)
+        due = [
+            one for one in self._take_due(now, most) if not self._is_behind(one, now)
+        ]
         fresh = [one for one in due if not one.listed]
         listed = [one for one in due if one.listed]
         with suppress(StoreError):
@@ -109,6 +114,13 @@ class Newcomers:
                 await self._first(fresh, now)
             if listed:
                 await self._again(listed)
+
+    def _is_behind(self, one: _Newcomer, now: float) -> bool:
+        """Whether the device has to read the last page first: then it waits."""
+        behind = one.sent and one.device.behind
+        if behind:
+            self._schedule(one, now + REREAD_S)
+        return behind
 
     def _take_due(self, now: float, most: int) -> list[_Newcomer]:
         """Those that are due now; they come again unless something else is done."""
@@ -172,20 +184,22 @@ class Newcomers:
 
     async def _again(self, some: Sequence[_Newcomer]) -> None:
         started = self.shown.sequence
-        keys = [key for one in some for key in one.again]
+        most = self.settings.page_rows
+        keys = [key for one in some for key in islice(one.again, most)]
         found = await self.changes.rows(keys)
         horizon = self.horizons.newest
         for one in some:
             rows = []
-            for key, version in list(one.again.items()):
-                row = found.get(key)
+            asked = [key for key in one.again if key in found]
+            one.unread = len(asked) < len(one.again)
+            for key in asked:
+                row, version = found[key], one.again.pop(key)
                 if row is None:
-                    del one.again[key]
-                elif self.shown.touched(key, started):
+                    continue
+                if self.shown.touched(key, started):
                     one.again[key] = ""
                 elif version in {"", row.version}:
                     rows.append(row)
-                    del one.again[key]
                 else:
                     one.again[key] = row.version
             self._send(one, rows)
@@ -205,8 +219,8 @@ class Newcomers:
     def _settle(self, one: _Newcomer, identity: str, horizon: int | None) -> None:
         """Look again at what is not stable, or be done with the device."""
         if one.again:
-            shown = any(version == "" for version in one.again.values())
-            pause = REREAD_S if shown else self.settings.quiet_s
+            soon = one.unread or "" in one.again.values()
+            pause = REREAD_S if soon else self.settings.quiet_s
             self._schedule(one, self.monotonic() + pause)
             return
         self.discard(one.device.connection_id)

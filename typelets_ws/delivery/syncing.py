@@ -13,7 +13,7 @@ Invariants:
 Tested by tests/unit/delivery/test_syncing.py.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -127,16 +127,22 @@ class Syncer:
             if not touched:
                 break
             again = self._shown.sequence
-            found = await self._changes.rows(touched)
-            for key in touched:
-                if key in found:
-                    current[key] = found[key]
+            for key, row in (await self._read(touched)).items():
+                if row is not None:
+                    current[key] = row
                 else:
                     current.pop(key, None)
             touched = [key for key in touched if self._shown.touched(key, again)]
         for key in touched:
             current.pop(key, None)
         return list(current.values())
+
+    async def _read(self, keys: list[RowKey]) -> Mapping[RowKey, StoredRow | None]:
+        """The rows, in as many answers as they take: few are shown meanwhile."""
+        found: dict[RowKey, StoredRow | None] = {}
+        while left := [key for key in keys if key not in found]:
+            found |= await self._changes.rows(left)
+        return found
 
 
 def _since(user_id: str, cursor: Cursor | None) -> Since:

@@ -65,6 +65,10 @@ class UserState:
     """When the next look is due; None leaves it to the audit."""
     after: tuple[RowKind, str] | None = None
     """Where the last look stopped, when there was too much for one."""
+    unfinished: bool = False
+    """Whether the last look left rows to verify that were shown."""
+    paused_at: float = 0.0
+    """When the last of several looks ended."""
     following: int | None = None
     """The horizon of the first of several looks, which follows the last."""
     known: dict[RowKey, str] | None = None
@@ -83,7 +87,7 @@ class UserState:
         self.horizon = self.following = self.count = None
         self.cursor = self.after = None
         self.known = self.waiting = self.collected = None
-        self.recount = True
+        self.recount, self.unfinished = True, False
 
 
 class UserStates:

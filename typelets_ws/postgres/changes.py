@@ -43,11 +43,13 @@ from .pool import Columns
 from .semaphore import KeyedSemaphore
 from .statements import Statements
 
-__all__ = ["ChangeReader", "Unsupported"]
+__all__ = ["ROWS_BYTES", "ChangeReader", "Unsupported"]
 
 WAIT_S: Final = 30.0
 """For one of recovery's connections; 5,000 returning devices take some seconds."""
 MOST_WAITING: Final = 20_000
+ROWS_BYTES: Final = 262_144
+"""Of one user's rows in one answer: a user's rows may take any memory."""
 _RECOVERY: Final = "recovery"
 _KINDS: Final = {RowKind.FOLDER: "f", RowKind.NOTE: "n"}
 _BY_LETTER: Final = {b"f": RowKind.FOLDER, b"n": RowKind.NOTE}
@@ -130,13 +132,11 @@ class ChangeReader:
         *,
         before: Mapping[str, int] | None = None,
         versions: bool = True,
-    ) -> Mapping[RowKey, StoredRow]:
-        """The rows as of now; one that is not there is missing from the result.
-
-        Rows below the horizon that `before` has for their user are settled. Without
-        `versions` no privilege for recovery is needed.
-        """
+    ) -> Mapping[RowKey, StoredRow | None]:
+        """The rows as of now, at most `ROWS_BYTES` of one user; see the protocol."""
         horizons = before or {}
+        rows: dict[RowKey, StoredRow | None] = dict.fromkeys(keys)
+        keys = tuple(rows)
         asked = [
             {
                 "n": number,
@@ -149,10 +149,14 @@ class ChangeReader:
             if _storable(key.user_id) and _UUID.fullmatch(key.row_id)
         ]
         query = changes_sql.rows(versions=versions)
-        params = {"keys": msgspec.json.encode(asked)}
-        found = await self._fetch("rows", query, params)
-        rows = [_stored(row, keys[int(row[1] or b"")].user_id) for row in found]
-        return {row.key: row for row in rows}
+        params = {"keys": msgspec.json.encode(asked), "bytes": ROWS_BYTES}
+        for row in await self._fetch("rows", query, params):
+            key = keys[int(row[1] or b"")]
+            if row[0] == b"m":
+                del rows[key]
+            else:
+                rows[key] = _stored(row, key.user_id)
+        return rows
 
     def _take_abilities(self, abilities: Abilities) -> None:
         if abilities != self._abilities and not all(abilities):

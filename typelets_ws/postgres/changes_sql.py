@@ -223,26 +223,43 @@ def changed(
 def rows(*, versions: bool) -> bytes:
     """The statement that reads rows by id, each only if it is the user's own.
 
-    Its parameter ``keys`` is a JSON array of ``{n, user_id, kind, id, before}``. Its
-    rows are those of `changed`, n being the key's number; a row that does not exist is
-    left out. ``settled`` means below the horizon ``before``. Without `versions` it
-    needs no privilege on ``xmin``, and no row is settled.
+    Its parameters: ``keys``, a JSON array of ``{n, user_id, kind, id, before}``, and
+    ``bytes``, the most of one user. Its rows are those of `changed`, n being the key's
+    number; a row that does not exist is left out, ``m`` is one beyond ``bytes``.
+    ``settled`` means below the horizon ``before``. Without `versions` it needs no
+    privilege on ``xmin``, and no row is settled.
     """
-    xmin = "{0}.xmin::text" if versions else "NULL::text"
-    settled = (
-        f"coalesce(age({{0}}.xmin) NOT BETWEEN -{PLANNING_XIDS} AND k.age, false)"
-        if versions
-        else "false"
-    )
+    notes = _named("n", _NOTE_COLUMNS, "notes", _NOTE_SIZE, versions=versions)
+    folders = _named("f", _FOLDER_COLUMNS, "folders", _FOLDER_SIZE, versions=versions)
     return f"""
         WITH k AS MATERIALIZED (
             SELECT *, age(before::xid8::xid) AS age
             FROM json_to_recordset(%(keys)s::json)
-            AS u(n int, user_id text, kind text, id uuid, before text))
-        SELECT 'f'::text, k.n, f.id, {xmin.format("f")}, {settled.format("f")},
-            {iso("f.updated_at")}, {FOLDER_ROW}::text FROM k JOIN folders AS f
-            ON k.kind = 'f' AND f.id = k.id AND f.user_id = k.user_id
-        UNION ALL SELECT 'n', k.n, n.id, {xmin.format("n")}, {settled.format("n")},
-            {iso("n.updated_at")}, {NOTE_ROW}::text FROM k JOIN notes AS n
-            ON k.kind = 'n' AND n.id = k.id AND n.user_id = k.user_id
+            AS u(n int, user_id text, kind text, id uuid, before text)),
+        fc AS MATERIALIZED ({folders}),
+        nc AS MATERIALIZED ({notes}),
+        b AS MATERIALIZED (
+            SELECT n, sum(size) OVER (PARTITION BY user_id ORDER BY n) - size AS before
+            FROM (SELECT n, user_id, size FROM fc
+                UNION ALL SELECT n, user_id, size FROM nc) AS c)
+        SELECT 'f'::text, f.n, f.id, f.version, f.settled, {iso("f.updated_at")},
+            {FOLDER_ROW}::text FROM fc AS f JOIN b USING (n)
+            WHERE b.before < %(bytes)s::bigint
+        UNION ALL SELECT 'n', n.n, n.id, n.version, n.settled, {iso("n.updated_at")},
+            {NOTE_ROW}::text FROM nc AS n JOIN b USING (n)
+            WHERE b.before < %(bytes)s::bigint
+        UNION ALL SELECT 'm', b.n, NULL, NULL, NULL, NULL, NULL FROM b
+            WHERE b.before >= %(bytes)s::bigint
         """.encode()  # noqa: S608
+
+
+def _named(alias: str, columns: str, table: str, size: str, *, versions: bool) -> str:
+    """The rows of one table that ``k`` names, with their sizes."""
+    version, settled = "NULL::text", "false"
+    if versions:
+        version = f"{alias}.xmin::text"
+        settled = f"""coalesce(age({alias}.xmin)
+            NOT BETWEEN -{PLANNING_XIDS} AND k.age, false)"""
+    return f"""SELECT k.n, {columns}, {version} AS version, {settled} AS settled,
+            {size} AS size FROM k JOIN {table} AS {alias} ON k.kind = '{alias}'
+            AND {alias}.id = k.id AND {alias}.user_id = k.user_id"""  # noqa: S608

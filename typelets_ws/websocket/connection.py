@@ -79,8 +79,7 @@ class Connection(asyncio.Protocol):
         self.connection_id = new_id()
         self._session = Session(self.connection_id, state.live)
         self._session.limit_address(partial(state.rate_of, address))
-        dispatcher = Dispatcher(self, self._session, state.context)
-        self.dispatcher = dispatcher
+        self.dispatcher = dispatcher = Dispatcher(self, self._session, state.context)
         self._inbound = Inbound(self, writer, dispatcher, timers, state, extensions)
         self._attached = False
         self.open = True
@@ -159,10 +158,7 @@ class Connection(asyncio.Protocol):
         return received + self._writer.unsent
 
     def send_frame(self, frame: Frame) -> None:
-        """Write a frame now, unless others wait before it; see `hub.Device`.
-
-        Never detaches: the caller may be iterating over the devices.
-        """
+        """Write a frame now, unless others wait before it; see `hub.Device`."""
         if self.open:
             self._writer.send(frame.deflated if self._deflate else frame.plain)
 
@@ -171,6 +167,11 @@ class Connection(asyncio.Protocol):
         if self.open:
             self._writer.queue(Frame(text).deflated if self._deflate else plain(text))
             self._writer.flush_large()
+
+    @property
+    def behind(self) -> bool:
+        """See `hub.Device`."""
+        return self._writer.behind
 
     async def drained(self) -> None:
         """Wait for the client to read; see `transport.Transport`."""

@@ -26,7 +26,7 @@ JOIN_BYTES: Final = 65_536
 more memory than the calls take time."""
 
 DRAINED_BYTES: Final = 65_536
-"""Unsent at most before another page of a sync is sent."""
+"""Unsent at most before another page of a sync, a heal or a replay is sent."""
 DRAIN_POLL_S: Final = 0.02
 
 
@@ -130,11 +130,18 @@ class Writer:
             self._largest = 0
         return self._given - self.backlog
 
+    @property
+    def behind(self) -> bool:
+        """True while the client has to read much of what it was sent."""
+        if self.unsent > DRAINED_BYTES and not self.transport.is_closing():
+            self.bytes_written()
+            return self.unsent > DRAINED_BYTES
+        return False
+
     async def drained(self) -> None:
         """Wait until the client has read almost all, or is gone."""
-        while not self.transport.is_closing() and self.unsent > DRAINED_BYTES:
+        while self.behind:  # noqa: ASYNC110  # a transport tells only its protocol
             await asyncio.sleep(DRAIN_POLL_S)
-            self.bytes_written()
 
     def release(self) -> None:
         """Drop the reference that makes a cycle; nothing is called afterwards."""

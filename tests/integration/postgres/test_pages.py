@@ -17,6 +17,7 @@ from tests.integration.postgres.changes import (
     titles,
 )
 from tests.postgres import Database
+from typelets_ws.postgres.changes import ROWS_BYTES
 from typelets_ws.recovery_ports import (
     Digest,
     Extent,
@@ -247,14 +248,45 @@ async def test_rows_by_id_are_the_users_own_and_of_their_kind(
         RowKey(ALICE, RowKind.NOTE, str(uuid.uuid4())),
     ]
     async with opened(database.url) as store:
-        found = await store.changes.rows(keys)
-        assert list(found) == [keys[1], keys[0]]
+        answer = await store.changes.rows(keys)
+        assert set(answer) == set(keys)
+        found = {key: row for key, row in answer.items() if row is not None}
+        assert list(found) == keys[:2]
         assert json.loads(found[keys[0]].text)["title"] == "mine"
         _, changes = await since(store.changes, None)
         assert {row.key: row.version for row in changes.rows} == {
             key: row.version for key, row in found.items()
         }
         plain = await store.changes.rows(keys, versions=False)
-        assert [row.text for row in plain.values()] == [
-            row.text for row in found.values()
+        assert [row and row.text for row in plain.values()] == [
+            row and row.text for row in answer.values()
         ]
+
+
+async def test_rows_by_id_are_as_many_of_each_user_as_fit(
+    database: Database, alice: str
+) -> None:
+    database.add_user(BOB)
+    half = "x" * (ROWS_BYTES // 2)
+    large = database.add_note(alice, encrypted_content=half * 20)
+    notes = [database.add_note(alice, encrypted_content=half) for _ in range(4)]
+    gone, folder = str(uuid.uuid4()), database.add_folder(alice)
+    bobs = [database.add_note(BOB, encrypted_content=half) for _ in range(2)]
+    absent = RowKey(ALICE, RowKind.NOTE, gone)
+    rest = [
+        *(RowKey(ALICE, RowKind.NOTE, note) for note in notes),
+        RowKey(ALICE, RowKind.FOLDER, folder),
+    ]
+    keys = [
+        RowKey(ALICE, RowKind.NOTE, large), absent, *rest,
+        *(RowKey(BOB, RowKind.NOTE, note) for note in bobs),
+    ]  # fmt: skip
+    async with opened(database.url) as store:
+        for versions in (True, False):
+            found = await store.changes.rows(keys, versions=versions)
+            assert list(found) == [*keys[:2], *keys[-2:]], (
+                "the first, whatever its size"
+            )
+            assert found[absent] is None
+        twice = await store.changes.rows([*rest, *rest])
+        assert list(twice) == rest[:2], "a key counts once"

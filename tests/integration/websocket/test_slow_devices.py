@@ -17,6 +17,7 @@ from statistics import quantiles
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from websockets.asyncio.client import connect
 
 from tests.daemon import (
@@ -137,6 +138,41 @@ async def test_a_reply_of_any_size_reaches_a_device_that_reads(
             if message["type"] == "note_update_success":
                 answered.append(message["updatedNote"]["title"])
         assert answered == titles
+
+
+@pytest.mark.parametrize("beside", [False, True])
+async def test_rows_wait_for_a_device_that_is_slow_to_read(
+    boot: Boot, database: Database, *, beside: bool
+) -> None:
+    """Alone it is healed as its user is, beside another one on its own."""
+    database.add_user(ALICE)
+    database.add_user(BOB)
+    notes = {
+        database.add_note(ALICE, encrypted_content="x" * 200_000) for _ in range(10)
+    }
+    small = database.add_note(BOB)
+    limits = {"unsent_bytes": 200_000, "stalled_s": PATIENCE_S}
+    recovery = {"enabled": True, "audit_s": PATIENCE_S}
+    async with (
+        boot(limits=limits, recovery=recovery) as server,
+        AsyncExitStack() as stack,
+    ):
+        other = await stack.enter_async_context(server.device(ALICE))
+        await other.next_of("healed")
+        if not beside:
+            await other.socket.close()
+            await eventually(lambda: not server.daemon.hub.count(ALICE))
+        device = await stall(stack, server)
+        # In the time of as many replays as would have overtaken it.
+        for _ in range(5):
+            async with server.device(BOB) as witness:
+                assert (await witness.next_of("note_sync"))["noteId"] == small
+        device.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        read: set[str] = set()
+        while read != notes:
+            message = json.loads(await device.text())
+            if message["type"] == "note_sync":
+                read.add(message["noteId"])
 
 
 async def stream(redis_url: str, devices: list[Device], pid: int | None) -> list[Any]:

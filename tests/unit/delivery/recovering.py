@@ -71,7 +71,7 @@ class Database(Table):
 
     async def rows(
         self, keys: Sequence[RowKey], **options: Any
-    ) -> Mapping[RowKey, StoredRow]:
+    ) -> Mapping[RowKey, StoredRow | None]:
         self.reads.append((asyncio.get_running_loop().time(), list(keys)))
         if self.failure is not None:
             raise self.failure
@@ -82,7 +82,7 @@ class Device:
     """A device that notes what it is sent."""
 
     session_id: str | None = None
-    since_ms, open = 0, True
+    since_ms, open, behind = 0, True, False
 
     def __init__(self, connection_id: str) -> None:
         self.connection_id = connection_id

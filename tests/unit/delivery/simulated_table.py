@@ -33,6 +33,8 @@ from typelets_ws.recovery_ports import (
 __all__ = ["ALICE", "SimulatedTable", "Transaction"]
 
 ALICE = "alice"
+MOST_ROWS = 3
+"""In one answer of `rows`."""
 Row = dict[str, Any]
 
 
@@ -112,13 +114,14 @@ class SimulatedTable:
         *,
         before: Mapping[str, int] | None = None,
         versions: bool = True,
-    ) -> Mapping[RowKey, StoredRow]:
+    ) -> Mapping[RowKey, StoredRow | None]:
         await self.passes()
         settled = (before or {}).get(ALICE)
         found = {
             key: self._stored(key.row_id, settled)
-            for key in keys
             if key.row_id in self.committed
+            else None
+            for key in keys[:MOST_ROWS]
         }
         await self._answers()
         return found

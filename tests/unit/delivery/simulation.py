@@ -52,6 +52,8 @@ SETTINGS = Settings(
 POLL_S = 0.25
 ROUND_TRIP_S = 0.005
 """The least that a request takes: a client that asks at once goes on for ever."""
+BEHIND = 0.2
+"""How often a device has not read the last page yet."""
 RETRY_S = 0.1
 """Of a client whose request was refused."""
 
@@ -62,6 +64,10 @@ class Link(Device):
     def __init__(self, connection_id: str, client: Client) -> None:
         super().__init__(connection_id)
         self._client = client
+
+    @property
+    def behind(self) -> bool:  # type: ignore[override]
+        return self._client.rng.random() < BEHIND
 
     def take(self, message: Message) -> None:
         if self.open:

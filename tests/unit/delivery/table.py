@@ -39,6 +39,8 @@ class Table:
         self.rows_by_id: dict[str, tuple[int, str]] = {}
         """Transaction and updatedAt."""
         self.newest = 100
+        self.most_rows = 100
+        """In one answer of `rows`."""
 
     @property
     def copy(self) -> Copy:
@@ -94,13 +96,14 @@ class Table:
         *,
         before: Mapping[str, int] | None = None,
         versions: bool = True,
-    ) -> Mapping[RowKey, StoredRow]:
+    ) -> Mapping[RowKey, StoredRow | None]:
         await asyncio.sleep(0)
         settled = (before or {}).get("alice")
         return {
             key: self.stored(key.row_id, settled)
-            for key in keys
             if key.row_id in self.rows_by_id
+            else None
+            for key in keys[: self.most_rows]
         }
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.fakes import FakeTransport, NoChanges
 from tests.unit.virtual_time import loop_factory
 from tests.within import PATIENCE_S
+from typelets_ws.delivery import conflicts
 from typelets_ws.delivery.alarm import Alarm
 from typelets_ws.delivery.conflicts import GATHERED_S, Conflicts
 from typelets_ws.delivery.hub import Hub
@@ -32,14 +33,15 @@ class Table(NoChanges):
         self.stored[KEY] = ROW
         self.meanwhile = meanwhile
         self.asked: list[set[RowKey]] = []
+        self.most_rows = 100
 
     async def rows(
         self, keys: Sequence[RowKey], **options: Any
-    ) -> Mapping[RowKey, StoredRow]:
+    ) -> Mapping[RowKey, StoredRow | None]:
         assert options == {"versions": False}, "versions need recovery's privileges"
         self.asked.append(set(keys))
         self.meanwhile()
-        return await super().rows(keys, **options)
+        return await super().rows(keys[: self.most_rows], **options)
 
 
 class Scene:
@@ -86,6 +88,22 @@ async def test_conflicts_of_a_moment_share_a_read() -> None:
         await asyncio.sleep(GATHERED_S / 2)
         scene.conflicts.add(other)
     assert scene.table.asked == [{KEY, other}]
+
+
+async def test_more_conflicts_than_one_read_has_take_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conflicts, "MOST_READ", 2)
+    scene = Scene()
+    keys = [RowKey("alice", RowKind.NOTE, f"n{number}") for number in range(3)]
+    for key in keys:
+        scene.conflicts.add(key)
+    scene.table.most_rows = 1
+    for _ in range(3):
+        await scene.conflicts.read()
+    one, two, three = keys
+    assert scene.table.asked == [{one, two}, {three, two}, {two}]
+    assert not scene.conflicts.waiting
 
 
 async def test_a_conflict_found_while_its_row_is_read_has_it_read_once_more() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.delivery.recovering import NOTE, OTHER, Device, Scene, recovering
 from tests.unit.delivery.table import digest_of, key_of
 from tests.unit.virtual_time import loop_factory
-from typelets_ws.delivery.healing import NEXT_PAGE_S, RETRY_S
+from typelets_ws.delivery.healing import NEXT_PAGE_S, READING_S, RETRY_S
 from typelets_ws.delivery.recovery import DIGESTS
 from typelets_ws.delivery.senders import digest_message
 
@@ -199,6 +199,24 @@ async def test_more_rows_than_one_look_sends_come_page_by_page() -> None:
         assert times == pytest.approx([0.0, NEXT_PAGE_S, 2 * NEXT_PAGE_S])
         assert [reason for reason, _ in device.resyncs] == ["gap"]
         assert await heal(scene, device) == ["healed"]
+
+
+async def test_the_next_page_waits_for_a_device_to_read_but_not_for_ever() -> None:
+    async with recovering(page_rows=2) as scene:
+        device = await signed_in(scene)
+        device.behind = True
+        for number in range(6):
+            scene.database.write(f"00000000-0000-4000-8000-{number:012d}")
+        await asyncio.sleep(3.0)
+        scene.looked_at()
+        scene.recovery.heal(["alice"], "gap")
+        pages = []
+        for seconds in (READING_S - 1.0, 2.0, 1.0):
+            await asyncio.sleep(seconds)
+            pages.append(len(scene.looked_at()))
+            device.behind = len(pages) < 2
+        assert pages == [1, 1, 1]
+        assert device.heard() == [*PAIR * 6, "healed"]
 
 
 async def test_without_postgres_those_who_are_owed_a_heal_are_told_once() -> None:

@@ -10,7 +10,7 @@ from typelets_ws.wire.frames import Frame
 
 class Fake:
     session_id: str | None = None
-    open = True
+    open, behind = True, False
 
     def __init__(self, connection_id: str) -> None:
         self.connection_id = connection_id

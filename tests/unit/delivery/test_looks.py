@@ -42,7 +42,7 @@ class Table(NoChanges):
 
     async def rows(
         self, *_keys: object, before: Any = None, **_options: object
-    ) -> Mapping[RowKey, StoredRow]:
+    ) -> Mapping[RowKey, StoredRow | None]:
         settled = self.version < before["alice"]
         return {KEY: StoredRow(KEY, str(self.version), settled, "t", TEXT)}
 

@@ -8,6 +8,7 @@ from tests.unit.delivery.recovering import recovering
 from tests.unit.delivery.table import key_of
 from tests.unit.virtual_time import loop_factory
 from typelets_ws.delivery import looks
+from typelets_ws.delivery.healing import NEXT_PAGE_S
 from typelets_ws.delivery.kept_ids import MOST_IDS
 from typelets_ws.delivery.recovery import DIGESTS
 from typelets_ws.recovery_ports import Extent
@@ -60,14 +61,16 @@ async def test_of_many_users_those_have_a_digest_whose_rows_may_have_gone() -> N
         assert [one.user_id for one in wanted if one.digest] == ["user3"]
 
 
+@pytest.mark.parametrize(("asked", "read"), [(2, 100), (100, 2)])
 async def test_rows_that_were_shown_are_read_by_id_unless_they_have_changed(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, asked: int, read: int
 ) -> None:
-    monkeypatch.setattr(looks, "MOST_UNVERIFIED", 2)
+    monkeypatch.setattr(looks, "MOST_UNVERIFIED", asked)
     async with recovering(audit_s=300.0, quiet_s=1.0) as scene:
+        scene.database.most_rows = read
         for row_id in IDS[:3]:
             scene.database.write(row_id)
-        scene.connect("c1")
+        device = scene.connect("c1")
         await asyncio.sleep(6.0)
         scene.database.write(IDS[3])
         await asyncio.sleep(6.0)
@@ -75,13 +78,16 @@ async def test_rows_that_were_shown_are_read_by_id_unless_they_have_changed(
         for row_id in IDS:
             at = scene.database.copy[row_id]
             scene.recovery.shown.updated(key_of(row_id), b"{}", b"", at)
+        device.heard()
         scene.recovery.heal(["alice"], "gap")
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5 * NEXT_PAGE_S)
         ((_, keys),) = scene.database.reads
-        assert keys == [key_of(row_id) for row_id in IDS[:2]]
-        scene.recovery.heal(["alice"], "gap")
-        await asyncio.sleep(0.5)
+        assert keys == [key_of(row_id) for row_id in IDS[: min(asked, 3)]]
+        assert "healed" not in device.heard()
+        assert device.resyncs == [("gap", 0.0)]
+        await asyncio.sleep(NEXT_PAGE_S)
         assert scene.database.reads[1][1] == [key_of(IDS[2])]
+        assert device.heard()[-1] == "healed"
         scene.recovery.heal(["alice"], "gap")
         await asyncio.sleep(0.5)
         assert len(scene.database.reads) == 2, "nothing is left to verify"

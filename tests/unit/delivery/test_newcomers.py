@@ -181,6 +181,59 @@ async def test_more_rows_than_a_page_come_page_by_page() -> None:
         assert (one.after, two.after) == (None, ("note", NOTE))
 
 
+async def test_the_next_page_waits_for_the_device_to_read() -> None:
+    async with recovering(page_rows=1) as scene:
+        await beside(scene, NOTE, OTHER)
+        device = scene.connect("c2")
+        device.behind = True
+        await asyncio.sleep(SOON_S + 10.0)
+        assert device.heard() == PAIR, "by events it may have been sent much, too"
+        device.behind = False
+        await asyncio.sleep(REREAD_S)
+        assert device.heard() == [*PAIR, "healed"]
+        assert len(scene.database.looks) == 2
+
+
+async def test_more_rows_that_do_not_rest_than_one_answer_holds_come_one_by_one() -> (
+    None
+):
+    async with recovering(audit_s=300.0) as scene:
+        await beside(scene)
+        scene.database.most_rows = 1
+        for row_id in (NOTE, OTHER):
+            scene.database.write(row_id)
+        device = scene.connect("c2")
+        await asyncio.sleep(SOON_S)
+        scene.database.reads.clear()
+        await asyncio.sleep(5.0)
+        assert device.heard() == [*PAIR, *PAIR, "healed"]
+        (first, both), (second, other) = scene.database.reads
+        assert both == [key_of(NOTE), key_of(OTHER)]
+        assert other == [key_of(OTHER)]
+        assert second - first == pytest.approx(REREAD_S)
+
+
+async def test_deletions_are_repeated_once_though_the_first_look_reads_in_parts() -> (
+    None
+):
+    ids = [f"00000000-0000-4000-8000-00000000001{number}" for number in range(3)]
+    async with recovering(audit_s=300.0) as scene:
+        first = await beside(scene, NOTE, *ids)
+        await asyncio.sleep(25.0)
+        del scene.database.rows_by_id[NOTE]
+        scene.recovery.heal(["alice"], "gap")
+        await asyncio.sleep(6.0)
+        scene.disconnect(first)
+        scene.database.most_rows = 1
+        device = scene.connect("c2")
+        for row_id in ids:
+            at = scene.database.copy[row_id]
+            scene.recovery.shown.updated(key_of(row_id), b"{}", b"", at)
+        await asyncio.sleep(6.0)
+        assert len(scene.database.reads) >= len(ids)
+        assert device.heard() == ["note_deleted_sync", *PAIR * 3, "healed"]
+
+
 async def test_deletions_of_late_are_sent_once_more() -> None:
     async with recovering(page_rows=1) as scene:
         first = await beside(scene, NOTE, OTHER)

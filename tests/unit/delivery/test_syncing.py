@@ -34,6 +34,10 @@ def row(text: str) -> StoredRow:
     return StoredRow(KEY, "1", True, "", f'"{text}"'.encode())
 
 
+UNREAD = row("unread")
+"""Beyond what one answer holds."""
+
+
 class Table(NoChanges):
     """One row as found by each reading; `meanwhile` is called while it is read."""
 
@@ -58,11 +62,11 @@ class Table(NoChanges):
         *,
         before: Mapping[str, int] | None = None,
         versions: bool = True,
-    ) -> Mapping[RowKey, StoredRow]:
+    ) -> Mapping[RowKey, StoredRow | None]:
         found = self.found.pop(0)
         if self.found:
             self.meanwhile()
-        return {} if found is None else {KEY: found}
+        return {} if found is UNREAD else {KEY: found}
 
 
 def make_syncer(
@@ -110,6 +114,10 @@ async def page(*found: StoredRow | None) -> list[bytes]:
 async def test_a_row_shown_while_its_page_is_read_is_read_again() -> None:
     assert await page(row("a"), row("b")) == [b'"b"']
     assert await page(row("a"), row("b"), row("c")) == [b'"c"']
+
+
+async def test_a_row_that_one_answer_does_not_hold_is_asked_for_again() -> None:
+    assert await page(row("a"), UNREAD, row("b"), row("c")) == [b'"c"']
 
 
 async def test_a_row_that_goes_while_its_page_is_read_is_left_out() -> None:

@@ -121,7 +121,7 @@ class Healer:
         devices = self.sender.hub.devices_of(user_id)
         behind = any(device.behind for device in devices)
         if behind:
-            self.states.schedule(user_id, now + NEXT_PAGE_S)
+            self.states.schedule(user_id, now + RETRY_S)
         return behind
 
     def _act(self, judge: Judge, row: StoredRow, verdict: Verdict) -> None:

@@ -104,8 +104,11 @@ class Newcomers:
     async def replay(self, most: int) -> None:
         """Send at most so many devices what is due now."""
         now = self.monotonic()
+        # One that has yet to read its last page comes again.
         due = [
-            one for one in self._take_due(now, most) if not self._is_behind(one, now)
+            one
+            for one in self._take_due(now, most)
+            if not (one.sent and one.device.behind)
         ]
         fresh = [one for one in due if not one.listed]
         listed = [one for one in due if one.listed]
@@ -114,13 +117,6 @@ class Newcomers:
                 await self._first(fresh, now)
             if listed:
                 await self._again(listed)
-
-    def _is_behind(self, one: _Newcomer, now: float) -> bool:
-        """Whether the device has to read the last page first: then it waits."""
-        behind = one.sent and one.device.behind
-        if behind:
-            self._schedule(one, now + REREAD_S)
-        return behind
 
     def _take_due(self, now: float, most: int) -> list[_Newcomer]:
         """Those that are due now; they come again unless something else is done."""

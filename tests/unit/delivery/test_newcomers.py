@@ -189,7 +189,7 @@ async def test_the_next_page_waits_for_the_device_to_read() -> None:
         await asyncio.sleep(SOON_S + 10.0)
         assert device.heard() == PAIR, "by events it may have been sent much, too"
         device.behind = False
-        await asyncio.sleep(REREAD_S)
+        await asyncio.sleep(RETRY_S)
         assert device.heard() == [*PAIR, "healed"]
         assert len(scene.database.looks) == 2
 

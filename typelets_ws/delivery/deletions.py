@@ -54,7 +54,7 @@ class Deletions:
     def repeat_to(self, user_id: str, device: Device, now: float) -> bool:
         """The same for one device; returns whether there were any."""
         keys = self.kept.gone(user_id, now) + self.shown.deletions(user_id)
-        self.sender.send_deletions([device], keys)
+        self.sender.send_deletions(device, keys)
         return bool(keys)
 
     def restart(self, user_ids: Iterable[str]) -> None:

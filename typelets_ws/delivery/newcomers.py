@@ -205,7 +205,7 @@ class Newcomers:
         for row in rows:
             self.deletions.kept.add(row.key)
         if rows and one.device.open:
-            self.sender.send_to([one.device], rows)
+            self.sender.send_to(one.device, rows)
             for row in rows:
                 connection_id = one.device.connection_id
                 shown = VersionedRow(row.text, row.updated_at)

@@ -6,7 +6,7 @@ ignores the other; sending the pair twice changes nothing. The two frames are ma
 once and leave together.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from msgspec import UNSET, Raw
@@ -15,7 +15,7 @@ from ..protocol import messages
 from ..protocol.events import SERVER
 from ..recovery_ports import Digest, RowKey, RowKind, StoredRow
 from ..telemetry.metrics import Metrics
-from ..wire.frames import Frame
+from ..wire.frames import Frame, Frames
 from .hub import Device, Hub
 
 __all__ = ["RowSender", "digest_message"]
@@ -38,13 +38,9 @@ class RowSender:
             count = self.hub.queue(row.key.user_id, frame, exclude)
             self.metrics.deliveries.inc(count)
 
-    def send_to(self, devices: Iterable[Device], rows: Collection[StoredRow]) -> None:
-        """Send rows to some devices at once."""
-        frames = [frame for row in rows for frame in self._pair(row)]
-        for device in devices:
-            for frame in frames:
-                device.send_frame(frame)
-            self.metrics.deliveries.inc(len(frames))
+    def send_to(self, device: Device, rows: Iterable[StoredRow]) -> None:
+        """Send rows to one device at once."""
+        self._send_together(device, [one for row in rows for one in self._pair(row)])
 
     def send_deletion(self, key: RowKey) -> None:
         """Send all devices of the user that the row is gone.
@@ -54,15 +50,9 @@ class RowSender:
         count = self.hub.queue(key.user_id, self._deletion(key))
         self.metrics.deliveries.inc(count)
 
-    def send_deletions(
-        self, devices: Iterable[Device], keys: Collection[RowKey]
-    ) -> None:
-        """Send some devices at once that rows are gone."""
-        frames = [self._deletion(key) for key in keys]
-        for device in devices:
-            for frame in frames:
-                device.send_frame(frame)
-            self.metrics.deliveries.inc(len(frames))
+    def send_deletions(self, device: Device, keys: Iterable[RowKey]) -> None:
+        """Send one device at once that rows are gone."""
+        self._send_together(device, [self._deletion(key) for key in keys])
 
     def send_healed(
         self, devices: Iterable[Device], reason: str, cursor: str, digest: Digest | None
@@ -76,6 +66,12 @@ class RowSender:
         frame = Frame(messages.encode(message))
         for device in devices:
             device.send_frame(frame)
+
+    def _send_together(self, device: Device, frames: Sequence[Frame]) -> None:
+        """In one piece: the first of two large frames would count as unread."""
+        if frames:
+            device.send_frame(Frames(frames))
+            self.metrics.deliveries.inc(len(frames))
 
     def _deletion(self, key: RowKey) -> Frame:
         timestamp = self.now_ms()

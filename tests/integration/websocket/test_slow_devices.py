@@ -148,7 +148,8 @@ async def test_rows_wait_for_a_device_that_is_slow_to_read(
     database.add_user(ALICE)
     database.add_user(BOB)
     notes = {
-        database.add_note(ALICE, encrypted_content="x" * 200_000) for _ in range(10)
+        database.add_note(ALICE, encrypted_content="x" * size)
+        for size in [200_000] * 8 + [3 * MEGABYTE] * 2
     }
     small = database.add_note(BOB)
     limits = {"unsent_bytes": 200_000, "stalled_s": PATIENCE_S}

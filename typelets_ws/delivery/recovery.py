@@ -1,10 +1,10 @@
 """Recovery as the rest of the daemon sees it, and the one task that does its work.
 
-`run` keeps the horizon and does what is due, the most urgent first: rows in conflict,
-users to be healed, devices that have signed in, then the audit. One statement at a
-time, so looks at one user never overlap; `sync` pages run beside it, and both share
-the quarter of the pool that is recovery's. The audit rests so long after each
-statement that it takes no more than `audit_share` of the time.
+`run` keeps the horizon and does what is due, in turns: rows in conflict, users to be
+healed, devices that have signed in, the audit. One statement at a time, so looks at one
+user never overlap; `sync` pages run beside it, and both share the quarter of the pool
+that is recovery's. The audit rests so long after each statement that it takes no more
+than `audit_share` of the time.
 
 While recovery is off (setting, privileges, server version, standby) `heal` sends
 `resync_required`, as the first release did, and everything else works.
@@ -235,25 +235,32 @@ class Recovery:
             return True
 
     async def _step(self) -> bool:
-        """Do the most urgent work. Returns False when nothing is due."""
-        if self.conflicts.waiting:
+        """Give each kind of work a turn; False when only the audit had some.
+
+        Users who have conflicts or rows to be read for ever keep no one waiting.
+        """
+        if worked := bool(self.conflicts.waiting):
             await self.conflicts.read()
-            return True
         if not (self.on and self._keeper.ready):
-            return False
-        if self._generation != self.horizons.generation:
-            self._restart()
-        if due := self.states.take_due(now := self._monotonic(), BATCH):
+            return worked
+        for work in (self._heal_due, self._replay_due, self._audit):
+            if self._generation != self.horizons.generation:
+                self._restart()
+            worked |= await work(self._monotonic())
+        return worked
+
+    async def _heal_due(self, now: float) -> bool:
+        if due := self.states.take_due(now, BATCH):
             await self._healer.look(due, digest=len(due) <= DIGESTS)
-            if len(due) == BATCH:
-                await asyncio.sleep(self._monotonic() - now)
-            return True
+        if len(due) == BATCH:
+            await asyncio.sleep(self._monotonic() - now)
+        return bool(due)
+
+    async def _replay_due(self, now: float) -> bool:
         replay_at = self._newcomers.next_due()
-        if replay_at is not None and replay_at <= now:
+        if due := replay_at is not None and replay_at <= now:
             await self._newcomers.replay(BATCH)
-            return True
-        await self._audit(now)
-        return False
+        return due
 
     def _restart(self) -> None:
         """The database is another one: compare everything that was shown with it.
@@ -269,15 +276,15 @@ class Recovery:
             self.shown.unverify()
             self.heal(tuple(self.states), DATABASE_CHANGED)
 
-    async def _audit(self, now: float) -> None:
+    async def _audit(self, now: float) -> bool:
+        """Look at those who were looked at longest ago; False, as it rests after."""
         self._telemetry.metrics.audit_round.set(self.states.staleness(now))
-        before = now - self._settings.audit_s
-        oldest = self.states.oldest(before, AUDIT_BATCH)
-        if not oldest or now < self._audit_at:
-            return
-        await self._healer.look(oldest, digest=False)
-        spent = self._monotonic() - now
-        self._audit_at = now + max(AUDIT_GAP_S, spent / self._settings.audit_share)
+        oldest = self.states.oldest(now - self._settings.audit_s, AUDIT_BATCH)
+        if oldest and now >= self._audit_at:
+            await self._healer.look(oldest, digest=False)
+            spent = self._monotonic() - now
+            self._audit_at = now + max(AUDIT_GAP_S, spent / self._settings.audit_share)
+        return False
 
     def _pause(self) -> float:
         """Seconds until something may be due."""

@@ -75,7 +75,9 @@ class Database(Table):
         self.reads.append((asyncio.get_running_loop().time(), list(keys)))
         if self.failure is not None:
             raise self.failure
-        return await super().rows(keys, **options)
+        found = await super().rows(keys, **options)
+        await asyncio.sleep(self.takes_s)
+        return found
 
 
 class Device:

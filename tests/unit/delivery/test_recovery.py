@@ -15,6 +15,7 @@ from typelets_ws.delivery.recovery import (
 )
 from typelets_ws.delivery.sign_ins import SYNCING_S
 from typelets_ws.protocol.client_messages import Sync
+from typelets_ws.recovery_ports import RowKey, RowKind
 
 __all__ = ["loop_factory"]
 
@@ -205,3 +206,37 @@ async def test_an_unpublished_change_is_found_by_the_audit() -> None:
         assert device.heard() == ["note_created_sync", "note_sync", "healed"]
         assert scene.figure("unannounced_changes_total", table="notes") == 1
         assert 0.0 < scene.figure("audit_round_seconds") <= 6.0
+
+
+@pytest.mark.parametrize("busy", ["conflicts", "looks"])
+async def test_users_who_always_have_work_keep_no_one_waiting(busy: str) -> None:
+    async with recovering(audit_s=30.0, page_rows=1) as scene:
+        mallory = scene.connect("c1", "mallory")
+        await asyncio.sleep(10.0)
+        crowd = [f"crowd{number}" for number in range(BATCH)]
+        for user in crowd:
+            scene.connect(user, user)
+        await asyncio.sleep(10.0)
+
+        async def keep_busy() -> None:
+            while True:
+                if busy == "conflicts":
+                    key = RowKey("mallory", RowKind.NOTE, NOTE)
+                    scene.recovery.conflicts.add(key)
+                else:
+                    scene.recovery.heal(crowd, "gap")
+                await asyncio.sleep(0.001)
+
+        scene.database.takes_s = 0.01
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(keep_busy())
+            phone = scene.connect("c2")
+            await asyncio.sleep(5.0)
+            scene.looked_at()
+            scene.database.write(NOTE)
+            laptop = scene.connect("c3")
+            await asyncio.sleep(35.0)
+            task.cancel()
+        assert mallory.open
+        assert "healed" in laptop.heard(), "replayed"
+        assert "note_sync" in phone.heard(), "audited"

@@ -5,6 +5,8 @@ process several times as much as one for `BATCH` of them (row `returning` of
 scripts/bench). A device that comes alone is read at once. Invariants:
 
 - A statement begins after every request that it answers.
+- Users take turns, and each has one request read at a time: a user with many devices,
+  or many rows, keeps no other user waiting for more than one statement.
 - A batch that fails is read user by user: one user's rows cost no other user the page.
 - A request without a horizon reads all rows of its user. It is read alone, because its
   page would hold up the others.
@@ -16,6 +18,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, NoReturn
 
 from ..ports import StoreError
@@ -47,14 +50,16 @@ class GatheredChanges:
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
-        self._waiting: deque[_Request] = deque()
+        self._waiting: dict[str, deque[_Request]] = {}
+        """By user, in the order of their turns."""
+        self._reading: set[str] = set()
         self._wake = asyncio.Event()
 
     async def changed(self, since: Since, extent: Extent) -> Answer:
         """The changes of one user. Raises `StoreError`."""
         loop = asyncio.get_running_loop()
         request = _Request(since, extent, loop.create_future())
-        self._waiting.append(request)
+        self._waiting.setdefault(since.user_id, deque()).append(request)
         self._wake.set()
         return await request.answer
 
@@ -65,26 +70,42 @@ class GatheredChanges:
                 for _ in range(STATEMENTS):
                     group.create_task(self._work())
         finally:
-            _fail(self._waiting, StoreError("closed"))
+            _fail(chain(*self._waiting.values()), StoreError("closed"))
 
     async def _work(self) -> NoReturn:
         while True:
-            while not self._waiting:
+            while not (batch := self._next()):
                 self._wake.clear()
                 await self._wake.wait()
-            batch = self._take()
+            self._take(batch)
             try:
                 await self._answer(batch)
             finally:
                 # Those that are left when this is cancelled, as the daemon ends.
                 _fail(batch, StoreError("closed"))
+            self._reading.difference_update(one.since.user_id for one in batch)
+            self._wake.set()
 
-    def _take(self) -> list[_Request]:
-        waiting = self._waiting
-        batch = [waiting.popleft()]
-        while waiting and len(batch) < BATCH and batch[0].joins(waiting[0]):
-            batch.append(waiting.popleft())
+    def _next(self) -> list[_Request]:
+        """The first requests of the users whose turn it is."""
+        batch: list[_Request] = []
+        for user_id, requests in self._waiting.items():
+            if user_id in self._reading:
+                continue
+            if len(batch) == BATCH or (batch and not batch[0].joins(requests[0])):
+                break
+            batch.append(requests[0])
         return batch
+
+    def _take(self, batch: list[_Request]) -> None:
+        """Note that these are being read; their users' next turns are the last."""
+        for request in batch:
+            user_id = request.since.user_id
+            requests = self._waiting.pop(user_id)
+            requests.popleft()
+            if requests:
+                self._waiting[user_id] = requests
+            self._reading.add(user_id)
 
     async def _answer(self, batch: list[_Request]) -> None:
         try:

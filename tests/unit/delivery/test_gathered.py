@@ -29,6 +29,7 @@ class Statements:
     ) -> tuple[Snapshot, list[UserChanges]]:
         self.users.append([since.user_id for since in wanted])
         await self.open.wait()
+        await asyncio.sleep(0)
         if self.fails.intersection(since.user_id for since in wanted):
             raise StoreError("timeout")
         return SNAPSHOT, [UserChanges([], more=False) for _ in wanted]
@@ -85,11 +86,28 @@ async def test_whole_copies_and_other_extents_are_read_apart() -> None:
     async with running(statements) as gathered:
         first = await ask(gathered, ["ada"]) + await ask(gathered, ["bob"])
         ids = await ask(gathered, ["ids"], PAGE._replace(ids=True))
-        whole = [start(gathered.changed(Since("whole", None), PAGE)) for _ in range(2)]
+        whole = [
+            start(gathered.changed(Since(name, None), PAGE))
+            for name in ("whole", "all of it")
+        ]
         await asyncio.sleep(0)
         statements.open.set()
         await asyncio.gather(*first, *ids, *whole)
-    assert statements.users[2:] == [["ids"], ["whole"], ["whole"]]
+    assert statements.users[2:] == [["ids"], ["whole"], ["all of it"]]
+
+
+async def test_users_take_turns_and_each_has_one_request_read_at_a_time() -> None:
+    statements = Statements()
+    async with running(statements) as gathered:
+        tasks = await ask(gathered, ["mallory"] * 20)
+        assert statements.users == [["mallory"]]
+        tasks += await ask(gathered, ["ada"])
+        assert statements.users == [["mallory"], ["ada"]]
+        tasks += await ask(gathered, ["bob", "ada", "carl"])
+        statements.open.set()
+        await asyncio.gather(*tasks)
+    assert statements.users[2:4] == [["mallory", "bob", "carl"], ["ada"]]
+    assert statements.users[4:] == [["mallory"]] * 18
 
 
 async def test_a_user_whose_rows_cannot_be_read_costs_no_other_user_the_page() -> None:

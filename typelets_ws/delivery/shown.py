@@ -10,7 +10,8 @@ Invariants:
 - **Every row shown is verified** against Postgres by the next audit of its user
   (`unverified`), also when the row itself has not changed since the last one: that is
   what a late event of an older version looks like.
-- Memory is bounded by `max_bytes`. An evicted row is unknown, so it may be sent once
+- Memory is bounded by `max_bytes`: a user above an equal share evicts own rows, any
+  other the row shown longest ago. An evicted row is unknown, so it may be sent once
   more; nothing is missed.
 
 Tested by tests/unit/delivery/test_shown.py.
@@ -32,10 +33,13 @@ SHOWN_BYTES: Final = 32 * 1_048_576
 class _User:
     """The keys of one user's rows: remembered, and shown since they were verified."""
 
-    __slots__ = ("keys", "paged", "unverified")
+    __slots__ = ("keys", "paged", "unverified", "used")
 
     def __init__(self) -> None:
         self.keys: dict[RowKey, None] = {}
+        """The one shown longest ago is the first."""
+        self.used = 0
+        """Bytes of its rows."""
         self.unverified: dict[RowKey, int] = {}
         """With the sequence of the last showing."""
         self.paged = 0
@@ -156,7 +160,7 @@ class ShownRows:
         if not older:
             known.take_version(version, holder)
         known.event_version = version or known.event_version
-        self._weigh(known)
+        self._weigh(key, known)
         return True
 
     def created(
@@ -186,7 +190,7 @@ class ShownRows:
             known.add(Step(b"{}", row, None))
         known.version = known.event_version = version or known.version
         known.gone = known.replied = False
-        self._weigh(known)
+        self._weigh(key, known)
 
     def deleted(self, key: RowKey) -> None:
         """A deletion was shown."""
@@ -196,7 +200,7 @@ class ShownRows:
         known.version = known.event_version = known.holder = None
         known.rebase(None)
         known.gone, known.replied = True, False
-        self._weigh(known)
+        self._weigh(key, known)
 
     def replied(self, key: RowKey, row: VersionedRow, connection_id: str) -> None:
         """The writer was shown the row it wrote; the event is still on its way."""
@@ -205,7 +209,7 @@ class ShownRows:
             return
         known.version, known.holder, known.replied = row.updated_at, connection_id, True
         known.add(Step(None, row.row, connection_id, version=row.updated_at))
-        self._weigh(known)
+        self._weigh(key, known)
 
     def sent_to_one(self, key: RowKey, row: VersionedRow, connection_id: str) -> None:
         """One device was sent the whole row, as Postgres holds it.
@@ -218,7 +222,7 @@ class ShownRows:
             return
         self._touch(key, known)
         known.add(Step(None, row.row, connection_id, version=row.updated_at))
-        self._weigh(known)
+        self._weigh(key, known)
 
     def sent(self, row: StoredRow) -> None:
         """The stored row was sent whole to all devices, or verified to be held."""
@@ -229,7 +233,7 @@ class ShownRows:
         known.rebase(row.text)
         known.holder = None
         known.gone = known.replied = False
-        self._weigh(known)
+        self._weigh(row.key, known)
 
     def deletions(self, user_id: str) -> list[RowKey]:
         """The user's rows whose deletion was shown last, and is not verified."""
@@ -261,21 +265,26 @@ class ShownRows:
         self.sequence += 1
         if known is None:
             known = self._rows[key] = ShownRow()
-            user.keys[key] = None
         else:
             self._rows.move_to_end(key)
+            del user.keys[key]
+        user.keys[key] = None
         known.sequence = user.unverified[key] = self.sequence
         return known
 
-    def _weigh(self, known: ShownRow) -> None:
-        size = known.size
-        self._used += size - known.counted
-        known.counted = size
+    def _weigh(self, key: RowKey, known: ShownRow) -> None:
+        user, more = self._users[key.user_id], known.size - known.counted
+        self._used += more
+        user.used += more
+        known.counted = known.size
         while self._used > self._max_bytes:
-            self._drop(next(iter(self._rows)))
+            crowded = user.used * len(self._users) > self._max_bytes
+            self._drop(next(iter(user.keys if crowded else self._rows)))
 
     def _drop(self, key: RowKey) -> None:
         known = self._rows.pop(key, None)
         if known is not None:
+            user = self._users[key.user_id]
             self._used -= known.counted
-            self._users[key.user_id].keys.pop(key)
+            user.used -= known.counted
+            del user.keys[key]

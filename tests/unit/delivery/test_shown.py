@@ -402,6 +402,24 @@ def test_the_row_shown_longest_ago_is_forgotten_first() -> None:
     assert kept == [True, False, True]
 
 
+def test_a_user_with_very_many_rows_keeps_those_of_others() -> None:
+    shown = of_alice(10_000)
+    shown.add_user("bob")
+    keys = [RowKey("bob", RowKind.NOTE, f"{number}") for number in range(50)]
+    show(shown, stored(1))
+    for key in keys:
+        shown.updated(key, b"{}", b"x" * 500, at(1))
+    kept = [shown.get(key) is not None for key in keys]
+    assert shown.get(KEY) is not None
+    assert kept == sorted(kept)
+    assert kept.count(True) > 1
+    few = kept.count(True)
+    for number in range(3):
+        shown.updated(RowKey("alice", RowKind.NOTE, f"{number}"), b"{}", b"", at(1))
+    assert [shown.get(key) is not None for key in keys].count(True) < few
+    assert shown.get(KEY) is None, "shown longest ago, by one below its share"
+
+
 def test_a_forgotten_row_is_not_looked_for() -> None:
     shown = of_alice()
     show(shown, stored(1))

@@ -10,6 +10,8 @@ not hold are sent (`judging`, `shown`); then the horizon moves on. Invariants:
 - **Looks at one user never overlap**: `Recovery` runs one at a time.
 - **A horizon is never used with another database than its own**: a look during which
   the database turned out to be another one is thrown away.
+- **A user whose rows take long costs no other user a look**: it is looked at alone,
+  and rests after it.
 - **No await between judging a row and queueing its frames.**
 - With Postgres away devices are sent `resync_required`, once, and are healed as soon
   as a look succeeds.
@@ -26,7 +28,7 @@ from ..recovery_ports import RowKey, Snapshot, StoredRow, UserChanges
 from .cursors import Cursor, encode
 from .deletions import Deletions
 from .judging import Judge, Verdict
-from .looks import LookReader
+from .looks import Look, LookReader, Users
 from .reports import HealReports
 from .senders import RowSender
 from .user_states import SIGN_IN, UserState, UserStates
@@ -41,6 +43,14 @@ READING_S: Final = 10.0
 """The next of several looks waits so long, at most, for a device that is slow to read:
 the user's other devices wait with it."""
 RETRY_S: Final = 1.0
+SLOW_S: Final = 1.0
+"""A user whose look takes longer is looked at alone, and rests as long after it."""
+REST: Final = 5
+"""Times as long after one that failed: of all the time of looks, a sixth."""
+MOST_FAILED: Final = 2
+"""Users in a row whose looks fail alone: then Postgres is slow for all."""
+FAILED_BY_ITS_ROWS: Final = {"timeout", "refused"}
+"""Reasons of `StoreError` for which another user's statement may succeed."""
 
 
 @dataclass(slots=True)
@@ -68,38 +78,76 @@ class Healer:
     async def look(self, user_ids: Sequence[str], *, digest: bool) -> None:
         """Look at these users' rows, and send what is missing.
 
-        Without `digest` only those users have one whose rows may have gone.
+        Without `digest` only those users have one whose rows may have gone. If one
+        statement for all fails, each is looked at alone.
         """
+        users = self._begun(user_ids, self.monotonic())
+        together = [one for one in users if not one[1].slow]
+        apart = [one for one in users if one[1].slow]
+        if len(together) < 2 or not await self._look(together, digest=digest):
+            apart = together + apart
+        failed = 0
+        for one in apart:
+            if failed == MOST_FAILED:
+                self._retry([one])
+            elif not await self._look([one], digest=digest):
+                failed += 1
+
+    async def _look(self, users: Users, *, digest: bool) -> bool:
+        """Returns False when the statement failed by what it had to read."""
         shown, horizons = self.reader.shown, self.reader.horizons
         started, now = shown.sequence, self.monotonic()
         generation = horizons.generation
-        users = self._begun(user_ids, now)
-        if not users:
-            return
         try:
             look = await self.reader.read(users, started, now, digest=digest)
-        except StoreError:
-            self._retry(users)
-            return
+        except StoreError as failure:
+            return self._failed(users, failure, now)
+        self._took(users, now)
         # Not earlier than the snapshot: the statement may have waited.
         horizons.observe(look.snapshot, self.monotonic())
         if horizons.generation != generation:
             for user_id, _ in users:
                 self.states.schedule(user_id, now)
-            return
+            return True
         for (user_id, state), changes in zip(users, look.changes, strict=True):
-            if self.states.get(user_id) is not state:
-                continue  # its last device has gone meanwhile
-            judge = Judge(shown, state, started, now, self.reader.settings.quiet_s)
-            if state.horizon is None and not (state.after or state.unfinished):
-                self.deletions.repeat(user_id, now)
-            for row in changes.rows:
-                self.deletions.kept.add(row.key)
-                self._act(judge, row, judge.judge(row))
-            for key, found in look.unverified.get(user_id, {}).items():
-                self._judge_shown(judge, key, found)
-            state.unfinished = user_id in look.unfinished
-            self._finish(user_id, judge, changes, look.snapshot)
+            if self.states.get(user_id) is state:  # its last device is still here
+                judge = Judge(shown, state, started, now, self.reader.settings.quiet_s)
+                self._show(user_id, judge, changes, look)
+        return True
+
+    def _failed(self, users: Users, failure: StoreError, began: float) -> bool:
+        """Returns False if looks at each alone may succeed."""
+        if failure.reason not in FAILED_BY_ITS_ROWS:
+            self._retry(users)
+            return True
+        if len(users) == 1:
+            self._retry(users)
+            self._took(users, began, failed=True)
+        return False
+
+    def _took(self, users: Users, began: float, *, failed: bool = False) -> None:
+        """A look has ended: a user whose look alone takes long rests after it."""
+        if len(users) > 1:
+            return
+        state, seconds = users[0][1], self.monotonic() - began
+        state.slow = failed or seconds > SLOW_S
+        if state.slow:
+            rest = max(RETRY_S, seconds * (REST if failed else 1))
+            state.rests_until = self.monotonic() + rest
+
+    def _show(
+        self, user_id: str, judge: Judge, changes: UserChanges, look: Look
+    ) -> None:
+        state = judge.state
+        if state.horizon is None and not (state.after or state.unfinished):
+            self.deletions.repeat(user_id, judge.now)
+        for row in changes.rows:
+            self.deletions.kept.add(row.key)
+            self._act(judge, row, judge.judge(row))
+        for key, found in look.unverified.get(user_id, {}).items():
+            self._judge_shown(judge, key, found)
+        state.unfinished = user_id in look.unfinished
+        self._finish(user_id, judge, changes, look.snapshot)
 
     def _begun(
         self, user_ids: Sequence[str], now: float
@@ -108,21 +156,22 @@ class Healer:
         users = [
             (user_id, state)
             for user_id, state in self.states.begun(user_ids)
-            if not self._is_behind(user_id, state, now)
+            if not self._must_wait(user_id, state, now)
         ]
         for user_id, state in users:
             self.deletions.begin(user_id, state)
         return users
 
-    def _is_behind(self, user_id: str, state: UserState, now: float) -> bool:
-        """Whether the next of several looks has to wait until a device has read."""
-        if not (state.after or state.unfinished) or now - state.paused_at > READING_S:
-            return False
-        devices = self.sender.hub.devices_of(user_id)
-        behind = any(device.behind for device in devices)
-        if behind:
-            self.states.schedule(user_id, now + RETRY_S)
-        return behind
+    def _must_wait(self, user_id: str, state: UserState, now: float) -> bool:
+        """Whether the user rests, or a device has to read what the last look sent."""
+        until = state.rests_until
+        if (state.after or state.unfinished) and now - state.paused_at <= READING_S:
+            devices = self.sender.hub.devices_of(user_id)
+            if any(device.behind for device in devices):
+                until = max(until, now + RETRY_S)
+        if until > now:
+            self.states.schedule(user_id, until)
+        return until > now
 
     def _act(self, judge: Judge, row: StoredRow, verdict: Verdict) -> None:
         if verdict in {Verdict.HELD, Verdict.WAIT}:
@@ -211,7 +260,7 @@ class Healer:
             self._send_deletion(state, key)
         self.sender.hub.flush()
 
-    def _retry(self, users: Sequence[tuple[str, UserState]]) -> None:
+    def _retry(self, users: Users) -> None:
         """Postgres is away: say so to those who are owed a heal, and look again."""
         for user_id, state in users:
             if state.reason is not None or state.waiting or state.after is not None:

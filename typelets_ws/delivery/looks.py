@@ -21,7 +21,7 @@ from .kept_ids import MOST_IDS
 from .shown import ShownRows
 from .user_states import UserState
 
-__all__ = ["Look", "LookReader", "Rows"]
+__all__ = ["Look", "LookReader", "Rows", "Users"]
 
 MOST_UNVERIFIED: Final = 200
 """Rows of one user read by id in one look; the others wait for the next."""

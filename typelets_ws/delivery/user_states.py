@@ -69,6 +69,10 @@ class UserState:
     """Whether the last look left rows to verify that were shown."""
     paused_at: float = 0.0
     """When the last of several looks ended."""
+    slow: bool = False
+    """Whether the last look alone took long, or failed by what it had to read."""
+    rests_until: float = 0.0
+    """When the next look may begin after a slow one."""
     following: int | None = None
     """The horizon of the first of several looks, which follows the last."""
     known: dict[RowKey, str] | None = None

@@ -26,9 +26,19 @@ from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 from typelets_ws.wire.frames import Frame, Frames
 
-__all__ = ["NOTE", "OTHER", "SETTINGS", "Database", "Device", "Scene", "recovering"]
+__all__ = [
+    "NOTE",
+    "OTHER",
+    "SETTINGS",
+    "TIMEOUT_S",
+    "Database",
+    "Device",
+    "Scene",
+    "recovering",
+]
 
 SETTINGS = Settings(replay_s=20.0, audit_s=30.0, audit_share=0.1, quiet_s=1.0)
+TIMEOUT_S = 2.0
 NOTE = "00000000-0000-4000-8000-000000000001"
 OTHER = "00000000-0000-4000-8000-000000000002"
 
@@ -43,6 +53,8 @@ class Database(Table):
         """The oldest transaction that has not ended."""
         self.unsupported: str | None = None
         self.failure: Exception | None = None
+        self.heavy: dict[str, float] = {}
+        """Users whose looks take so long; beyond `statement_timeout_ms` they fail."""
         self.looks: list[tuple[float, list[Since]]] = []
         self.extents: list[Extent] = []
         self.reads: list[tuple[float, list[RowKey]]] = []
@@ -66,7 +78,10 @@ class Database(Table):
         if self.failure is not None:
             raise self.failure
         _, found = await super().changed(wanted, extent)
-        await asyncio.sleep(self.takes_s)
+        heavy = sum(self.heavy.get(since.user_id, 0.0) for since in wanted)
+        await asyncio.sleep(self.takes_s + min(heavy, TIMEOUT_S))
+        if heavy > TIMEOUT_S:
+            raise StoreError("timeout")
         return self.snapshot(), found
 
     async def rows(

@@ -64,7 +64,7 @@ class SimulatedTable:
     async def _answers(self) -> None:
         await self.passes()
         if self.rng.random() < self.failing:
-            raise StoreError("away")
+            raise StoreError(self.rng.choice(["away", "timeout"]))
 
     def _snapshot(self) -> Snapshot:
         return Snapshot("db", min(self.running, default=self.next_id), self.next_id)

@@ -5,8 +5,9 @@ import itertools
 
 import pytest
 
-from tests.unit.delivery.recovering import NOTE, OTHER, recovering
+from tests.unit.delivery.recovering import NOTE, OTHER, TIMEOUT_S, recovering
 from tests.unit.virtual_time import loop_factory
+from typelets_ws.delivery.healing import MOST_FAILED, REST
 from typelets_ws.delivery.recovery import (
     AWAY_S,
     BATCH,
@@ -240,3 +241,64 @@ async def test_users_who_always_have_work_keep_no_one_waiting(busy: str) -> None
         assert mallory.open
         assert "healed" in laptop.heard(), "replayed"
         assert "note_sync" in phone.heard(), "audited"
+
+
+@pytest.mark.parametrize("work", ["heal", "audit"])
+async def test_a_user_whose_rows_cannot_be_read_in_time_costs_no_other(
+    work: str,
+) -> None:
+    async with recovering(audit_s=10.0) as scene:
+        devices = [scene.connect(user, user) for user in ("mallory", "alice")]
+        await asyncio.sleep(6.0)
+        scene.database.heavy["mallory"] = 9.0
+        scene.database.write(NOTE)
+        if work == "heal":
+            scene.recovery.heal(["mallory", "alice"], "gap")
+        await asyncio.sleep(20.0)
+        mallory, alice = devices
+        assert alice.heard() == ["note_created_sync", "note_sync", "healed"]
+        assert "healed" not in mallory.heard()
+        assert [reason for reason, _ in mallory.resyncs] == ["gap"] * (work == "heal")
+        scene.looked_at()
+        await asyncio.sleep(50.0)
+        looks = scene.looked_at()
+        assert all(len(users) == 1 or "mallory" not in users for _, users in looks)
+        of_mallory = [at for at, users in looks if users == ["mallory"]]
+        rests = [later - at for at, later in itertools.pairwise(of_mallory)]
+        assert min(rests) >= TIMEOUT_S * (1 + REST)
+        scene.database.heavy.clear()
+        scene.recovery.heal(["mallory"], "gap")
+        await asyncio.sleep(TIMEOUT_S * (1 + REST) + 1.0)
+        assert mallory.heard()[-1] == "healed"
+        state = scene.recovery.states.get("mallory")
+        assert state is not None
+        assert not state.slow, "it is looked at with others again"
+
+
+async def test_a_look_that_takes_long_is_followed_by_a_rest() -> None:
+    async with recovering(audit_s=300.0) as scene:
+        scene.connect("c1", "mallory")
+        await asyncio.sleep(6.0)
+        scene.database.heavy["mallory"] = 1.5
+        scene.looked_at()
+        for _ in range(200):
+            scene.recovery.heal(["mallory"], "gap")
+            await asyncio.sleep(0.1)
+        times = [at for at, _ in scene.looked_at()]
+        for one, other in itertools.pairwise(times):
+            assert other - one == pytest.approx(2 * 1.5, abs=0.2)
+
+
+async def test_with_postgres_slow_for_all_few_are_looked_at_alone() -> None:
+    async with recovering(audit_s=300.0) as scene:
+        users = [f"user{number}" for number in range(10)]
+        for user in users:
+            scene.connect(user, user)
+            scene.database.heavy[user] = 0.1
+        await asyncio.sleep(6.0)
+        scene.database.heavy = dict.fromkeys(users, 9.0)
+        scene.looked_at()
+        scene.recovery.heal(users, "gap")
+        await asyncio.sleep(0.5 + (1 + MOST_FAILED) * TIMEOUT_S)
+        alone = [users for _, users in scene.looked_at() if len(users) == 1]
+        assert len(alone) == MOST_FAILED

@@ -26,7 +26,7 @@ QUICK: dict[str, Any] = {
     "unsubscribe_delay_s": 0.05,
     "connect_timeout_s": 0.3,
     "command_timeout_s": 0.3,
-    "lease_s": 0.6,
+    "lease_s": 3.0,
 }
 
 

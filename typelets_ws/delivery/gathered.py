@@ -8,6 +8,8 @@ scripts/bench). A device that comes alone is read at once. Invariants:
 - Users take turns, and each has one request read at a time: a user with many devices,
   or many rows, keeps no other user waiting for more than one statement.
 - A batch that fails is read user by user: one user's rows cost no other user the page.
+- A user whose rows took long is read alone, and no other such user at the same time:
+  one statement is left for the others.
 - A request without a horizon reads all rows of its user. It is read alone, because its
   page would hold up the others.
 
@@ -16,7 +18,7 @@ Tested by tests/unit/delivery/test_gathered.py.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, NoReturn
@@ -29,6 +31,11 @@ __all__ = ["GatheredChanges"]
 BATCH: Final = 20
 STATEMENTS: Final = 2
 """At the same time: Postgres works at one while the process reads the other."""
+
+SLOW_S: Final = 1.0
+"""A user whose rows take longer counts as slow until they take less."""
+MOST_SLOW: Final = 1_000
+"""Slow users that are remembered."""
 
 Answer = tuple[Snapshot, UserChanges]
 
@@ -46,10 +53,15 @@ class _Request:
 
 
 class GatheredChanges:
-    """Reads the changes of single users, while `run` is running."""
+    """Reads the changes of single users, while `run` is running.
 
-    def __init__(self, changes: Changes) -> None:
+    `monotonic` in seconds.
+    """
+
+    def __init__(self, changes: Changes, monotonic: Callable[[], float]) -> None:
         self._changes = changes
+        self._monotonic = monotonic
+        self._slow: dict[str, None] = {}
         self._waiting: dict[str, deque[_Request]] = {}
         """By user, in the order of their turns."""
         self._reading: set[str] = set()
@@ -92,6 +104,10 @@ class GatheredChanges:
         for user_id, requests in self._waiting.items():
             if user_id in self._reading:
                 continue
+            if user_id in self._slow:
+                if not batch and self._slow.keys().isdisjoint(self._reading):
+                    return [requests[0]]
+                continue
             if len(batch) == BATCH or (batch and not batch[0].joins(requests[0])):
                 break
             batch.append(requests[0])
@@ -107,7 +123,16 @@ class GatheredChanges:
                 self._waiting[user_id] = requests
             self._reading.add(user_id)
 
+    def _took(self, user_id: str, seconds: float) -> None:
+        """A statement for this user alone took so long."""
+        self._slow.pop(user_id, None)
+        if seconds > SLOW_S:
+            self._slow[user_id] = None
+        if len(self._slow) > MOST_SLOW:
+            del self._slow[next(iter(self._slow))]
+
     async def _answer(self, batch: list[_Request]) -> None:
+        began = self._monotonic()
         try:
             snapshot, found = await self._changes.changed(
                 [request.since for request in batch], batch[0].extent
@@ -119,6 +144,9 @@ class GatheredChanges:
                 for request in batch:
                     await self._answer([request])
             return
+        finally:
+            if len(batch) == 1:
+                self._took(batch[0].since.user_id, self._monotonic() - began)
         for request, changes in zip(batch, found, strict=True):
             if not request.answer.done():
                 request.answer.set_result((snapshot, changes))

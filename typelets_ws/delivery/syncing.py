@@ -61,7 +61,7 @@ class Syncer:
         monotonic: Callable[[], float],
     ) -> None:
         self._changes = changes
-        self.gathered = GatheredChanges(changes)
+        self.gathered = GatheredChanges(changes, monotonic)
         self._shown = shown
         self._horizons = horizons
         self._kept = kept

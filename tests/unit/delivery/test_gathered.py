@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from typelets_ws.delivery.gathered import BATCH, GatheredChanges
+from typelets_ws import delivery
+from typelets_ws.delivery.gathered import BATCH, SLOW_S, GatheredChanges
 from typelets_ws.ports import StoreError
 from typelets_ws.recovery_ports import Extent, Since, Snapshot, UserChanges
 
@@ -23,6 +24,8 @@ class Statements:
         self.users: list[list[str]] = []
         self.fails: set[str] = set()
         self.open = asyncio.Event()
+        self.now = 0.0
+        self.takes: dict[str, float] = {}
 
     async def changed(
         self, wanted: Sequence[Since], _extent: Extent
@@ -30,6 +33,7 @@ class Statements:
         self.users.append([since.user_id for since in wanted])
         await self.open.wait()
         await asyncio.sleep(0)
+        self.now += sum(self.takes.get(since.user_id, 0.0) for since in wanted)
         if self.fails.intersection(since.user_id for since in wanted):
             raise StoreError("timeout")
         return SNAPSHOT, [UserChanges([], more=False) for _ in wanted]
@@ -37,7 +41,7 @@ class Statements:
 
 @asynccontextmanager
 async def running(statements: Statements) -> AsyncIterator[GatheredChanges]:
-    gathered = GatheredChanges(statements)  # type: ignore[arg-type]
+    gathered = GatheredChanges(statements, lambda: statements.now)  # type: ignore[arg-type]
     task = start(gathered.run())
     try:
         yield gathered
@@ -108,6 +112,44 @@ async def test_users_take_turns_and_each_has_one_request_read_at_a_time() -> Non
         await asyncio.gather(*tasks)
     assert statements.users[2:4] == [["mallory", "bob", "carl"], ["ada"]]
     assert statements.users[4:] == [["mallory"]] * 18
+
+
+async def test_slow_users_are_read_one_at_a_time_and_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    statements = Statements()
+    statements.takes = {"mallory": 2 * SLOW_S, "oscar": 2 * SLOW_S, "trudy": 3 * SLOW_S}
+    statements.fails = {"trudy"}
+    async with running(statements) as gathered:
+        statements.open.set()
+        for name in statements.takes:
+            (task,) = await ask(gathered, [name])
+            with suppress(StoreError):
+                await task
+        statements.open.clear()
+        statements.users.clear()
+        tasks = await ask(gathered, [*statements.takes, "ada"])
+        assert statements.users == [["mallory"], ["ada"]]
+        tasks += await ask(gathered, ["bob", "carl"])
+        statements.takes.clear()
+        statements.open.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        alone = [users for users in statements.users if "bob" not in users]
+        assert sorted(alone) == [["ada"], ["mallory"], ["oscar"], ["trudy"]]
+        statements.fails.clear()
+        statements.open.clear()
+        statements.users.clear()
+        tasks = await ask(gathered, ["ada", "bob"])
+        tasks += await ask(gathered, ["mallory", "oscar", "trudy"])
+        statements.open.set()
+        await asyncio.gather(*tasks)
+        assert statements.users[-1] == ["mallory", "oscar", "trudy"], "quick again"
+        monkeypatch.setattr(delivery.gathered, "MOST_SLOW", 2)
+        for name in ("a", "b", "c"):
+            statements.takes = {name: 2 * SLOW_S}
+            (task,) = await ask(gathered, [name])
+            await task
+        assert list(gathered._slow) == ["b", "c"]
 
 
 async def test_a_user_whose_rows_cannot_be_read_costs_no_other_user_the_page() -> None:

@@ -117,6 +117,11 @@ class StoreError(Exception):
         super().__init__(reason)
         self.reason = reason
 
+    @property
+    def by_its_rows(self) -> bool:
+        """Whether a statement that reads others may succeed at the same time."""
+        return self.reason in {"timeout", "refused"}
+
 
 class Store(Protocol):
     """The REST service's database; every method may raise `StoreError`."""

@@ -33,7 +33,7 @@ from .reports import HealReports
 from .senders import RowSender
 from .user_states import SIGN_IN, UserState, UserStates
 
-__all__ = ["Healer"]
+__all__ = ["MOST_FAILED", "REST", "Healer"]
 
 MOST_KNOWN: Final = 5_000
 """Versions remembered of one user; without them rows are compared once more."""
@@ -49,8 +49,6 @@ REST: Final = 5
 """Times as long after one that failed: of all the time of looks, a sixth."""
 MOST_FAILED: Final = 2
 """Users in a row whose looks fail alone: then Postgres is slow for all."""
-FAILED_BY_ITS_ROWS: Final = {"timeout", "refused"}
-"""Reasons of `StoreError` for which another user's statement may succeed."""
 
 
 @dataclass(slots=True)
@@ -117,7 +115,7 @@ class Healer:
 
     def _failed(self, users: Users, failure: StoreError, began: float) -> bool:
         """Returns False if looks at each alone may succeed."""
-        if failure.reason not in FAILED_BY_ITS_ROWS:
+        if not failure.by_its_rows:
             self._retry(users)
             return True
         if len(users) == 1:

@@ -11,8 +11,7 @@ not matter here: this one may have connected later.
 Tested by tests/integration/delivery/test_recovery.py.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
@@ -23,6 +22,7 @@ from ..ports import StoreError, VersionedRow
 from ..recovery_ports import Changes, Extent, RowKey, RowKind, Since, StoredRow
 from .cursors import Cursor, encode
 from .deletions import Deletions
+from .healing import MOST_FAILED, REST
 from .horizons import Horizons
 from .hub import Device
 from .senders import RowSender
@@ -112,11 +112,35 @@ class Newcomers:
         ]
         fresh = [one for one in due if not one.listed]
         listed = [one for one in due if one.listed]
-        with suppress(StoreError):
-            if fresh:
-                await self._first(fresh, now)
-            if listed:
-                await self._again(listed)
+        await self._read(fresh, self._first)
+        await self._read(listed, self._again)
+
+    async def _read(
+        self,
+        some: Sequence[_Newcomer],
+        read: Callable[[Sequence[_Newcomer]], Awaitable[None]],
+    ) -> bool:
+        """Read for these; if that fails by the rows of one, for each of them alone.
+
+        Those for whom it fails come again, one alone after a rest.
+        """
+        began = self.monotonic()
+        try:
+            if some:
+                await read(some)
+            return True
+        except StoreError as failure:
+            if not failure.by_its_rows:
+                return True
+        if len(some) == 1:
+            spent = self.monotonic() - began
+            self._schedule(some[0], self.monotonic() + max(RETRY_S, REST * spent))
+            return False
+        failed = 0
+        for one in some:
+            if failed < MOST_FAILED:
+                failed += not await self._read([one], read)
+        return True
 
     def _take_due(self, now: float, most: int) -> list[_Newcomer]:
         """Those that are due now; they come again unless something else is done."""
@@ -135,7 +159,8 @@ class Newcomers:
         one.due = due
         heappush(self._due, (due, one.device.connection_id))
 
-    async def _first(self, some: Sequence[_Newcomer], now: float) -> None:
+    async def _first(self, some: Sequence[_Newcomer]) -> None:
+        now = self.monotonic()
         started, generation = self.shown.sequence, self.horizons.generation
         horizon, age = self.horizons.oldest(self.settings.replay_s, now) or (None, 0.0)
         complete = age >= self.settings.replay_s

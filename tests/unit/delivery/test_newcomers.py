@@ -1,12 +1,21 @@
 """The replay to a device that has signed in beside others."""
 
 import asyncio
+import itertools
 
 import pytest
 
-from tests.unit.delivery.recovering import NOTE, OTHER, Device, Scene, recovering
+from tests.unit.delivery.recovering import (
+    NOTE,
+    OTHER,
+    TIMEOUT_S,
+    Device,
+    Scene,
+    recovering,
+)
 from tests.unit.delivery.table import key_of
 from tests.unit.virtual_time import loop_factory
+from typelets_ws.delivery.healing import REST
 from typelets_ws.delivery.newcomers import NARROW_FROM, REREAD_S, RETRY_S
 from typelets_ws.delivery.recovery import SIGN_IN_S
 
@@ -281,6 +290,27 @@ async def test_without_postgres_it_is_tried_again() -> None:
         assert device.heard() == [*PAIR, "healed"]
         times = [at for at, _ in scene.database.looks]
         assert times[1] - times[0] == pytest.approx(RETRY_S)
+
+
+async def test_a_user_whose_rows_cannot_be_read_in_time_costs_no_other() -> None:
+    async with recovering(audit_s=300.0) as scene:
+        await beside(scene, NOTE)
+        scene.connect("m1", "mallory")
+        await asyncio.sleep(6.0)
+        scene.database.heavy["mallory"] = 9.0
+        mallory, alice = scene.connect("m2", "mallory"), scene.connect("c2")
+        scene.looked_at()
+        began = scene.time()
+        await asyncio.sleep(40.0)
+        assert alice.heard() == [*PAIR, "healed"]
+        assert mallory.heard() == []
+        tries = [at for at, users in scene.looked_at() if users == ["mallory"]]
+        assert tries[0] - began < SOON_S + TIMEOUT_S + 0.1
+        rests = [later - at for at, later in itertools.pairwise(tries)]
+        assert min(rests) >= TIMEOUT_S * (1 + REST)
+        scene.database.heavy.clear()
+        await asyncio.sleep(TIMEOUT_S * (1 + REST))
+        assert not scene.recovery._newcomers.waiting
 
 
 @pytest.mark.parametrize(("count", "narrow"), [(NARROW_FROM, True), (2, False)])

@@ -79,6 +79,7 @@ class Healer:
         Without `digest` only those users have one whose rows may have gone. If one
         statement for all fails, each is looked at alone.
         """
+        generation = self.reader.horizons.generation
         users = self._begun(user_ids, self.monotonic())
         together = [one for one in users if not one[1].slow]
         apart = [one for one in users if one[1].slow]
@@ -86,7 +87,7 @@ class Healer:
             apart = together + apart
         failed = 0
         for one in apart:
-            if failed == MOST_FAILED:
+            if failed == MOST_FAILED or self.reader.horizons.generation != generation:
                 self._retry([one])
             elif not await self._look([one], digest=digest):
                 failed += 1

@@ -41,7 +41,8 @@ class _User:
         self.used = 0
         """Bytes of its rows."""
         self.unverified: dict[RowKey, int] = {}
-        """With the sequence of the last showing."""
+        """With the sequence of the last showing, which is their order: those shown all
+        the time keep no other from being verified."""
         self.paged = 0
         """The sequence of the last page of a sync."""
 
@@ -269,6 +270,7 @@ class ShownRows:
             self._rows.move_to_end(key)
             del user.keys[key]
         user.keys[key] = None
+        user.unverified.pop(key, None)
         known.sequence = user.unverified[key] = self.sequence
         return known
 

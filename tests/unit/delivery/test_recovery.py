@@ -275,6 +275,25 @@ async def test_a_user_whose_rows_cannot_be_read_in_time_costs_no_other(
         assert not state.slow, "it is looked at with others again"
 
 
+async def test_looks_one_by_one_end_with_another_database() -> None:
+    """A horizon means nothing there."""
+    async with recovering(audit_s=300.0) as scene:
+        for user in ("mallory", "alice", "bob"):
+            scene.connect(user, user)
+        await asyncio.sleep(6.0)
+        scene.database.heavy["mallory"] = 9.0
+        scene.looked_at()
+        scene.recovery.heal(["mallory", "alice", "bob"], "gap")
+        await asyncio.sleep(1.0)
+        scene.database.identity = "replica"
+        scene.database.newest += 50
+        scene.database.heavy.clear()
+        await asyncio.sleep(5.0)
+        _, *alone = scene.database.looks
+        assert alone
+        assert all(since.horizon != 100 for _, some in alone for since in some)
+
+
 async def test_a_look_that_takes_long_is_followed_by_a_rest() -> None:
     async with recovering(audit_s=300.0) as scene:
         scene.connect("c1", "mallory")

@@ -402,6 +402,14 @@ def test_the_row_shown_longest_ago_is_forgotten_first() -> None:
     assert kept == [True, False, True]
 
 
+def test_rows_are_verified_in_the_order_in_which_they_were_shown() -> None:
+    shown = of_alice()
+    first, second = (RowKey("alice", RowKind.NOTE, one) for one in "ab")
+    for key in (first, second, first):
+        shown.updated(key, b"{}", b"{}", at(1))
+    assert shown.unverified("alice", shown.sequence) == [second, first]
+
+
 def test_a_user_with_very_many_rows_keeps_those_of_others() -> None:
     shown = of_alice(10_000)
     shown.add_user("bob")

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 from tests.daemon import RunningDaemon
 from tests.within import PATIENCE_S
@@ -50,6 +51,16 @@ class Raw:
     def send(self, text: str | bytes) -> None:
         data = text.encode() if isinstance(text, str) else text
         self.write(frame(TEXT, data))
+
+    def stop_reading(self) -> None:
+        self._socket.pause_reading()
+
+    def read_on(self) -> None:
+        self._socket.resume_reading()
+
+    @property
+    def _socket(self) -> asyncio.Transport:
+        return cast("asyncio.Transport", self.writer.transport)
 
     async def frame(self) -> tuple[int, bytes]:
         """The next frame: opcode and data. Raises `IncompleteReadError` at the end."""

@@ -25,6 +25,7 @@ from typing import Final, NoReturn
 
 from ..ports import StoreError
 from ..recovery_ports import Changes, Extent, Since, Snapshot, UserChanges
+from .healing import SLOW_S
 
 __all__ = ["GatheredChanges"]
 
@@ -32,8 +33,6 @@ BATCH: Final = 20
 STATEMENTS: Final = 2
 """At the same time: Postgres works at one while the process reads the other."""
 
-SLOW_S: Final = 1.0
-"""A user whose rows take longer counts as slow until they take less."""
 MOST_SLOW: Final = 1_000
 """Slow users that are remembered."""
 
@@ -62,6 +61,7 @@ class GatheredChanges:
         self._changes = changes
         self._monotonic = monotonic
         self._slow: dict[str, None] = {}
+        """Users whose rows took over `SLOW_S`, until they take less."""
         self._waiting: dict[str, deque[_Request]] = {}
         """By user, in the order of their turns."""
         self._reading: set[str] = set()

@@ -33,7 +33,7 @@ from .reports import HealReports
 from .senders import RowSender
 from .user_states import SIGN_IN, UserState, UserStates
 
-__all__ = ["MOST_FAILED", "REST", "Healer"]
+__all__ = ["MOST_FAILED", "REST", "SLOW_S", "Healer"]
 
 MOST_KNOWN: Final = 5_000
 """Versions remembered of one user; without them rows are compared once more."""
@@ -44,7 +44,7 @@ READING_S: Final = 10.0
 the user's other devices wait with it."""
 RETRY_S: Final = 1.0
 SLOW_S: Final = 1.0
-"""A user whose look takes longer is looked at alone, and rests as long after it."""
+"""A user whose rows take longer is read alone; after a look it rests as long."""
 REST: Final = 5
 """Times as long after one that failed: of all the time of looks, a sixth."""
 MOST_FAILED: Final = 2
@@ -81,8 +81,8 @@ class Healer:
         """
         generation = self.reader.horizons.generation
         users = self._begun(user_ids, self.monotonic())
-        together = [one for one in users if not one[1].slow]
-        apart = [one for one in users if one[1].slow]
+        together = [one for one in users if one[1].rests_until is None]
+        apart = [one for one in users if one[1].rests_until is not None]
         if len(together) < 2 or not await self._look(together, digest=digest):
             apart = together + apart
         failed = 0
@@ -129,8 +129,8 @@ class Healer:
         if len(users) > 1:
             return
         state, seconds = users[0][1], self.monotonic() - began
-        state.slow = failed or seconds > SLOW_S
-        if state.slow:
+        state.rests_until = None
+        if failed or seconds > SLOW_S:
             rest = max(RETRY_S, seconds * (REST if failed else 1))
             state.rests_until = self.monotonic() + rest
 
@@ -163,7 +163,7 @@ class Healer:
 
     def _must_wait(self, user_id: str, state: UserState, now: float) -> bool:
         """Whether the user rests, or a device has to read what the last look sent."""
-        until = state.rests_until
+        until = state.rests_until or now
         if (state.after or state.unfinished) and now - state.paused_at <= READING_S:
             devices = self.sender.hub.devices_of(user_id)
             if any(device.behind for device in devices):

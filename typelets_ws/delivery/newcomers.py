@@ -50,8 +50,6 @@ class _Newcomer:
     """Whether all pages have been read."""
     again: dict[RowKey, str] = field(default_factory=dict)
     """Rows to be read again, with the version found; empty if it was being shown."""
-    unread: bool = False
-    """Whether there were more of them than one answer holds."""
 
 
 @dataclass(slots=True)
@@ -212,7 +210,7 @@ class Newcomers:
         for one in some:
             rows = []
             asked = [key for key in one.again if key in found]
-            one.unread = len(asked) < len(one.again)
+            unread = len(asked) < len(one.again)
             for key in asked:
                 row, version = found[key], one.again.pop(key)
                 if row is None:
@@ -224,7 +222,7 @@ class Newcomers:
                 else:
                     one.again[key] = row.version
             self._send(one, rows)
-            self._settle(one, self.horizons.identity, horizon)
+            self._settle(one, self.horizons.identity, horizon, unread=unread)
 
     def _send(self, one: _Newcomer, rows: list[StoredRow]) -> None:
         for row in rows:
@@ -237,10 +235,17 @@ class Newcomers:
                 self.shown.sent_to_one(row.key, shown, connection_id)
             one.sent = True
 
-    def _settle(self, one: _Newcomer, identity: str, horizon: int | None) -> None:
-        """Look again at what is not stable, or be done with the device."""
+    def _settle(
+        self,
+        one: _Newcomer,
+        identity: str,
+        horizon: int | None,
+        *,
+        unread: bool = False,
+    ) -> None:
+        """Look again at what is not stable or `unread`, or be done with the device."""
         if one.again:
-            soon = one.unread or "" in one.again.values()
+            soon = unread or "" in one.again.values()
             pause = REREAD_S if soon else self.settings.quiet_s
             self._schedule(one, self.monotonic() + pause)
             return

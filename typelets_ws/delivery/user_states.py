@@ -69,10 +69,9 @@ class UserState:
     """Whether the last look left rows to verify that were shown."""
     paused_at: float = 0.0
     """When the last of several looks ended."""
-    slow: bool = False
-    """Whether the last look alone took long, or failed by what it had to read."""
-    rests_until: float = 0.0
-    """When the next look may begin after a slow one."""
+    rests_until: float | None = None
+    """When the next look may begin if the last one alone was slow; None if it was not.
+    """
     following: int | None = None
     """The horizon of the first of several looks, which follows the last."""
     known: dict[RowKey, str] | None = None

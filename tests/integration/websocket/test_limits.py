@@ -401,7 +401,7 @@ async def test_who_stops_reading_is_cut_by_time(
     ):
         stuck.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
         await stuck.text()
-        stuck.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        stuck.stop_reading()
         event = {"event": "note_created", "noteData": {"x": "a" * 1_000_000}}
         for _ in range(8):
             await publish(redis_server.url, ALICE, event)
@@ -421,7 +421,7 @@ async def test_unsent_bytes_are_bounded(boot: Boot, redis_server: RedisServer) -
     ):
         stuck.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
         await stuck.text()
-        stuck.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        stuck.stop_reading()
         event = {"event": "note_created", "noteData": {"x": "a" * 1_000_000}}
         for _ in range(16):
             await publish(redis_server.url, ALICE, event)

@@ -100,7 +100,7 @@ async def stall(stack: AsyncExitStack, server: RunningDaemon) -> Raw:
     client = await stack.enter_async_context(raw(server, receive_buffer=2_048))
     client.send(json.dumps({"type": "auth", "token": mint(ALICE)}))
     assert b"auth_success" in await client.text()
-    client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    client.stop_reading()
     return client
 
 
@@ -131,7 +131,7 @@ async def test_a_reply_of_any_size_reaches_a_device_that_reads(
         for number in range(20):
             await other.send(update(small, str(number)))
             await other.next_of("note_update_success")
-        device.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        device.read_on()
         answered: list[str] = []
         while len(answered) < len(titles):
             message = json.loads(await device.text())
@@ -168,7 +168,7 @@ async def test_rows_wait_for_a_device_that_is_slow_to_read(
         for _ in range(5):
             async with server.device(BOB) as witness:
                 assert (await witness.next_of("note_sync"))["noteId"] == small
-        device.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        device.read_on()
         read: set[str] = set()
         while read != notes:
             message = json.loads(await device.text())
@@ -245,5 +245,5 @@ async def test_200_devices_that_stop_reading_harm_no_one(
         )
         assert evicted == STALLED
         for client in stalled[:5]:
-            client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+            client.read_on()
             await client.ended()

@@ -54,7 +54,7 @@ class Database(Table):
         self.unsupported: str | None = None
         self.failure: Exception | None = None
         self.heavy: dict[str, float] = {}
-        """Users whose looks take so long; beyond `statement_timeout_ms` they fail."""
+        """Seconds that looks at a user take; beyond `TIMEOUT_S` they fail."""
         self.looks: list[tuple[float, list[Since]]] = []
         self.extents: list[Extent] = []
         self.reads: list[tuple[float, list[RowKey]]] = []

@@ -44,7 +44,7 @@ from typelets_ws.recovery_ports import RowKey, RowKind
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
-__all__ = ["behind"]
+__all__ = ["differences"]
 
 SETTINGS = Settings(
     enabled=True, replay_s=60.0, audit_share=1.0, page_rows=3, page_bytes=8_000,
@@ -66,7 +66,7 @@ class Link(Device):
         self._client = client
 
     @property
-    def behind(self) -> bool:  # type: ignore[override]
+    def behind(self) -> bool:  # type: ignore[override]  # read only here
         return self._client.rng.random() < BEHIND
 
     def take(self, message: Message) -> None:
@@ -272,7 +272,7 @@ async def _play(seed: int) -> list[str]:
         return await Simulation(seed, group).run()
 
 
-def behind(seed: int) -> list[str]:
+def differences(seed: int) -> list[str]:
     """Play a seed; returns what the devices show that the table does not hold."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(_play(seed))
@@ -287,7 +287,7 @@ def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     failed = 0
     for seed in range(options.first, options.first + options.seeds):
-        if wrong := behind(seed):
+        if wrong := differences(seed):
             failed += 1
             print(f"seed {seed}:", *wrong, sep="\n  ", flush=True)
     print(f"{options.seeds} seeds from {options.first}: {failed} failed")

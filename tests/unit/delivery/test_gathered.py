@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import pytest
 
 from typelets_ws import delivery
-from typelets_ws.delivery.gathered import BATCH, SLOW_S, GatheredChanges
+from typelets_ws.delivery.gathered import BATCH, GatheredChanges
+from typelets_ws.delivery.healing import SLOW_S
 from typelets_ws.ports import StoreError
 from typelets_ws.recovery_ports import Extent, Since, Snapshot, UserChanges
 

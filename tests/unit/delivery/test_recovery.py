@@ -272,7 +272,7 @@ async def test_a_user_whose_rows_cannot_be_read_in_time_costs_no_other(
         assert mallory.heard()[-1] == "healed"
         state = scene.recovery.states.get("mallory")
         assert state is not None
-        assert not state.slow, "it is looked at with others again"
+        assert state.rests_until is None, "it is looked at with others again"
 
 
 async def test_looks_one_by_one_end_with_another_database() -> None:

@@ -49,13 +49,14 @@ class Horizons:
     def recall(self, horizon: int, taken_at: float) -> None:
         """Note a horizon of another process, older than all of this one.
 
-        Horizons come in descending order of `taken_at`.
+        Horizons come in descending order of `taken_at`. Their transaction ids decide
+        which one is older: times are as good as the hosts' clocks, and as the link.
         """
         if not self._taken:
             return
         first_at, first = self._taken[0]
-        if taken_at < first_at and 0 <= first - horizon <= HORIZON_XIDS:
-            self._taken.appendleft((taken_at, horizon))
+        if 0 <= first - horizon <= HORIZON_XIDS:
+            self._taken.appendleft((min(taken_at, first_at), horizon))
 
     def _follows(self, snapshot: Snapshot) -> bool:
         """Whether ids have gone on from the newest horizon, as those of one history."""

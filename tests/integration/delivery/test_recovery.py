@@ -184,7 +184,11 @@ async def test_a_sign_in_waits_for_the_horizons_of_earlier_processes(
     async def late(
         self: SharedHorizons, identity: str
     ) -> list[tuple[float, int]] | None:
-        return await recall(self, identity) if signed_in.is_set() else None
+        if not signed_in.is_set():
+            return None
+        found = await recall(self, identity)
+        await asyncio.sleep(SIGN_IN_S)  # a slow link: the ages found are out of date
+        return found
 
     monkeypatch.setattr(SharedHorizons, "recall", late)
     async with (

@@ -74,6 +74,8 @@ class Machine:
             os.kill(self._pid, signal.SIGKILL)
 
     def journal(self, unit: str) -> str:
+        """All that the unit has written so far."""
+        self.run("journalctl --sync")
         return self.run(f"journalctl --no-pager -o cat -u {shlex.quote(unit)}")
 
 

@@ -20,14 +20,20 @@ from typelets_ws.redis.limits import SharedLimits
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
 
-QUICK: dict[str, Any] = {
+PATIENT: dict[str, Any] = {
     "probe_interval_s": 0.1,
-    "probe_timeout_s": 0.2,
+    "probe_timeout_s": PATIENCE_S,
     "unsubscribe_delay_s": 0.05,
-    "connect_timeout_s": 0.3,
-    "command_timeout_s": 0.3,
+    "connect_timeout_s": PATIENCE_S,
+    "command_timeout_s": PATIENCE_S,
     "lease_s": 3.0,
 }
+QUICK: dict[str, Any] = {
+    "probe_timeout_s": 0.2,
+    "connect_timeout_s": 0.3,
+    "command_timeout_s": 0.3,
+}
+"""For a Redis that falls silent. A machine without a free core is as silent."""
 
 
 async def until(holds: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
@@ -48,7 +54,7 @@ class RunningBus:
         self.gaps: list[tuple[str, str]] = []
         self.unpublished: list[tuple[str, bytes]] = []
         self.also: Callable[[str, bytes], None] = lambda user_id, payload: None
-        redis = config.Redis(url=url, **{**QUICK, **settings})
+        redis = config.Redis(url=url, **{**PATIENT, **settings})
         log = structlog.get_logger()
         rng = random.Random(f"{url} {seed}")
         telemetry = Telemetry(self.metrics, log)

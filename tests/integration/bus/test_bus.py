@@ -17,7 +17,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
-from tests.integration.bus.running_bus import RunningBus, ready, running_bus, until
+from tests.integration.bus.running_bus import (
+    QUICK,
+    RunningBus,
+    ready,
+    running_bus,
+    until,
+)
 from tests.redis import LinkProxy, RedisServer, free_port, link_proxy
 from tests.within import within
 
@@ -94,7 +100,7 @@ async def test_subscribing_and_leaving_in_one_turn_leaves_no_ghost(
 async def test_ten_thousand_users_are_subscribed_in_batches(
     redis_server: RedisServer,
 ) -> None:
-    async with ready(redis_server.url, command_timeout_s=5.0) as one:
+    async with ready(redis_server.url) as one:
         before = redis_server.calls("subscribe")
         users = [f"user{number}" for number in range(10_000)]
         heard = await asyncio.gather(*map(one.bus.subscribe, users))
@@ -194,7 +200,7 @@ async def replica(server: RedisServer, proxy: LinkProxy, one: RunningBus) -> Non
 async def test_a_broken_link_is_replaced_and_each_user_reported_once(
     redis_server: RedisServer, broken: Break, reason: str
 ) -> None:
-    async with link_proxy(redis_server.port) as proxy, ready(proxy.url) as one:
+    async with link_proxy(redis_server.port) as proxy, ready(proxy.url, **QUICK) as one:
         assert await one.bus.subscribe("ann")
         assert await one.bus.subscribe("bob")
         await broken(redis_server, proxy, one)
@@ -210,7 +216,7 @@ async def test_a_broken_link_is_replaced_and_each_user_reported_once(
 async def test_trouble_with_both_links_is_over_when_redis_is_back(
     redis_server: RedisServer, broken: Break
 ) -> None:
-    async with link_proxy(redis_server.port) as proxy, ready(proxy.url) as one:
+    async with link_proxy(redis_server.port) as proxy, ready(proxy.url, **QUICK) as one:
         assert await one.bus.subscribe("ann")
         await broken(redis_server, proxy, one)
         await one.ready()
@@ -245,7 +251,7 @@ async def test_losing_the_command_link_heals_the_users_of_this_process(
 async def test_a_black_hole_in_one_direction_shows_and_mends(
     redis_server: RedisServer, way: str
 ) -> None:
-    async with link_proxy(redis_server.port) as proxy, ready(proxy.url) as one:
+    async with link_proxy(redis_server.port) as proxy, ready(proxy.url, **QUICK) as one:
         assert await one.bus.subscribe("ann")
         proxy.stall(**{"to_server": False, "to_client": False, way: True})
         one.bus.publish("ann", b"into the hole")
@@ -269,7 +275,7 @@ async def test_a_black_hole_in_one_direction_shows_and_mends(
 async def test_a_slow_link_is_not_a_broken_one(redis_server: RedisServer) -> None:
     async with (
         link_proxy(redis_server.port) as proxy,
-        ready(proxy.url, probe_timeout_s=1.0, command_timeout_s=1.0) as one,
+        ready(proxy.url, probe_timeout_s=5.0, command_timeout_s=5.0) as one,
     ):
         proxy.delay_s = 0.1
         assert await one.bus.subscribe("ann")
@@ -500,7 +506,7 @@ async def test_every_kind_of_address_works(tmp_path: Path) -> None:
 
     try:
         for address in addresses:
-            async with ready(address, connect_timeout_s=2.0) as one:
+            async with ready(address) as one:
                 assert await one.bus.subscribe("ann")
                 await one.barrier("ann")
                 server.command("CLIENT", "KILL", "TYPE", "pubsub")

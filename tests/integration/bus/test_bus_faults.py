@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -11,15 +10,9 @@ from tests.daemon import Boot, eventually
 from tests.integration.bus.running_bus import ready, running_bus, until
 from tests.redis import RedisServer, free_port, link_proxy
 from tests.tokens import mint
-from tests.within import PATIENCE_S, within
+from tests.within import within
 from typelets_ws.ports import AcquireResult, LimitsUnavailableError
 
-STEADY: dict[str, Any] = {
-    "probe_timeout_s": PATIENCE_S,
-    "connect_timeout_s": PATIENCE_S,
-    "command_timeout_s": PATIENCE_S,
-}
-"""A process that stands still for want of a core loses no connection."""
 ALLOWED = ("&typelets:user:user_*", "&typelets:control", "&typelets:probe:*")
 
 
@@ -35,7 +28,7 @@ def narrow(redis_server: RedisServer) -> Iterator[str]:
 async def test_a_refused_channel_costs_no_other_user_an_event(
     redis_server: RedisServer, narrow: str
 ) -> None:
-    async with ready(narrow, **STEADY) as one:
+    async with ready(narrow) as one:
         assert await one.bus.subscribe("user_ann")
         users = [f"user_{number}" for number in range(40)]
         odd = ["ext|1", "ext|2"]
@@ -75,7 +68,7 @@ async def test_a_replica_is_no_master_and_causes_no_resynchronisation(
     redis_server: RedisServer,
 ) -> None:
     """An address that leads to a replica: one report in the end, not one each try."""
-    async with ready(redis_server.url, shared_limits=False, **STEADY) as one:
+    async with ready(redis_server.url, shared_limits=False) as one:
         assert await one.bus.subscribe("ann")
         redis_server.command("REPLICAOF", "127.0.0.1", free_port())
         await until(lambda: not one.bus.proven)
@@ -109,8 +102,8 @@ async def test_what_a_demoted_master_acknowledged_is_resynchronised_everywhere(
 
 async def test_proven_events_are_not_resynchronised(redis_server: RedisServer) -> None:
     async with (
-        ready(redis_server.url, **STEADY) as one,
-        ready(redis_server.url, 1, **STEADY) as other,
+        ready(redis_server.url) as one,
+        ready(redis_server.url, 1) as other,
     ):
         assert await other.bus.subscribe("ann")
         one.bus.publish("ann", b"acknowledged")
@@ -130,7 +123,7 @@ async def test_an_outage_of_the_command_link_alone_ends_with_a_report(
     """The event link survives; what publishers could not send meanwhile is healed."""
     async with (
         link_proxy(redis_server.port) as proxy,
-        ready(proxy.url, probe_timeout_s=PATIENCE_S) as one,
+        ready(proxy.url, command_timeout_s=0.3) as one,
     ):
         assert await one.bus.subscribe("ann")
         for link in list(proxy.links):

@@ -7,7 +7,7 @@ from pathlib import Path
 import redis.asyncio
 from redis.crc import key_slot
 
-from tests.drills.drill import SETTINGS, limits_hold, two_buses
+from tests.drills.drill import limits_hold, two_buses
 from tests.integration.bus.running_bus import RunningBus, ready, until
 from tests.redis import RedisServer, free_port
 from tests.redis_topologies import Cluster
@@ -130,7 +130,7 @@ async def test_a_slot_on_its_way_to_a_new_master(
         await join(cluster, added)
         slot, source_id = key_slot(b"typelets:nonce:ann:n"), cluster.node_id(source)
         added.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-        async with ready(cluster.url, **SETTINGS) as one:
+        async with ready(cluster.url) as one:
             source.command(
                 "CLUSTER", "SETSLOT", slot, "MIGRATING", cluster.node_id(added)
             )

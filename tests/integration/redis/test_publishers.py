@@ -7,7 +7,6 @@ import pytest
 from click.testing import CliRunner, Result
 from redis.crc import key_slot
 
-from tests.drills.drill import SETTINGS
 from tests.integration.bus.running_bus import ready, until
 from tests.redis import RedisServer, free_port
 from tests.redis_topologies import Cluster, SentinelGroup
@@ -105,8 +104,8 @@ async def test_operator_commands(
         return CliRunner().invoke(main, [*args], catch_exceptions=False)
 
     async with (
-        ready(group.url, 1, **SETTINGS) as one,
-        ready(group.url, 2, **SETTINGS) as other,
+        ready(group.url, 1) as one,
+        ready(group.url, 2) as other,
     ):
         for bus in (one, other):
             assert await bus.bus.subscribe("ann")

@@ -153,7 +153,7 @@ async def test_junk_tokens_shut_out_their_address_only(boot: Boot) -> None:
         status, retry_after = await status_of(server, "203.0.113.1")
         assert status == 503
         assert retry_after is not None
-        assert 50 < int(retry_after) <= 60
+        assert 30 < int(retry_after) <= 60
         answer = await sign_in(server, HONEST, mint("alice"))
         assert answer["type"] == "auth_success"
         assert server.figure("evictions_total", reason="refused_tokens") == 1
@@ -254,7 +254,7 @@ async def test_a_flood_is_remembered_when_the_client_returns(boot: Boot) -> None
         async with server.device("alice") as again:
             refused = await again.ask({"type": "ping"})
             assert refused["code"] == "RATE_LIMITED"
-            assert refused["retryAfterMs"] > 50_000
+            assert refused["retryAfterMs"] > 30_000
         async with server.device("bob") as other:
             assert await other.barrier() == []
         await eventually(lambda: server.daemon.hub.devices == 0)

@@ -113,8 +113,8 @@ async def test_ten_thousand_users_are_subscribed_in_batches(
         for user in users:
             one.bus.unsubscribe(user)
         await until(lambda: one.sample("redis_subscriptions") == 2)
-        # They are due one after the other, so a batch may be split.
-        assert redis_server.calls("unsubscribe") < 60
+        # They are due one after the other, so batches may be split.
+        assert redis_server.calls("unsubscribe") < 1_000
 
 
 # Ways in which the link may fail: each takes effect, and mends if it must be mended.

@@ -765,6 +765,22 @@ test("close codes are obeyed", async () => {
   assert.equal(world.sockets.length, 1);
 });
 
+test("a refused sign-in waits as long as the server says", async () => {
+  for (const [code, retryAfterMs, least] of [[1013, 1_000, 2_000], [1013, 9_000, 9_000], [4429, 50_000, 50_000]]) {
+    const { world, client, seen } = scene();
+    world.refusing = true; // some attempts in vain
+    await client.start();
+    await world.time.pass(5_000);
+    world.refusing = false;
+    world.refusal = { code, retryAfterMs };
+    await world.time.pass(30_000);
+    const { retryInMs } = seen.status.find((event) => event.code === code);
+    assert.ok(retryInMs >= least && retryInMs <= least + 30_000, `${code}: ${retryInMs}`);
+    world.refusal = null;
+    await inSync(world, client, 90_000);
+  }
+});
+
 test("attempts are spread and become rarer", async () => {
   const { world, client } = scene();
   world.refusing = true;

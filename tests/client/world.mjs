@@ -239,6 +239,10 @@ export class Server {
     if (message.type === "auth") {
       const { user, exp } = world.tokens.read(message.token);
       if (exp <= world.time.now) return reply({ type: "auth_failed", reason: "token-expired", message: "Token expired" });
+      if (world.refusal) {
+        const { code, retryAfterMs } = world.refusal;
+        return reply({ type: "error", code: "UNAVAILABLE", message: "refused", retryAfterMs }), world.time.at(world.latencyMs + 5, () => socket.drop(code, "refused"));
+      }
       if (world.tokens.revoked) return reply({ type: "auth_failed", reason: "auth-failed" }), world.time.at(5, () => socket.drop(4401, "auth-failed"));
       this.devices.add(socket);
       socket.user = user;
@@ -324,6 +328,7 @@ export class Server {
 export class World {
   sockets = [];
   refusing = false;
+  refusal = null; // {code, retryAfterMs}: of each sign-in
   latencyMs = 20;
   cutAt = Infinity; // bytes of the first connection, after which it is cut
 

@@ -184,6 +184,7 @@ export class TypeletsClient {
   #skipCache = false;
   #expiredTokens = 0;
   #secret = "";
+  #refusedMs = 0; // the server refused to sign in, and said for how long
   /** @type {string | null} */ #cursor = null;
   #verified = false; // the digest was equal, and no gap was reported since
   #syncable = true;
@@ -439,7 +440,9 @@ export class TypeletsClient {
   #closed(code, reason) {
     if (code === 1000) return this.#end(reason || "closed", code);
     if (code === 4401) this.#skipCache = true;
-    this.#retry(ADVICE[code] ?? PAUSE, { code, reason });
+    const advice = ADVICE[code] ?? PAUSE;
+    const least = Math.max(advice.least, this.#refusedMs);
+    this.#retry(this.#refusedMs ? { ...BACKOFF, least } : advice, { code, reason });
   }
 
   #retry({ least, base, cap }, why) {
@@ -474,6 +477,7 @@ export class TypeletsClient {
     const socket = this.#socket;
     this.#socket = this.#sync = null;
     this.#secret = this.connectionId = "";
+    this.#refusedMs = 0;
     this.#connectedAt = 0;
     this.#verified = false;
     socket?.close(code);
@@ -542,7 +546,9 @@ export class TypeletsClient {
         return this.#live("folders", message.folderId, { ...message.changes, ...message.updatedFolder });
       case "folder_deleted_sync": return this.#live("folders", message.folderId, null);
       // Also after the timeout of a request: the cursor of a pong counts their rows as sent.
-      case "error": return message.updatedNote && this.#live("notes", message.updatedNote.id, message.updatedNote);
+      case "error":
+        if (!this.#secret) this.#refusedMs = message.retryAfterMs ?? 0;
+        return message.updatedNote && this.#live("notes", message.updatedNote.id, message.updatedNote);
       case "sync_page":
         return KINDS.forEach((kind) => this.#apply(kind, message[kind]));
       case "resync_required":

@@ -184,7 +184,7 @@ export class TypeletsClient {
   #skipCache = false;
   #expiredTokens = 0;
   #secret = "";
-  #refusedMs = 0; // the server refused to sign in, and said for how long
+  #retryAfterMs = 0; // of the error that refused the sign-in
   /** @type {string | null} */ #cursor = null;
   #verified = false; // the digest was equal, and no gap was reported since
   #syncable = true;
@@ -441,8 +441,8 @@ export class TypeletsClient {
     if (code === 1000) return this.#end(reason || "closed", code);
     if (code === 4401) this.#skipCache = true;
     const advice = ADVICE[code] ?? PAUSE;
-    const least = Math.max(advice.least, this.#refusedMs);
-    this.#retry(this.#refusedMs ? { ...BACKOFF, least } : advice, { code, reason });
+    const least = Math.max(advice.least, this.#retryAfterMs);
+    this.#retry(this.#retryAfterMs ? { ...BACKOFF, least } : advice, { code, reason });
   }
 
   #retry({ least, base, cap }, why) {
@@ -477,7 +477,7 @@ export class TypeletsClient {
     const socket = this.#socket;
     this.#socket = this.#sync = null;
     this.#secret = this.connectionId = "";
-    this.#refusedMs = 0;
+    this.#retryAfterMs = 0;
     this.#connectedAt = 0;
     this.#verified = false;
     socket?.close(code);
@@ -547,7 +547,7 @@ export class TypeletsClient {
       case "folder_deleted_sync": return this.#live("folders", message.folderId, null);
       // Also after the timeout of a request: the cursor of a pong counts their rows as sent.
       case "error":
-        if (!this.#secret) this.#refusedMs = message.retryAfterMs ?? 0;
+        if (!this.#secret) this.#retryAfterMs = message.retryAfterMs ?? 0;
         return message.updatedNote && this.#live("notes", message.updatedNote.id, message.updatedNote);
       case "sync_page":
         return KINDS.forEach((kind) => this.#apply(kind, message[kind]));

@@ -277,7 +277,7 @@ async def test_a_slow_link_is_not_a_broken_one(redis_server: RedisServer) -> Non
         link_proxy(redis_server.port) as proxy,
         ready(proxy.url, probe_timeout_s=5.0, command_timeout_s=5.0) as one,
     ):
-        proxy.delay_s = 0.1
+        proxy.delay_s = 0.5
         assert await one.bus.subscribe("ann")
         for number in range(20):
             one.bus.publish("ann", b"%d" % number)

@@ -17,6 +17,7 @@ from tests.chaos.play import RunResult, Size, play
 from tests.chaos.shortest import shortest
 from tests.chaos.stretches import Stretch
 from tests.chaos.topology import TOPOLOGIES
+from tests.command_line import above_zero, at_least, command_line
 
 
 def run(seed: int, size: Size, schedule: Sequence[ScheduledFault]) -> RunResult:
@@ -66,9 +67,7 @@ def main() -> int:
         schedule: Sequence[ScheduledFault]
         schedule = plan(random.Random(seed), size.seconds, options.fault)
         if options.schedule:
-            schedule = [
-                ScheduledFault.parse(text) for text in options.schedule.split(",")
-            ]
+            schedule = options.schedule
         print(f"seed {seed}: {len(schedule)} faults", flush=True)
         try:
             result = run(seed, size, schedule)
@@ -125,25 +124,41 @@ def again(seed: int, size: Size, schedule: Sequence[ScheduledFault]) -> str:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/chaos",
-        description="Faults at random against real daemons, Redis and Postgres.",
-        epilog="example: scripts/chaos --seed 1 --seconds 3600 --daemons 4",
+    parser = command_line(
+        "scripts/chaos",
+        "Faults at random against real daemons, Redis and Postgres.",
+        "--seed 1 --round 30",
+        "--seconds 3600 --daemons 4 --devices 240 --topology cluster",
+        "--seed 7 --reduce",
     )
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--seconds", type=float, default=0.0, help="one run by default")
-    parser.add_argument("--round", type=float, default=10.0, help="seconds of faults")
-    parser.add_argument(
-        "--rest-every", type=float, default=60.0, help="seconds of faults between rests"
-    )
-    parser.add_argument("--fault", type=float, default=0.9, help="seconds per fault")
-    parser.add_argument("--daemons", type=int, default=2)
-    parser.add_argument("--devices", type=int, default=24)
-    parser.add_argument("--topology", choices=TOPOLOGIES, default="single")
-    parser.add_argument("--schedule", help="play these faults, as printed")
-    parser.add_argument("--reduce", action="store_true", help="find the shortest one")
-    parser.add_argument("--runs", type=int, default=40, help="at most, to reduce one")
+    count = at_least(1)
+    option = parser.add_argument
+    option("--seed", type=int, default=random.randrange(10**6), help="of the first run")
+    option(
+        "--seconds", type=at_least(0.0), default=0.0,
+        help="new runs until so many have passed; one run by default",
+    )  # fmt: skip
+    option("--round", type=above_zero, default=10.0, help="seconds of faults in a run")
+    option(
+        "--rest-every", type=above_zero, default=60.0,
+        help="seconds of faults between rests",
+    )  # fmt: skip
+    option("--fault", type=above_zero, default=0.9, help="seconds per fault")
+    option("--daemons", type=count, default=2, help="processes")
+    option("--devices", type=count, default=24, help="of all kinds together")
+    option("--topology", choices=TOPOLOGIES, default="single", help="of Redis")
+    option("--schedule", type=schedule_of, help="play these faults, as printed")
+    option("--reduce", action="store_true", help="find the shortest that still fails")
+    option("--runs", type=count, default=40, help="at most, to reduce one")
     return parser.parse_args()
+
+
+def schedule_of(text: str) -> list[ScheduledFault]:
+    """A schedule as `again` prints it."""
+    try:
+        return [ScheduledFault.parse(entry) for entry in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -34,9 +34,15 @@ class ScheduledFault:
 
     @classmethod
     def parse(cls, text: str) -> "ScheduledFault":
-        """From what `str` gives."""
-        at, fault, seed = text.split(":")
-        return cls(float(at), fault, int(seed))
+        """From what `str` gives. Raises `ValueError`."""
+        try:
+            at, fault, seed = text.split(":")
+            entry = cls(float(at), fault, int(seed))
+        except ValueError:
+            raise ValueError(f"{text!r} is not TIME:FAULT:SEED") from None
+        if fault not in FAULTS:
+            raise ValueError(f"{fault!r} is none of {', '.join(FAULTS)}")
+        return entry
 
 
 def plan(

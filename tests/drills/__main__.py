@@ -1,6 +1,5 @@
 """The command `scripts/drills`."""
 
-import argparse
 import asyncio
 import logging
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
+from tests.command_line import command_line
 from tests.drills import cluster as clusters
 from tests.drills import sentinel as sentinels
 from tests.drills.drill import HEADER, DrillResult
@@ -39,7 +39,11 @@ async def play(run: Drill) -> DrillResult:
 
 def main() -> int:
     """Run the drills whose name has the word; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="scripts/drills", description=__doc__)
+    parser = command_line(
+        "scripts/drills",
+        "Faults of a Sentinel group and a Cluster under load.",
+        "--only forget",
+    )
     parser.add_argument("--only", default="", help="drills with this in their name")
     only = parser.parse_args().only.lower()
     silent = structlog.make_filtering_bound_logger(logging.CRITICAL)
@@ -50,16 +54,18 @@ def main() -> int:
             (Path(place) / kind).mkdir()
         group = SentinelGroup(Path(place) / "sentinel")
         cluster = Cluster(Path(place) / "cluster")
+        known = drills(group, cluster)
+        chosen = [name for name in known if only in name.lower()]
+        if not chosen:
+            parser.error("\n  ".join(["no drill has such a name:", *known]))
         try:
             group.start()
             cluster.start()
             print(HEADER)
-            for name, run in drills(group, cluster).items():
-                if only not in name.lower():
-                    continue
+            for name in chosen:
                 (group if name.startswith("Sentinel") else cluster).recover()
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    result = runner.run(play(run))
+                    result = runner.run(play(known[name]))
                 print(result.row(name), flush=True)
                 failed += bool(result.silent)
         finally:

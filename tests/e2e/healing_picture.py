@@ -1,8 +1,8 @@
 """Take the README's picture of a device that heals.
 
-`python -m tests.e2e.healing_picture` starts `typelets-ws dev` with its defaults, writes
-a note without publishing it, and waits until a device shows it. The two moments and
-the seconds between them become one image.
+Starts `typelets-ws dev` with its defaults, writes a note without publishing it, and
+waits until a device shows it. The two moments and the seconds between them become one
+image, tests/e2e/healing.png.
 """
 
 import base64
@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 from playwright.sync_api import Page, expect, sync_playwright
 
+from tests.command_line import command_line
 from tests.dev import Dev
 from tests.page import CHROMIUM, FLAGS, content, is_in, pane, rest, tab
 
@@ -48,6 +49,8 @@ def moments(page: Page) -> list[tuple[str, bytes]]:
 
 def main() -> int:
     """Take the picture, and say how long the healing took."""
+    command = "python -m tests.e2e.healing_picture"
+    command_line(command, "Take the README's picture of a device.", "").parse_args()
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         dev = Dev(Path(place))
         dev.start()

@@ -1,10 +1,10 @@
-"""Try random inputs, as many as asked for, and count them: `scripts/fuzz --help`."""
+"""The command `scripts/fuzz`."""
 
-import argparse
 import random
 import sys
 import time
 
+from tests.command_line import at_least, command_line
 from tests.fuzz.inputs import generator
 from tests.fuzz.targets import TARGETS
 
@@ -12,10 +12,16 @@ REPORT_S = 10.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", help=f"of {', '.join(TARGETS)}; all")
-    parser.add_argument("--count", type=int, default=100_000, help="inputs per target")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser = command_line(
+        "scripts/fuzz",
+        "Random inputs for everything that reads text of strangers; counts them.",
+        "--seed 7",
+        "messages --count 10000000",
+    )
+    option = parser.add_argument
+    option("targets", nargs="*", help=f"of {', '.join(TARGETS)}; all")
+    option("--count", type=at_least(1), default=100_000, help="inputs per target")
+    option("--seed", type=int, default=random.randrange(2**32), help="of all inputs")
     arguments = parser.parse_args()
     unknown = set(arguments.targets) - set(TARGETS)
     if unknown:

@@ -1,12 +1,12 @@
-"""Run the attacks for longer and print the table of the README."""
+"""The command `scripts/attack`."""
 
-import argparse
 import asyncio
 import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from tests.command_line import above_zero, command_line
 from tests.postgres import Database
 from typelets_ws.dev.postgres import Postgres
 from typelets_ws.dev.redis import RedisServer
@@ -32,9 +32,15 @@ def row(name: str, result: Measurement) -> str:
 
 def main() -> int:
     """Run the attacks whose names contain one of the words; all without words."""
-    parser = argparse.ArgumentParser(prog="scripts/attack", description=__doc__)
-    parser.add_argument("words", nargs="*", help="parts of the names of attacks")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each attack")
+    parser = command_line(
+        "scripts/attack",
+        "Attack a daemon, and measure an honest client beside it: the README's table.",
+        "--seconds 5",
+        "pongs bombs",
+    )
+    option = parser.add_argument
+    option("words", nargs="*", help="parts of the names of attacks; all")
+    option("--seconds", type=above_zero, default=20.0, help="of each attack")
     args = parser.parse_args()
     assert ALL
     names = [n for n in ATTACKS if not args.words or any(w in n for w in args.words)]

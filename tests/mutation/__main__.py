@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.command_line import at_least, command_line
 from tests.mutation.mutants import mutants
 
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
@@ -129,13 +130,27 @@ def stages_of(module: Path) -> list[list[str]]:
     return [fast, [str(one) for one in all_tests]]
 
 
+def module(text: str) -> Path:
+    """A type for `add_argument`: the file of a module of the package."""
+    path = Path(text)
+    if path.suffix != ".py" or path.parts[0] != "typelets_ws" or not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no module, typelets_ws/....py")
+    return path
+
+
 def main() -> int:
     """Judge the modules; returns 1 when a survivor is not known as equivalent."""
-    parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
-    parser.add_argument("modules", nargs="+", type=Path, help="typelets_ws/....py")
-    parser.add_argument("--sample", type=int, default=0, help="only so many mutants")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--also", nargs="*", default=[], help="tests for survivors")
+    parser = command_line(
+        "scripts/mutate",
+        "Change one operator, constant or statement at a time; list what no test sees.",
+        "typelets_ws/session/signing.py",
+        "typelets_ws/delivery/*.py --sample 50",
+    )
+    option = parser.add_argument
+    option("modules", nargs="+", type=module, help="of typelets_ws/")
+    option("--sample", type=at_least(1), help="only so many mutants of each")
+    option("--seed", type=int, default=1, help="of the sample")
+    option("--also", nargs="*", default=[], metavar="TEST", help="run for survivors")
     options = parser.parse_args()
     known = set(EQUIVALENT.read_text().splitlines()) if EQUIVALENT.exists() else set()
     for library in LIBRARIES:

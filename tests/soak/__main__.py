@@ -1,6 +1,5 @@
 """The command `scripts/soak`."""
 
-import argparse
 import asyncio
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import uvloop
 
 from tests.chaos.topology import TOPOLOGIES
+from tests.command_line import above_zero, at_least, command_line
 from tests.soak.graph import graph
 from tests.soak.measure import Sample, drifts
 from tests.soak.run import Plan, soak
@@ -21,19 +21,24 @@ def show(one: Sample) -> None:
 
 def main() -> int:
     """Soak, judge, draw; returns 1 when a figure drifts or an invariant breaks."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/soak",
-        description="Churn with everything on, and gates on what may not grow.",
-        epilog="example: scripts/soak --seconds 7200 --topology sentinel",
+    parser = command_line(
+        "scripts/soak",
+        "Churn with everything on, and gates on what may not grow.",
+        "--seconds 600",
+        "--seconds 7200 --topology sentinel --graph soak.svg",
     )
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--every", type=float, default=0.0, help="seconds per sample")
-    parser.add_argument("--fault", type=float, default=60.0, help="seconds per fault")
-    parser.add_argument("--failover", type=float, default=180.0, help="seconds per one")
-    parser.add_argument("--devices", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--topology", choices=TOPOLOGIES, default="single")
-    parser.add_argument("--graph", type=Path, help="write an SVG there")
+    option = parser.add_argument
+    option("--seconds", type=above_zero, default=120.0, help="of churn")
+    option(
+        "--every", type=above_zero,
+        help="seconds per sample; by default 240 samples, of 1 s at least",
+    )  # fmt: skip
+    option("--fault", type=above_zero, default=60.0, help="seconds per fault")
+    option("--failover", type=above_zero, default=180.0, help="seconds per failover")
+    option("--devices", type=at_least(1), default=40, help="connected at a time")
+    option("--seed", type=int, default=1, help="of all that is random")
+    option("--topology", choices=TOPOLOGIES, default="single", help="of Redis")
+    option("--graph", type=Path, metavar="FILE", help="write an SVG there")
     options = parser.parse_args()
     plan = Plan(
         seconds=options.seconds,

@@ -8,7 +8,6 @@ by kill -9; in the others they run in the test's loop. By hand, several at once:
     python -m tests.integration.delivery.recovery_seeds --first 100 --seeds 1000
 """
 
-import argparse
 import asyncio
 import random
 import sys
@@ -23,6 +22,7 @@ from typing import Protocol
 
 import uvloop
 
+from tests.command_line import at_least, command_line
 from tests.daemon import IMPATIENT, Boot, RunningDaemon, daemon
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.integration.delivery.recovery_world import (
@@ -278,10 +278,15 @@ async def by_hand(first: int, count: int, at_once: int) -> int:
 
 def main() -> int:
     """Returns 1 when a seed failed."""
-    parser = argparse.ArgumentParser(description="Seeds of faults, by hand.")
-    parser.add_argument("--first", type=int, default=1_000)
-    parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--at-once", type=int, default=3)
+    parser = command_line(
+        "python -m tests.integration.delivery.recovery_seeds",
+        "Random courses of faults, with real daemons, Redis and Postgres.",
+        "--first 1000 --seeds 100",
+    )
+    count, option = at_least(1), parser.add_argument
+    option("--first", type=int, default=1_000, help="seed")
+    option("--seeds", type=count, default=100, help="how many")
+    option("--at-once", type=count, default=3, help="courses")
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         playing = by_hand(options.first, options.seeds, options.at_once)

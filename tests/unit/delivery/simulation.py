@@ -8,7 +8,6 @@ a core plays some eighty seeds; by hand::
     python -m tests.unit.delivery.simulation --first 1000 --seeds 1000
 """
 
-import argparse
 import asyncio
 import json
 import random
@@ -18,6 +17,7 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
+from tests.command_line import at_least, command_line
 from tests.daemon import Message
 from tests.fakes import NOW_MS, FakeShared, live, make_recovery
 from tests.integration.delivery.recovery_world import Client, OldClient, SyncClient
@@ -280,9 +280,13 @@ def differences(seed: int) -> list[str]:
 
 def main() -> int:
     """Returns 1 when a seed failed."""
-    parser = argparse.ArgumentParser(description="Simulated seeds, by hand.")
-    parser.add_argument("--first", type=int, default=1_000)
-    parser.add_argument("--seeds", type=int, default=1_000)
+    parser = command_line(
+        "python -m tests.unit.delivery.simulation",
+        "Random courses of faults, simulated.",
+        "--first 1000 --seeds 1000",
+    )
+    parser.add_argument("--first", type=int, default=1_000, help="seed")
+    parser.add_argument("--seeds", type=at_least(1), default=1_000, help="how many")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     failed = 0

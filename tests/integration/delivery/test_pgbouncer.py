@@ -23,6 +23,7 @@ from tests.integration.delivery.test_recovery import (
 )
 from tests.integration.scene import ALICE
 from tests.postgres import Database
+from tests.programs import program
 from tests.redis import RedisServer
 from tests.within import PATIENCE_S
 from typelets_ws.dev.postgres import Postgres, _as_server, _give_away
@@ -42,16 +43,14 @@ default_pool_size = 3
 @pytest.fixture
 def bouncer(postgres: Postgres, database: Database) -> Iterator[str]:
     """The address of a PgBouncer before the test's Postgres."""
-    program = shutil.which("pgbouncer")
-    if program is None:
-        pytest.skip("pgbouncer is not installed")
+    command = program("pgbouncer")
     place = Path(tempfile.mkdtemp(prefix="typelets-bouncer-"))
     _give_away(place)
     config = place / "pgbouncer.ini"
     host = psycopg.conninfo.conninfo_to_dict(database.url)["host"]
     config.write_text(CONFIG.format(host=host, place=place))
     process = subprocess.Popen(
-        _as_server([program, "-q", str(config)]), stderr=subprocess.DEVNULL
+        _as_server([command, "-q", str(config)]), stderr=subprocess.DEVNULL
     )
     try:
         where = {"host": place, "port": 6432, "user": "postgres"}

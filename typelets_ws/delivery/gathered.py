@@ -7,7 +7,9 @@ scripts/bench). A device that comes alone is read at once. Invariants:
 - A statement begins after every request that it answers.
 - Users take turns, and each has one request read at a time: a user with many devices,
   or many rows, keeps no other user waiting for more than one statement.
-- A batch that fails is read user by user: one user's rows cost no other user the page.
+- A batch that fails by its rows is read user by user: one user's rows cost no other
+  user the page. When Postgres is away, or slow for several of them, all fail at once:
+  no request waits for the timeouts of the others.
 - A user whose rows took long is read alone, and no other such user at the same time:
   one statement is left for the others.
 - A request without a horizon reads all rows of its user. It is read alone, because its
@@ -25,7 +27,7 @@ from typing import Final, NoReturn
 
 from ..ports import StoreError
 from ..recovery_ports import Changes, Extent, Since, Snapshot, UserChanges
-from .healing import SLOW_S
+from .healing import MOST_FAILED, SLOW_S
 
 __all__ = ["GatheredChanges"]
 
@@ -123,33 +125,47 @@ class GatheredChanges:
                 self._waiting[user_id] = requests
             self._reading.add(user_id)
 
-    def _took(self, user_id: str, seconds: float) -> None:
-        """A statement for this user alone took so long."""
+    def _took(self, batch: list[_Request], began: float) -> None:
+        """A statement has ended: a user whose rows alone take long is slow."""
+        if len(batch) > 1:
+            return
+        user_id = batch[0].since.user_id
         self._slow.pop(user_id, None)
-        if seconds > SLOW_S:
+        if self._monotonic() - began > SLOW_S:
             self._slow[user_id] = None
         if len(self._slow) > MOST_SLOW:
             del self._slow[next(iter(self._slow))]
 
-    async def _answer(self, batch: list[_Request]) -> None:
+    async def _answer(self, batch: list[_Request]) -> bool:
+        """Returns False when the rows of one user could not be read."""
         began = self._monotonic()
         try:
             snapshot, found = await self._changes.changed(
                 [request.since for request in batch], batch[0].extent
             )
         except Exception as error:
-            if len(batch) == 1:
+            if isinstance(error, StoreError) and not error.by_its_rows:
                 _fail(batch, error)
-            else:
-                for request in batch:
-                    await self._answer([request])
-            return
-        finally:
-            if len(batch) == 1:
-                self._took(batch[0].since.user_id, self._monotonic() - began)
+                return True
+            if len(batch) > 1:
+                await self._answer_each(batch, error)
+                return True
+            _fail(batch, error)
+            self._took(batch, began)
+            return False
         for request, changes in zip(batch, found, strict=True):
             if not request.answer.done():
                 request.answer.set_result((snapshot, changes))
+        self._took(batch, began)
+        return True
+
+    async def _answer_each(self, batch: list[_Request], error: Exception) -> None:
+        failed = 0
+        for request in batch:
+            if failed == MOST_FAILED:
+                _fail([request], error)
+            else:
+                failed += not await self._answer([request])
 
 
 def _fail(requests: Iterable[_Request], error: Exception) -> None:

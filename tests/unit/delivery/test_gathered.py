@@ -9,7 +9,7 @@ import pytest
 
 from typelets_ws import delivery
 from typelets_ws.delivery.gathered import BATCH, GatheredChanges
-from typelets_ws.delivery.healing import SLOW_S
+from typelets_ws.delivery.healing import MOST_FAILED, SLOW_S
 from typelets_ws.ports import StoreError
 from typelets_ws.recovery_ports import Extent, Since, Snapshot, UserChanges
 
@@ -24,6 +24,7 @@ class Statements:
     def __init__(self) -> None:
         self.users: list[list[str]] = []
         self.fails: set[str] = set()
+        self.reason = "timeout"
         self.open = asyncio.Event()
         self.now = 0.0
         self.takes: dict[str, float] = {}
@@ -36,7 +37,7 @@ class Statements:
         await asyncio.sleep(0)
         self.now += sum(self.takes.get(since.user_id, 0.0) for since in wanted)
         if self.fails.intersection(since.user_id for since in wanted):
-            raise StoreError("timeout")
+            raise StoreError(self.reason)
         return SNAPSHOT, [UserChanges([], more=False) for _ in wanted]
 
 
@@ -163,6 +164,27 @@ async def test_a_user_whose_rows_cannot_be_read_costs_no_other_user_the_page() -
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*first)
     assert [type(answer) for answer in answers] == [tuple, StoreError, tuple]
+
+
+@pytest.mark.parametrize(
+    ("reason", "statements_of_the_batch"),
+    [("disconnected", 1), ("pool_full", 1), ("timeout", 1 + MOST_FAILED)],
+)
+async def test_a_postgres_that_is_away_or_slow_fails_all_at_once(
+    reason: str, statements_of_the_batch: int
+) -> None:
+    statements = Statements()
+    names = [f"user_{n}" for n in range(BATCH)]
+    statements.fails, statements.reason = {"ada", "bob", *names}, reason
+    statements.takes = dict.fromkeys(statements.fails, 2 * SLOW_S)
+    async with running(statements) as gathered:
+        tasks = await ask(gathered, ["ada"]) + await ask(gathered, ["bob"])
+        tasks += await ask(gathered, names)
+        statements.open.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {StoreError}
+        assert len(statements.users) == 2 + statements_of_the_batch
+        assert bool(gathered._slow) == (reason == "timeout"), "says nothing of the rows"
 
 
 async def test_a_request_that_is_cancelled_harms_no_other() -> None:

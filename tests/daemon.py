@@ -31,6 +31,7 @@ from typelets_ws.config.model import Config
 from typelets_ws.telemetry.log import Output
 from typelets_ws.websocket.http import Page
 
+MOST_SHOWN = 40
 IMPATIENT = {
     "probe_timeout_s": 0.5, "connect_timeout_s": 1.0, "command_timeout_s": 1.0,
 }  # fmt: skip
@@ -172,7 +173,14 @@ async def daemon(
     async with running(config, log=output.logger(), pages=pages, wall=wall) as built:
         server = RunningDaemon(built, stream)
         await eventually(lambda: not built.health.unready_reasons())
-        yield server
+        try:
+            yield server
+        except BaseException:
+            # pytest shows it with the failure.
+            print("unready:", *built.health.unready_reasons(), sep="\n  ")
+            print("pool:", dict(built.store._pool.stats()))
+            print("log:", *server.log[-MOST_SHOWN:], sep="\n  ")
+            raise
 
 
 WITH_FAST_PATHS = pytest.mark.parametrize("fast_paths", ["all"], indirect=True)

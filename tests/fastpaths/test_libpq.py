@@ -1,15 +1,19 @@
 """The same statements over libpq and over psycopg's cursor."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.daemon import eventually
 from tests.postgres import Database
+from tests.within import within
 from typelets_ws.postgres.connection import LibpqConnection, Overdue, PooledConnection
 from typelets_ws.postgres.plain_connection import PlainConnection
 
@@ -109,6 +113,34 @@ async def test_the_limit_holds_when_preparing_took_all_of_it(
         asyncio.get_running_loop().call_soon(time.sleep, 0.3)
         with pytest.raises(Overdue):
             await link.fetch(b"SELECT pg_sleep(5)", [])
+
+
+def await_end(process: int) -> None:
+    """Block the loop until the process has ended: then all it left is there."""
+    while Path(f"/proc/{process}").exists():
+        time.sleep(0.01)
+
+
+@both
+@pytest.mark.parametrize("prepared", [False, True])
+async def test_a_server_that_ends_without_reading_the_statement_ends_it(
+    database: Database, kind: Kind, prepared: bool
+) -> None:
+    """Its last words and the reset come at once: then uvloop calls a reader once."""
+    async with linked(database, kind) as link:
+        if prepared:
+            await link.fetch(b"SELECT 1", [])
+        process = link.connection.info.backend_pid
+        os.kill(process, signal.SIGSTOP)
+        task = asyncio.create_task(link.fetch(b"SELECT 1", []))  # noqa: TID251
+        await asyncio.sleep(0)
+        database.execute("SELECT pg_terminate_backend(%s)", process)
+        os.kill(process, signal.SIGCONT)
+        await_end(process)
+        with within(5), pytest.raises(psycopg.OperationalError) as ended:
+            await task
+        assert not isinstance(ended.value, Overdue)
+        assert not link.is_alive()
 
 
 @both

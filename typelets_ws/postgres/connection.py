@@ -39,6 +39,7 @@ MOST_PREPARED: Final = 100
 
 _DONE: Final = frozenset({int(ExecStatus.TUPLES_OK), int(ExecStatus.COMMAND_OK)})
 _IDLE: Final = int(TransactionStatus.IDLE)
+_RESET: Final = select.POLLERR | select.POLLHUP
 
 Columns = tuple[bytes | None, ...]
 """The columns as Postgres writes them, in text."""
@@ -207,17 +208,27 @@ class LibpqConnection:
         return result
 
     def _readable(self) -> None:
-        pgconn = self._pgconn
         try:
-            pgconn.consume_input()
-            while not pgconn.is_busy():
-                result = pgconn.get_result()
-                if result is None:
-                    self._end()
-                    return
-                self._result = result
+            self._consume()
+            # A server that ended without reading the statement has left its last words
+            # and a reset, and uvloop calls once for a socket with an error.
+            while self._done is not None and self._is_reset():
+                self._consume()
         except psycopg.Error as error:
             self._break(error)
+
+    def _is_reset(self) -> bool:
+        return any(events & _RESET for _, events in self._poll.poll(0))
+
+    def _consume(self) -> None:
+        pgconn = self._pgconn
+        pgconn.consume_input()
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:
+                self._end()
+                return
+            self._result = result
 
     def _writable(self) -> None:
         try:

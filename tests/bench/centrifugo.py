@@ -77,7 +77,7 @@ class Api(Publisher):
         # missed where its arrival is awaited.
         braces = 2 * count
         while braces > 0:
-            braces -= self._link.recv(65_536).count(b"{")
+            braces -= self._received().count(b"}")
 
 
 class Centrifugo(PeerServer):

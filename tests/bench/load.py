@@ -245,7 +245,13 @@ class Publisher:
         """Send `count` commands and wait for Redis to have taken them."""
         self._link.sendall(commands)
         while count > 0:
-            count -= self._link.recv(65_536).count(b"\n")
+            count -= self._received().count(b"\n")
+
+    def _received(self) -> bytes:
+        """The next bytes of answers. Raises `ConnectionResetError` at their end."""
+        if not (found := self._link.recv(65_536)):
+            raise ConnectionResetError("the server closed before its answer")
+        return found
 
     def close(self) -> None:
         """Hang up."""

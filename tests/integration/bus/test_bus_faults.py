@@ -123,7 +123,7 @@ async def test_an_outage_of_the_command_link_alone_ends_with_a_report(
     """The event link survives; what publishers could not send meanwhile is healed."""
     async with (
         link_proxy(redis_server.port) as proxy,
-        ready(proxy.url, command_timeout_s=0.3) as one,
+        ready(proxy.url, command_timeout_s=2.0) as one,
     ):
         assert await one.bus.subscribe("ann")
         for link in list(proxy.links):

@@ -59,12 +59,12 @@ async def test_a_silent_socket_is_counted_and_cut_in_time(
 async def test_the_deadline_is_one_for_tls_and_the_request(
     boot: Boot, tmp_path: Path
 ) -> None:
-    async with secured(boot, tmp_path, handshake_s=0.6) as server:
+    async with secured(boot, tmp_path, handshake_s=3.0) as server:
         context = trusting(tmp_path, "one")
         async with silent(server) as sock:
             await eventually(lambda: len(server.daemon.state.connections) == 1)
-            with within(1):
-                await asyncio.sleep(0.4)
+            with within(4):  # two deadlines would be 4.5 s
+                await asyncio.sleep(1.5)
                 reader, writer = await asyncio.open_connection(
                     sock=sock.dup(), ssl=context, server_hostname="localhost"
                 )

@@ -64,10 +64,9 @@ def main() -> int:
     )
     end, seed, totals = time.monotonic() + options.seconds, options.seed, Counter[str]()
     while True:
-        schedule: Sequence[ScheduledFault]
-        schedule = plan(random.Random(seed), size.seconds, options.fault)
-        if options.schedule:
-            schedule = options.schedule
+        schedule = options.schedule or plan(
+            random.Random(seed), size.seconds, options.fault
+        )
         print(f"seed {seed}: {len(schedule)} faults", flush=True)
         try:
             result = run(seed, size, schedule)

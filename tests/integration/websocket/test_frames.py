@@ -211,7 +211,7 @@ async def test_each_message_has_its_own_deadline(boot: Boot) -> None:
         whole = masked(TEXT, PING_TEXT)
         for _ in range(3):
             client.write(whole[:9])
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.5)  # three are longer than the limit
             client.write(whole[9:])
             assert b"pong" in await client.text()
 

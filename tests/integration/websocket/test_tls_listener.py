@@ -64,7 +64,7 @@ async def test_the_deadline_is_one_for_tls_and_the_request(
         async with silent(server) as sock:
             await eventually(lambda: len(server.daemon.state.connections) == 1)
             with within(4):  # two deadlines would be 4.5 s
-                await asyncio.sleep(1.5)
+                await asyncio.sleep(1.5)  # of the deadline, before TLS begins
                 reader, writer = await asyncio.open_connection(
                     sock=sock.dup(), ssl=context, server_hostname="localhost"
                 )

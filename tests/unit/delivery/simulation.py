@@ -3,9 +3,7 @@
 Devices of both kinds (`recovery_world`), REST hosts whose clocks are seconds apart, and
 publishers that skip, delay, repeat and reorder, on a simulated table whose statements
 take their time. What is done, and how much goes wrong, is the seed's own. A second of
-a core plays some eighty seeds; by hand::
-
-    python -m tests.unit.delivery.simulation --first 1000 --seeds 1000
+a core plays some eighty seeds; by hand, see `--help`.
 """
 
 import asyncio

@@ -85,11 +85,13 @@ class Conflicts:
         self.waiting |= dict.fromkeys(keys, False)
         try:
             found = await self.changes.rows(keys, versions=False)
-        except StoreError:
+        except Exception as failure:
             users = {key.user_id for key in self.waiting}
             self.waiting.clear()
             self.heal(users, "conflict")
-            return
+            if isinstance(failure, StoreError):
+                return
+            raise
         for key, row in found.items():
             if self.shown.overtaken(key, started):
                 continue  # what was read may be older than what was shown

@@ -27,7 +27,7 @@ from typing import Final, NoReturn
 
 from ..ports import StoreError
 from ..recovery_ports import Changes, Extent, Since, Snapshot, UserChanges
-from .healing import MOST_FAILED, SLOW_S
+from .healing import MOST_FAILED, SLOW_S, by_its_rows
 
 __all__ = ["GatheredChanges"]
 
@@ -144,7 +144,7 @@ class GatheredChanges:
                 [request.since for request in batch], batch[0].extent
             )
         except Exception as error:
-            if isinstance(error, StoreError) and not error.by_its_rows:
+            if not by_its_rows(error):
                 _fail(batch, error)
                 return True
             if len(batch) > 1:

@@ -10,8 +10,8 @@ not hold are sent (`judging`, `shown`); then the horizon moves on. Invariants:
 - **Looks at one user never overlap**: `Recovery` runs one at a time.
 - **A horizon is never used with another database than its own**: a look during which
   the database turned out to be another one is thrown away.
-- **A user whose rows take long costs no other user a look**: it is looked at alone,
-  and rests after it.
+- **A user whose rows take long, or meet a fault of this code, costs no other user a
+  look**: it is looked at alone, and rests after it.
 - **No await between judging a row and queueing its frames.**
 - With Postgres away devices are sent `resync_required`, once, and are healed as soon
   as a look succeeds.
@@ -33,7 +33,7 @@ from .reports import HealReports
 from .senders import RowSender
 from .user_states import SIGN_IN, UserState, UserStates
 
-__all__ = ["MOST_FAILED", "REST", "SLOW_S", "Healer"]
+__all__ = ["MOST_FAILED", "REST", "SLOW_S", "Healer", "by_its_rows"]
 
 MOST_KNOWN: Final = 5_000
 """Versions remembered of one user; without them rows are compared once more."""
@@ -49,6 +49,11 @@ REST: Final = 5
 """Times as long after one that failed: of all the time of looks, a sixth."""
 MOST_FAILED: Final = 2
 """Users in a row whose looks fail alone: then Postgres is slow for all."""
+
+
+def by_its_rows(failure: Exception) -> bool:
+    """Whether what was read may be to blame: looks at other users may succeed."""
+    return not isinstance(failure, StoreError) or failure.by_its_rows
 
 
 @dataclass(slots=True)
@@ -76,8 +81,8 @@ class Healer:
     async def look(self, user_ids: Sequence[str], *, digest: bool) -> None:
         """Look at these users' rows, and send what is missing.
 
-        Without `digest` only those users have one whose rows may have gone. If one
-        statement for all fails, each is looked at alone.
+        Without `digest` only those users have one whose rows may have gone. If a look
+        at all of them fails, each is looked at alone.
         """
         generation = self.reader.horizons.generation
         users = self._begun(user_ids, self.monotonic())
@@ -93,33 +98,37 @@ class Healer:
                 failed += 1
 
     async def _look(self, users: Users, *, digest: bool) -> bool:
-        """Returns False when the statement failed by what it had to read."""
-        shown, horizons = self.reader.shown, self.reader.horizons
-        started, now = shown.sequence, self.monotonic()
-        generation = horizons.generation
+        """Returns False when the look failed by what it had to read."""
+        now = self.monotonic()
         try:
-            look = await self.reader.read(users, started, now, digest=digest)
-        except StoreError as failure:
+            await self._read(users, now, digest=digest)
+        except Exception as failure:
             return self._failed(users, failure, now)
+        return True
+
+    async def _read(self, users: Users, now: float, *, digest: bool) -> None:
+        shown, horizons = self.reader.shown, self.reader.horizons
+        started, generation = shown.sequence, horizons.generation
+        look = await self.reader.read(users, started, now, digest=digest)
         self._took(users, now)
         # Not earlier than the snapshot: the statement may have waited.
         horizons.observe(look.snapshot, self.monotonic())
         if horizons.generation != generation:
             for user_id, _ in users:
                 self.states.schedule(user_id, now)
-            return True
+            return
         for (user_id, state), changes in zip(users, look.changes, strict=True):
             if self.states.get(user_id) is state:  # its last device is still here
                 judge = Judge(shown, state, started, now, self.reader.settings.quiet_s)
                 self._show(user_id, judge, changes, look)
-        return True
 
-    def _failed(self, users: Users, failure: StoreError, began: float) -> bool:
+    def _failed(self, users: Users, failure: Exception, began: float) -> bool:
         """Returns False if looks at each alone may succeed."""
-        if not failure.by_its_rows:
+        if not by_its_rows(failure):
             self._retry(users)
             return True
         if len(users) == 1:
+            self.reports.failed(users[0][0], failure)
             self._retry(users)
             self._took(users, began, failed=True)
         return False

@@ -18,14 +18,14 @@ from itertools import islice
 from typing import Final
 
 from ..config.model import Recovery as Settings
-from ..ports import StoreError, VersionedRow
+from ..ports import VersionedRow
 from ..recovery_ports import Changes, Extent, RowKey, RowKind, Since, StoredRow
 from .cursors import Cursor, encode
 from .deletions import Deletions
-from .healing import MOST_FAILED, REST
+from .healing import MOST_FAILED, REST, by_its_rows
 from .horizons import Horizons
 from .hub import Device
-from .senders import RowSender
+from .reports import HealReports
 from .shown import ShownRows
 from .sign_ins import SYNCING_S
 from .user_states import SIGN_IN
@@ -57,7 +57,7 @@ class Newcomers:
     """The devices that are waiting for their replay. `monotonic` in seconds."""
 
     changes: Changes
-    sender: RowSender
+    reports: HealReports
     shown: ShownRows
     horizons: Horizons
     settings: Settings
@@ -127,13 +127,14 @@ class Newcomers:
             if some:
                 await read(some)
             return True
-        except StoreError as failure:
-            if not failure.by_its_rows:
+        except Exception as failure:
+            if not by_its_rows(failure):
                 return True
-        if len(some) == 1:
-            spent = self.monotonic() - began
-            self._schedule(some[0], self.monotonic() + max(RETRY_S, REST * spent))
-            return False
+            if len(some) == 1:
+                self.reports.failed(some[0].user_id, failure)
+                spent = self.monotonic() - began
+                self._schedule(some[0], self.monotonic() + max(RETRY_S, REST * spent))
+                return False
         failed = 0
         for one in some:
             if failed < MOST_FAILED:
@@ -228,7 +229,7 @@ class Newcomers:
         for row in rows:
             self.deletions.kept.add(row.key)
         if rows and one.device.open:
-            self.sender.send_to(one.device, rows)
+            self.reports.sender.send_to(one.device, rows)
             for row in rows:
                 connection_id = one.device.connection_id
                 shown = VersionedRow(row.text, row.updated_at)
@@ -252,4 +253,4 @@ class Newcomers:
         self.discard(one.device.connection_id)
         if one.sent and horizon is not None and one.device.open:
             cursor = encode(identity, Cursor(horizon))
-            self.sender.send_healed([one.device], SIGN_IN, cursor, None)
+            self.reports.sender.send_healed([one.device], SIGN_IN, cursor, None)

@@ -103,16 +103,13 @@ class Recovery:
         kept = KeptIds(KEPT_BYTES, settings.replay_s)
         self.deletions = Deletions(kept, shown, sender)
         self._syncer = Syncer(changes, shown, self.horizons, kept, settings, monotonic)
+        looks = LookReader(changes, shown, self.horizons, self.deletions, settings)
+        reports = HealReports(sender, resync, telemetry)
         self._healer = Healer(
-            LookReader(changes, shown, self.horizons, self.deletions, settings),
-            self.states,
-            sender,
-            HealReports(sender, resync, telemetry),
-            self.deletions,
-            monotonic,
+            looks, self.states, sender, reports, self.deletions, monotonic
         )
         self._newcomers = Newcomers(
-            changes, sender, shown, self.horizons, settings, monotonic, self.deletions
+            changes, reports, shown, self.horizons, settings, monotonic, self.deletions
         )
         self._alarm = Alarm(monotonic)
         self.conflicts = Conflicts(changes, sender, shown, self._alarm, self.heal)

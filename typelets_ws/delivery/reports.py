@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..ports import StoreError
 from ..recovery_ports import Digest, RowKey
 from ..telemetry.telemetry import Telemetry
 from .resync import ResyncSender
@@ -46,3 +47,9 @@ class HealReports:
         if state.reason and state.reason != SIGN_IN and not state.told:
             state.told = True
             self.resync.send([user_id], state.reason)
+
+    def failed(self, user_id: str, failure: Exception) -> None:
+        """Log a look that failed by a fault of this code."""
+        if not isinstance(failure, StoreError):
+            log = self.telemetry.log
+            log.error("look_failed", user=user_id, exc_info=failure)

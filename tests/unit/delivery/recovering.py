@@ -55,6 +55,8 @@ class Database(Table):
         self.failure: Exception | None = None
         self.heavy: dict[str, float] = {}
         """Seconds that looks at a user take; beyond `TIMEOUT_S` they fail."""
+        self.faulty: set[str] = set()
+        """Users whose rows this code fails to read."""
         self.looks: list[tuple[float, list[Since]]] = []
         self.extents: list[Extent] = []
         self.reads: list[tuple[float, list[RowKey]]] = []
@@ -67,6 +69,13 @@ class Database(Table):
             raise self.failure
         return self.snapshot()
 
+    def check(self, users: set[str]) -> None:
+        """Raise what a statement for these users raises."""
+        if self.failure is not None:
+            raise self.failure
+        if not users.isdisjoint(self.faulty):
+            raise RuntimeError("a fault")
+
     def snapshot(self) -> Snapshot:
         return Snapshot(self.identity, self.running or self.newest, self.newest)
 
@@ -75,8 +84,7 @@ class Database(Table):
     ) -> tuple[Snapshot, list[UserChanges]]:
         self.looks.append((asyncio.get_running_loop().time(), list(wanted)))
         self.extents.append(extent)
-        if self.failure is not None:
-            raise self.failure
+        self.check({since.user_id for since in wanted})
         _, found = await super().changed(wanted, extent)
         heavy = sum(self.heavy.get(since.user_id, 0.0) for since in wanted)
         await asyncio.sleep(self.takes_s + min(heavy, TIMEOUT_S))
@@ -88,8 +96,7 @@ class Database(Table):
         self, keys: Sequence[RowKey], **options: Any
     ) -> Mapping[RowKey, StoredRow | None]:
         self.reads.append((asyncio.get_running_loop().time(), list(keys)))
-        if self.failure is not None:
-            raise self.failure
+        self.check({key.user_id for key in keys})
         found = await super().rows(keys, **options)
         await asyncio.sleep(self.takes_s)
         return found

@@ -11,7 +11,14 @@ import io
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -199,6 +206,11 @@ def fast_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def boot(redis_server: RedisServer, database: Database, fast_paths: str) -> Boot:
     """`daemon` with its Redis and Postgres; call it once for each daemon."""
     return partial(daemon, redis_server.url, database.url)
+
+
+def exceptions(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The log lines that tell of an exception: no fault from outside may cause one."""
+    return [line for line in lines if "raised" in line]
 
 
 async def eventually(

@@ -22,7 +22,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.chaos.topology import TOPOLOGIES, RedisSetup
-from tests.daemon import eventually
+from tests.daemon import eventually, exceptions
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.postgres import Database
 from tests.redis import LinkProxy, link_proxy
@@ -41,7 +41,6 @@ ADDRESS = re.compile(rb"(127\.0\.0\.1(?:[: ]|\r\n:|\r\n\$5\r\n))(\d{5})")
 """A host and a port in a text, an array with an integer, an array of texts."""
 
 START_S = 30.0
-BAD_EVENTS = {"internal_error", "crashed", "task_failed", "unhandled"}
 BAD_TEXTS = ("Traceback (most recent", "was never retrieved", "was never awaited")
 
 
@@ -115,9 +114,9 @@ class DaemonProcess:
         """Forbidden lines in the logs; those of ended processes are read once."""
         found = []
         for process in self.processes:
+            found += [json.dumps(line)[:500] for line in exceptions(process.lines)]
             for line in process.text.splitlines():
-                event = json.loads(line)["event"] if line.startswith("{") else ""
-                if event in BAD_EVENTS or any(text in line for text in BAD_TEXTS):
+                if any(text in line for text in BAD_TEXTS):
                     found.append(line[:500])
         for process in self.processes[:-1]:
             process.forget()

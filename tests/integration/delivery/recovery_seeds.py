@@ -23,7 +23,7 @@ from typing import Protocol
 import uvloop
 
 from tests.command_line import at_least, command_line
-from tests.daemon import IMPATIENT, Boot, RunningDaemon, daemon
+from tests.daemon import IMPATIENT, Boot, RunningDaemon, daemon, exceptions
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.integration.delivery.recovery_world import (
     Client,
@@ -48,8 +48,6 @@ SETTINGS = {
 PROCESSES = 8
 """One seed in so many has daemons as processes."""
 POLL_S = 0.1
-BAD_EVENTS = ("recovery_step_failed", "internal_error", "crashed", "task_failed")
-"""Lines that no fault of these may cause."""
 
 
 class Daemons(Protocol):
@@ -102,7 +100,7 @@ class InProcess:
         self.running.pop(0)
         server, stack = self._houses.pop(0)
         await stack.aclose()
-        self.complaints += complaints(server)
+        self.complaints += exceptions(server.log)
 
 
 class Processes:
@@ -132,7 +130,7 @@ class Processes:
         self.running.pop(0)
         supervisor, process = self._processes.pop(0)
         supervisor.close()
-        self.complaints += complaints(process)
+        self.complaints += exceptions(process.lines)
         await asyncio.sleep(pause_s)
         await self.start()
 
@@ -142,11 +140,7 @@ class Processes:
             supervisor, process = self._processes.pop()
             assert process.running, process.text
             supervisor.close()
-            self.complaints += complaints(process)
-
-
-def complaints(logging: RunningDaemon | Process) -> list[object]:
-    return [line for event in BAD_EVENTS for line in logging.logged(event)]
+            self.complaints += exceptions(process.lines)
 
 
 async def faults(

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from tests.chaos.rows import FOLDER
-from tests.daemon import Boot, Device, Message, RunningDaemon, eventually, publish
+from tests.daemon import (
+    Boot,
+    Device,
+    Message,
+    RunningDaemon,
+    eventually,
+    exceptions,
+    publish,
+)
 from tests.integration.delivery.stored import digest, wire_note
 from tests.integration.scene import ALICE, BOB
 from tests.postgres import Database
@@ -394,7 +402,7 @@ async def test_an_id_that_is_no_uuid_does_not_stop_the_audit(
             found = await until(device, is_healed)
             while "second" not in titles(found):
                 found = await until(device, is_healed)
-        assert not server.logged("recovery_step_failed")
+        assert not exceptions(server.log)
 
 
 async def test_the_first_edit_of_a_row_is_sent_whole_once_more(
@@ -772,6 +780,7 @@ async def test_a_step_that_fails_ends_neither_recovery_nor_the_daemon(
             with monkeypatch.context() as patch:
                 patch.setattr(states, "take_due", lambda *_: 1 / 0)
                 await eventually(lambda: bool(server.logged("recovery_step_failed")))
+            assert exceptions(server.log) == server.logged("recovery_step_failed")
             rename(database, note, "second")
             assert titles(await until(device, is_healed)) == ["second"]
 

@@ -3,14 +3,15 @@
 import asyncio
 import importlib.util
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, cast
 
 import pytest
 import uvloop
 from hypothesis import settings
 
-LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+from tests.loops import LoopFactory, run
+
 LOOPS: dict[str, LoopFactory] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
@@ -62,8 +63,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         LoopFactory, pyfuncitem.funcargs.get("loop_factory", uvloop.new_event_loop)
     )
     test = _limited(pyfuncitem.obj(**arguments), SHARE * _timeout(pyfuncitem))
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(test)
+    run(test, factory)
     return True
 
 

@@ -15,7 +15,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Mapping,
 )
@@ -26,7 +25,6 @@ from typing import Any
 import msgspec
 import pytest
 import redis.asyncio as redis_client
-import uvloop
 
 from tests.postgres import Database
 from tests.redis import RedisServer
@@ -46,12 +44,6 @@ IMPATIENT = {
 Device = testing.DeviceClient
 Message = testing.Message
 Boot = Callable[..., AbstractAsyncContextManager["RunningDaemon"]]
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    """Run a scenario on the loop that production uses."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(scenario)
 
 
 def configured(**sections: Mapping[str, Any]) -> Config:

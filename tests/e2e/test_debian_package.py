@@ -24,12 +24,13 @@ from psycopg.conninfo import conninfo_to_dict
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.daemon import eventually, run
+from tests.daemon import eventually
 from tests.e2e.crowd import crowd
 from tests.e2e.machine import Machine, booted
 from tests.e2e.proxies import listens, nginx
 from tests.e2e.readers import EventReader, Events, assert_none_lost, publishing
 from tests.e2e.supervisor import quiet_port, toml
+from tests.loops import run
 from tests.notes import whole_note
 from tests.postgres import Database
 from tests.readme import ROOT

@@ -4,13 +4,11 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
 
 import psycopg
 import pytest
-import uvloop
 from psycopg.pq import TransactionStatus
 
 from tests.daemon import eventually
@@ -41,12 +39,6 @@ async def linked(
     finally:
         link.close()
         database.kill_connections(NAME)  # which would sleep on
-
-
-def run(work: Coroutine[Any, Any, None], *, uv: bool) -> None:
-    factory = uvloop.new_event_loop if uv else None
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(work)
 
 
 async def at_work(database: Database, link: LibpqConnection) -> None:

@@ -2,23 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
-import uvloop
 
 from typelets_ws.postgres.semaphore import KeyedSemaphore
 
 SOON = 0.02
 LONG = 30.0
-Scenario = Callable[[], Coroutine[Any, Any, None]]
-
-
-def run(scenario: Scenario, *, uv: bool = False) -> None:
-    factory = uvloop.new_event_loop if uv else None
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(scenario())
 
 
 def within(seconds: float) -> float:

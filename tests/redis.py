@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from itertools import cycle
@@ -280,7 +280,7 @@ class LinkProxy:
             link.heal()
         if self._listener is None:
             self._listener = await asyncio.start_server(
-                self._serve, "127.0.0.1", self.port
+                self._accept, "127.0.0.1", self.port
             )
 
     async def close(self) -> None:
@@ -297,10 +297,15 @@ class LinkProxy:
             await self._listener.wait_closed()
             self._listener = None
 
+    def _accept(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> Coroutine[Any, Any, None]:
+        self._serving += 1  # at once, so that `close` waits for it
+        return self._serve(reader, writer)
+
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self._serving += 1
         try:
             from_server, to_server = await self._open(writer)
         except OSError:

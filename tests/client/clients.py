@@ -17,6 +17,7 @@ from typing import Any
 from tests.daemon import eventually
 from tests.node import NODE, node_package
 from tests.readme import unpack
+from tests.serving import serving
 from tests.within import PATIENCE_S
 from typelets_ws.dev.rest import HttpError, RestStub
 from typelets_ws.testing import Message
@@ -206,26 +207,17 @@ class ByteCutter:
     def __init__(self, target: int, cuts: Sequence[int]) -> None:
         self._target = target
         self._cuts = list(cuts)
-        self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.longest = 0
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        async with server:
+        async with serving(self._serve) as self.port:
             yield
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(
         self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter
     ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         left = self._cuts.pop(0) if self._cuts else None
         passed = 0
         server, to_server = await asyncio.open_connection("127.0.0.1", self._target)

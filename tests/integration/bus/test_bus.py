@@ -25,6 +25,7 @@ from tests.integration.bus.running_bus import (
     until,
 )
 from tests.redis import LinkProxy, RedisServer, free_port, link_proxy
+from tests.serving import serving
 from tests.within import within
 
 
@@ -414,13 +415,13 @@ async def test_a_server_that_talks_nonsense_is_tried_again(
         writer.close()
 
     attempts: list[int] = []
-    server = await asyncio.start_server(nonsense, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with running_bus(f"redis://127.0.0.1:{port}/0") as one:
+    async with (
+        serving(nonsense) as port,
+        running_bus(f"redis://127.0.0.1:{port}/0") as one,
+    ):
         await until(lambda: len(attempts) > 8)
         assert one.bus.probe_age() is None
         assert not await one.bus.subscribe("ann")
-    server.close()
 
 
 class Ledger:

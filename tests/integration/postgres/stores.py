@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from tests.postgres import Database, chosen_paths
+from tests.serving import serving
 from tests.within import PATIENCE_S, within
 from typelets_ws.config import model as config
 from typelets_ws.ports import Missing, StoreError, VersionedRow
@@ -90,12 +91,8 @@ class StallingProxy:
 
     @asynccontextmanager
     async def built(self) -> AsyncIterator[str]:
-        server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        try:
+        async with serving(self._carry) as port:
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable"
-        finally:
-            server.close()
 
     async def _carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -27,7 +27,7 @@ import pytest
 import redis.asyncio as redis_client
 
 from tests.postgres import Database
-from tests.redis import RedisServer
+from tests.redis import TIMEOUTS, RedisServer
 from tests.tokens import mint, public_pem
 from tests.within import PATIENCE_S
 from typelets_ws import fastpaths, testing
@@ -221,6 +221,6 @@ async def eventually(
 async def publish(redis_url: str, user: str, event: Mapping[str, Any] | bytes) -> int:
     """Publish as the REST service does; returns how many processes heard it."""
     payload = event if isinstance(event, bytes) else json.dumps(event).encode()
-    async with redis_client.Redis.from_url(redis_url) as link:
+    async with redis_client.Redis.from_url(redis_url, **TIMEOUTS) as link:
         heard = await link.publish(f"typelets:user:{user}", payload)
     return int(heard)

@@ -27,6 +27,11 @@ import redis
 
 from tests.within import PATIENCE_S
 
+TIMEOUTS: Final[dict[str, Any]] = {
+    "socket_timeout": PATIENCE_S, "socket_connect_timeout": PATIENCE_S,
+}  # fmt: skip
+"""For clients of tests: redis-py's own 5 s are short for a machine without a free core.
+"""
 PROCESSES: Final = 64
 """Of tests at the same time, each with ports of its own."""
 
@@ -143,7 +148,9 @@ class RedisServer:
     def command(self, *args: object) -> Any:
         """One command over a connection of its own; replies as text."""
         login = {"decode_responses": True, **self.login}
-        with redis.Redis(host="127.0.0.1", port=self.port, **login) as client:
+        with redis.Redis(
+            host="127.0.0.1", port=self.port, **login, **TIMEOUTS
+        ) as client:
             return client.execute_command(*args)
 
     def calls(self, command: str) -> int:
@@ -152,12 +159,12 @@ class RedisServer:
         return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))
 
     def subscribers(self, channel: str) -> int:
-        with redis.Redis(port=self.port) as client:
+        with redis.Redis(port=self.port, **TIMEOUTS) as client:
             return int(client.pubsub_numsub(channel)[0][1])
 
     def client_ports(self, kind: str) -> set[int]:
         """The ports of the clients of a kind: normal or pubsub."""
-        with redis.Redis(port=self.port) as client:
+        with redis.Redis(port=self.port, **TIMEOUTS) as client:
             listed = client.client_list(_type=kind)
         return {int(one["addr"].rpartition(":")[2]) for one in listed}
 
@@ -186,7 +193,7 @@ def redis_process() -> Iterator[RedisServer]:
 @pytest.fixture
 def redis_server(redis_process: RedisServer) -> RedisServer:
     redis_process.start()
-    with redis.Redis(port=redis_process.port) as client:
+    with redis.Redis(port=redis_process.port, **TIMEOUTS) as client:
         client.replicaof("NO", "ONE")
         client.flushall()
         client.script_flush()

@@ -23,6 +23,7 @@ from tests.chaos.resources import Resources
 from tests.chaos.rows import folders_of, notes_of
 from tests.chaos.world import BOUND_S, DEVICES, World
 from tests.daemon import eventually
+from tests.redis import TIMEOUTS
 from tests.tokens import mint
 
 __all__ = ["check_history", "check_limits", "converge", "rest"]
@@ -141,7 +142,7 @@ async def check_limits(world: World) -> None:
             world.violated(f"{len(admitted)} devices of one user were admitted")
         event = {"event": "session_revoked", "sessionId": "sess_limit"}
         server = next(iter(world.redis.masters()))
-        async with redis.asyncio.Redis(port=server.port) as link:
+        async with redis.asyncio.Redis(port=server.port, **TIMEOUTS) as link:
             await link.publish("typelets:user:user_limit", json.dumps(event))
         await asyncio.gather(*(_closed(socket) for socket in admitted))
         for port in ports:

@@ -20,7 +20,7 @@ from tests.daemon import RunningDaemon, daemon, eventually
 from tests.node import missing, node_package
 from tests.postgres import Database
 from tests.readme import ROOT, TEXT, commands, promises, table, unpack
-from tests.redis import RedisServer, free_port
+from tests.redis import TIMEOUTS, RedisServer, free_port
 from tests.tokens import mint
 from tests.within import PATIENCE_S, within
 from typelets_ws import fastpaths
@@ -505,7 +505,7 @@ async def test_the_daemon_needs_the_rights_the_readme_grants_and_no_more(
 
 
 def test_a_publisher_may_neither_listen_nor_read(world: World) -> None:
-    with redis.Redis.from_url(world.redis_url("typelets-rest")) as link:
+    with redis.Redis.from_url(world.redis_url("typelets-rest"), **TIMEOUTS) as link:
         for forbidden in (
             ["SUBSCRIBE", "typelets:user:alice"],
             ["GET", "typelets:barred:sess_1"],

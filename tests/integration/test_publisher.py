@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from tests.daemon import Boot, eventually
 from tests.notes import NOTE_ID, whole_note
-from tests.redis import RedisServer, link_proxy
+from tests.redis import TIMEOUTS, RedisServer, link_proxy
 from tests.tokens import mint
 from tests.within import PATIENCE_S, within
 from typelets_ws.cli import main
@@ -91,12 +91,14 @@ def test_the_operator_too_bars_a_session_when_no_one_listens(
 
 
 async def test_a_given_client_stays_open(redis_server: RedisServer) -> None:
-    link = redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True)
+    link = redis.asyncio.Redis.from_url(
+        redis_server.url, decode_responses=True, **TIMEOUTS
+    )
     async with AsyncPublisher(link, prefix="notes:", timeout_s=PATIENCE_S) as publisher:
         assert await publisher.notify_folder_deleted("alice", ID) == 0
     assert await link.ping()
     await link.aclose()
-    with redis.Redis.from_url(redis_server.url) as client:
+    with redis.Redis.from_url(redis_server.url, **TIMEOUTS) as client:
         with Publisher(client, timeout_s=PATIENCE_S) as plain:
             assert plain.revoke_session("alice", "sess_1") == 0
         assert client.ping()
@@ -194,7 +196,7 @@ async def test_two_hundred_calls_at_once_are_all_sent(
         assert await asyncio.gather(*calls) == [0] * 200
         assert publisher.failures == 0
     # A client of the caller's own, whose pool refuses above 100.
-    link = redis.asyncio.Redis.from_url(redis_server.url)
+    link = redis.asyncio.Redis.from_url(redis_server.url, **TIMEOUTS)
     async with AsyncPublisher(link, timeout_s=PATIENCE_S) as publisher:
         calls = [publisher.notify_note_deleted("alice", ID) for _ in range(200)]
         await asyncio.gather(*calls)
@@ -211,7 +213,7 @@ async def test_two_hundred_calls_at_once_are_all_sent(
 async def test_users_whose_events_were_lost_fetch_again_when_redis_is_back(
     redis_server: RedisServer,
 ) -> None:
-    spy = redis.asyncio.Redis.from_url(redis_server.url).pubsub()
+    spy = redis.asyncio.Redis.from_url(redis_server.url, **TIMEOUTS).pubsub()
     await spy.psubscribe("typelets:user:*")
     async with (
         link_proxy(redis_server.port) as link,

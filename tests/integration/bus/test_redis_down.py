@@ -19,7 +19,7 @@ from tests.daemon import (
     publish,
 )
 from tests.postgres import Database
-from tests.redis import LinkProxy, RedisServer, link_proxy
+from tests.redis import TIMEOUTS, LinkProxy, RedisServer, link_proxy
 
 DELETED = {"event": "note_deleted", "noteId": "x"}
 
@@ -189,7 +189,7 @@ async def misbehave(proxy: LinkProxy, rng: random.Random) -> None:
 
 async def send_numbers(url: str, rng: random.Random) -> dict[str, list[int]]:
     sent: dict[str, list[int]] = defaultdict(list)
-    async with redis_client.Redis.from_url(url) as link:
+    async with redis_client.Redis.from_url(url, **TIMEOUTS) as link:
         for number in range(5_000):
             user = rng.choice(USERS)
             event = f'{{"event":"note_deleted","noteId":"{number}"}}'

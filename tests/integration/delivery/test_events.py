@@ -12,7 +12,7 @@ import redis.asyncio as redis_client
 
 from tests.daemon import WITH_FAST_PATHS, Boot, Device, eventually, publish
 from tests.postgres import Database
-from tests.redis import RedisServer
+from tests.redis import TIMEOUTS, RedisServer
 
 NOTE = "00000000-0000-4000-8000-000000000001"
 ROW = {"id": NOTE, "title": "é\u2028", "tags": ["a"]}
@@ -220,7 +220,7 @@ async def test_ten_thousand_events_reach_a_thousand_devices_exactly_once_in_orde
         ]
         rng = random.Random(1)
         events: dict[str, list[int]] = defaultdict(list)
-        async with redis_client.Redis.from_url(redis_server.url) as link:
+        async with redis_client.Redis.from_url(redis_server.url, **TIMEOUTS) as link:
             for start in range(0, 10_000, 500):
                 pipeline = link.pipeline(transaction=False)
                 for number in range(start, start + 500):

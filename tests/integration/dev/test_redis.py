@@ -9,6 +9,7 @@ import redis
 
 from tests.daemon import daemon, publish
 from tests.postgres import Database
+from tests.redis import TIMEOUTS
 from typelets_ws.dev.redis import RedisServer, RedisServerError
 
 KINDS = ["redis-server", "fakeredis"]
@@ -28,7 +29,7 @@ def test_it_answers_on_loopback_and_ends(kind: str) -> None:
     with RedisServer() as server:
         assert server.kind == kind
         assert server.url == f"redis://127.0.0.1:{server.port}/0"
-        with redis.Redis.from_url(server.url) as link:
+        with redis.Redis.from_url(server.url, **TIMEOUTS) as link:
             assert link.set("key", "value")
             assert link.get("key") == b"value"
     with pytest.raises(ConnectionRefusedError):
@@ -36,7 +37,7 @@ def test_it_answers_on_loopback_and_ends(kind: str) -> None:
 
 
 def test_it_can_be_stopped_and_started_on_the_same_port(kind: str) -> None:
-    with RedisServer() as server, redis.Redis.from_url(server.url) as link:
+    with RedisServer() as server, redis.Redis.from_url(server.url, **TIMEOUTS) as link:
         link.set("key", "value")
         server.stop()
         server.stop()
@@ -48,7 +49,7 @@ def test_it_can_be_stopped_and_started_on_the_same_port(kind: str) -> None:
 
 
 def test_what_it_says_of_scripts_is_true(kind: str) -> None:
-    with RedisServer() as server, redis.Redis.from_url(server.url) as link:
+    with RedisServer() as server, redis.Redis.from_url(server.url, **TIMEOUTS) as link:
         try:
             link.eval("return 1", 0)
         except redis.RedisError:

@@ -7,7 +7,7 @@ import pytest
 import redis as redis_client
 
 from tests.postgres import Database
-from tests.redis import RedisServer
+from tests.redis import TIMEOUTS, RedisServer
 from tests.within import PATIENCE_S
 from typelets_ws.dev.postgres import Postgres
 from typelets_ws.dev.rest import HttpError, RestStub
@@ -78,7 +78,10 @@ def test_listing_has_the_users_own_only(rest: RestStub) -> None:
 def test_each_event_is_written_and_published(
     rest: RestStub, redis_server: RedisServer
 ) -> None:
-    with redis_client.Redis.from_url(redis_server.url) as link, link.pubsub() as heard:
+    with (
+        redis_client.Redis.from_url(redis_server.url, **TIMEOUTS) as link,
+        link.pubsub() as heard,
+    ):
         heard.subscribe(f"typelets:user:{ALICE}")
         heard.get_message(timeout=PATIENCE_S)
         folder = ""
@@ -125,7 +128,10 @@ def test_what_cannot_be_done_is_refused(
 def test_a_publish_can_be_skipped_and_a_clock_be_wrong(
     rest: RestStub, redis_server: RedisServer
 ) -> None:
-    with redis_client.Redis.from_url(redis_server.url) as link, link.pubsub() as heard:
+    with (
+        redis_client.Redis.from_url(redis_server.url, **TIMEOUTS) as link,
+        link.pubsub() as heard,
+    ):
         heard.subscribe(f"typelets:user:{ALICE}")
         heard.get_message(timeout=PATIENCE_S)
         note = note_id(1, 1)

@@ -12,7 +12,7 @@ from redis.crc import key_slot
 from tests.daemon import RunningDaemon, configured, daemon, eventually
 from tests.notes import NOTE_ID
 from tests.postgres import Database
-from tests.redis import RedisServer, free_port, link_proxy
+from tests.redis import TIMEOUTS, RedisServer, free_port, link_proxy
 from tests.redis_topologies import Cluster
 from tests.tokens import mint
 from typelets_ws.app import running
@@ -129,7 +129,9 @@ async def test_a_password_that_redis_does_not_take(
                 answer = await device.auth(mint("alice"))
                 assert answer["code"] == "UNAVAILABLE"
     finally:
-        with redis.Redis(port=redis_server.port, password="right") as client:
+        with redis.Redis(
+            port=redis_server.port, password="right", **TIMEOUTS
+        ) as client:
             client.config_set("requirepass", "")
 
 

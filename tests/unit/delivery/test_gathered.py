@@ -182,9 +182,21 @@ async def test_a_postgres_that_is_away_or_slow_fails_all_at_once(
         tasks += await ask(gathered, names)
         statements.open.set()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
-        assert {type(answer) for answer in answers} == {StoreError}
+        assert {repr(answer) for answer in answers} == {repr(StoreError(reason))}
         assert len(statements.users) == 2 + statements_of_the_batch
         assert bool(gathered._slow) == (reason == "timeout"), "says nothing of the rows"
+
+
+async def test_a_statement_that_two_share_does_not_tell_which_of_them_is_slow() -> None:
+    statements = Statements()
+    async with running(statements) as gathered:
+        tasks = await ask(gathered, ["carl"]) + await ask(gathered, ["dora"])
+        tasks += await ask(gathered, ["ada", "bob"])
+        statements.takes = dict.fromkeys(("ada", "bob"), SLOW_S)
+        statements.open.set()
+        await asyncio.gather(*tasks)
+        assert statements.users[-1] == ["ada", "bob"]
+        assert not gathered._slow
 
 
 async def test_a_request_that_is_cancelled_harms_no_other() -> None:

@@ -62,6 +62,18 @@ async def test_a_row_above_the_horizon_is_sent_once() -> None:
         assert await heal(scene, device) == [*PAIR, "healed"]
 
 
+async def test_a_version_is_remembered_until_a_look_does_not_read_it() -> None:
+    async with recovering() as scene:
+        device = await signed_in(scene)
+        state = scene.recovery.states.get("alice")
+        assert state is not None
+        scene.database.write(NOTE)
+        await heal(scene, device)
+        assert state.known == {key_of(NOTE): str(scene.database.rows_by_id[NOTE][0])}
+        await heal(scene, device)
+        assert state.known is None
+
+
 async def test_a_row_is_sent_when_it_has_rested_and_looked_at_once_until_then() -> None:
     async with recovering(quiet_s=1.0) as scene:
         device = await signed_in(scene)

@@ -355,3 +355,19 @@ async def test_another_database_is_read_from_its_first_page() -> None:
         afters = [since.after for _, some in scene.database.looks for since in some]
         assert None in afters[1:]
         assert not scene.recovery._newcomers.waiting
+
+
+async def test_another_database_is_read_though_all_pages_had_been_read() -> None:
+    """The row that has yet to rest may be another one there."""
+    async with recovering(quiet_s=3.0, audit_s=300.0) as scene:
+        await beside(scene)
+        scene.database.write(NOTE)
+        scene.connect("c2")
+        await asyncio.sleep(SOON_S)
+        assert scene.recovery._newcomers.waiting["c2"].listed
+        scene.database.extents.clear()
+        scene.database.identity = "replica"
+        await asyncio.sleep(10.0)
+        replays = [extent for extent in scene.database.extents if not extent.digest]
+        assert len(replays) == 1
+        assert not scene.recovery._newcomers.waiting

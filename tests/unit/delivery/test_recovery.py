@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.delivery.recovering import NOTE, OTHER, TIMEOUT_S, recovering
 from tests.unit.virtual_time import loop_factory
-from typelets_ws.delivery.healing import MOST_FAILED, REST
+from typelets_ws.delivery.healing import MOST_FAILED, REST, RETRY_S
 from typelets_ws.delivery.recovery import (
     AWAY_S,
     BATCH,
@@ -313,9 +313,8 @@ async def test_a_look_that_takes_long_is_followed_by_a_rest() -> None:
 async def test_with_postgres_slow_for_all_few_are_looked_at_alone() -> None:
     async with recovering(audit_s=300.0) as scene:
         users = [f"user{number}" for number in range(10)]
-        for user in users:
-            scene.connect(user, user)
-            scene.database.heavy[user] = 0.1
+        devices = [scene.connect(user, user) for user in users]
+        scene.database.heavy = dict.fromkeys(users, 0.1)
         await asyncio.sleep(6.0)
         scene.database.heavy = dict.fromkeys(users, 9.0)
         scene.looked_at()
@@ -323,3 +322,7 @@ async def test_with_postgres_slow_for_all_few_are_looked_at_alone() -> None:
         await asyncio.sleep(0.5 + (1 + MOST_FAILED) * TIMEOUT_S)
         alone = [users for _, users in scene.looked_at() if len(users) == 1]
         assert len(alone) == MOST_FAILED
+        scene.database.heavy.clear()
+        await asyncio.sleep(RETRY_S)
+        healed = [device for device in devices if device.heard() == ["healed"]]
+        assert len(healed) == len(users) - MOST_FAILED, "the others rest"

@@ -54,9 +54,11 @@ NOTE_ROW: Final = f"""(SELECT row_to_json(r) FROM (SELECT
 """A row of `notes` under the alias n, as the clients know it."""
 
 # clock_timestamp and not now(): the time of writing, not of having begun to wait.
+# After 'infinity', which has no place on the wire, the clock counts again.
 _FORWARD: Final = """updated_at = greatest(
     date_trunc('milliseconds', clock_timestamp() AT TIME ZONE 'UTC'),
-    date_trunc('milliseconds', n.updated_at) + interval '1 millisecond')"""
+    date_trunc('milliseconds', nullif(n.updated_at, 'infinity'))
+        + interval '1 millisecond')"""
 
 _MINE: Final = "n.id = %(note)s::uuid AND n.user_id = %(user)s"
 

@@ -280,9 +280,13 @@ async def test_updated_at_moves_forward_when_the_clock_steps_back(
     assert written.updated_at == expected
 
 
-async def test_updated_at_is_utc_wherever_the_session_is(database: Database) -> None:
+@pytest.mark.parametrize("stored", [{}, {"updated_at": "infinity"}])
+async def test_updated_at_is_utc_wherever_the_session_is(
+    database: Database, stored: dict[str, str]
+) -> None:
+    """And finite, as the wire has no other time."""
     database.add_user("u")
-    note = database.add_note("u")
+    note = database.add_note("u", **stored)
     url = f"{database.url}&options=-c%20TimeZone%3DAsia/Tokyo%20-c%20DateStyle%3DGerman"
 
     before = time.time()

@@ -1,6 +1,7 @@
 """Recovery at work on a simulated table, in simulated time."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -166,6 +167,13 @@ class Scene:
         """Time and users of each look since the last call."""
         looks, self.database.looks = self.database.looks, []
         return [(at, [since.user_id for since in some]) for at, some in looks]
+
+    def rests_of(self, user_id: str) -> list[float]:
+        """Seconds between the looks since the last call, none of which had others."""
+        looks = self.looked_at()
+        assert all(len(users) == 1 or user_id not in users for _, users in looks)
+        times = [at for at, users in looks if users == [user_id]]
+        return [later - at for at, later in itertools.pairwise(times)]
 
     def fail(self) -> None:
         self.database.failure = StoreError("away")

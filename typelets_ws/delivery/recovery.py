@@ -205,6 +205,9 @@ class Recovery:
                     pause = UNSUPPORTED_S
             except StoreError:
                 pause = AWAY_S
+            except Exception:
+                self._telemetry.log.exception("horizon_failed")
+                pause = AWAY_S
             await asyncio.sleep(pause)
 
     def _switch(self, why_not: str | None) -> None:

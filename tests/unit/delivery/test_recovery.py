@@ -11,6 +11,7 @@ from typelets_ws.delivery.healing import MOST_FAILED, REST, RETRY_S
 from typelets_ws.delivery.recovery import (
     AWAY_S,
     BATCH,
+    HORIZON_S,
     SIGN_IN_S,
     UNSUPPORTED_S,
 )
@@ -116,6 +117,21 @@ async def test_a_step_that_fails_is_logged_and_work_goes_on(
         scene.recovery.heal(["alice"], "gap")
         await asyncio.sleep(AWAY_S + 0.05)
         assert scene.looked_at()[0][1] == ["alice"]
+
+
+async def test_a_horizon_that_fails_is_logged_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with recovering() as scene:
+        scene.connect("c1")
+        await asyncio.sleep(AWAY_S)
+        with monkeypatch.context() as patch:
+            patch.setattr(scene.database, "horizon", lambda: 1 / 0)
+            await asyncio.sleep(HORIZON_S)
+        assert "horizon_failed" in scene.logged()
+        scene.database.identity = "promoted"
+        await asyncio.sleep(AWAY_S + 0.05)
+        assert scene.logged()[-1] == "database_changed"
 
 
 async def test_what_another_database_holds_is_compared_with_all_that_was_shown() -> (

@@ -11,10 +11,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
+from tests.redis import free_port
 from tests.within import PATIENCE_S
 
 COMMAND = Path(sys.executable).with_name("typelets-ws")
@@ -25,8 +25,7 @@ class Dev:
 
     def __init__(self, place: Path, *flags: str) -> None:
         self.data = place / "data"
-        # Free ones at first, the same ones when started again.
-        self.port = self.admin_port = 0
+        self.port, self.admin_port = free_port(), free_port()
         self._output = place / "output.txt"
         self._flags = flags
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,8 +62,6 @@ class Dev:
             assert self._process.poll() is None, self.said
             assert time.monotonic() < end, self.said
             time.sleep(0.02)
-        self.port = int(urlsplit(self.told("Page")).port or 0)
-        self.admin_port = int(urlsplit(self.told("Metrics")).port or 0)
 
     def interrupt(self) -> int:
         """Ctrl-C: the terminal tells the whole process group. Returns the exit code."""

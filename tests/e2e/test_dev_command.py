@@ -71,7 +71,10 @@ def test_every_printed_command_works_as_pasted(dev: Dev) -> None:
 
 def test_it_ends_when_its_terminal_closes(tmp_path: Path) -> None:
     own = Dev(tmp_path)
+    own.port = own.admin_port = 0
     own.start()
+    for name in ("Page", "Metrics"):  # of the ports that it was free to choose
+        urllib.request.urlopen(own.told(name)).close()
     below = descendants(own.pid)
     assert own.hang_up() == 0
     assert not [child for child in below if Path(f"/proc/{child}").exists()]

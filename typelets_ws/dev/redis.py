@@ -26,7 +26,8 @@ class RedisServer:
     """A Redis on loopback `port` (0: a free one). `kind` names what it is."""
 
     def __init__(self, port: int = 0) -> None:
-        self.port = port or _free_port()
+        self._reservation = None if port else _reserve_port()
+        self.port = self._reservation.getsockname()[1] if self._reservation else port
         self.kind = ""
         self.is_running = False
         """Whether it was started, and not stopped since."""
@@ -69,6 +70,8 @@ class RedisServer:
 
     def __exit__(self, *_exception: object) -> None:
         self.stop()
+        if self._reservation is not None:
+            self._reservation.close()
 
     def _start_server(self, program: str) -> None:
         self.kind = "redis-server"
@@ -136,7 +139,13 @@ class RedisServer:
         raise RedisServerError(f"{self.kind} does not answer on port {self.port}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _reserve_port() -> socket.socket:
+    """A socket on a free port, which the system gives to nobody else while it is open.
+
+    Servers may still listen there: they and this one have SO_REUSEADDR, and this one
+    does not listen.
+    """
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reservation.bind(("127.0.0.1", 0))
+    return reservation

@@ -43,6 +43,8 @@ def test_it_can_be_stopped_and_started_on_the_same_port(kind: str) -> None:
         server.stop()
         with pytest.raises(redis.ConnectionError):
             link.ping()
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", server.port))
         server.start()
         server.start()
         assert link.get("key") is None

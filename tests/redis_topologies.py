@@ -514,6 +514,24 @@ def cluster(_cluster_processes: Cluster) -> Cluster:
 
 
 @pytest.fixture
+def steady_sentinel_group(sentinel_group: SentinelGroup) -> Iterator[None]:
+    with sentinel_group.steady():
+        yield
+
+
+@pytest.fixture
+def steady_cluster(cluster: Cluster) -> Iterator[None]:
+    with cluster.steady():
+        yield
+
+
+@pytest.fixture
+def steady_valkey_cluster(valkey_cluster: Cluster) -> Iterator[None]:
+    with valkey_cluster.steady():
+        yield
+
+
+@pytest.fixture
 def valkey_cluster(_valkey_processes: Cluster) -> Cluster:
     _valkey_processes.recover()
     return _valkey_processes

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import redis.asyncio
 from redis.crc import key_slot
 
@@ -17,6 +18,7 @@ from typelets_ws.publisher import Publisher
 from typelets_ws.redis.cluster import ClusterClient
 
 
+@pytest.mark.usefixtures("steady_cluster")
 async def test_events_and_limits_work_on_a_cluster(cluster: Cluster) -> None:
     async with two_buses(cluster.url) as receivers:
         a, b = (receiver.bus for receiver in receivers)
@@ -31,6 +33,7 @@ async def test_events_and_limits_work_on_a_cluster(cluster: Cluster) -> None:
         await until(lambda: sent <= set(a.payloads) & set(b.payloads))
 
 
+@pytest.mark.usefixtures("steady_cluster")
 async def test_slots_of_two_hundred_users_with_braces(cluster: Cluster) -> None:
     users = [f"user_{n}" for n in range(150)]
     users += ["{", "}", "{}", "a{b}c", "}{", "{{x}}", "{a}{b}", "ü{é}", *"{}{}{}"]
@@ -90,6 +93,7 @@ def shard_subscribers(node: RedisServer, channel: bytes) -> int:
     return int(reply[-1][-1] if isinstance(reply[-1], tuple) else reply[-1])
 
 
+@pytest.mark.usefixtures("steady_cluster")
 async def test_sharded_and_plain_events_are_heard_once(cluster: Cluster) -> None:
     async with two_buses(
         cluster.url, sharded=True, unsubscribe_delay_s=0.1

@@ -77,6 +77,7 @@ async def test_a_publisher_reaches_redis_behind_a_dead_address(
         await publisher.disconnect_user("ann")
 
 
+@pytest.mark.usefixtures("steady_sentinel_group", "steady_cluster")
 async def test_a_publisher_reaches_a_group_behind_dead_addresses(
     sentinel_group: SentinelGroup,
     cluster: Cluster,

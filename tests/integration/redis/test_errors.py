@@ -39,6 +39,7 @@ async def until_named(one: RunningDaemon, server: object) -> None:
     await eventually(named)
 
 
+@pytest.mark.usefixtures("steady_cluster")
 async def test_a_node_of_a_cluster_as_the_only_server(
     cluster: Cluster, database: Database
 ) -> None:

@@ -41,14 +41,15 @@ async def check_both_publishers(url: str) -> None:
         assert await one.limits.is_revoked("sess_2")
 
 
+@pytest.mark.usefixtures("steady_sentinel_group")
 async def test_over_a_sentinel_group(sentinel_group: SentinelGroup) -> None:
-    with sentinel_group.steady(), sentinel_group.sentinels[0].frozen(), within(10):
+    with sentinel_group.sentinels[0].frozen(), within(10):
         await check_both_publishers(sentinel_group.url)
 
 
+@pytest.mark.usefixtures("steady_cluster")
 async def test_over_a_cluster(cluster: Cluster) -> None:
-    with cluster.steady():
-        await check_both_publishers(cluster.url)
+    await check_both_publishers(cluster.url)
 
 
 async def test_a_publisher_follows_an_operators_failover(
@@ -127,6 +128,7 @@ async def test_check_config_connect(group: SentinelGroup | Cluster) -> None:
     assert [finding.kind for finding in found] == [FindingKind.OK], found
 
 
+@pytest.mark.usefixtures("steady_sentinel_group", "steady_cluster")
 async def test_check_config_names_what_is_wrong_with_a_server(
     sentinel_group: SentinelGroup, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +177,7 @@ async def test_check_config_names_a_missing_password(redis_server: RedisServer) 
         redis_server.login = {}
 
 
+@pytest.mark.usefixtures("steady_sentinel_group")
 async def test_a_revocation_that_no_replica_has_is_sent_again(
     sentinel_group: SentinelGroup,
 ) -> None:
@@ -199,6 +202,7 @@ async def test_a_revocation_that_no_replica_has_is_sent_again(
     assert sentinel_group.master is master
 
 
+@pytest.mark.usefixtures("steady_cluster")
 async def test_a_revocation_in_a_cluster_waits_for_a_replica(cluster: Cluster) -> None:
     owner = cluster.owner(key_slot(b"typelets:barred:sess_2"))
     replica = cluster.replica_of(owner)

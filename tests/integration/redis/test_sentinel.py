@@ -8,13 +8,13 @@ from tests.redis_topologies import SentinelGroup
 from tests.within import within
 
 
+@pytest.mark.usefixtures("steady_sentinel_group")
 async def test_the_master_is_found_and_used(sentinel_group: SentinelGroup) -> None:
-    with sentinel_group.steady():
-        async with ready(sentinel_group.url) as one:
-            assert await one.bus.subscribe("ann")
-            await one.barrier("ann")
-            assert one.bus.commands.node == f"127.0.0.1:{sentinel_group.master.port}"
-            assert one.sample("redis_failovers_total") == 0
+    async with ready(sentinel_group.url) as one:
+        assert await one.bus.subscribe("ann")
+        await one.barrier("ann")
+        assert one.bus.commands.node == f"127.0.0.1:{sentinel_group.master.port}"
+        assert one.sample("redis_failovers_total") == 0
 
 
 async def test_a_minority_of_sentinels_proves_nothing(
@@ -32,6 +32,7 @@ async def test_a_minority_of_sentinels_proves_nothing(
         await one.barrier("ann")
 
 
+@pytest.mark.usefixtures("steady_sentinel_group")
 async def test_one_frozen_sentinel_delays_nothing(
     sentinel_group: SentinelGroup,
 ) -> None:

@@ -23,6 +23,7 @@ async def test_a_single_valkey(valkey: RedisServer) -> None:
         await b.barrier("ann")
 
 
+@pytest.mark.usefixtures("steady_valkey_cluster")
 async def test_a_valkey_cluster(valkey_cluster: Cluster) -> None:
     async with two_buses(valkey_cluster.url, sharded=True) as receivers:
         a, b = (receiver.bus for receiver in receivers)

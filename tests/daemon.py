@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -35,6 +35,20 @@ IMPATIENT = {
     "probe_timeout_s": 0.5, "connect_timeout_s": 1.0, "command_timeout_s": 1.0,
 }  # fmt: skip
 """Settings of `redis` by which a second without an answer is noticed."""
+PATIENT: Final[dict[str, dict[str, Any]]] = {
+    "redis": {
+        "probe_timeout_s": PATIENCE_S,
+        "connect_timeout_s": PATIENCE_S,
+        "command_timeout_s": PATIENCE_S,
+    },
+    "database": {"statement_timeout_ms": 30_000, "wait_ms": 30_000},
+}
+"""A machine without a free core may answer late: no test fails for that. A test of a
+silent Redis is `IMPATIENT`."""
+UNCHANGED_DATABASE: Final = {
+    name: getattr(Config().database, name) for name in PATIENT["database"]
+}
+"""For daemons that are under attack or meet faults, as in production."""
 Device = testing.DeviceClient
 Message = testing.Message
 Boot = Callable[..., AbstractAsyncContextManager["RunningDaemon"]]
@@ -52,20 +66,12 @@ def configured(**sections: Mapping[str, Any]) -> Config:
             "refused_tokens": 1_000,
         },
         "redis": {
+            **PATIENT["redis"],
             "probe_interval_s": 0.3,
-            # A machine without a free core may answer late: no test fails for that.
-            # A test of a silent Redis is `IMPATIENT`.
-            "probe_timeout_s": PATIENCE_S,
-            "connect_timeout_s": PATIENCE_S,
-            "command_timeout_s": PATIENCE_S,
             "unsubscribe_delay_s": 0.2,
             "resync_spread_s": 0.1,
         },
-        "database": {
-            "statement_timeout_ms": 30_000,
-            "wait_ms": 30_000,
-            "pool_min": 1,
-        },
+        "database": {**PATIENT["database"], "pool_min": 1},
         # A device would be sent the rows that a test has just made; tests of recovery
         # switch it on.
         "recovery": {"enabled": False},

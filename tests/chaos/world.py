@@ -22,7 +22,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.chaos.topology import TOPOLOGIES, RedisSetup
-from tests.daemon import eventually, exceptions
+from tests.daemon import IMPATIENT, UNCHANGED_DATABASE, eventually, exceptions
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.postgres import Database
 from tests.redis import LinkProxy, link_proxy
@@ -211,7 +211,13 @@ class Redirect:
 def configuration(redis_url: str, database_url: str) -> dict[str, Any]:
     """Short intervals, so that a minute of faults has many of each."""
     sections: dict[str, Any] = {
-        "redis": {"lease_s": 3.0, "unsubscribe_delay_s": 0.5, "resync_spread_s": 0.2},
+        "redis": {
+            **IMPATIENT,
+            "lease_s": 3.0,
+            "unsubscribe_delay_s": 0.5,
+            "resync_spread_s": 0.2,
+        },
+        "database": UNCHANGED_DATABASE,
         "limits": {"rate_messages": 3_000, "devices_per_user": DEVICES},
         "log": {"level": "info"},
         # Without a share the bound does not depend on how busy the machine is.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import typelets_ws
-from tests.daemon import configured
+from tests.daemon import PATIENT, configured
 from tests.redis import free_port
 from tests.tokens import public_pem
 from tests.within import PATIENCE_S
@@ -54,13 +54,8 @@ def settings(
             "per_address": 20_000,
             "abort_s": 0.5,
         },
-        "redis": {
-            "url": redis_url,
-            "probe_interval_s": 0.3,
-            "probe_timeout_s": 0.5,
-            "command_timeout_s": 1.0,
-        },
-        "database": {"url": database_url},
+        "redis": {**PATIENT["redis"], "url": redis_url, "probe_interval_s": 0.3},
+        "database": {**PATIENT["database"], "url": database_url},
         "log": {"format": "json"},
     }
     for section, keys in sections.items():

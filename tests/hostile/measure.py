@@ -14,7 +14,7 @@ from statistics import median, quantiles
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from tests.daemon import Device, eventually
+from tests.daemon import UNCHANGED_DATABASE, Device, eventually
 from tests.e2e.supervisor import Process, supervised
 from tests.tokens import mint
 from typelets_ws.config.model import Limits
@@ -91,7 +91,10 @@ class Measurement:
 @contextmanager
 def victim(redis_url: str, database_url: str, attack: Attack) -> Iterator[Victim]:
     """A daemon with default limits, and the settings of the attack."""
-    sections = {"limits": {**DEFAULTS, **attack.settings.get("limits", {})}}
+    sections = {
+        "limits": {**DEFAULTS, **attack.settings.get("limits", {})},
+        "database": UNCHANGED_DATABASE,
+    }
     sections |= {k: v for k, v in attack.settings.items() if k != "limits"}
     with supervised(redis_url, database_url, **sections) as supervisor:
         process = supervisor.start()

@@ -118,7 +118,8 @@ class Processes:
         self._started += 1
         folder = self._place / f"{self._started}"
         folder.mkdir()
-        supervisor = Supervisor(folder, settings(*self._urls, recovery=SETTINGS))
+        made = settings(*self._urls, recovery=SETTINGS, redis=IMPATIENT)
+        supervisor = Supervisor(folder, made)
         process = supervisor.start()
         self._processes.append((supervisor, process))
         while not process.logged("listening"):

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis.crc import key_slot
 
+from tests.daemon import PATIENT
 from tests.integration.bus.running_bus import ready, until
 from tests.redis import RedisServer, free_port
 from tests.redis_topologies import Cluster, SentinelGroup
@@ -124,7 +125,7 @@ async def test_operator_commands(
 
 
 async def test_check_config_connect(group: SentinelGroup | Cluster) -> None:
-    found = await check_redis(Redis(url=group.url))
+    found = await check_redis(Redis(url=group.url, **PATIENT["redis"]))
     assert [finding.kind for finding in found] == [FindingKind.OK], found
 
 
@@ -148,7 +149,7 @@ async def test_check_config_names_what_is_wrong_with_a_server(
         f"redis+sentinel://{sentinel},{away},{away}/notes": away,
     }
     for url, named in mistakes.items():
-        found = await check_redis(Redis(url=url))
+        found = await check_redis(Redis(url=url, **PATIENT["redis"]))
         kind = FindingKind.AWAY if named == away else FindingKind.WRONG
         assert {finding.kind for finding in found} == {kind}, found
         assert all(named in finding.text for finding in found), found
@@ -161,14 +162,14 @@ async def test_check_config_names_what_is_wrong_with_a_server(
     # One sentinel or node that is away is no fault.
     working = sentinel_group.url.replace(sentinel, away)
     for url in (f"redis+cluster://{away},{node}", working):
-        found = await check_redis(Redis(url=url))
+        found = await check_redis(Redis(url=url, **PATIENT["redis"]))
         assert [finding.kind for finding in found] == [FindingKind.OK], found
 
 
 async def test_check_config_names_a_missing_password(redis_server: RedisServer) -> None:
     redis_server.command("ACL", "SETUSER", "default", "resetpass", ">pw")
     try:
-        found = await check_redis(Redis(url=redis_server.url))
+        found = await check_redis(Redis(url=redis_server.url, **PATIENT["redis"]))
         assert [finding.kind for finding in found] == [FindingKind.WRONG], found
         assert found[0].text == "Authentication required."
     finally:

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from tests.daemon import PATIENT
 from tests.drills.drill import limits_hold
 from tests.integration.bus.running_bus import ready, running_bus, until
 from tests.readme import commands
@@ -91,7 +92,7 @@ async def works(url: str, publisher_url: str, servers: list[RedisServer]) -> Non
         await until(lambda: len(two.events) >= 5)
         assert await two.limits.is_revoked("sess_a")
         assert await two.limits.is_revoked("sess_b")
-    found = await check_redis(Redis(url=url))
+    found = await check_redis(Redis(url=url, **PATIENT["redis"]))
     assert [finding.kind for finding in found] == [FindingKind.OK], found
     for server in servers:
         denied = server.command("ACL", "LOG")

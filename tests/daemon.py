@@ -45,10 +45,10 @@ PATIENT: Final[dict[str, dict[str, Any]]] = {
 }
 """A machine without a free core may answer late: no test fails for that. A test of a
 silent Redis is `IMPATIENT`."""
-UNCHANGED_DATABASE: Final = {
+DEFAULT_DATABASE: Final = {
     name: getattr(Config().database, name) for name in PATIENT["database"]
 }
-"""For daemons that are under attack or meet faults, as in production."""
+"""For daemons that are under attack or meet faults."""
 Device = testing.DeviceClient
 Message = testing.Message
 Boot = Callable[..., AbstractAsyncContextManager["RunningDaemon"]]

@@ -22,7 +22,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.chaos.topology import TOPOLOGIES, RedisSetup
-from tests.daemon import IMPATIENT, UNCHANGED_DATABASE, eventually, exceptions
+from tests.daemon import DEFAULT_DATABASE, IMPATIENT, eventually, exceptions
 from tests.e2e.supervisor import Process, Supervisor, settings
 from tests.postgres import Database
 from tests.redis import LinkProxy, link_proxy
@@ -217,7 +217,7 @@ def configuration(redis_url: str, database_url: str) -> dict[str, Any]:
             "unsubscribe_delay_s": 0.5,
             "resync_spread_s": 0.2,
         },
-        "database": UNCHANGED_DATABASE,
+        "database": DEFAULT_DATABASE,
         "limits": {"rate_messages": 3_000, "devices_per_user": DEVICES},
         "log": {"level": "info"},
         # Without a share the bound does not depend on how busy the machine is.

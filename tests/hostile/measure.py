@@ -14,7 +14,7 @@ from statistics import median, quantiles
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from tests.daemon import UNCHANGED_DATABASE, Device, eventually
+from tests.daemon import DEFAULT_DATABASE, Device, eventually
 from tests.e2e.supervisor import Process, supervised
 from tests.tokens import mint
 from typelets_ws.config.model import Limits
@@ -93,7 +93,7 @@ def victim(redis_url: str, database_url: str, attack: Attack) -> Iterator[Victim
     """A daemon with default limits, and the settings of the attack."""
     sections = {
         "limits": {**DEFAULTS, **attack.settings.get("limits", {})},
-        "database": UNCHANGED_DATABASE,
+        "database": DEFAULT_DATABASE,
     }
     sections |= {k: v for k, v in attack.settings.items() if k != "limits"}
     with supervised(redis_url, database_url, **sections) as supervisor:

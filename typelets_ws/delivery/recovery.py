@@ -193,7 +193,7 @@ class Recovery:
 
     async def _keep_horizon(self) -> None:
         while True:
-            pause = HORIZON_S
+            pause = AWAY_S
             try:
                 if not self.on:
                     self._switch(await self._changes.supported())
@@ -204,10 +204,9 @@ class Recovery:
                 else:
                     pause = UNSUPPORTED_S
             except StoreError:
-                pause = AWAY_S
+                pass  # the store reports it
             except Exception:
                 self._telemetry.log.exception("horizon_failed")
-                pause = AWAY_S
             await asyncio.sleep(pause)
 
     def _switch(self, why_not: str | None) -> None:

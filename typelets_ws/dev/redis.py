@@ -23,11 +23,14 @@ class RedisServerError(Exception):
 
 
 class RedisServer:
-    """A Redis on loopback `port` (0: a free one). `kind` names what it is."""
+    """A Redis on loopback, on a free port that stays its own while it is stopped.
 
-    def __init__(self, port: int = 0) -> None:
-        self._reservation = None if port else _reserve_port()
-        self.port = self._reservation.getsockname()[1] if self._reservation else port
+    `kind` names what it is.
+    """
+
+    def __init__(self) -> None:
+        self._reservation = _reserve_port()
+        self.port: int = self._reservation.getsockname()[1]
         self.kind = ""
         self.is_running = False
         """Whether it was started, and not stopped since."""
@@ -70,8 +73,7 @@ class RedisServer:
 
     def __exit__(self, *_exception: object) -> None:
         self.stop()
-        if self._reservation is not None:
-            self._reservation.close()
+        self._reservation.close()
 
     def _start_server(self, program: str) -> None:
         self.kind = "redis-server"

@@ -2,6 +2,7 @@
 
 import socket
 import uuid
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,9 @@ async def test_a_daemon_runs_on_it(
 
 
 def test_a_port_that_is_taken_is_named(kind: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(RedisServerError, match=rf"^{kind} .* port {port}\b"):
-            RedisServer(port).__enter__()
+    with ExitStack() as stack:
+        server = RedisServer()
+        stack.push(server)
+        stack.enter_context(socket.create_server(("127.0.0.1", server.port)))
+        with pytest.raises(RedisServerError, match=rf"^{kind} .* port {server.port}\b"):
+            server.start()

@@ -44,11 +44,17 @@ def test_it_can_be_stopped_and_started_on_the_same_port(kind: str) -> None:
         server.stop()
         with pytest.raises(redis.ConnectionError):
             link.ping()
-        with socket.socket() as other, pytest.raises(OSError, match="in use"):
-            other.bind(("127.0.0.1", server.port))
         server.start()
         server.start()
         assert link.get("key") is None
+
+
+def test_its_port_is_given_to_nobody_while_it_is_stopped(kind: str) -> None:
+    """No client has been here: an ended connection would keep the port as well."""
+    with RedisServer() as server:
+        server.stop()
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", server.port))
 
 
 def test_what_it_says_of_scripts_is_true(kind: str) -> None:

@@ -7,7 +7,7 @@ from tests.dev import Dev, dev
 from tests.redis import RedisServer
 from tests.tokens import mint
 from typelets_ws.dev.samples import USERS, note_id
-from typelets_ws.testing import connect, dev_token
+from typelets_ws.testing import DeviceClient, connect, dev_token
 
 __all__ = ["dev"]
 
@@ -28,13 +28,18 @@ async def test_expect_finds_a_message_by_its_fields(
 
 
 async def test_what_came_instead_is_said(boot: Boot) -> None:
-    async with (
-        boot() as server,
-        connect(server.url, token=mint("alice"), timeout_s=0.2) as phone,
-    ):
+    async with boot() as server, connect(server.url, token=mint("alice")) as phone:
         await phone.send({"type": "ping", "requestId": "mine"})
-        with pytest.raises(AssertionError, match=r"no note_sync .*Timeout.*mine"):
+        await phone.socket.close()
+        with pytest.raises(AssertionError, match=r"no note_sync .*Closed.*mine"):
             await phone.expect("note_sync")
+
+
+async def test_a_message_that_does_not_come_is_waited_for_no_longer(boot: Boot) -> None:
+    async with boot() as server, connect(server.url, token=mint("alice")) as phone:
+        impatient = DeviceClient(phone.socket, timeout_s=0.2)
+        with pytest.raises(AssertionError, match=r"no note_sync .*TimeoutError"):
+            await impatient.expect("note_sync")
 
 
 async def test_a_refused_token_is_an_assertion(boot: Boot) -> None:

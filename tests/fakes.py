@@ -11,8 +11,7 @@ import msgspec
 import structlog
 
 from typelets_ws.config.live import LiveConfig
-from typelets_ws.config.model import Config, Limits
-from typelets_ws.config.model import Recovery as RecoverySettings
+from typelets_ws.config.model import Config, Limits, RecoverySettings
 from typelets_ws.delivery.hub import Hub
 from typelets_ws.delivery.recovery import Recovery
 from typelets_ws.delivery.resync import ResyncSender

@@ -71,9 +71,9 @@ def disconnect_command(source: Source, user_id: str, session_id: str | None) -> 
     \b
     Example:    typelets-ws disconnect --user user_alice --session sess_1
     """
-    event: events.Event = events.UserDisconnected(reason="operator")
+    event: events.Event = events.UserDisconnectedEvent(reason="operator")
     if session_id is not None:
-        event = events.SessionRevoked(sessionId=session_id)
+        event = events.SessionRevokedEvent(sessionId=session_id)
     _send(source.load(), user_id, events.encode(event), session_id)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.texts import CHARACTERS
 from tests.tokens import key_pair, mint, public_pem
 from typelets_ws.clerk.tokens import Clerk
-from typelets_ws.config.model import Auth
+from typelets_ws.config.model import AuthSettings
 from typelets_ws.fastpaths import FastPaths
 from typelets_ws.ports import Clock, Identity, TokenError, TokenRejectReason
 from typelets_ws.telemetry.metrics import Metrics
@@ -26,7 +26,7 @@ Verdict = Identity | TokenRejectReason
 
 def judge(token: str, *, fast: bool) -> Verdict:
     clerk = Clerk(
-        Auth(jwt_key=public_pem()),
+        AuthSettings(jwt_key=public_pem()),
         Clock(lambda: NOW, lambda: 0.0),
         Telemetry(Metrics(), structlog.get_logger()),
         fast=FastPaths(tokens=fast),

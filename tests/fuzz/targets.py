@@ -24,7 +24,7 @@ from typelets_ws.clerk.claims import Claims, signed_identity
 from typelets_ws.clerk.keys import FixedKey
 from typelets_ws.config import load
 from typelets_ws.config.addresses import ClientAddresses, canonical
-from typelets_ws.config.model import Auth, Config, ConfigError
+from typelets_ws.config.model import AuthSettings, Config, ConfigError
 from typelets_ws.config.origins import AllowedOrigins, canonical_origin
 from typelets_ws.ports import TokenError
 from typelets_ws.protocol import (
@@ -205,7 +205,7 @@ def token(rng: random.Random) -> None:
     if changed:
         data = _changed_token(rng, data)
     spelled = data.decode("latin-1")
-    config = Auth(jwt_key="x", issuer=ISSUER)
+    config = AuthSettings(jwt_key="x", issuer=ISSUER)
     try:
         parts = tokens._parts(spelled, config)
         tokens._check_signature(parts, _key())
@@ -236,7 +236,7 @@ def claims(rng: random.Random) -> None:
     )  # fmt: skip
     if rng.random() < 0.5:
         found |= {"exp": 100, "iat": 10, "nbf": 10, "sid": "sess_1"}
-    config = Auth(
+    config = AuthSettings(
         accept_without_session=rng.random() < 0.5, accept_pending=rng.random() < 0.5
     )
     try:

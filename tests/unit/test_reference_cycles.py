@@ -19,7 +19,7 @@ from tests.fakes import FOLDER, NOTE, UNOWNED, Stubs
 from tests.unit.session.test_dispatcher import DispatcherHarness
 from typelets_ws.clerk import keys
 from typelets_ws.clerk.tokens import Clerk
-from typelets_ws.config.model import Auth
+from typelets_ws.config.model import AuthSettings
 from typelets_ws.ports import Clock, StoreError, TokenError
 from typelets_ws.protocol import event_decoding
 from typelets_ws.protocol.event_decoding import EventError
@@ -146,7 +146,7 @@ async def test_a_refused_token_is_freed(
         raise OSError
 
     clerk = Clerk(
-        Auth(secret_key="k"),
+        AuthSettings(secret_key="k"),
         Clock(lambda: 0.0, lambda: 0.0),
         Stubs().telemetry,
         fetch=no_keys,

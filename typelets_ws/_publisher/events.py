@@ -73,7 +73,7 @@ class Notifications(Generic[Receivers]):
     ) -> Receivers:
         """`note_sync`: these fields were changed, and this is the whole note now."""
         user, note = user_text(user_id), row_id(note_id, "note_id")
-        event = events.NoteUpdated(
+        event = events.NoteUpdatedEvent(
             noteId=note,
             changes=data(changes, "changes", partial(check_changes, user, note)),
             updatedNote=data(
@@ -92,7 +92,7 @@ class Notifications(Generic[Receivers]):
         except_connection_id: str | None = None,
     ) -> Receivers:
         """`note_created_sync`: there is a new note."""
-        event = events.NoteCreated(
+        event = events.NoteCreatedEvent(
             noteData=data(
                 note_data, "note_data", partial(check_note, user_text(user_id), None)
             ),
@@ -109,7 +109,7 @@ class Notifications(Generic[Receivers]):
         except_connection_id: str | None = None,
     ) -> Receivers:
         """`note_deleted_sync`: a note is gone."""
-        event = events.NoteDeleted(
+        event = events.NoteDeletedEvent(
             noteId=row_id(note_id, "note_id"),
             **self._common(from_user_id, except_connection_id),
         )
@@ -124,7 +124,7 @@ class Notifications(Generic[Receivers]):
         except_connection_id: str | None = None,
     ) -> Receivers:
         """`folder_created_sync`: there is a new folder."""
-        event = events.FolderCreated(
+        event = events.FolderCreatedEvent(
             folderData=data(
                 folder_data,
                 "folder_data",
@@ -146,7 +146,7 @@ class Notifications(Generic[Receivers]):
     ) -> Receivers:
         """`folder_updated_sync`: these fields were changed, and the folder is this."""
         user, folder = user_text(user_id), row_id(folder_id, "folder_id")
-        event = events.FolderUpdated(
+        event = events.FolderUpdatedEvent(
             folderId=folder,
             changes=optional_data(
                 changes, "changes", partial(check_changes, user, folder)
@@ -167,7 +167,7 @@ class Notifications(Generic[Receivers]):
         except_connection_id: str | None = None,
     ) -> Receivers:
         """`folder_deleted_sync`: a folder is gone."""
-        event = events.FolderDeleted(
+        event = events.FolderDeletedEvent(
             folderId=row_id(folder_id, "folder_id"),
             **self._common(from_user_id, except_connection_id),
         )
@@ -177,7 +177,7 @@ class Notifications(Generic[Receivers]):
         """`resync_required`: so much has changed that devices must fetch again."""
         return self._publish(
             user_id,
-            events.ResyncRequired(reason=text(reason, "reason"), **self._common()),
+            events.ResyncRequiredEvent(reason=text(reason, "reason"), **self._common()),
         )
 
     def revoke_session(
@@ -191,7 +191,7 @@ class Notifications(Generic[Receivers]):
         text(session_id, "session_id")
         if not is_integer(keep_s) or keep_s < 1:
             raise ValueError("keep_s: expected a whole number of seconds from 1")
-        event = events.SessionRevoked(sessionId=session_id, **self._common())
+        event = events.SessionRevokedEvent(sessionId=session_id, **self._common())
         return self._publish(
             user_id, event, (f"{self._prefix}barred:{session_id}", keep_s)
         )
@@ -201,7 +201,7 @@ class Notifications(Generic[Receivers]):
         if reason is not None:
             text(reason, "reason")
         return self._publish(
-            user_id, events.UserDisconnected(reason=reason, **self._common())
+            user_id, events.UserDisconnectedEvent(reason=reason, **self._common())
         )
 
     def _common(
@@ -241,5 +241,5 @@ class Notifications(Generic[Receivers]):
 
     def _resync_message(self, user_id: str) -> Publication:
         """Replaces the messages to a user that were not sent."""
-        event = events.ResyncRequired(reason="publish_failed", **self._common())
+        event = events.ResyncRequiredEvent(reason="publish_failed", **self._common())
         return self._message(user_id, event)

@@ -3,7 +3,7 @@
 import time
 from typing import Final
 
-from ..config.model import Auth
+from ..config.model import AuthSettings
 from .finding import Finding, FindingKind
 
 __all__ = ["check_keys"]
@@ -12,7 +12,7 @@ SUBJECT: Final = "keys"
 _TRANSIENT: Final = ("timeout", "unreachable", "http_5xx")
 
 
-async def check_keys(config: Auth) -> list[Finding]:
+async def check_keys(config: AuthSettings) -> list[Finding]:
     """Fetch the keys as the daemon does; a PEM needs no network."""
     if config.jwt_key:
         return [Finding(FindingKind.OK, SUBJECT, "jwt_key is an RSA public key")]

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from ..config.model import Auth
+from ..config.model import AuthSettings
 from ..ports import Identity, TokenError, TokenRejectReason
 
 __all__ = ["Claims", "signed_identity"]
@@ -36,7 +36,7 @@ class Claims(msgspec.Struct):
     sts: object = UNSET
 
 
-def signed_identity(claims: Claims, config: Auth, now: float) -> Identity:
+def signed_identity(claims: Claims, config: AuthSettings, now: float) -> Identity:
     """Return the identity in signed claims. Raises `TokenError` with the user."""
     try:
         return _identity(claims, config, now)
@@ -46,7 +46,7 @@ def signed_identity(claims: Claims, config: Auth, now: float) -> Identity:
         raise
 
 
-def _identity(claims: Claims, config: Auth, now: float) -> Identity:
+def _identity(claims: Claims, config: AuthSettings, now: float) -> Identity:
     exp, iat, nbf = claims.exp, claims.iat, claims.nbf
     if exp is UNSET or iat is UNSET or nbf is UNSET or claims.sub is UNSET:
         raise TokenError(TokenRejectReason.MISSING_CLAIM)
@@ -89,7 +89,7 @@ def _plain_name(value: object, otherwise: TokenRejectReason) -> str:
     return value
 
 
-def _check_origin(claims: Claims, config: Auth) -> None:
+def _check_origin(claims: Claims, config: AuthSettings) -> None:
     if config.issuer and claims.iss != config.issuer:
         raise TokenError(TokenRejectReason.WRONG_ISSUER)
     if config.authorized_parties and claims.azp not in config.authorized_parties:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
 
-from ..config.model import Auth
+from ..config.model import AuthSettings
 from .happy_eyeballs import connect
 
 __all__ = [
@@ -126,7 +126,7 @@ def _for_signatures(jwk: _Jwk) -> bool:
     )
 
 
-def jwks_source(config: Auth) -> tuple[str, str]:
+def jwks_source(config: AuthSettings) -> tuple[str, str]:
     """Where the keys are, and the secret that asks for them.
 
     The secret goes to Clerk's Backend API only.

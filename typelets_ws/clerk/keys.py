@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from ..config.model import Auth
+from ..config.model import AuthSettings
 from ..ports import TokenError, TokenRejectReason
 from ..telemetry.telemetry import Telemetry
 from .jwks import LEAST_BITS, KeyFetchError, KeySet, parse_keys
@@ -81,7 +81,7 @@ class FetchedKeys:
     def __init__(
         self,
         fetch: Callable[[], Awaitable[bytes]],
-        config: Auth,
+        config: AuthSettings,
         monotonic: Callable[[], float],
         telemetry: Telemetry,
     ) -> None:

@@ -24,7 +24,7 @@ from jwt import api_jws
 from jwt.algorithms import RSAAlgorithm
 from msgspec import UNSET, UnsetType
 
-from ..config.model import Auth
+from ..config.model import AuthSettings
 from ..fastpaths import ALL, FastPaths
 from ..ports import Clock, Identity, TokenError, TokenRejectReason
 from ..telemetry.telemetry import Telemetry
@@ -78,7 +78,7 @@ class Clerk:
 
     def __init__(
         self,
-        config: Auth,
+        config: AuthSettings,
         clock: Clock,
         telemetry: Telemetry,
         *,
@@ -107,7 +107,7 @@ class Clerk:
         # The body's exception is raised as it is, not wrapped in a group.
         await group.__aexit__(None, None, None)
 
-    def reconfigure(self, config: Auth) -> None:
+    def reconfigure(self, config: AuthSettings) -> None:
         """Apply new settings from the next token on; open connections stay open.
 
         Keys are fetched again only when their source changed. Raises `ValueError` for
@@ -136,7 +136,7 @@ class Clerk:
         self._telemetry.metrics.token_age.observe(now - identity.issued_at)
         return identity
 
-    def _keys_for(self, config: Auth) -> Keys:
+    def _keys_for(self, config: AuthSettings) -> Keys:
         if config.jwt_key:
             return FixedKey(config.jwt_key)
         return FetchedKeys(
@@ -147,12 +147,12 @@ class Clerk:
         )
 
 
-def _source(config: Auth) -> tuple[object, ...]:
+def _source(config: AuthSettings) -> tuple[object, ...]:
     times = config.key_cache_s, config.key_refetch_s
     return config.jwt_key, *jwks_source(config), *times
 
 
-def _parts(token: str, config: Auth) -> _Parts:
+def _parts(token: str, config: AuthSettings) -> _Parts:
     if len(token) > _LONGEST_TOKEN:
         raise TokenError(TokenRejectReason.MALFORMED)
     # Other characters become "?", which is not base64 either.
@@ -165,7 +165,7 @@ def _parts(token: str, config: Auth) -> _Parts:
     return _Parts(kid, text.rpartition(b".")[0], payload, signature)
 
 
-def library_parts(token: str, config: Auth) -> _Parts:
+def library_parts(token: str, config: AuthSettings) -> _Parts:
     """As `_parts`, by PyJWT; for when the fast path `tokens` is off."""
     if len(token) > _LONGEST_TOKEN:
         raise TokenError(TokenRejectReason.MALFORMED)
@@ -204,7 +204,7 @@ def _decode(raw: bytes, kind: type[_T], otherwise: TokenRejectReason) -> _T:
         raise TokenError(TokenRejectReason.MALFORMED) from None
 
 
-def _kid(header: _Header, config: Auth) -> str | None:
+def _kid(header: _Header, config: AuthSettings) -> str | None:
     if header.alg != "RS256":
         raise TokenError(TokenRejectReason.BAD_ALGORITHM)
     # Extensions that a verifier must know (RFC 7515, RFC 7797); this one knows none.

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 __all__ = [
-    "Admin", "Auth", "Config", "ConfigError", "Database", "Limits", "Log", "Messages",
-    "Recovery", "Redis", "Server", "hosts", "secret_keys",
+    "Admin", "AuthSettings", "Config", "ConfigError", "Database", "Limits", "Log",
+    "Messages", "RecoverySettings", "Redis", "Server", "hosts", "secret_keys",
 ]  # fmt: skip
 
 Count = Annotated[int, Meta(ge=1, le=2_147_483_647)]
@@ -79,7 +79,7 @@ class Admin(_Section, frozen=True):
     enabled: bool = True
 
 
-class Auth(_Section, frozen=True):
+class AuthSettings(_Section, frozen=True):
     """Clerk session tokens (spec section 2)."""
 
     jwt_key: str = ""
@@ -208,7 +208,7 @@ class Database(_Section, frozen=True):
     """False behind a PgBouncer older than 1.22."""
 
 
-class Recovery(_Section, frozen=True):
+class RecoverySettings(_Section, frozen=True):
     """Missed changes are read from Postgres (README, Recovery)."""
 
     enabled: bool = True
@@ -243,12 +243,12 @@ class Config(_Section, frozen=True):
 
     server: Server = Server()
     admin: Admin = Admin()
-    auth: Auth = Auth()
+    auth: AuthSettings = AuthSettings()
     limits: Limits = Limits()
     messages: Messages = Messages()
     redis: Redis = Redis()
     database: Database = Database()
-    recovery: Recovery = Recovery()
+    recovery: RecoverySettings = RecoverySettings()
     log: Log = Log()
 
 

@@ -18,11 +18,11 @@ from .addresses import UNIX, network
 from .database_url import libpq_error
 from .model import (
     Admin,
-    Auth,
+    AuthSettings,
     Config,
     ConfigError,
     Database,
-    Recovery,
+    RecoverySettings,
     Redis,
     Server,
     hosts,
@@ -47,7 +47,7 @@ _RESTART_REQUIRED = {
     "admin": Admin.__struct_fields__,
     "redis": Redis.__struct_fields__,
     "database": Database.__struct_fields__,
-    "recovery": Recovery.__struct_fields__,
+    "recovery": RecoverySettings.__struct_fields__,
     "log": ("format", "burst"),
 }
 """Keys that need a restart: ports, and connections to other services."""
@@ -151,7 +151,7 @@ def _about_server(server: Server, admin: Admin) -> Iterator[tuple[str, str, str]
         yield "admin", "port", "another port than server.port"
 
 
-def _about_auth(auth: Auth) -> Iterator[tuple[str, str, str]]:
+def _about_auth(auth: AuthSettings) -> Iterator[tuple[str, str, str]]:
     if auth.jwt_key and not _is_rsa_key(auth.jwt_key):
         yield (
             "auth",

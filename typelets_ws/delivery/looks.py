@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from ..config.model import Recovery as Settings
+from ..config.model import RecoverySettings
 from ..recovery_ports import (
     Changes,
     Extent,
@@ -49,7 +49,7 @@ class LookReader:
     shown: ShownRows
     horizons: Horizons
     deletions: Deletions
-    settings: Settings
+    settings: RecoverySettings
 
     async def read(
         self, users: Users, started: int, now: float, *, digest: bool

@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 from itertools import islice
 from typing import Final
 
-from ..config.model import Recovery as Settings
+from ..config.model import RecoverySettings
 from ..ports import VersionedRow
 from ..recovery_ports import Changes, Extent, RowKey, RowKind, Since, StoredRow
 from .cursors import Cursor, encode
@@ -60,7 +60,7 @@ class Newcomers:
     reports: HealReports
     shown: ShownRows
     horizons: Horizons
-    settings: Settings
+    settings: RecoverySettings
     monotonic: Callable[[], float]
     deletions: Deletions
     waiting: dict[str, _Newcomer] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from msgspec import UNSET
 
-from ..config.model import Recovery as Settings
+from ..config.model import RecoverySettings
 from ..ports import StoreError
 from ..protocol import client_messages, messages
 from ..recovery_ports import Changes, HorizonMemory
@@ -86,7 +86,7 @@ class Recovery:
         sender: RowSender,
         resync: ResyncSender,
         memory: HorizonMemory,
-        settings: Settings,
+        settings: RecoverySettings,
         telemetry: Telemetry,
         monotonic: Callable[[], float],
     ) -> None:

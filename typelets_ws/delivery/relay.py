@@ -80,7 +80,7 @@ class Relay:
         self._counts[type(event)].inc()
         if isinstance(event, events.ControlEvent):
             self._apply_control(user_id, event)
-        elif isinstance(event, events.ResyncRequired):
+        elif isinstance(event, events.ResyncRequiredEvent):
             self._resync(user_id, event.reason or "requested")
         else:
             self._deliver(user_id, event)
@@ -119,20 +119,20 @@ class Relay:
 
     def _note_shown(self, user_id: str, event: events.Event, *, alone: bool) -> bool:
         """Note what the devices are about to be shown. False: read the row instead."""
-        if isinstance(event, events.NoteUpdated):
+        if isinstance(event, events.NoteUpdatedEvent):
             key = RowKey(user_id, RowKind.NOTE, event.noteId.lower())
             return self._updated(key, event, event.changes, event.updatedNote, alone)
-        if isinstance(event, events.FolderUpdated):
+        if isinstance(event, events.FolderUpdatedEvent):
             key = RowKey(user_id, RowKind.FOLDER, event.folderId.lower())
             return self._updated(key, event, event.changes, event.updatedFolder, alone)
-        if isinstance(event, events.NoteCreated):
+        if isinstance(event, events.NoteCreatedEvent):
             return self._created(user_id, RowKind.NOTE, event, event.noteData)
-        if isinstance(event, events.FolderCreated):
+        if isinstance(event, events.FolderCreatedEvent):
             return self._created(user_id, RowKind.FOLDER, event, event.folderData)
-        if isinstance(event, events.NoteDeleted):
+        if isinstance(event, events.NoteDeletedEvent):
             key = RowKey(user_id, RowKind.NOTE, event.noteId.lower())
             self.recovery.shown.deleted(key)
-        if isinstance(event, events.FolderDeleted):
+        if isinstance(event, events.FolderDeletedEvent):
             key = RowKey(user_id, RowKind.FOLDER, event.folderId.lower())
             self.recovery.shown.deleted(key)
         return True
@@ -181,9 +181,9 @@ class Relay:
     def _queue_created(self, key: RowKey, row: bytes, exclude: str | None) -> None:
         """Before an update of a row that the old web client has removed."""
         created: events.Event = (
-            events.NoteCreated(noteData=Raw(row))
+            events.NoteCreatedEvent(noteData=Raw(row))
             if key.kind is RowKind.NOTE
-            else events.FolderCreated(folderData=Raw(row))
+            else events.FolderCreatedEvent(folderData=Raw(row))
         )
         frame = Frame(messages.encode(created.message(self.clock.now_ms())))
         self.hub.queue(key.user_id, frame, exclude)
@@ -206,7 +206,7 @@ class Relay:
     def _apply_control(self, user_id: str, order: events.Event) -> None:
         # Devices about to be closed still get the events before this one.
         self.hub.flush()
-        if isinstance(order, events.SessionRevoked):
+        if isinstance(order, events.SessionRevokedEvent):
             self.revoked.revoke(order.sessionId, self.clock.monotonic())
             for device in self.hub.devices_of(user_id):
                 if device.session_id == order.sessionId:

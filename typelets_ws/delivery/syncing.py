@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw
 
-from ..config.model import Recovery as Settings
+from ..config.model import RecoverySettings
 from ..ports import VersionedRow
 from ..protocol import client_messages, messages
 from ..protocol.errors import CURSOR_EXPIRED, ClientError, Code
@@ -57,7 +57,7 @@ class Syncer:
         shown: ShownRows,
         horizons: Horizons,
         kept: KeptIds,
-        settings: Settings,
+        settings: RecoverySettings,
         monotonic: Callable[[], float],
     ) -> None:
         self._changes = changes

@@ -19,7 +19,16 @@ from typing import Any
 import click
 
 from ..app import Daemon
-from ..config.model import Admin, Auth, Config, Database, Limits, Log, Server, hosts
+from ..config.model import (
+    Admin,
+    AuthSettings,
+    Config,
+    Database,
+    Limits,
+    Log,
+    Server,
+    hosts,
+)
 from ..config.model import Redis as RedisConfig
 from ..process import log_output, run, serve
 from ..systemd import Systemd
@@ -90,7 +99,7 @@ def dev_command(
         config = Config(
             server=Server(host=host, port=port, drain_seconds=1.0),
             admin=Admin(port=admin_port),
-            auth=Auth(jwt_key=key.public_pem),
+            auth=AuthSettings(jwt_key=key.public_pem),
             # Below the number of open files that laptops allow one process.
             limits=Limits(connections=500, unauthenticated=100),
             redis=RedisConfig(url=redis.url, shared_limits=redis.runs_scripts),

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, structs
 
-from .events import EVENTS, AnyEvent, ControlEvent, Event, FolderUpdated
+from .events import EVENTS, AnyEvent, ControlEvent, Event, FolderUpdatedEvent
 from .json_members import (
     MemberError,
     NotJsonError,
@@ -112,7 +112,7 @@ def _normalised(event: Event) -> Event:
         raw = getattr(event, field)
         if raw is UNSET or memoryview(raw)[0] == OBJECT:
             continue
-        if not isinstance(event, FolderUpdated) or bytes(raw) != b"null":
+        if not isinstance(event, FolderUpdatedEvent) or bytes(raw) != b"null":
             raise EventError(
                 EventRejectReason.INVALID_FIELD, f"{field} is not an object"
             )

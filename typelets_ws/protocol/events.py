@@ -40,7 +40,7 @@ class Event(Struct, tag_field="event", kw_only=True, frozen=True, omit_defaults=
         raise TypeError("a control event has no message")
 
 
-class NoteUpdated(Event, tag="note_updated", frozen=True, kw_only=True):
+class NoteUpdatedEvent(Event, tag="note_updated", frozen=True, kw_only=True):
     """A note was changed."""
 
     noteId: Name
@@ -59,7 +59,7 @@ class NoteUpdated(Event, tag="note_updated", frozen=True, kw_only=True):
         )
 
 
-class NoteCreated(Event, tag="note_created", frozen=True, kw_only=True):
+class NoteCreatedEvent(Event, tag="note_created", frozen=True, kw_only=True):
     """A note was created."""
 
     noteData: Raw
@@ -70,7 +70,7 @@ class NoteCreated(Event, tag="note_created", frozen=True, kw_only=True):
         )
 
 
-class NoteDeleted(Event, tag="note_deleted", frozen=True, kw_only=True):
+class NoteDeletedEvent(Event, tag="note_deleted", frozen=True, kw_only=True):
     """A note was deleted."""
 
     noteId: Name
@@ -81,7 +81,7 @@ class NoteDeleted(Event, tag="note_deleted", frozen=True, kw_only=True):
         )
 
 
-class FolderCreated(Event, tag="folder_created", frozen=True, kw_only=True):
+class FolderCreatedEvent(Event, tag="folder_created", frozen=True, kw_only=True):
     """A folder was created."""
 
     folderData: Raw
@@ -92,7 +92,7 @@ class FolderCreated(Event, tag="folder_created", frozen=True, kw_only=True):
         )
 
 
-class FolderUpdated(Event, tag="folder_updated", frozen=True, kw_only=True):
+class FolderUpdatedEvent(Event, tag="folder_updated", frozen=True, kw_only=True):
     """A folder was changed."""
 
     folderId: Name
@@ -109,7 +109,7 @@ class FolderUpdated(Event, tag="folder_updated", frozen=True, kw_only=True):
         )
 
 
-class FolderDeleted(Event, tag="folder_deleted", frozen=True, kw_only=True):
+class FolderDeletedEvent(Event, tag="folder_deleted", frozen=True, kw_only=True):
     """A folder was deleted."""
 
     folderId: Name
@@ -120,7 +120,7 @@ class FolderDeleted(Event, tag="folder_deleted", frozen=True, kw_only=True):
         )
 
 
-class ResyncRequired(Event, tag="resync_required", frozen=True, kw_only=True):
+class ResyncRequiredEvent(Event, tag="resync_required", frozen=True, kw_only=True):
     """Events may have been missed: the devices must fetch over REST."""
 
     reason: Name | None = "requested"
@@ -135,13 +135,15 @@ class ControlEvent(Event, frozen=True, kw_only=True):
     """A command to the daemon; devices get no message for it."""
 
 
-class SessionRevoked(ControlEvent, tag="session_revoked", frozen=True, kw_only=True):
+class SessionRevokedEvent(
+    ControlEvent, tag="session_revoked", frozen=True, kw_only=True
+):
     """A session (the token's `sid`) ended: its connections close."""
 
     sessionId: Name
 
 
-class UserDisconnected(
+class UserDisconnectedEvent(
     ControlEvent, tag="user_disconnected", frozen=True, kw_only=True
 ):
     """All of the user's connections close."""
@@ -150,15 +152,15 @@ class UserDisconnected(
 
 
 AnyEvent = (
-    NoteUpdated
-    | NoteCreated
-    | NoteDeleted
-    | FolderCreated
-    | FolderUpdated
-    | FolderDeleted
-    | ResyncRequired
-    | SessionRevoked
-    | UserDisconnected
+    NoteUpdatedEvent
+    | NoteCreatedEvent
+    | NoteDeletedEvent
+    | FolderCreatedEvent
+    | FolderUpdatedEvent
+    | FolderDeletedEvent
+    | ResyncRequiredEvent
+    | SessionRevokedEvent
+    | UserDisconnectedEvent
 )
 EVENTS: Final[tuple[type[Event], ...]] = AnyEvent.__args__
 

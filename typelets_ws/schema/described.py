@@ -105,8 +105,8 @@ INSIDE: Final[Mapping[tuple[type, str], str]] = {
     (messages.NoteSync, "changes"): "NotePatch",
     (client_messages.FolderUpdated, "changes"): "FolderPatch",
     (messages.FolderUpdatedSync, "changes"): "FolderPatch",
-    (events.NoteUpdated, "changes"): "NotePatch",
-    (events.FolderUpdated, "changes"): "FolderPatch",
+    (events.NoteUpdatedEvent, "changes"): "NotePatch",
+    (events.FolderUpdatedEvent, "changes"): "FolderPatch",
 }
 """The type inside relayed data, by message and field."""
 

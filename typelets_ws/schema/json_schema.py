@@ -46,9 +46,8 @@ UUID: Final[Schema] = {
 
 
 def name_of(kind: type[Struct]) -> str:
-    """The name of a type in all documents. Names of events end in `Event`."""
-    suffix = "Event" if issubclass(kind, events.Event) else ""
-    return NAMES.get(kind.__name__, kind.__name__) + suffix
+    """The name of a type in all documents."""
+    return NAMES.get(kind.__name__, kind.__name__)
 
 
 def definitions(prefix: str) -> dict[str, Schema]:

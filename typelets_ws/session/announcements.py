@@ -36,7 +36,7 @@ async def note_created(
     data, note_id = await _own_row(
         session, "note", message.noteData, message.noteId, context.store.note_owner
     )
-    event = events.NoteCreated(noteData=data)
+    event = events.NoteCreatedEvent(noteData=data)
     return _announced(context, session, message, event, noteId=note_id)
 
 
@@ -51,7 +51,7 @@ async def folder_created(
         message.folderId,
         context.store.folder_owner,
     )
-    event = events.FolderCreated(folderData=data)
+    event = events.FolderCreatedEvent(folderData=data)
     return _announced(context, session, message, event, folderId=folder_id)
 
 
@@ -62,7 +62,7 @@ async def note_deleted(
     note_id = uuid(message.noteId, "noteId")
     if await context.store.note_owner(note_id) not in {None, session.user_id}:
         raise ClientError(Code.NOT_FOUND, NOTE_NOT_FOUND)
-    event = events.NoteDeleted(noteId=note_id)
+    event = events.NoteDeletedEvent(noteId=note_id)
     return _announced(context, session, message, event, noteId=note_id)
 
 
@@ -72,7 +72,7 @@ async def folder_deleted(
     """Announce a deletion; the row may be deleted already."""
     folder_id = uuid(message.folderId, "folderId")
     await _check_folder(context, session, folder_id)
-    event = events.FolderDeleted(folderId=folder_id)
+    event = events.FolderDeletedEvent(folderId=folder_id)
     return _announced(context, session, message, event, folderId=folder_id)
 
 
@@ -84,7 +84,7 @@ async def folder_updated(
     changes = json_object(message.changes, "changes")
     updated = json_object(message.updatedFolder, "updatedFolder")
     await _check_folder(context, session, folder_id)
-    event = events.FolderUpdated(
+    event = events.FolderUpdatedEvent(
         folderId=folder_id,
         changes=UNSET if changes is None else changes,
         updatedFolder=UNSET if updated is None else updated,

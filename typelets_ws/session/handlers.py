@@ -135,7 +135,7 @@ async def note_update(
             timestamp=now_ms,
             requestId=messages.echo(message),
         ),
-        event=events.NoteUpdated(
+        event=events.NoteUpdatedEvent(
             noteId=note_id,
             changes=Raw(
                 msgspec.json.encode({**changes, "updatedAt": written.updated_at})

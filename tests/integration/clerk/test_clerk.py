@@ -15,7 +15,7 @@ from tests.tokens import AZP, ISSUER, KeyServer, jwk, key_pair, mint, public_pem
 from tests.within import PATIENCE_S, within
 from typelets_ws.clerk.jwks import KeyFetchError, http_fetch
 from typelets_ws.clerk.tokens import Clerk
-from typelets_ws.config.model import Auth
+from typelets_ws.config.model import AuthSettings
 from typelets_ws.ports import Clock, Identity, TokenError, TokenRejectReason
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
@@ -31,7 +31,7 @@ class Bench:
         self.lines = io.StringIO()
         self.seconds = 5000.0
         self.clerk = Clerk(
-            Auth(**auth),
+            AuthSettings(**auth),
             Clock(time.time, lambda: self.seconds),
             Telemetry(self.metrics, make_logger(self.lines, time.time)),
         )
@@ -316,13 +316,13 @@ async def test_other_key_server_from_a_reload_on() -> None:
         other.serve_keys(jwk(new))
         async with bench(jwks_url=server.url) as here:
             assert await here.accepts(mint())
-            here.clerk.reconfigure(Auth(jwks_url=server.url, issuer=ISSUER))
+            here.clerk.reconfigure(AuthSettings(jwks_url=server.url, issuer=ISSUER))
             assert await here.accepts(mint())
             assert server.count == 1
-            here.clerk.reconfigure(Auth(jwks_url=other.url))
+            here.clerk.reconfigure(AuthSettings(jwks_url=other.url))
             assert await here.accepts(mint(key=new))
             assert await here.judge(mint()) is TokenRejectReason.BAD_SIGNATURE
-            here.clerk.reconfigure(Auth(jwt_key=public_pem()))
+            here.clerk.reconfigure(AuthSettings(jwt_key=public_pem()))
             assert await here.accepts(mint())
         assert server.count == 1
 

@@ -12,7 +12,7 @@ from tests.fakes import make_logger
 from tests.tokens import jwk, jwks, public_pem
 from typelets_ws.clerk.jwks import KeyFetchError
 from typelets_ws.clerk.keys import FetchedKeys, FixedKey, retry_delay
-from typelets_ws.config.model import Auth
+from typelets_ws.config.model import AuthSettings
 from typelets_ws.ports import TokenError, TokenRejectReason
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
@@ -30,7 +30,7 @@ def store(
     fetch: Callable[[], Awaitable[bytes]], clock: Clock, log: io.StringIO | None = None
 ) -> FetchedKeys:
     logger = make_logger(log or io.StringIO(), lambda: 0.0)
-    settings = Auth(key_cache_s=300.0, key_refetch_s=30.0)
+    settings = AuthSettings(key_cache_s=300.0, key_refetch_s=30.0)
     return FetchedKeys(fetch, settings, clock, Telemetry(Metrics(), logger))
 
 

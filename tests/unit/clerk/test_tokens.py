@@ -17,7 +17,7 @@ from tests.fakes import make_logger
 from tests.texts import CHARACTERS
 from tests.tokens import AZP, ISSUER, jwk, key_pair, mint, public_pem
 from typelets_ws.clerk.tokens import Clerk
-from typelets_ws.config.model import Auth
+from typelets_ws.config.model import AuthSettings
 from typelets_ws.ports import Clock, Identity, TokenError, TokenRejectReason
 from typelets_ws.telemetry.metrics import Metrics
 from typelets_ws.telemetry.telemetry import Telemetry
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def make(log: io.StringIO | None = None, **auth: Any) -> Clerk:
-    config = Auth(**{"jwt_key": public_pem(), **auth})
+    config = AuthSettings(**{"jwt_key": public_pem(), **auth})
     logger = make_logger(log or io.StringIO(), lambda: NOW)
     return Clerk(config, CLOCK, Telemetry(Metrics(), logger))
 
@@ -389,13 +389,13 @@ def test_settings_change_from_the_next_token_on() -> None:
     clerk = make()
     other = token(key=key_pair("other"))
     assert at_once(clerk.verify(token())).user_id == "user_1"
-    clerk.reconfigure(Auth(jwt_key=public_pem(), issuer="https://other"))
+    clerk.reconfigure(AuthSettings(jwt_key=public_pem(), issuer="https://other"))
     with pytest.raises(TokenError, match="wrong_issuer"):
         at_once(clerk.verify(token()))
-    clerk.reconfigure(Auth(jwt_key=public_pem(key_pair("other"))))
+    clerk.reconfigure(AuthSettings(jwt_key=public_pem(key_pair("other"))))
     assert at_once(clerk.verify(other)).user_id == "user_1"
     with pytest.raises(ValueError, match="jwt_key"):
-        clerk.reconfigure(Auth(jwt_key="junk", issuer="https://other"))
+        clerk.reconfigure(AuthSettings(jwt_key="junk", issuer="https://other"))
     assert at_once(clerk.verify(other)).user_id == "user_1"
 
 

@@ -10,7 +10,13 @@ from msgspec import structs
 
 from tests.tokens import public_pem
 from typelets_ws.config.load import load, parse
-from typelets_ws.config.model import Auth, Config, ConfigError, Server, secret_keys
+from typelets_ws.config.model import (
+    AuthSettings,
+    Config,
+    ConfigError,
+    Server,
+    secret_keys,
+)
 from typelets_ws.config.types import key_types
 from typelets_ws.config.validate import errors, require_keys, warnings
 
@@ -135,8 +141,8 @@ def test_what_goes_together_is_accepted(text: str) -> None:
 
 
 def test_jwt_key_is_an_rsa_key() -> None:
-    assert list(errors(Config(auth=Auth(jwt_key=public_pem())))) == []
-    said = list(errors(Config(auth=Auth(jwt_key=EC))))
+    assert list(errors(Config(auth=AuthSettings(jwt_key=public_pem())))) == []
+    said = list(errors(Config(auth=AuthSettings(jwt_key=EC))))
     assert [each[:2] for each in said] == [("auth", "jwt_key")]
 
 
@@ -152,15 +158,17 @@ def test_jwt_key_may_have_written_out_newlines() -> None:
 def test_serving_needs_something_to_check_tokens_with() -> None:
     with pytest.raises(ConfigError, match="CLERK_SECRET_KEY"):
         require_keys(Config())
-    require_keys(Config(auth=Auth(secret_key="sk_test_x")))
-    require_keys(Config(auth=Auth(jwks_url="https://a.example/jwks")))
-    require_keys(Config(auth=Auth(jwt_key=public_pem())))
+    require_keys(Config(auth=AuthSettings(secret_key="sk_test_x")))
+    require_keys(Config(auth=AuthSettings(jwks_url="https://a.example/jwks")))
+    require_keys(Config(auth=AuthSettings(jwt_key=public_pem())))
 
 
 def test_open_origins_and_plain_http_are_cautioned() -> None:
     assert len(list(warnings(Config()))) == 1
     server = Server(allowed_origins=("https://a.example",))
     assert list(warnings(Config(server=server))) == []
-    plain = Auth(jwks_url="http://keys.example/jwks", api_url="http://127.0.0.1:1/v1")
+    plain = AuthSettings(
+        jwks_url="http://keys.example/jwks", api_url="http://127.0.0.1:1/v1"
+    )
     (said,) = warnings(Config(server=server, auth=plain))
     assert "jwks_url" in said

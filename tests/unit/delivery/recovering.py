@@ -11,7 +11,7 @@ from msgspec import structs
 
 from tests.fakes import Log, make_recovery
 from tests.unit.delivery.table import Table
-from typelets_ws.config.model import Recovery as Settings
+from typelets_ws.config.model import RecoverySettings
 from typelets_ws.delivery.hub import Hub
 from typelets_ws.ports import Clock, StoreError
 from typelets_ws.protocol.errors import CloseCode
@@ -38,7 +38,7 @@ __all__ = [
     "recovering",
 ]
 
-SETTINGS = Settings(replay_s=20.0, audit_s=30.0, audit_share=0.1, quiet_s=1.0)
+SETTINGS = RecoverySettings(replay_s=20.0, audit_s=30.0, audit_share=0.1, quiet_s=1.0)
 TIMEOUT_S = 2.0
 NOTE = "00000000-0000-4000-8000-000000000001"
 OTHER = "00000000-0000-4000-8000-000000000002"
@@ -140,7 +140,7 @@ class Device:
 class Scene:
     """Recovery, and the devices of some users."""
 
-    def __init__(self, settings: Settings = SETTINGS) -> None:
+    def __init__(self, settings: RecoverySettings = SETTINGS) -> None:
         self.database, self.hub, self.log = Database(), Hub(), Log()
         self.metrics = Metrics()
         loop = asyncio.get_running_loop()

@@ -30,7 +30,7 @@ from tests.unit.delivery.simulated_host import (
 from tests.unit.delivery.simulated_table import ALICE, SimulatedTable, Transaction
 from tests.unit.virtual_time import VirtualTimeLoop
 from tests.within import PATIENCE_S
-from typelets_ws.config.model import Recovery as Settings
+from typelets_ws.config.model import RecoverySettings
 from typelets_ws.delivery.hub import Hub
 from typelets_ws.delivery.relay import Relay
 from typelets_ws.delivery.revocations import RevokedSessions
@@ -44,7 +44,7 @@ from typelets_ws.telemetry.telemetry import Telemetry
 
 __all__ = ["differences"]
 
-SETTINGS = Settings(
+SETTINGS = RecoverySettings(
     enabled=True, replay_s=60.0, audit_share=1.0, page_rows=3, page_bytes=8_000,
 )  # fmt: skip
 POLL_S = 0.25

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.fakes import NoChanges
-from typelets_ws.config.model import Recovery
+from typelets_ws.config.model import RecoverySettings
 from typelets_ws.delivery.deletions import Deletions
 from typelets_ws.delivery.horizons import Horizons
 from typelets_ws.delivery.hub import Hub
@@ -55,7 +55,7 @@ async def verdict_on(version: int) -> Verdict:
     sender = RowSender(Hub(), Metrics(), lambda: 0)
     deletions = Deletions(KeptIds(10_000, 60.0), shown, sender)
     horizons = Horizons(60.0)
-    reader = LookReader(Table(version), shown, horizons, deletions, Recovery())
+    reader = LookReader(Table(version), shown, horizons, deletions, RecoverySettings())
     look = await reader.read([("alice", state)], shown.sequence, 0.0, digest=False)
     row = look.unverified["alice"][KEY]
     assert row is not None

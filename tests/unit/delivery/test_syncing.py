@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import pytest
 
 from tests.fakes import NoChanges
-from typelets_ws.config.model import Recovery as Settings
+from typelets_ws.config.model import RecoverySettings
 from typelets_ws.delivery.horizons import Horizons
 from typelets_ws.delivery.kept_ids import KeptIds
 from typelets_ws.delivery.shown import ShownRows
@@ -73,7 +73,7 @@ def make_syncer(
     table: Changes, shown: ShownRows, kept: KeptIds | None = None
 ) -> Syncer:
     kept = kept or KeptIds(10_000, 60.0)
-    return Syncer(table, shown, Horizons(60.0), kept, Settings(), lambda: 0.0)
+    return Syncer(table, shown, Horizons(60.0), kept, RecoverySettings(), lambda: 0.0)
 
 
 async def answered(

@@ -139,7 +139,7 @@ def test_a_malformed_event_is_dropped_by_one_word(
 
 def test_non_ascii_that_is_utf8_is_fine() -> None:
     event = event_decoding.decode('{"event":"note_deleted","noteId":"é"}'.encode())
-    assert isinstance(event, events.NoteDeleted)
+    assert isinstance(event, events.NoteDeletedEvent)
     assert event.noteId == "é"
 
 

@@ -100,10 +100,10 @@ def test_an_error_message_fits() -> None:
 
 
 def test_an_event_without_its_fields_does_not_fit() -> None:
-    event = events.encode(events.NoteDeleted(noteId=ID, fromUserId="a"))
+    event = events.encode(events.NoteDeletedEvent(noteId=ID, fromUserId="a"))
     assert complaints("ServiceEvent", json.loads(event)) == []
     assert complaints("ServiceEvent", {"event": "note_deleted"})
-    created = events.encode(events.NoteCreated(noteData=Raw(b'{"id":"1"}')))
+    created = events.encode(events.NoteCreatedEvent(noteData=Raw(b'{"id":"1"}')))
     assert complaints("ServiceEvent", json.loads(created)) == []
 
 
